@@ -1,0 +1,287 @@
+"""The typed configuration: frozen, checked when made, saved with each run.
+
+It imports nothing but the standard library and yaml, so that the command line starts fast.
+All fields can be set as `--section.field-name VALUE`.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+import yaml
+
+from cxr_dist.errors import UserError
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise UserError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What is read, in which batches, and how it is augmented."""
+
+    shards: str = ""
+    """Folder that `cxr-dist shard` wrote (it holds manifest.json)."""
+    global_batch: int = 64
+    """Samples per optimizer step, over all ranks."""
+    micro_batch: int = 16
+    """Samples per forward pass; global_batch / micro_batch is the number of lanes, which the world size divides."""
+    evaluation_batch: int = 32
+    """Samples per batch in evaluation; part of what makes metrics identical at any number of ranks."""
+    workers: int = 2
+    """DataLoader worker processes per rank; 0 reads in the training process."""
+    text_sections: tuple[str, ...] = ("indication", "findings")
+    """Report sections that the text encoder sees, in this order. The IMPRESSION usually names the answer."""
+    max_tokens: int = 128
+    """Reports are cut after this many WordPiece tokens."""
+    image_size: int = 224
+    """Height and width of the network's input, pixels."""
+    sampling: Literal["uniform", "weighted"] = "uniform"
+    """`weighted` draws samples by inverse class frequency (systematic resampling)."""
+    sampling_temper: float = 1.0
+    """Exponent on the inverse class frequency: 0 is uniform, 1 draws all classes equally often."""
+    shuffle_shards: int = 8
+    """A lane's draws are shuffled inside a window of this many shards' worth of draws."""
+    rotation_degrees: float = 7.0
+    """Augmentation: rotation uniform in ± this many degrees."""
+    shift: float = 0.05
+    """Augmentation: translation uniform in ± this share of the image side."""
+    zoom: float = 0.10
+    """Augmentation: scale uniform in 1 ± this."""
+    flip_probability: float = 0.0
+    """Augmentation: horizontal flip. Off, because reports say left and right, and the heart is on one side."""
+    brightness: float = 0.10
+    """Augmentation on the device: added grey level, uniform in ± this share of the range."""
+    contrast: float = 0.10
+    """Augmentation on the device: contrast factor uniform in 1 ± this."""
+
+    def __post_init__(self) -> None:
+        _require(self.micro_batch >= 1, f"data.micro_batch is {self.micro_batch}; it must be at least 1")
+        _require(
+            self.global_batch >= 1 and self.global_batch % self.micro_batch == 0,
+            f"data.global_batch {self.global_batch} is not a multiple of data.micro_batch {self.micro_batch}: "
+            f"choose e.g. {max(1, round(self.global_batch / self.micro_batch)) * self.micro_batch}",
+        )
+        _require(self.workers >= 0, f"data.workers is {self.workers}; it must be 0 or more")
+        _require(self.image_size >= 32, f"data.image_size is {self.image_size}; it must be at least 32 pixels")
+        _require(0 <= self.sampling_temper <= 1, f"data.sampling_temper is {self.sampling_temper}; expected 0 to 1")
+        _require(self.max_tokens >= 8, f"data.max_tokens is {self.max_tokens}; it must be at least 8")
+        _require(self.evaluation_batch >= 1, "data.evaluation_batch must be at least 1")
+        _require(self.shuffle_shards >= 1, "data.shuffle_shards must be at least 1")
+        _require(0 <= self.flip_probability <= 1, "data.flip_probability must lie in 0 to 1")
+
+    @property
+    def num_lanes(self) -> int:
+        """K = global batch / micro-batch."""
+        return self.global_batch // self.micro_batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The network."""
+
+    mode: Literal["image", "text", "fused"] = "fused"
+    """What the model sees: the film, the report, or both."""
+    image_encoder: Literal["densenet121", "densenet-narrow"] = "densenet121"
+    """`densenet-narrow` is the same torchvision class with few, thin layers, for the demo and tests."""
+    text_encoder: str = "emilyalsentzer/Bio_ClinicalBERT"
+    """A BERT-like model: a name in the weights bundle, a local folder, or `tiny` (made from scratch)."""
+    fusion: Literal["tokens", "pooled"] = "tokens"
+    """`tokens`: report tokens attend to image tokens. `pooled`: one query, one key, as in the original."""
+    fusion_dim: int = 512
+    """Width of the shared space in which text and image meet."""
+    fusion_heads: int = 8
+    """Attention heads in the fusion."""
+    fusion_dropout: float = 0.1
+    """Dropout on the attended features."""
+    head_dropout: tuple[float, float] = (0.5, 0.3)
+    """Dropout after the first and the second hidden layer of the head (1024 -> 512 -> 256 -> classes)."""
+    pretrained: bool = True
+    """Start from the bundle's weights. `false` starts the encoders from random numbers."""
+    weights: str = ""
+    """The bundle that `cxr-dist fetch` made; empty: $CXR_DIST_WEIGHTS, else ~/.cache/cxr_dist/weights."""
+    gradient_checkpointing: bool = False
+    """Recompute the text encoder's activations in the backward pass: less memory, about a third more time."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.fusion_dim % self.fusion_heads == 0,
+            f"model.fusion_dim {self.fusion_dim} is not a multiple of model.fusion_heads {self.fusion_heads}",
+        )
+        for rate in (self.fusion_dropout, *self.head_dropout):
+            _require(0 <= rate < 1, f"dropout rate {rate} is outside [0, 1)")
+
+    @property
+    def uses_image(self) -> bool:
+        """Whether the film enters the model."""
+        return self.mode in ("image", "fused")
+
+    @property
+    def uses_text(self) -> bool:
+        """Whether the report enters the model."""
+        return self.mode in ("text", "fused")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """The loss. Multilabel tasks use the binary form of the same loss."""
+
+    name: Literal["cross_entropy", "focal"] = "cross_entropy"
+    """`focal`: Lin et al. 2017, with p_t the unweighted probability."""
+    gamma: float = 2.0
+    """Focusing exponent of the focal loss."""
+    class_weights: Literal["none", "balanced"] = "balanced"
+    """`balanced`: n / (classes × n_class), as scikit-learn has it, from the training split's counts."""
+
+    def __post_init__(self) -> None:
+        _require(self.gamma >= 0, f"loss.gamma is {self.gamma}; it must be 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """The optimizer and its learning-rate schedule."""
+
+    name: Literal["adam", "adamw"] = "adamw"
+    """`adam` adds weight decay to the gradient; `adamw` decays the weights."""
+    lr: float = 2e-4
+    """Peak learning rate."""
+    weight_decay: float = 0.01
+    """Applied to all parameters, as the original did."""
+    clip_norm: float = 1.0
+    """Gradients are scaled down to this total norm; 0 turns clipping off."""
+    schedule: Literal["constant", "linear", "cosine", "plateau"] = "linear"
+    """After warm-up: constant, decay to 0 over the run, or halve on a plateau of the validation AUC."""
+    warmup_steps: int = 0
+    """Optimizer steps of linear warm-up from 0."""
+    plateau_factor: float = 0.5
+    """`plateau`: the learning rate is multiplied by this."""
+    plateau_patience: int = 2
+    """`plateau`: after this many evaluations without improvement."""
+
+    def __post_init__(self) -> None:
+        _require(self.lr > 0, f"optim.lr is {self.lr}; it must be positive")
+        _require(self.warmup_steps >= 0, "optim.warmup_steps must be 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How long, and what happens once in a while."""
+
+    epochs: int = 20
+    """Passes over the training split (steps per epoch = samples // global batch)."""
+    max_steps: int = 0
+    """Stop after this many optimizer steps; 0: no limit but epochs. The schedule spans the shorter of both."""
+    max_minutes: float = 0
+    """Save and end cleanly after this many minutes of this job; 0: no limit."""
+    save_every: int = 0
+    """Optimizer steps between checkpoints; 0: at each evaluation."""
+    eval_every: int = 0
+    """Optimizer steps between validations; 0: at the end of each epoch."""
+    log_every: int = 10
+    """Optimizer steps between lines of metrics.jsonl."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints kept besides the best one."""
+    early_stopping_patience: int = 5
+    """Evaluations without a better mean validation AUC before training ends; 0: never."""
+    freeze_epochs: int = 0
+    """Encoders are frozen for the first so many epochs."""
+    mixup_alpha: float = 0.0
+    """Mixup's Beta(α, α) on image and label; 0: off."""
+    mixup_from_epoch: int = 3
+    """First epoch (counted from 1) with mixup."""
+    timeout_minutes: float = 10.0
+    """Longest wait for another rank in a collective."""
+
+    def __post_init__(self) -> None:
+        _require(self.epochs >= 1, f"train.epochs is {self.epochs}; it must be at least 1")
+        for name in ("max_steps", "save_every", "eval_every", "early_stopping_patience", "freeze_epochs"):
+            _require(getattr(self, name) >= 0, f"train.{name} must be 0 or more")
+        _require(self.log_every >= 1, "train.log_every must be at least 1")
+        _require(self.keep_checkpoints >= 1, "train.keep_checkpoints must be at least 1")
+        _require(self.mixup_alpha >= 0, "train.mixup_alpha must be 0 or more")
+        _require(self.timeout_minutes > 0, "train.timeout_minutes must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One run. Named runs are in runs.py."""
+
+    run: str = "enhanced"
+    """Name of the run that these values started from."""
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    precision: Literal["fp32", "bf16", "fp64"] = "fp32"
+    """bf16: autocast with fp32 master weights. fp64 is for tests of exactness."""
+    parallel: Literal["ddp", "zero1", "zero2", "zero3"] = "ddp"
+    """DistributedDataParallel, or a DeepSpeed ZeRO stage."""
+    seed: int = 42
+    """Fixes initial weights, sampling, augmentation, mixup and dropout, at any world size."""
+    out: str = ""
+    """The run folder; empty: runs/NAME."""
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.seed < 2**31, f"seed is {self.seed}; it must lie in 0 to 2^31 - 1")
+        _require(
+            self.parallel == "ddp" or self.precision != "fp64",
+            "DeepSpeed has no fp64: use --parallel ddp, or --precision fp32 or bf16",
+        )
+        if self.model.uses_text:
+            _require(
+                len(self.data.text_sections) > 0,
+                f"model.mode {self.model.mode} reads the report, but data.text_sections is empty: name one, "
+                "or use --model.mode image",
+            )
+
+
+def to_yaml(config: Config) -> str:
+    """The resolved configuration as YAML, fields in the order of declaration."""
+    return yaml.safe_dump(_plain(config), sort_keys=False)
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _from_plain(kind: type, plain: dict[str, Any], where: str) -> Any:
+    hints = get_type_hints(kind)
+    unknown = sorted(set(plain) - set(hints))
+    if unknown:
+        raise UserError(f"unknown field {where}{unknown[0]!r}; expected one of: {', '.join(hints)}")
+    values: dict[str, Any] = {}
+    for name, value in plain.items():
+        if dataclasses.is_dataclass(hints[name]):
+            value = _from_plain(hints[name], value, f"{name}.")  # type: ignore[arg-type]
+        elif isinstance(value, list):
+            value = tuple(value)
+        values[name] = value
+    return kind(**values)
+
+
+def load_config(path: Path) -> Config:
+    """Read a config.yaml that `to_yaml` wrote; raises UserError for a missing file or an unknown field."""
+    if not path.is_file():
+        raise UserError(f"no config.yaml in {path.parent}: that is not a run folder")
+    config = _from_plain(Config, yaml.safe_load(path.read_text(encoding="utf-8")), "")
+    assert isinstance(config, Config)
+    return config
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """Lines `section.field: old -> new` for every field that differs, except the run folder itself."""
+
+    def flatten(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+        flat: dict[str, Any] = {}
+        for name, value in plain.items():
+            flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        return flat
+
+    a, b = flatten(_plain(old)), flatten(_plain(new))
+    return [f"{name}: {a[name]} -> {b[name]}" for name in a if a[name] != b[name] and name != "out"]

@@ -1,0 +1,162 @@
+"""The shard folder's format: manifest.json, and an index of fixed-size records beside each tar.
+
+    SHARDS/manifest.json  train-00000.tar  train-00000.index.npy  val-00000.tar  ...  keys.csv (private)
+
+The writer fills these in, everything else reads them. An index is a plain NumPy array (no pickle), opened as
+a memory map: record i is sample i of the tar, with the byte range of its members, so that reading a sample
+is one positioned read and never a walk through the tar.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cxr_dist.errors import UserError
+
+FORMAT = "cxr_dist shards"
+FORMAT_VERSION = 1
+SPLITS = ("train", "val", "test")
+UNKNOWN = -1  # label value of a class that was not assessed
+
+Task = Literal["multiclass", "multilabel"]
+
+
+def index_dtype(num_labels: int) -> np.dtype[Any]:
+    """Record of one sample. `num_labels` is 1 for multiclass (the class), else the number of classes (1, 0, -1).
+
+    `group` is the sampling group: the class for multiclass; for multilabel the rarest positive class, or
+    the number of classes where none is positive. Offsets and sizes are bytes of the member's content.
+    """
+    return np.dtype(
+        [
+            ("key", "S32"),
+            ("study", "S16"),
+            ("patient", "S16"),
+            ("group", "<i2"),
+            ("label", "<i2", (num_labels,)),
+            ("jpg_offset", "<i8"),
+            ("jpg_size", "<i4"),
+            ("json_offset", "<i8"),
+            ("json_size", "<i4"),
+        ]
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardEntry:
+    """One tar and its index."""
+
+    file: str
+    index: str
+    samples: int
+    bytes: int
+    sha256: str
+    index_sha256: str
+    group_counts: tuple[int, ...]
+    """Samples per sampling group (see `index_dtype`)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitEntry:
+    """One split: train, val or test."""
+
+    samples: int
+    patients: int
+    label_counts: dict[str, dict[str, int]]
+    """Class name -> {"positive": n, "negative": n, "unknown": n}."""
+    shards: tuple[ShardEntry, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What is in a shard folder, as manifest.json says it."""
+
+    recipe: dict[str, Any]
+    """The recipe as it was resolved, so that the folder says how it was made."""
+    reader: str
+    task: Task
+    classes: tuple[str, ...]
+    text_sections: tuple[str, ...]
+    split_by: str
+    """`patient`, `study` or `image`."""
+    image: dict[str, int]
+    """short_side (pixels) and quality of the stored JPEGs."""
+    made_data: bool
+    """True for the demo's phantoms: every result made from it must say so."""
+    source_rows: int
+    left_out: dict[str, int]
+    """Reason -> number of source rows that are in no split."""
+    splits: dict[str, SplitEntry]
+
+    @property
+    def num_labels(self) -> int:
+        """Width of the index's label field."""
+        return 1 if self.task == "multiclass" else len(self.classes)
+
+    def split(self, name: str) -> SplitEntry:
+        """A split by name; raises UserError where there is none, or it is empty."""
+        if name not in self.splits or self.splits[name].samples == 0:
+            filled = [s for s in self.splits if self.splits[s].samples]
+            raise UserError(f"split {name!r} is empty or missing; the shards have: {', '.join(filled)}")
+        return self.splits[name]
+
+    def to_json(self) -> str:
+        """The bytes of manifest.json: the same manifest gives the same text."""
+        head = {"format": FORMAT, "format_version": FORMAT_VERSION}
+        return json.dumps(head | dataclasses.asdict(self), indent=1, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, where: str) -> "Manifest":
+        """Parse manifest.json; raises UserError for another format or version."""
+        try:
+            plain = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{where} is not JSON (line {error.lineno}): run `cxr-dist shard` again") from None
+        if not isinstance(plain, dict) or plain.pop("format", None) != FORMAT:
+            raise UserError(f"{where} is not a manifest of cxr_dist shards")
+        version = plain.pop("format_version", None)
+        if version != FORMAT_VERSION:
+            raise UserError(
+                f"{where} has format version {version}; this release reads version {FORMAT_VERSION}: "
+                "shard the data again, or use the release that wrote it"
+            )
+        try:
+            plain["splits"] = {name: _split(entry) for name, entry in plain["splits"].items()}
+            plain["classes"] = tuple(plain["classes"])
+            plain["text_sections"] = tuple(plain["text_sections"])
+            return cls(**plain)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{where} lacks or adds a field ({error}): run `cxr-dist shard` again") from None
+
+
+def _split(plain: dict[str, Any]) -> SplitEntry:
+    shards = tuple(ShardEntry(**s | {"group_counts": tuple(s["group_counts"])}) for s in plain["shards"])
+    return SplitEntry(**plain | {"shards": shards})
+
+
+def load_manifest(folder: Path) -> Manifest:
+    """Read SHARDS/manifest.json; raises UserError where it is missing or of another version."""
+    path = folder / "manifest.json"
+    if not path.is_file():
+        raise UserError(
+            f"no manifest.json in {folder}: expected a folder that `cxr-dist shard` finished "
+            "(set --data.shards, or run `cxr-dist shard RECIPE.yaml --source DIR --out SHARDS`)"
+        )
+    return Manifest.from_json(path.read_text(encoding="utf-8"), path.name)
+
+
+def open_index(folder: Path, shard: ShardEntry, num_labels: int) -> NDArray[Any]:
+    """Memory-map a shard's index, shape [samples]; raises UserError where it is missing or does not fit."""
+    try:
+        index = np.load(folder / shard.index, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError):
+        raise UserError(f"{shard.index} is missing or damaged: run `cxr-dist verify`") from None
+    if index.dtype != index_dtype(num_labels) or index.shape != (shard.samples,):
+        raise UserError(f"{shard.index} does not fit the manifest: run `cxr-dist verify`")
+    assert isinstance(index, np.ndarray)
+    return index
