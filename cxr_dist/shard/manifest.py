@@ -30,7 +30,9 @@ def index_dtype(num_labels: int) -> np.dtype[Any]:
     """Record of one sample. `num_labels` is 1 for multiclass (the class), else the number of classes (1, 0, -1).
 
     `group` is the sampling group: the class for multiclass; for multilabel the rarest positive class, or
-    the number of classes where none is positive. Offsets and sizes are bytes of the member's content.
+    the number of classes where none is positive. `offset` and `size` are the bytes of the whole sample in the
+    tar, headers and padding included, and `crc32` is theirs (zlib.crc32), checked at every read; the offsets
+    and sizes of jpg and json are those of the members' content, counted from the start of the tar.
     """
     return np.dtype(
         [
@@ -39,6 +41,9 @@ def index_dtype(num_labels: int) -> np.dtype[Any]:
             ("patient", "S16"),
             ("group", "<i2"),
             ("label", "<i2", (num_labels,)),
+            ("offset", "<i8"),
+            ("size", "<i4"),
+            ("crc32", "<u4"),
             ("jpg_offset", "<i8"),
             ("jpg_size", "<i4"),
             ("json_offset", "<i8"),
