@@ -66,8 +66,12 @@ class DataConfig:
             f"choose e.g. {max(1, round(self.global_batch / self.micro_batch)) * self.micro_batch}",
         )
         _require(self.workers >= 0, f"data.workers is {self.workers}; it must be 0 or more")
-        _require(self.image_size >= 32, f"data.image_size is {self.image_size}; it must be at least 32 pixels")
-        _require(0 <= self.sampling_temper <= 1, f"data.sampling_temper is {self.sampling_temper}; expected 0 to 1")
+        _require(
+            self.image_size >= 32, f"data.image_size is {self.image_size}; it must be at least 32 pixels"
+        )
+        _require(
+            0 <= self.sampling_temper <= 1, f"data.sampling_temper is {self.sampling_temper}; expected 0 to 1"
+        )
         _require(self.max_tokens >= 8, f"data.max_tokens is {self.max_tokens}; it must be at least 8")
         _require(self.evaluation_batch >= 1, "data.evaluation_batch must be at least 1")
         _require(self.shuffle_shards >= 1, "data.shuffle_shards must be at least 1")
@@ -192,6 +196,8 @@ class TrainConfig:
     """Mixup's Beta(α, α) on image and label; 0: off."""
     mixup_from_epoch: int = 3
     """First epoch (counted from 1) with mixup."""
+    max_nonfinite_steps: int = 3
+    """Updates left out in a row, because loss or gradient were not finite, before the run stops."""
     timeout_minutes: float = 10.0
     """Longest wait for another rank in a collective."""
 

@@ -65,7 +65,9 @@ def rendezvous(world: World, environment: Mapping[str, str] = os.environ) -> dic
     if "MASTER_ADDR" not in environment and world.world_size > 1:
         nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST")
         if nodes is None:
-            raise UserError("WORLD_SIZE is above 1 but MASTER_ADDR is not set: start with torchrun, accelerate or srun")
+            raise UserError(
+                "WORLD_SIZE is above 1 but MASTER_ADDR is not set: start with torchrun, accelerate or srun"
+            )
         listed = subprocess.run(
             ["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True, timeout=60
         )

@@ -1,0 +1,79 @@
+"""One affine warp from a decoded film to the network's input: crop, resize, rotate, shift, zoom and flip at once.
+
+The parameters follow from a draw's 64-bit key alone, so that no worker and no rank enters. Brightness and
+contrast are left to the device (`jitter`), where they cost nothing.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cxr_dist.config import DataConfig
+from cxr_dist.data.random import uniform
+
+Grey = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """Ranges of the random affine map; all zero is the plain centre crop of evaluation."""
+
+    rotation_degrees: float = 0.0
+    shift: float = 0.0
+    zoom: float = 0.0
+    flip_probability: float = 0.0
+
+    @classmethod
+    def of(cls, config: DataConfig) -> "Augmentation":
+        """The training augmentation that the configuration asks for."""
+        return cls(
+            rotation_degrees=config.rotation_degrees,
+            shift=config.shift,
+            zoom=config.zoom,
+            flip_probability=config.flip_probability,
+        )
+
+    def matrix(self, height: int, width: int, size: int, key: int) -> NDArray[np.float64]:
+        """The 2×3 map from output pixels [size, size] to input pixels of a `height` × `width` film.
+
+        The square of the film's short side, in its centre, fills the output; then the random part acts about
+        the centre. Same (self, shape, key): same matrix.
+        """
+        u = uniform(np.uint64(key), np.arange(5))
+        signed = 2.0 * u - 1.0
+        angle = np.deg2rad(self.rotation_degrees * signed[0])
+        scale = min(height, width) / size * (1.0 + self.zoom * signed[1])
+        mirror = -1.0 if u[4] < self.flip_probability else 1.0
+        cosine, sine = scale * np.cos(angle), scale * np.sin(angle)
+        linear = np.array([[cosine * mirror, -sine], [sine * mirror, cosine]])
+        middle_out = np.full(2, (size - 1) / 2)
+        middle_in = np.array([(width - 1) / 2, (height - 1) / 2])
+        moved = self.shift * min(height, width) * signed[2:4]
+        offset = middle_in + moved - linear @ middle_out
+        return np.column_stack([linear, offset])
+
+
+def warp(film: Grey, matrix: NDArray[np.float64], out: Grey) -> None:
+    """Fill `out` [size, size] from `film` [h, w] by bilinear interpolation; what lies outside is black."""
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    cv2.warpAffine(film, matrix, (out.shape[1], out.shape[0]), dst=out, flags=flags)
+
+
+def jitter(
+    images: torch.Tensor, sample_keys: NDArray[np.uint64], brightness: float, contrast: float
+) -> torch.Tensor:
+    """Per-sample contrast and brightness on normalised images, float [b, 1, H, W], on their device.
+
+    Args:
+        sample_keys: [b] 64-bit keys (`plan.augmentation_key`).
+        brightness: added, uniform in ± this, in units of the normalised grey (deviations).
+        contrast: factor about the mean grey, uniform in 1 ± this.
+    """
+    signed = 2.0 * uniform(sample_keys[:, None], np.arange(5, 7)) - 1.0
+    factors = torch.as_tensor(signed, dtype=images.dtype, device=images.device)
+    gain = (1.0 + contrast * factors[:, 0]).view(-1, 1, 1, 1)
+    bias = (brightness * factors[:, 1]).view(-1, 1, 1, 1)
+    return images * gain + bias

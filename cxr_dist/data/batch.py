@@ -1,0 +1,41 @@
+"""What the loader hands to the model: one micro-batch of uint8 films, token ids and labels."""
+
+from dataclasses import dataclass, fields
+
+import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One micro-batch of `b` samples, on the host or the device."""
+
+    images: torch.Tensor | None
+    """uint8 [b, 1, H, W], grey; None in text mode."""
+    tokens: torch.Tensor | None
+    """int64 [b, T], WordPiece ids, padded to the batch's longest (a multiple of 16); None in image mode."""
+    attention_mask: torch.Tensor | None
+    """int64 [b, T], 1 for a token, 0 for padding."""
+    labels: torch.Tensor
+    """int64 [b, L]: the class (L = 1), or for multilabel 1, 0 or -1 (unknown) per class."""
+    groups: torch.Tensor
+    """int64 [b], sampling group of each sample."""
+    sample_ids: torch.Tensor
+    """int64 [b]: number of the draw in the epoch (training) or of the sample in the split (evaluation)."""
+
+    def __len__(self) -> int:
+        return len(self.sample_ids)
+
+    def _each(self, change: str, *arguments: object, **options: object) -> "Batch":
+        changed = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name, value in changed.items():
+            if value is not None:
+                changed[name] = getattr(value, change)(*arguments, **options)
+        return Batch(**changed)
+
+    def to(self, device: torch.device) -> "Batch":
+        """The batch on a device; asynchronous from pinned memory."""
+        return self._each("to", device, non_blocking=True)
+
+    def pin_memory(self) -> "Batch":
+        """The batch in page-locked memory (the DataLoader calls this)."""
+        return self._each("pin_memory")

@@ -1,0 +1,239 @@
+"""The streams of micro-batches, as webdataset pipelines: a source of samples, then small stages.
+
+    source    (epoch, lane, step) or a batch's range -> lists of ordinary WebDataset sample dicts
+    decode    "jpg" bytes -> grey uint8 [h, w]; "json" bytes -> dict
+    collate   one affine warp per film into uint8 [b, 1, H, W]; the reports tokenized together -> Batch
+
+A stage is a function from an iterator to an iterator; add one of your own to the list in `pipeline`.
+DataLoader worker j of M makes the rank's micro-batches j, j + M, ... and the DataLoader returns them in order.
+"""
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+import webdataset
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from cxr_dist.config import DataConfig
+from cxr_dist.data.augment import Augmentation, warp
+from cxr_dist.data.batch import Batch
+from cxr_dist.data.plan import Plan, augmentation_key, evaluation_batches, group_weights
+from cxr_dist.data.store import ShardError, ShardStore
+from cxr_dist.data.text import ReportTokenizer, report_text
+from cxr_dist.shard.manifest import Manifest
+
+Samples = list[dict[str, Any]]
+Stage = Callable[[Iterator[Samples]], Iterator[Any]]
+
+
+def training_plan(config: DataConfig, manifest: Manifest, seed: int) -> Plan:
+    """The plan of the training split: uniform, or weighted by the sampling groups' inverse frequency."""
+    counts = np.array([shard.group_counts for shard in manifest.split("train").shards], dtype=np.int64)
+    temper = config.sampling_temper if config.sampling == "weighted" else 0.0
+    return Plan(
+        shard_group_counts=counts,
+        weights=group_weights(counts.sum(axis=0), temper),
+        global_batch=config.global_batch,
+        micro_batch=config.micro_batch,
+        seed=seed,
+        shuffle_shards=config.shuffle_shards,
+    )
+
+
+class TrainingSource:
+    """Samples of the rank's micro-batches from a step on, for ever: step by step, lane by lane."""
+
+    def __init__(self, store: ShardStore, plan: Plan, lanes: range, first_step: int) -> None:
+        self.store, self.plan, self.lanes, self.first_step = store, plan, lanes, first_step
+        self._windows: dict[int, tuple[tuple[int, int], list[Any]]] = {}
+
+    def __iter__(self) -> Iterator[Samples]:
+        worker, num_workers = _worker()
+        turn = worker
+        while True:
+            step, lane = self.first_step + turn // len(self.lanes), self.lanes[turn % len(self.lanes)]
+            yield self.micro_batch(*divmod(step, self.plan.steps_per_epoch), lane)
+            turn += num_workers
+
+    def micro_batch(self, epoch: int, step: int, lane: int) -> Samples:
+        """The samples of (epoch, step in the epoch, lane): the pure function that all else follows from."""
+        size = self.plan.micro_batch
+        samples = []
+        for position in range(step * size, (step + 1) * size):
+            draw, shard, sample = self._at(epoch, lane, position)
+            key = int(augmentation_key(self.plan.seed, epoch, np.int64(draw)))
+            samples.append(self.store.read(shard, sample) | {"sample_id": draw, "augmentation_key": key})
+        return samples
+
+    def _at(self, epoch: int, lane: int, position: int) -> tuple[int, int, int]:
+        """(draw, shard, sample) at a position of a lane; a lane's current window is kept resolved."""
+        window, place = divmod(position, self.plan.window)
+        known, rows = self._windows.get(lane, ((-1, -1), []))
+        if known != (epoch, window):
+            rows = list(zip(*(column.tolist() for column in self._resolve(epoch, lane, window)), strict=True))
+            self._windows[lane] = (epoch, window), rows
+        draw, shard, sample = rows[place]
+        return draw, shard, sample
+
+    def _resolve(self, epoch: int, lane: int, window: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        draws = self.plan.window_draws(epoch, lane, window)
+        shards, places = self.plan.locate(epoch, draws)
+        samples = np.empty_like(draws)
+        for shard in np.unique(shards):
+            order, mass = self.plan.sample_order(epoch, int(shard), self.store.index(int(shard))["group"])
+            inside = shards == shard
+            samples[inside] = order[np.searchsorted(mass, places[inside], side="right")]
+        return draws, shards, samples
+
+
+class EvaluationSource:
+    """Samples of the rank's canonical evaluation batches, each once, in order."""
+
+    def __init__(self, store: ShardStore, batches: list[range]) -> None:
+        self.store, self.batches = store, batches
+        self.first = np.concatenate([[0], np.cumsum([shard.samples for shard in store.shards])])
+
+    def __iter__(self) -> Iterator[Samples]:
+        worker, num_workers = _worker()
+        for batch in self.batches[worker::num_workers]:
+            yield [self._read(sample_id) for sample_id in batch]
+
+    def _read(self, sample_id: int) -> dict[str, Any]:
+        shard = int(np.searchsorted(self.first, sample_id, side="right")) - 1
+        return self.store.read(shard, sample_id - int(self.first[shard])) | {"sample_id": sample_id}
+
+
+def decode(manifest: Manifest, image_size: int | None) -> Stage:
+    """Stage: JPEG to grey pixels, JSON to a dict; `image_size` None leaves the film out (text mode).
+
+    A film stored at twice the needed size or more is decoded at half size: the JPEG's own low-pass, and faster.
+    """
+    half = image_size is not None and manifest.image["short_side"] >= 2 * image_size
+    flag = cv2.IMREAD_REDUCED_GRAYSCALE_2 if half else cv2.IMREAD_GRAYSCALE
+
+    def stage(batches: Iterator[Samples]) -> Iterator[Samples]:
+        for samples in batches:
+            for sample in samples:
+                sample["json"] = json.loads(sample["json"])
+                if image_size is not None:
+                    sample["jpg"] = cv2.imdecode(np.frombuffer(sample["jpg"], np.uint8), flag)
+                    if sample["jpg"] is None:
+                        raise ShardError(
+                            f"{sample['__url__']}: the film of sample {sample['__key__']} does not decode"
+                        )
+            yield samples
+
+    return stage
+
+
+def collate(
+    image_size: int | None,
+    augmentation: Augmentation,
+    tokenizer: ReportTokenizer | None,
+    sections: tuple[str, ...],
+) -> Stage:
+    """Stage: a list of decoded samples to a Batch."""
+
+    def films(samples: Samples) -> torch.Tensor | None:
+        if image_size is None:
+            return None
+        images = np.empty((len(samples), 1, image_size, image_size), np.uint8)
+        for sample, out in zip(samples, images, strict=True):
+            film = sample["jpg"]
+            warp(
+                film, augmentation.matrix(*film.shape, image_size, sample.get("augmentation_key", 0)), out[0]
+            )
+        return torch.from_numpy(images)
+
+    def stage(batches: Iterator[Samples]) -> Iterator[Batch]:
+        for samples in batches:
+            texts = [report_text(sample["json"], sections) for sample in samples]
+            tokens, mask = tokenizer(texts) if tokenizer else (None, None)
+            yield Batch(
+                images=films(samples),
+                tokens=tokens,
+                attention_mask=mask,
+                labels=torch.tensor(np.stack([s["record"]["label"] for s in samples]), dtype=torch.int64),
+                groups=torch.tensor([int(s["record"]["group"]) for s in samples]),
+                sample_ids=torch.tensor([s["sample_id"] for s in samples]),
+            )
+
+    return stage
+
+
+class _Stream(IterableDataset[Batch]):
+    """A webdataset pipeline as what the DataLoader takes."""
+
+    def __init__(self, source: Any, stages: list[Stage]) -> None:
+        self.pipeline = webdataset.DataPipeline(source, *stages)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self.pipeline)
+
+
+def _worker() -> tuple[int, int]:
+    info = get_worker_info()
+    return (info.id, info.num_workers) if info else (0, 1)
+
+
+def start_worker(worker: int) -> None:
+    """In a loader worker: leave signals to the training process, which must save first; one thread each."""
+    for name in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(name, signal.SIG_IGN)
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+def _loader(source: Any, stages: list[Stage], workers: int) -> DataLoader[Batch]:
+    return DataLoader(
+        _Stream(source, stages),
+        batch_size=None,
+        num_workers=workers,
+        worker_init_fn=start_worker,
+        pin_memory=torch.cuda.is_available(),
+        prefetch_factor=4 if workers else None,
+        multiprocessing_context="fork" if workers else None,
+    )
+
+
+def training_batches(
+    config: DataConfig,
+    manifest: Manifest,
+    plan: Plan,
+    *,
+    lanes: range,
+    first_step: int,
+    tokenizer: ReportTokenizer | None,
+    with_images: bool,
+) -> Iterator[Batch]:
+    """The rank's micro-batches from a global step on, without end: for each step, one per lane, in order."""
+    size = config.image_size if with_images else None
+    source = TrainingSource(ShardStore(Path(config.shards), manifest, "train"), plan, lanes, first_step)
+    stages = [decode(manifest, size), collate(size, Augmentation.of(config), tokenizer, config.text_sections)]
+    return iter(_loader(source, stages, config.workers))
+
+
+def evaluation_loader(
+    config: DataConfig,
+    manifest: Manifest,
+    split: str,
+    *,
+    rank: int,
+    world_size: int,
+    tokenizer: ReportTokenizer | None,
+    with_images: bool,
+) -> DataLoader[Batch]:
+    """The rank's canonical evaluation batches of a split, without augmentation."""
+    size = config.image_size if with_images else None
+    batches = evaluation_batches(manifest.split(split).samples, config.evaluation_batch, rank, world_size)
+    source = EvaluationSource(ShardStore(Path(config.shards), manifest, split), batches)
+    stages = [decode(manifest, size), collate(size, Augmentation(), tokenizer, config.text_sections)]
+    return _loader(source, stages, config.workers)

@@ -1,0 +1,105 @@
+"""Reports to token ids: which sections are read, in which order, and the tokenizer that every rank shares.
+
+`prepare_text_folder` (rank 0, once per run) writes RUN_DIR/text_encoder: config.json and the tokenizer, so that
+evaluation needs neither the bundle nor the network. Report text stays in memory; only token ids leave.
+"""
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import AutoTokenizer
+
+from cxr_dist.errors import UserError
+
+_SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json")
+_PAD_MULTIPLE = 16  # few distinct shapes, and sizes that tensor cores like
+
+# The demo's text encoder: BERT's own class, small enough for two CPU cores.
+_TINY_BERT: dict[str, Any] = {
+    "model_type": "bert",
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 128,
+    "max_position_embeddings": 512,
+    "hidden_dropout_prob": 0.1,
+    "attention_probs_dropout_prob": 0.1,
+    "pad_token_id": 0,
+}
+
+
+def report_text(sample: dict[str, Any], sections: tuple[str, ...]) -> str:
+    """The chosen sections of a sample's JSON, in the order asked for; absent ones are skipped."""
+    return " ".join(text for name in sections if (text := sample["text"].get(name)))
+
+
+class ReportTokenizer:
+    """A Hugging Face fast tokenizer from a local folder; batches in, padded id tensors out."""
+
+    def __init__(self, folder: Path, max_tokens: int) -> None:
+        self._tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        self._max_tokens = max_tokens
+
+    def __call__(self, reports: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token ids and attention mask, int64 [b, T]; T is the longest report's, rounded up to 16."""
+        encoded = self._tokenizer(
+            reports,
+            truncation=True,
+            max_length=self._max_tokens,
+            padding=True,
+            pad_to_multiple_of=_PAD_MULTIPLE,
+            return_tensors="pt",
+        )
+        return encoded["input_ids"], encoded["attention_mask"]
+
+
+def train_wordpiece(reports: Iterable[str], size: int = 2000, min_frequency: int = 20) -> Tokenizer:
+    """A lower-case WordPiece vocabulary (Schuster and Nakajima 2012) from the training reports.
+
+    `min_frequency` keeps what stands in few reports, such as a name, out of the vocabulary file.
+    """
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=size, min_frequency=min_frequency, special_tokens=_SPECIAL, show_progress=False
+    )
+    tokenizer.train_from_iterator(reports, trainer)
+    cls, sep = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", sep), ("[CLS]", cls))
+    return tokenizer
+
+
+def prepare_text_folder(folder: Path, source: Path | None, reports: Iterator[str]) -> None:
+    """Write config.json and tokenizer into `folder`: copied from `source`, or made from `reports` (tiny).
+
+    Does nothing where the folder is whole already; appears under its name only when whole.
+    """
+    if (folder / "config.json").is_file():
+        return
+    aside = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    if source is None:
+        tokenizer = train_wordpiece(reports)
+        tokenizer.save(str(aside / "tokenizer.json"))
+        names = {f"{t.strip('[]').lower()}_token": t for t in _SPECIAL}
+        settings = {"tokenizer_class": "BertTokenizerFast", "do_lower_case": True} | names
+        (aside / "tokenizer_config.json").write_text(json.dumps(settings, indent=1))
+        config = _TINY_BERT | {"vocab_size": tokenizer.get_vocab_size()}
+        (aside / "config.json").write_text(json.dumps(config, indent=1))
+    else:
+        if not (source / "config.json").is_file():
+            raise UserError(
+                "the text encoder's folder has no config.json: expected a Hugging Face model folder"
+            )
+        for name in ("config.json", *_TOKENIZER_FILES):
+            if (source / name).is_file():
+                shutil.copyfile(source / name, aside / name)
+    aside.rename(folder)
