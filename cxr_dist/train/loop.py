@@ -1,0 +1,237 @@
+"""The training run: restore; while steps remain: step, log, validate if due, save if due; close.
+
+Validation and display belong to later rooms and come in as an `Observer`. The state of a run is the model,
+the optimizer and `TrainingState`; the place in the data is the step, so a run can stop after any step.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from cxr_dist.config import Config
+from cxr_dist.data.batch import Batch
+from cxr_dist.data.plan import Plan
+from cxr_dist.distributed.backend import Backend
+from cxr_dist.distributed.reduce import from_main, sum_over_ranks, wait_for_all
+from cxr_dist.distributed.world import World
+from cxr_dist.errors import UserError
+from cxr_dist.model.classifier import Classifier
+from cxr_dist.train import checkpoint
+from cxr_dist.train.checkpoint import TrainingState
+from cxr_dist.train.clock import Clock
+from cxr_dist.train.preempt import StopRequest
+from cxr_dist.train.schedule import Progress, learning_rate
+from cxr_dist.train.step import StepResult, TrainStep
+
+
+class Outcome(Enum):
+    """How a run ended."""
+
+    FINISHED = "finished"
+    """All steps done, or no better validation for long enough."""
+    STOPPED = "stopped"
+    """Asked to stop; saved, and resumes from there."""
+
+
+class Observer(Protocol):
+    """What watches a run. `validate` is called on all ranks, the rest on rank 0 does something."""
+
+    def open(self, resumed_step: int, total_steps: int) -> None:
+        """The run starts, or goes on, after this step."""
+
+    def log(self, record: dict[str, float]) -> None:
+        """One logged step."""
+
+    def validate(self, model: Classifier, step: int, epoch: float) -> float | None:
+        """Evaluate on the validation split (all ranks); the mean AUC, None where undefined, as rank 0 has it."""
+
+    def drawn(self, samples_per_group: list[int], step: int) -> None:
+        """How many samples of each sampling group were drawn since the last call."""
+
+    def say(self, message: str) -> None:
+        """A line for the person who watches."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What a run is made of; assembled by the command line, or by a test."""
+
+    config: Config
+    world: World
+    run_dir: Path
+    manifest_sha256: str
+    model: Classifier
+    optimizer: torch.optim.Optimizer
+    backend: Backend
+    step: TrainStep
+    plan: Plan
+    observer: Observer
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        steps = self.config.train.epochs * self.plan.steps_per_epoch
+        return min(steps, self.config.train.max_steps) if self.config.train.max_steps else steps
+
+
+def is_due(step: int, every: int, total: int) -> bool:
+    """Whether something that happens every so many steps, and at the end, happens after this step."""
+    return step == total or step % every == 0
+
+
+class TrainingRun:
+    """A run in progress (all ranks)."""
+
+    def __init__(self, parts: Parts, stop: StopRequest) -> None:
+        self.parts, self.stop = parts, stop
+        self.train, self.total = parts.config.train, parts.total_steps
+        per_epoch = parts.plan.steps_per_epoch
+        self.eval_every = self.train.eval_every or per_epoch
+        self.save_every = self.train.save_every or self.eval_every
+        self.state = TrainingState(step=0, progress=Progress(), manifest_sha256=parts.manifest_sha256)
+        self.drawn = torch.zeros(parts.plan.shard_group_counts.shape[1], dtype=torch.int64)
+        self.nonfinite = 0
+        self._saved_step = -1
+        self._clock = Clock()
+
+    def run(self, open_stream: Any) -> Outcome:
+        """Train to the end, or to the step after which someone asked to stop (all ranks).
+
+        `open_stream(first_step)` gives the iterator of this rank's micro-batches from that step on.
+        """
+        self.restore()
+        stream = open_stream(self.state.step)
+        self.validate_if_due()
+        self._clock.start(self.state.step)
+        while not self.finished:
+            result = self.one_step(stream)
+            self.log_if_due(result)
+            if result.stop_requested and self.state.step < self.total:
+                self.save()
+                return Outcome.STOPPED
+            self.validate_if_due()
+            self.save_if_due()
+        self.save()
+        return Outcome.FINISHED
+
+    @property
+    def finished(self) -> bool:
+        """All steps done, or early stopping."""
+        patience = self.train.early_stopping_patience
+        return self.state.step >= self.total or bool(patience and self.state.progress.stale >= patience)
+
+    @property
+    def epoch(self) -> int:
+        """Epoch of the next step, counted from 0."""
+        return self.state.step // self.parts.plan.steps_per_epoch
+
+    def restore(self) -> None:
+        """Load the newest valid checkpoint, which rank 0 chooses, if there is any (all ranks)."""
+        parts, step = self.parts, torch.tensor(-1, device=self.parts.backend.device)
+        if parts.world.is_main:
+            found, skipped = checkpoint.newest_valid(parts.run_dir)
+            for reason in skipped:
+                parts.observer.say(f"skipped a checkpoint: {reason}")
+            step.fill_(found.state.step if found else -1)
+        chosen = int(from_main(step))
+        if chosen >= 0:
+            loaded = checkpoint.load(parts.run_dir / "checkpoints" / f"step-{chosen:08d}")
+            if loaded.state.manifest_sha256 != parts.manifest_sha256:
+                raise UserError("the checkpoint was made from other shards (manifest sha256): choose another --out")
+            parts.model.load_state_dict(loaded.model)
+            checkpoint.restore_optimizer(parts.model, parts.optimizer, loaded.optimizer)
+            self.state, self._saved_step = loaded.state, chosen
+        self._wrap()
+        parts.observer.open(self.state.step, self.total)
+
+    def one_step(self, stream: Iterator[Batch]) -> StepResult:
+        """Fetch this rank's micro-batches and update the model once (all ranks)."""
+        parts, step, epoch = self.parts, self.state.step, self.epoch
+        if step % parts.plan.steps_per_epoch == 0 and epoch == self.train.freeze_epochs:
+            self._wrap()
+        with self._clock.waiting():
+            batches = [next(stream) for _ in parts.step.lanes]
+        for batch in batches:
+            self.drawn += torch.bincount(batch.groups, minlength=len(self.drawn))
+        rate = learning_rate(parts.config.optim, step, self.total, self.state.progress.plateau_scale)
+        for group in parts.optimizer.param_groups:
+            group["lr"] = rate
+        result = parts.step(step, epoch, batches, self.stop.requested)
+        self.state = dataclasses.replace(self.state, step=step + 1)
+        self._check_finite(result)
+        return result
+
+    def log_if_due(self, result: StepResult) -> None:
+        """One line of metrics.jsonl (all ranks sum the loss, rank 0 writes)."""
+        if not is_due(self.state.step, self.train.log_every, self.total):
+            return
+        loss = float(sum_over_ranks(result.loss.clone()))
+        steps_per_second, data_wait_share = self._clock.lap(self.state.step)
+        record = {
+            "step": self.state.step,
+            "epoch": round(self.state.step / self.parts.plan.steps_per_epoch, 4),
+            "loss": loss,
+            "learning_rate": self.parts.optimizer.param_groups[0]["lr"],
+            "gradient_norm": result.gradient_norm,
+            "samples_per_second": round(steps_per_second * self.parts.config.data.global_batch, 2),
+            "data_wait_share": round(data_wait_share, 4),
+        }
+        self.parts.observer.log(record)
+
+    def validate_if_due(self) -> None:
+        """Validate at the set steps, once each, also after a stop in between (all ranks)."""
+        step, progress = self.state.step, self.state.progress
+        if step == 0 or step == progress.validated_step or not is_due(step, self.eval_every, self.total):
+            return
+        with self._clock.paused():
+            epoch = round(step / self.parts.plan.steps_per_epoch, 4)
+            score = self.parts.observer.validate(self.parts.model, step, epoch)
+            self.parts.model.train()
+            self.parts.observer.drawn(sum_over_ranks(self.drawn.to(self.parts.backend.device)).tolist(), step)
+            self.drawn.zero_()
+            progress = progress.after(score, step, self.parts.config.optim)
+            self.state = dataclasses.replace(self.state, progress=progress)
+            if progress.best_step == step:
+                self.save()
+
+    def save_if_due(self) -> None:
+        """Save at the set steps (all ranks)."""
+        if is_due(self.state.step, self.save_every, self.total):
+            self.save()
+
+    def save(self) -> None:
+        """Write a checkpoint of this step, unless it is there already (all ranks)."""
+        if self._saved_step == self.state.step:
+            return
+        with self._clock.paused():
+            parts = self.parts
+            if parts.world.is_main:
+                optimizer = checkpoint.optimizer_tensors(parts.model, parts.optimizer)
+                checkpoint.save(parts.run_dir, self.state, parts.model.state_dict(), optimizer)
+                if self.state.progress.best_step == self.state.step:
+                    checkpoint.mark_best(parts.run_dir, self.state.step)
+                checkpoint.prune(parts.run_dir, self.train.keep_checkpoints)
+            wait_for_all()
+            self._saved_step = self.state.step
+
+    def _wrap(self) -> None:
+        """Freeze or unfreeze the encoders as the epoch asks, and build the wrapper for that (all ranks)."""
+        self.parts.model.train()
+        self.parts.model.set_encoders_frozen(self.epoch < self.train.freeze_epochs)
+        self.parts.backend.prepare(self.parts.model, self.parts.optimizer)
+
+    def _check_finite(self, result: StepResult) -> None:
+        self.nonfinite = 0 if torch.isfinite(torch.tensor(result.gradient_norm)) else self.nonfinite + 1
+        if self.nonfinite:
+            self.parts.observer.say(f"step {self.state.step}: gradient not finite, update left out")
+        if self.nonfinite > self.train.max_nonfinite_steps:
+            raise UserError(
+                f"loss or gradient not finite in {self.nonfinite} steps in a row, up to step {self.state.step}: "
+                "lower optim.lr, use --precision fp32, or look at the data of these steps"
+            )
+
