@@ -1,0 +1,198 @@
+"""The predictions of one run on one split: labels and probabilities in, predictions.csv and back, exactly.
+
+Everything that is reported later (metrics, intervals, figures) is a function of this table alone. It holds
+opaque keys and patient hashes, never report text or file names of the source.
+"""
+
+import csv
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cxr_dist.errors import UserError
+from cxr_dist.evaluate.uncertainty import McSummary
+from cxr_dist.shard.manifest import UNKNOWN, Task
+
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneClass:
+    """One class against the rest, on the m samples whose label is known."""
+
+    name: str
+    truth: Bools
+    """[m], whether the class is present."""
+    score: NDArray[np.float64]
+    """[m], its probability."""
+    predicted: Bools
+    """[m], whether the model says so."""
+    known: Bools
+    """[n], which samples of the split these are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """n samples of one split, in the split's order, and what the model said of each."""
+
+    task: Task
+    classes: tuple[str, ...]
+    keys: list[str]
+    patients: list[str]
+    """Opaque patient group of each sample: the unit of the bootstrap."""
+    labels: NDArray[np.int16]
+    """[n, L]: the class (L = 1), or for multilabel 1, 0 or -1 (unknown) per class (L = C)."""
+    probabilities: NDArray[np.float64]
+    """[n, C], of the deterministic pass."""
+    mc: McSummary | None = None
+    """Summary of the stochastic passes, where they were asked for."""
+
+    def __post_init__(self) -> None:
+        n, width = len(self.keys), 1 if self.task == "multiclass" else len(self.classes)
+        assert len(self.patients) == n
+        assert self.labels.shape == (n, width)
+        assert self.probabilities.shape == (n, len(self.classes))
+        if n == 0:
+            raise UserError("no predictions: the split is empty")
+        bad = int((~np.isfinite(self.probabilities).all(axis=1)).sum())
+        if bad:
+            raise UserError(
+                f"{bad} of {n} samples have a probability that is not a number: the model diverged; "
+                "evaluate an earlier checkpoint, or train again with a lower --optim.lr"
+            )
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def predicted(self) -> NDArray[np.int64]:
+        """[n] the most probable class (the first of equals), or for multilabel [n, C] of 1 where p ≥ 0.5."""
+        return decide(self.probabilities, self.task)
+
+    def one_class(self, index: int) -> OneClass:
+        """Class `index` against the rest, on the samples whose label is known."""
+        score = self.probabilities[:, index]
+        if self.task == "multiclass":
+            known = np.ones(len(self), dtype=np.bool_)
+            truth, predicted = self.labels[:, 0] == index, self.predicted == index
+        else:
+            known = self.labels[:, index] != UNKNOWN
+            truth, predicted = self.labels[:, index] == 1, self.predicted[:, index] == 1
+        return OneClass(
+            name=self.classes[index],
+            truth=truth[known],
+            score=score[known],
+            predicted=predicted[known],
+            known=known,
+        )
+
+    def judged(self, predicted: NDArray[np.int64]) -> tuple[Bools, Bools]:
+        """([n] right, [n] known): a multilabel answer is right if it is on every known label of the sample."""
+        if self.task == "multiclass":
+            return predicted == self.labels[:, 0], np.ones(len(self), dtype=np.bool_)
+        known = self.labels != UNKNOWN
+        return ((predicted == self.labels) | ~known).all(axis=1), known.any(axis=1)
+
+    def write_csv(self, path: Path) -> None:
+        """Write predictions.csv whole or not at all. Floats are written so that they read back exactly."""
+        columns = _columns(self)
+        temporary = path.with_name(path.name + ".tmp")
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(columns)
+            writer.writerows(zip(*columns.values(), strict=True))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+
+    @classmethod
+    def read_csv(cls, path: Path) -> "Predictions":
+        """Read what `write_csv` wrote; raises UserError for a missing, foreign or damaged file."""
+        if not path.is_file():
+            raise UserError(f"no {path.name} in {path.parent}: run `cxr-dist evaluate`")
+        with path.open(encoding="utf-8", newline="") as file:
+            header, *rows = list(csv.reader(file)) or [[]]
+        try:
+            table = dict(zip(header, zip(*rows, strict=True), strict=True))
+            return _from_table(header, table)
+        except (KeyError, ValueError, AssertionError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(
+                f"{path.name} in {path.parent} is not a whole predictions table: run `cxr-dist evaluate` again"
+            ) from None
+
+
+def decide(probabilities: NDArray[np.float64], task: Task) -> NDArray[np.int64]:
+    """The answer that probabilities [n, C] stand for: [n] arg max, or for multilabel [n, C] of p ≥ 0.5."""
+    answers = probabilities.argmax(axis=1) if task == "multiclass" else probabilities >= 0.5
+    return np.asarray(answers, dtype=np.int64)
+
+
+def _columns(p: Predictions) -> dict[str, Sequence[str | int]]:
+    """Column name -> its n cells. `predicted` and `mutual_information` follow from the others; reading skips them."""
+    columns: dict[str, Sequence[str | int]] = {"key": p.keys, "patient": p.patients}
+    if p.task == "multiclass":
+        columns["label"] = [p.classes[label] for label in p.labels[:, 0]]
+        columns["predicted"] = [p.classes[label] for label in p.predicted]
+    else:
+        for c, name in enumerate(p.classes):
+            columns[f"label:{name}"] = ["" if v == UNKNOWN else str(v) for v in p.labels[:, c].tolist()]
+            columns[f"predicted:{name}"] = p.predicted[:, c].tolist()
+    columns |= _per_class("probability", p.classes, p.probabilities)
+    if p.mc is not None:
+        columns |= _per_class("mc_mean", p.classes, p.mc.mean)
+        columns |= _per_class("mc_variance", p.classes, p.mc.variance)
+        for name in ("predictive_entropy", "expected_entropy", "mutual_information"):
+            columns[name] = _exact(getattr(p.mc, name))
+        columns["mc_passes"] = [p.mc.passes] * len(p)
+    return columns
+
+
+def _per_class(prefix: str, classes: tuple[str, ...], values: NDArray[np.float64]) -> dict[str, list[str]]:
+    return {f"{prefix}:{name}": _exact(values[:, c]) for c, name in enumerate(classes)}
+
+
+def _exact(values: NDArray[np.float64]) -> list[str]:
+    return [repr(value) for value in values.tolist()]
+
+
+def _from_table(header: list[str], table: dict[str, tuple[str, ...]]) -> Predictions:
+    classes = tuple(name.removeprefix("probability:") for name in header if name.startswith("probability:"))
+    task: Task = "multiclass" if "label" in table else "multilabel"
+    if task == "multiclass":
+        code = {name: c for c, name in enumerate(classes)}
+        labels = [[code[name]] for name in table["label"]]
+    else:
+        columns = [[int(v) if v else UNKNOWN for v in table[f"label:{name}"]] for name in classes]
+        labels = np.array(columns).T.tolist()
+    return Predictions(
+        task=task,
+        classes=classes,
+        keys=list(table["key"]),
+        patients=list(table["patient"]),
+        labels=np.array(labels, dtype=np.int16),
+        probabilities=_matrix("probability", classes, table),
+        mc=_read_mc(classes, table) if "mc_passes" in table else None,
+    )
+
+
+def _matrix(prefix: str, classes: tuple[str, ...], table: dict[str, tuple[str, ...]]) -> NDArray[np.float64]:
+    return np.array([table[f"{prefix}:{name}"] for name in classes], dtype=np.float64).T.copy()
+
+
+def _read_mc(classes: tuple[str, ...], table: dict[str, tuple[str, ...]]) -> McSummary:
+    def vector(name: str) -> NDArray[np.float64]:
+        return np.array(table[name], dtype=np.float64)
+
+    return McSummary(
+        mean=_matrix("mc_mean", classes, table),
+        variance=_matrix("mc_variance", classes, table),
+        predictive_entropy=vector("predictive_entropy"),
+        expected_entropy=vector("expected_entropy"),
+        passes=int(table["mc_passes"][0]),
+    )

@@ -1,0 +1,101 @@
+"""predictions.csv reads back exactly, and says so when it cannot."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from made_runs import make_predictions
+
+from cxr_dist.errors import UserError
+from cxr_dist.evaluate.predictions import Predictions
+
+
+def assert_same(a: Predictions, b: Predictions) -> None:
+    assert (a.task, a.classes, a.keys, a.patients) == (b.task, b.classes, b.keys, b.patients)
+    assert np.array_equal(a.labels, b.labels)
+    assert a.labels.dtype == b.labels.dtype
+    assert np.array_equal(a.probabilities, b.probabilities)
+    assert (a.mc is None) == (b.mc is None)
+    if a.mc is not None and b.mc is not None:
+        assert a.mc.passes == b.mc.passes
+        for name in ("mean", "variance", "predictive_entropy", "expected_entropy"):
+            assert np.array_equal(getattr(a.mc, name), getattr(b.mc, name)), name
+
+
+@given(
+    task=st.sampled_from(["multiclass", "multilabel"]),
+    n=st.integers(1, 20),
+    passes=st.sampled_from([0, 3]),
+    seed=st.integers(0, 1000),
+)
+def test_round_trip_is_exact(
+    tmp_path_factory: pytest.TempPathFactory, task: str, n: int, passes: int, seed: int
+) -> None:
+    path = tmp_path_factory.mktemp("csv") / "predictions.csv"
+    classes = ("COVID-19, ARDS", 'other "finding"', "žádný")
+    made = make_predictions(task=task, n=n, passes=passes, seed=seed, classes=classes)
+    made.write_csv(path)
+    first = path.read_bytes()
+    assert_same(made, Predictions.read_csv(path))
+    Predictions.read_csv(path).write_csv(path)
+    assert path.read_bytes() == first
+
+
+def test_columns_are_readable_by_a_person(tmp_path: Path) -> None:
+    make_predictions(n=2).write_csv(tmp_path / "predictions.csv")
+    header = (tmp_path / "predictions.csv").read_text().splitlines()[0].split(",")
+    assert header[:5] == ["key", "patient", "label", "predicted", "probability:normal"]
+    assert header[-4:] == ["predictive_entropy", "expected_entropy", "mutual_information", "mc_passes"]
+
+
+def test_unknown_labels_are_empty_cells(tmp_path: Path) -> None:
+    made = make_predictions(task="multilabel", n=1, passes=0, classes=("a", "b"))
+    made.labels[:] = [[-1, 1]]
+    made.write_csv(tmp_path / "p.csv")
+    header, row = [line.split(",") for line in (tmp_path / "p.csv").read_text().splitlines()]
+    assert (row[header.index("label:a")], row[header.index("label:b")]) == ("", "1")
+
+
+def test_missing_file_names_the_command(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no predictions\.csv in .*: run `cxr-dist evaluate`"):
+        Predictions.read_csv(tmp_path / "predictions.csv")
+
+
+@pytest.mark.parametrize("damage", [lambda text: text[:-40], lambda text: "a,b\n1,2\n", lambda text: ""])
+def test_damaged_file_is_refused(tmp_path: Path, damage) -> None:  # type: ignore[no-untyped-def]
+    path = tmp_path / "predictions.csv"
+    make_predictions(n=4).write_csv(path)
+    path.write_text(damage(path.read_text()))
+    with pytest.raises(UserError, match=r"not a whole predictions table|split is empty"):
+        Predictions.read_csv(path)
+
+
+def test_nan_is_a_diverged_model() -> None:
+    made = make_predictions(n=3, passes=0)
+    broken = made.probabilities.copy()
+    broken[1] = np.nan
+    with pytest.raises(UserError, match=r"1 of 3 samples .* not a number: the model diverged"):
+        Predictions(
+            task=made.task,
+            classes=made.classes,
+            keys=made.keys,
+            patients=made.patients,
+            labels=made.labels,
+            probabilities=broken,
+        )
+
+
+def test_equal_probabilities_choose_the_first_class() -> None:
+    made = make_predictions(n=1, passes=0, classes=("a", "b"))
+    made.probabilities[:] = 0.5
+    assert made.predicted.tolist() == [0]
+
+
+def test_multilabel_answer_is_right_on_its_known_labels_only() -> None:
+    made = make_predictions(task="multilabel", n=3, passes=0, classes=("a", "b"))
+    made.labels[:] = [[1, -1], [0, 1], [-1, -1]]
+    right, known = made.judged(np.array([[1, 1], [1, 1], [0, 0]]))
+    assert known.tolist() == [True, True, False]
+    assert right[known].tolist() == [True, False]
