@@ -1,0 +1,164 @@
+"""Every metric against scikit-learn on the pooled predictions, and null with a reason where none is defined."""
+
+import dataclasses
+import json
+import warnings
+
+import numpy as np
+import pytest
+from made_runs import CLASSES, make_predictions
+from sklearn import metrics as sk
+
+from cxr_dist.evaluate.metrics import MACRO, compute_metrics, confusion_matrix, curves, mean_auc, to_json
+from cxr_dist.evaluate.predictions import Predictions
+
+
+@pytest.fixture(autouse=True)
+def _no_warnings():  # type: ignore[no-untyped-def]
+    """scikit-learn warns where it makes a number up; none of ours may be such a number."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+def test_multiclass_metrics_are_scikit_learns() -> None:
+    made = make_predictions()
+    values, truth, predicted = compute_metrics(made), made.labels[:, 0], made.predicted
+    assert values["accuracy"] == sk.accuracy_score(truth, predicted)
+    assert values["balanced_accuracy"] == pytest.approx(
+        sk.balanced_accuracy_score(truth, predicted), abs=1e-12
+    )
+    assert values["log_loss"] == pytest.approx(sk.log_loss(truth, made.probabilities), abs=1e-12)
+    assert values["confusion_matrix"] == sk.confusion_matrix(truth, predicted).tolist()
+    macro = {
+        "precision": sk.precision_score(truth, predicted, average="macro"),
+        "recall": sk.recall_score(truth, predicted, average="macro"),
+        "f1": sk.f1_score(truth, predicted, average="macro"),
+        "roc_auc": sk.roc_auc_score(truth, made.probabilities, multi_class="ovr"),
+        "average_precision": sk.average_precision_score(np.eye(5)[truth], made.probabilities),
+    }
+    for name, value in macro.items():
+        assert values["macro"][name] == pytest.approx(value, abs=1e-12), name
+    assert mean_auc(made) == pytest.approx(macro["roc_auc"], abs=1e-12)
+    assert values["undefined"] == {}
+
+
+def test_per_class_metrics_are_scikit_learns_on_the_known_labels() -> None:
+    made = make_predictions(task="multilabel")
+    values = compute_metrics(made)
+    for c, name in enumerate(CLASSES):
+        known = made.labels[:, c] >= 0
+        truth, score = made.labels[known, c], made.probabilities[known, c]
+        predicted, one = (score >= 0.5).astype(int), values["per_class"][name]
+        assert one["unknown"] == (~known).sum()
+        assert one["confusion"] == sk.confusion_matrix(truth, predicted).tolist()
+        assert one["recall"] == sk.recall_score(truth, predicted)
+        assert one["specificity"] == sk.recall_score(truth, predicted, pos_label=0)
+        assert one["f1"] == sk.f1_score(truth, predicted)
+        assert one["roc_auc"] == sk.roc_auc_score(truth, score)
+        assert one["average_precision"] == sk.average_precision_score(truth, score)
+    assert values["accuracy"] == pytest.approx(np.mean([v["accuracy"] for v in values["per_class"].values()]))
+    balanced = [(v["recall"] + v["specificity"]) / 2 for v in values["per_class"].values()]
+    assert values["balanced_accuracy"] == pytest.approx(np.mean(balanced))
+
+
+def test_multilabel_log_loss_is_torchs_over_the_known_labels() -> None:
+    import torch
+
+    made = make_predictions(task="multilabel")
+    known = made.labels >= 0
+    expected = torch.nn.functional.binary_cross_entropy(
+        torch.tensor(made.probabilities[known]), torch.tensor(made.labels[known], dtype=torch.float64)
+    )
+    assert compute_metrics(made)["log_loss"] == pytest.approx(float(expected), abs=1e-12)
+
+
+def test_single_class_split_has_nulls_with_reasons() -> None:
+    made = make_predictions(passes=0)
+    made.labels[:] = 2
+    values = compute_metrics(made)
+    assert values["accuracy"] == (made.predicted == 2).mean()
+    assert values["balanced_accuracy"] is None
+    assert values["undefined"]["balanced_accuracy"] == "one class only in this split"
+    assert values["undefined"]["per_class/effusion/roc_auc"] == "no negative sample"
+    assert values["undefined"]["per_class/normal/recall"] == "no positive sample"
+    assert values["undefined"]["macro/roc_auc"] == "defined for no class"
+    assert mean_auc(made) is None
+    assert curves(made) == {}
+
+
+def test_all_unknown_column_is_left_out_of_the_means() -> None:
+    made = make_predictions(task="multilabel", passes=0)
+    made.labels[:, 1] = -1
+    values = compute_metrics(made)
+    assert {values["per_class"]["cardiomegaly"][name] for name in (*MACRO, "accuracy")} == {None}
+    assert values["per_class"]["cardiomegaly"]["unknown"] == 150
+    assert values["undefined"]["per_class/cardiomegaly/accuracy"] == "no known label"
+    others = [values["per_class"][name]["roc_auc"] for name in CLASSES if name != "cardiomegaly"]
+    assert values["macro"]["roc_auc"] == mean_auc(made) == pytest.approx(np.mean(others))
+
+
+def test_nothing_known_at_all() -> None:
+    made = make_predictions(task="multilabel", n=4)
+    made.labels[:] = -1
+    values = compute_metrics(made)
+    assert values["accuracy"] is values["log_loss"] is values["macro"]["f1"] is None
+    assert values["uncertainty"]["n"] == 0
+    json.loads(to_json(values))
+
+
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+def test_one_sample(task: str) -> None:
+    values = compute_metrics(make_predictions(task=task, n=1))
+    assert values["n"] == 1
+    assert values["accuracy"] is not None
+    assert values["macro"]["roc_auc"] is None
+    to_json(values)
+
+
+def test_class_that_is_never_predicted_has_no_precision_but_an_f1_of_zero() -> None:
+    made = make_predictions(passes=0)
+    made.probabilities[:, 4] = 0
+    values = compute_metrics(made)
+    assert values["per_class"]["nodule"]["precision"] is None
+    assert values["per_class"]["nodule"]["f1"] == 0
+    assert values["macro"]["f1"] == pytest.approx(
+        sk.f1_score(made.labels[:, 0], made.predicted, average="macro"), abs=1e-12
+    )
+
+
+def test_float32_softmax_is_taken_as_it_is() -> None:
+    made = make_predictions(passes=0)
+    rounded = made.probabilities.astype(np.float32).astype(np.float64)
+    again = dataclasses.replace(made, probabilities=rounded)
+    assert compute_metrics(again)["log_loss"] == pytest.approx(compute_metrics(made)["log_loss"], abs=1e-6)
+
+
+def test_uncertainty_judges_the_answer_of_the_mean() -> None:
+    made = make_predictions()
+    assert made.mc is not None
+    right = made.mc.mean.argmax(1) == made.labels[:, 0]
+    block = compute_metrics(made)["uncertainty"]
+    assert block["accuracy"] == right.mean()
+    assert block["predictive_entropy"]["wrong"] == pytest.approx(made.mc.predictive_entropy[~right].mean())
+    order = np.argsort(-made.mc.predictive_entropy, kind="stable")
+    assert block["most_uncertain_quarter"]["share_misclassified"] == (~right)[order[:38]].mean()
+    assert block["rest"]["share_correct"] == right[order[38:]].mean()
+
+
+def test_confusion_matrix_rows_are_the_truth() -> None:
+    made = make_predictions(passes=0)
+    assert confusion_matrix(made).sum(axis=1).tolist() == np.bincount(made.labels[:, 0], minlength=5).tolist()
+
+
+def test_curves_enclose_the_auc() -> None:
+    made = make_predictions(passes=0)
+    for name, (fpr, tpr) in curves(made).items():
+        assert np.trapezoid(tpr, fpr) == pytest.approx(compute_metrics(made)["per_class"][name]["roc_auc"])
+
+
+def test_the_same_predictions_give_the_same_bytes() -> None:
+    made: Predictions = make_predictions()
+    assert to_json(compute_metrics(made)) == to_json(compute_metrics(make_predictions()))
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        to_json({"value": float("nan")})
