@@ -36,12 +36,13 @@ class Augmentation:
             flip_probability=config.flip_probability,
         )
 
-    def matrix(self, height: int, width: int, size: int, key: int) -> NDArray[np.float64]:
-        """The 2×3 map from output pixels [size, size] to input pixels of a `height` × `width` film.
+    def matrix(self, shape: tuple[int, ...], size: int, key: int) -> NDArray[np.float64]:
+        """The 2×3 map from output pixels [size, size] to input pixels of a film of shape [h, w].
 
         The square of the film's short side, in its centre, fills the output; then the random part acts about
         the centre. Same (self, shape, key): same matrix.
         """
+        height, width = shape
         u = uniform(np.uint64(key), np.arange(5))
         signed = 2.0 * u - 1.0
         angle = np.deg2rad(self.rotation_degrees * signed[0])

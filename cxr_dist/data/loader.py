@@ -68,7 +68,7 @@ class TrainingSource:
         samples = []
         for position in range(step * size, (step + 1) * size):
             draw, shard, sample = self._at(epoch, lane, position)
-            key = int(augmentation_key(self.plan.seed, epoch, np.int64(draw)))
+            key = int(augmentation_key(self.plan.seed, epoch, draw))
             samples.append(self.store.read(shard, sample) | {"sample_id": draw, "augmentation_key": key})
         return samples
 
@@ -147,9 +147,7 @@ def collate(
         images = np.empty((len(samples), 1, image_size, image_size), np.uint8)
         for sample, out in zip(samples, images, strict=True):
             film = sample["jpg"]
-            warp(
-                film, augmentation.matrix(*film.shape, image_size, sample.get("augmentation_key", 0)), out[0]
-            )
+            warp(film, augmentation.matrix(film.shape, image_size, sample.get("augmentation_key", 0)), out[0])
         return torch.from_numpy(images)
 
     def stage(batches: Iterator[Samples]) -> Iterator[Batch]:

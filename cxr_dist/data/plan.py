@@ -134,7 +134,7 @@ class Plan:
         return order, np.cumsum(self.weights[groups[order]])
 
 
-def augmentation_key(seed: int, epoch: int, draws: Integers) -> NDArray[np.uint64]:
+def augmentation_key(seed: int, epoch: int, draws: Integers | int) -> NDArray[np.uint64]:
     """One 64-bit word per draw from which all its augmentation follows; no rank or worker enters."""
     return hash64(5, seed, epoch, draws)
 

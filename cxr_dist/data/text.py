@@ -71,8 +71,8 @@ def train_wordpiece(reports: Iterable[str], size: int = 2000, min_frequency: int
         vocab_size=size, min_frequency=min_frequency, special_tokens=_SPECIAL, show_progress=False
     )
     tokenizer.train_from_iterator(reports, trainer)
-    cls, sep = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", sep), ("[CLS]", cls))
+    ends = [(token, _SPECIAL.index(token)) for token in ("[SEP]", "[CLS]")]
+    tokenizer.post_processor = processors.BertProcessing(*ends)
     return tokenizer
 
 

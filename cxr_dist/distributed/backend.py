@@ -23,7 +23,9 @@ Precision = Literal["fp32", "bf16", "fp64"]
 def start(world: World, timeout_minutes: float) -> torch.device:
     """Join the other ranks (NCCL on CUDA, gloo on CPU) and return this rank's device (all ranks)."""
     cuda = torch.cuda.is_available()
-    device = torch.device("cuda", world.local_rank % torch.cuda.device_count()) if cuda else torch.device("cpu")
+    device = (
+        torch.device("cuda", world.local_rank % torch.cuda.device_count()) if cuda else torch.device("cpu")
+    )
     if cuda:
         torch.cuda.set_device(device)
     if world.world_size > 1 and not dist.is_initialized():
@@ -38,6 +40,11 @@ def stop() -> None:
     """Leave the process group (all ranks)."""
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[Any]:
+    """bf16 autocast where the run asks for it; parameters stay in fp32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 class Backend:
@@ -59,14 +66,10 @@ class Backend:
         if self.world.world_size > 1:
             self._wrapped = _accelerator().prepare_model(model)
 
-    def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """bf16 autocast where the run asks for it; parameters stay in fp32."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
-
     def forward(self, *inputs: torch.Tensor | None) -> torch.Tensor:
         """Logits of one micro-batch, float32 or float64, through the wrapper."""
         assert self._wrapped is not None
-        with self.autocast():
+        with autocast(self.device, self.precision):
             logits: torch.Tensor = self._wrapped(*inputs)
         return logits if logits.dtype == torch.float64 else logits.float()
 
@@ -79,7 +82,7 @@ class Backend:
 
     def backward(self, loss: torch.Tensor) -> None:
         """Accumulate gradients; DDP averages over ranks, and we want the sum."""
-        (loss * self.world.world_size).backward()
+        (loss * self.world.world_size).backward()  # type: ignore[no-untyped-call]
 
     def clip(self, max_norm: float) -> torch.Tensor:
         """The total gradient norm, after scaling gradients down to `max_norm` (0: no clipping)."""
@@ -99,6 +102,4 @@ def _accelerator() -> Any:
 
     # BatchNorm's running statistics are averaged over lanes once a step, so nothing is broadcast.
     keywords = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
-    return Accelerator(
-        mixed_precision="no", cpu=not torch.cuda.is_available(), kwargs_handlers=[keywords]
-    )
+    return Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available(), kwargs_handlers=[keywords])

@@ -78,7 +78,9 @@ def save(run_dir: Path, state: TrainingState, model: Tensors, optimizer: Tensors
     aside.mkdir()
     try:
         save_file({n: t.detach().cpu().contiguous() for n, t in model.items()}, aside / "model.safetensors")
-        save_file({n: t.detach().cpu().contiguous() for n, t in optimizer.items()}, aside / "optimizer.safetensors")
+        save_file(
+            {n: t.detach().cpu().contiguous() for n, t in optimizer.items()}, aside / "optimizer.safetensors"
+        )
         plain = {"format_version": FORMAT_VERSION} | dataclasses.asdict(state)
         (aside / "state.json").write_text(json.dumps(plain, indent=1))
         sums = {path.name: sha256_of(path) for path in sorted(aside.iterdir())}
@@ -144,14 +146,16 @@ def newest_valid(run_dir: Path) -> tuple[Checkpoint | None, list[str]]:
 
     Raises UserError where there are checkpoints and none can be loaded: starting over would hide a loss.
     """
-    skipped = []
+    skipped: list[str] = []
     for folder in _newest_first(run_dir):
         try:
             return load(folder), skipped
         except UserError as error:
             skipped.append(str(error))
     if skipped:
-        raise UserError(f"no checkpoint can be loaded: {'; '.join(skipped)}. Move the run folder away to start over")
+        raise UserError(
+            f"no checkpoint can be loaded: {'; '.join(skipped)}. Move the run folder away to start over"
+        )
     return None, []
 
 
@@ -159,4 +163,3 @@ def _newest_first(run_dir: Path) -> list[Path]:
     folder = run_dir / "checkpoints"
     found = [p for p in folder.iterdir() if _NAME.fullmatch(p.name)] if folder.is_dir() else []
     return sorted(found, reverse=True)
-

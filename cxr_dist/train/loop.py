@@ -5,11 +5,11 @@ the optimizer and `TrainingState`; the place in the data is the step, so a run c
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
@@ -56,6 +56,9 @@ class Observer(Protocol):
     def say(self, message: str) -> None:
         """A line for the person who watches."""
 
+    def close(self) -> None:
+        """The run ended, one way or another."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
@@ -70,6 +73,8 @@ class Parts:
     backend: Backend
     step: TrainStep
     plan: Plan
+    open_stream: Callable[[int], Iterator[Batch]]
+    """From a step on, this rank's micro-batches: for each step one per lane, in order."""
     observer: Observer
 
     @property
@@ -99,13 +104,10 @@ class TrainingRun:
         self._saved_step = -1
         self._clock = Clock()
 
-    def run(self, open_stream: Any) -> Outcome:
-        """Train to the end, or to the step after which someone asked to stop (all ranks).
-
-        `open_stream(first_step)` gives the iterator of this rank's micro-batches from that step on.
-        """
+    def run(self) -> Outcome:
+        """Train to the end, or to the step after which someone asked to stop (all ranks)."""
         self.restore()
-        stream = open_stream(self.state.step)
+        stream = self.parts.open_stream(self.state.step)
         self.validate_if_due()
         self._clock.start(self.state.step)
         while not self.finished:
@@ -142,7 +144,9 @@ class TrainingRun:
         if chosen >= 0:
             loaded = checkpoint.load(parts.run_dir / "checkpoints" / f"step-{chosen:08d}")
             if loaded.state.manifest_sha256 != parts.manifest_sha256:
-                raise UserError("the checkpoint was made from other shards (manifest sha256): choose another --out")
+                raise UserError(
+                    "the checkpoint was made from other shards (manifest sha256): choose another --out"
+                )
             parts.model.load_state_dict(loaded.model)
             checkpoint.restore_optimizer(parts.model, parts.optimizer, loaded.optimizer)
             self.state, self._saved_step = loaded.state, chosen
@@ -234,4 +238,3 @@ class TrainingRun:
                 f"loss or gradient not finite in {self.nonfinite} steps in a row, up to step {self.state.step}: "
                 "lower optim.lr, use --precision fp32, or look at the data of these steps"
             )
-

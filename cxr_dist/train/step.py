@@ -64,7 +64,9 @@ class TrainStep:
         lanes = list(zip(self.lanes, batches, strict=True))
         inputs = [self.inputs(step, epoch, lane, batch) for lane, batch in lanes]
         weight = sum((self.loss.weight_sum(i.targets, i.known).double() for i in inputs), torch.zeros(()))
-        totals = torch.stack([weight.to(self.backend.device), torch.tensor(stop, device=weight.device).double()])
+        totals = torch.stack(
+            [weight.to(self.backend.device), torch.tensor(stop, device=weight.device).double()]
+        )
         total_weight, stopping = sum_over_ranks(totals)
         denominator = total_weight.clamp_min(1e-12).to(self.dtype)
 
@@ -124,8 +126,6 @@ class TrainStep:
         share = max(share, 1.0 - share)
         order = permutation(len(targets), _MIXUP_PARTNER, self.config.seed, step, lane)
         partner = torch.from_numpy(order).to(targets.device)
-        return (
-            torch.lerp(images[partner], images, share),
-            torch.lerp(targets[partner], targets, share),
-            known * known[partner],
-        )
+        both_known = known * known[partner]
+        mixed = torch.lerp(targets[partner], targets, share) * both_known
+        return torch.lerp(images[partner], images, share), mixed, both_known

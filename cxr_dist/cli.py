@@ -1,0 +1,223 @@
+"""The front door: one function per command, its arguments parsed by tyro from the function's own signature.
+
+Torch and the rooms are imported inside the commands, so that `cxr-dist --help` answers at once.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from tyro.conf import FlagConversionOff, Positional
+
+from cxr_dist.config import Config
+from cxr_dist.errors import UserError
+from cxr_dist.runs import RUNS, named_run
+
+EXIT_STOPPED = 75  # EX_TEMPFAIL: saved and not finished; start the same command again
+
+_FOLDER = Annotated[Path, tyro.conf.arg(metavar="DIR")]
+
+
+def shard(
+    recipe: Positional[Path],
+    *,
+    out: _FOLDER,
+    source: _FOLDER | None = None,
+    workers: int = 0,
+    allow_left_out: float = 0.01,
+) -> None:
+    """Write a data set as WebDataset shards with an index and a manifest.
+
+    Args:
+        recipe: What to read and how: a YAML file, as in shards/.
+        out: Folder for the shards; a second run with the same recipe continues or does nothing.
+        source: Folder of the data set (the demo reader needs none).
+        workers: Processes; 0: one per core.
+        allow_left_out: Highest share of rows that may be unreadable or missing.
+    """
+    import os
+
+    from rich.console import Console
+
+    from cxr_dist.shard.recipe import load_recipe
+    from cxr_dist.shard.write import print_summary, write_shards
+
+    manifest = write_shards(
+        load_recipe(recipe),
+        source,
+        out,
+        workers=workers or os.cpu_count() or 1,
+        allow_left_out=allow_left_out,
+    )
+    print_summary(manifest, Console())
+
+
+def verify(shards: Positional[_FOLDER]) -> None:
+    """Check shards: counts, sha256, duplicate keys, no patient in two splits. Exit 1 with what is wrong."""
+    from cxr_dist.shard.verify import verify as find_faults
+
+    faults = find_faults(shards)
+    print("\n".join(faults) if faults else "all shards are as they were written")
+    sys.exit(1 if faults else 0)
+
+
+def fetch(*, out: _FOLDER | None = None) -> None:
+    """On a machine with network: download DenseNet-121 and Bio_ClinicalBERT into an offline bundle.
+
+    Args:
+        out: The bundle; default $CXR_DIST_WEIGHTS, else ~/.cache/cxr_dist/weights.
+    """
+    from cxr_dist.model import weights
+
+    folder = out or weights.bundle_folder("")
+    weights.fetch(folder)
+    print(f"weights are in {folder}")
+
+
+def plan(config: Config) -> None:
+    """Dry run: steps, lanes, draws per class, legal world sizes; refuses what training would refuse."""
+    from cxr_dist.dry_run import describe
+
+    for name, value in describe(config).items():
+        print(f"{name:<28}{value}")
+
+
+def train(config: Config) -> None:
+    """Train a run, or resume it where its folder holds a checkpoint."""
+    from cxr_dist.distributed.world import World
+    from cxr_dist.session import run_folder
+    from cxr_dist.session import train as run_training
+    from cxr_dist.train.loop import Outcome
+
+    outcome = run_training(config)
+    if World.from_environment().is_main:
+        print(f"{outcome.value}: {run_folder(config)}")
+    sys.exit(0 if outcome is Outcome.FINISHED else EXIT_STOPPED)
+
+
+def evaluate(
+    run_dir: Positional[_FOLDER],
+    *,
+    split: Literal["test", "val", "train"] = "test",
+    mc_samples: int = 30,
+    shards: _FOLDER | None = None,
+) -> None:
+    """Evaluate a run's best checkpoint; writes RUN_DIR/evaluation/SPLIT/metrics.json and predictions.csv.
+
+    Args:
+        run_dir: A folder that `cxr-dist train` wrote.
+        split: Which split.
+        mc_samples: Monte-Carlo dropout passes; 0: none.
+        shards: The shards, where they have moved since training.
+    """
+    from cxr_dist.inference import evaluate_run
+
+    evaluate_run(run_dir, split, mc_samples, shards)
+
+
+def compare(
+    run_dirs: Positional[tuple[Path, ...]], *, split: str = "test", out: _FOLDER = Path("comparison")
+) -> None:
+    """Set evaluated runs side by side: a table, comparison.json and report.html.
+
+    Args:
+        run_dirs: Evaluated run folders.
+        split: The split that they were evaluated on.
+        out: Folder for comparison.json and report.html.
+    """
+    from cxr_dist.inference import compare_runs
+
+    page = compare_runs(list(run_dirs), split, out)
+    print(f"page: {page.resolve()}")
+
+
+def predict(
+    run_dir: Positional[_FOLDER],
+    *,
+    image: Path,
+    report: str = "",
+    mc_samples: int = 30,
+    out: Path = Path("prediction.png"),
+) -> None:
+    """Class probabilities with uncertainty for one film, and a picture of where the model looked.
+
+    Args:
+        run_dir: A folder that `cxr-dist train` wrote.
+        image: A film, PNG or JPEG.
+        report: The report's text, as much of it as the model was trained to see.
+        mc_samples: Monte-Carlo dropout passes.
+        out: The picture.
+    """
+    from cxr_dist.inference import predict_one
+
+    print(json.dumps(predict_one(run_dir, image, report, mc_samples, out), indent=1))
+
+
+_WITH_CONFIG: dict[str, Callable[[Config], None]] = {"plan": plan, "train": train}
+_PLAIN: dict[str, Callable[..., None]] = {
+    "shard": shard,
+    "verify": verify,
+    "fetch": fetch,
+    "evaluate": evaluate,
+    "compare": compare,
+    "predict": predict,
+}
+_ORDER = ("shard", "verify", "fetch", "plan", "train", "evaluate", "compare", "predict")
+
+
+def main() -> None:
+    """Run a command; a UserError ends it with its one message and exit status 2."""
+    try:
+        _dispatch(sys.argv[1:])
+    except UserError as error:
+        print(f"cxr-dist: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _dispatch(arguments: list[str]) -> None:
+    command = arguments[0] if arguments else "--help"
+    # tyro takes True and False; people type true and false.
+    rest = [a.capitalize() if a in ("true", "false") else a for a in arguments[1:]]
+    if command in _WITH_CONFIG:
+        if not rest or rest[0].startswith("-"):
+            print(_run_help(command))
+            sys.exit(0 if rest[:1] in (["-h"], ["--help"]) else 2)
+        default = named_run(rest[0])
+        prog = f"cxr-dist {command} {rest[0]}"
+        description = _WITH_CONFIG[command].__doc__
+        options = (FlagConversionOff,)
+        config = tyro.cli(
+            Config, default=default, args=rest[1:], prog=prog, description=description, config=options
+        )
+        _WITH_CONFIG[command](config)
+    elif command in _PLAIN:
+        tyro.cli(_PLAIN[command], args=rest, prog=f"cxr-dist {command}", config=(FlagConversionOff,))
+    elif command in ("-h", "--help"):
+        print(_help())
+    else:
+        raise UserError(f"unknown command {command!r}; expected one of: {', '.join(_ORDER)}")
+
+
+def _help() -> str:
+    functions = _WITH_CONFIG | _PLAIN
+    lines = [f"  {name:<10}{(functions[name].__doc__ or '').splitlines()[0]}" for name in _ORDER]
+    return "\n".join(
+        [
+            "usage: cxr-dist COMMAND …      (cxr-dist COMMAND --help for its arguments)",
+            "",
+            "Train chest X-ray classifiers on images and radiology reports together.",
+            "Research software, not for clinical use.",
+            "",
+            *lines,
+        ]
+    )
+
+
+def _run_help(command: str) -> str:
+    lines = [f"  {name:<10}{(run.__doc__ or '').splitlines()[0]}" for name, run in RUNS.items()]
+    return "\n".join(
+        [f"usage: cxr-dist {command} RUN [--section.field VALUE …]", "", "RUN is one of", *lines]
+    )

@@ -1,0 +1,62 @@
+"""`cxr-dist plan`: what a run would do, from the manifest alone; refuses what training would refuse."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cxr_dist.config import Config
+from cxr_dist.data.loader import training_plan
+from cxr_dist.model.classifier import build_classifier
+from cxr_dist.session import check_against
+from cxr_dist.shard.manifest import load_manifest
+
+_BYTES_PER_PARAMETER = 16  # fp32 weight, gradient and two Adam moments
+
+
+def describe(config: Config) -> dict[str, str]:
+    """Name -> value, in the order in which a person asks."""
+    manifest = load_manifest(Path(config.data.shards))
+    check_against(config, manifest)
+    plan = training_plan(config.data, manifest, config.seed)
+    steps = config.train.epochs * plan.steps_per_epoch
+    if config.train.max_steps:
+        steps = min(steps, config.train.max_steps)
+    legal = [str(w) for w in range(1, plan.num_lanes + 1) if plan.num_lanes % w == 0]
+    facts = {
+        "training samples": f"{plan.num_samples} in {len(plan.shard_mass)} shards",
+        "steps per epoch": f"{plan.steps_per_epoch} of global batch {plan.global_batch}",
+        "steps in all": str(steps),
+        "lanes": f"{plan.num_lanes} of micro-batch {plan.micro_batch}",
+        "legal world sizes": ", ".join(legal),
+    }
+    names = [*manifest.classes, "none of them"]
+    samples = plan.shard_group_counts.sum(axis=0)
+    for name, drawn, have in zip(names, plan.expected_draws(), samples, strict=False):
+        if have:
+            facts[f"draws of {name}"] = (
+                f"{drawn:.1f} per epoch from {have} samples ({drawn / have:.2f} times each)"
+            )
+    parameters = _parameters(config, len(manifest.classes))
+    facts["parameters"] = (
+        f"{parameters / 1e6:.1f} million" if parameters else "not known before the run starts"
+    )
+    if parameters:
+        facts["weights and optimizer"] = (
+            f"{parameters * _BYTES_PER_PARAMETER / 2**30:.2f} GiB a rank (DDP), no activations"
+        )
+    return facts
+
+
+def _parameters(config: Config, num_classes: int) -> int | None:
+    """Number of parameters; None where the text encoder's size is only known when the run starts."""
+    from cxr_dist.model.weights import bundle_folder, resolve_text_encoder
+
+    text = None
+    if config.model.uses_text:
+        if config.model.text_encoder == "tiny":
+            return None
+        text = resolve_text_encoder(config.model.text_encoder, bundle_folder(config.model.weights))
+    with torch.device("meta"):
+        model = build_classifier(config.model, num_classes, text)
+    return int(np.sum([p.numel() for p in model.parameters()]))

@@ -1,0 +1,136 @@
+"""Running the model over a split: canonical batches in, the split's predictions out, on every rank the same.
+
+No collective inside the loop; at the end one gather, and it is an error if the sample ids that came back are
+not exactly the split's. So the table does not depend on the number of ranks or shards.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cxr_dist.config import Config
+from cxr_dist.data.batch import Batch
+from cxr_dist.data.loader import evaluation_loader
+from cxr_dist.data.plan import evaluation_batches
+from cxr_dist.data.store import ShardStore
+from cxr_dist.data.text import ReportTokenizer
+from cxr_dist.distributed.backend import autocast
+from cxr_dist.distributed.reduce import gather_rows
+from cxr_dist.distributed.world import World
+from cxr_dist.errors import UserError
+from cxr_dist.evaluate.predictions import Predictions
+from cxr_dist.evaluate.uncertainty import McSummary, summarise
+from cxr_dist.model.classifier import Classifier
+from cxr_dist.model.image import normalise
+from cxr_dist.shard.manifest import Manifest, Task
+
+
+@torch.no_grad()
+def predict_batch(
+    model: Classifier, batch: Batch, config: Config, task: Task, mc_samples: int, device: torch.device
+) -> np.ndarray:
+    """One row per sample, float64 [b, 1 + C (+ 2 C + 2)]: id, probabilities, and the summary of the passes.
+
+    The model is in eval mode; BatchNorm stays there during the stochastic passes, whose dropout masks follow
+    from (seed, sample, pass).
+    """
+    batch = batch.to(device)
+    dtype = next(model.parameters()).dtype
+    images = normalise(batch.images, dtype) if batch.images is not None else None
+    with autocast(device, config.precision):
+        features = model.encode(images, batch.tokens, batch.attention_mask)
+        columns = [batch.sample_ids[:, None], probabilities(model.classify(features), task)]
+        if mc_samples:
+            logits = model.mc_logits(features, batch.sample_ids, range(mc_samples), config.seed)
+            mc = summarise(probabilities(logits, task).cpu().numpy(), task)
+            summary = [mc.mean, mc.variance, mc.predictive_entropy[:, None], mc.expected_entropy[:, None]]
+            columns += [torch.from_numpy(column) for column in summary]
+    return np.concatenate([column.double().cpu().numpy() for column in columns], axis=1)
+
+
+def probabilities(logits: torch.Tensor, task: Task) -> torch.Tensor:
+    """Softmax over the classes, or a sigmoid for each label, in float64."""
+    return logits.double().softmax(-1) if task == "multiclass" else logits.double().sigmoid()
+
+
+def predict_split(
+    model: Classifier,
+    config: Config,
+    manifest: Manifest,
+    split: str,
+    *,
+    tokenizer: ReportTokenizer | None,
+    world: World,
+    device: torch.device,
+    mc_samples: int = 0,
+) -> Predictions:
+    """Predictions on a whole split (all ranks); `mc_samples` stochastic passes, 0: none."""
+    was_training = model.training
+    model.eval()
+    batches = evaluation_loader(
+        config.data,
+        manifest,
+        split,
+        rank=world.rank,
+        world_size=world.world_size,
+        tokenizer=tokenizer,
+        with_images=config.model.uses_image,
+    )
+    rows = _gather(
+        [predict_batch(model, batch, config, manifest.task, mc_samples, device) for batch in batches],
+        manifest.split(split).samples,
+        config.data.evaluation_batch,
+        world,
+        device,
+    )
+    model.train(was_training)
+    return _table(rows, config, manifest, split, mc_samples)
+
+
+def _gather(
+    parts: list[np.ndarray], num_samples: int, batch: int, world: World, device: torch.device
+) -> np.ndarray:
+    """All ranks' rows, by sample id; raises where an id is missing or there twice."""
+    ranks = range(world.world_size)
+    counts = [sum(map(len, evaluation_batches(num_samples, batch, r, world.world_size))) for r in ranks]
+    mine = np.concatenate(parts) if parts else None
+    width = torch.tensor([mine.shape[1] if mine is not None else 0], device=device)
+    widths = gather_rows(width, [1] * world.world_size)
+    rows = torch.from_numpy(mine if mine is not None else np.empty((0, int(widths.max())))).to(device)
+    everything = gather_rows(rows, counts).cpu().numpy()
+    everything = everything[np.argsort(everything[:, 0], kind="stable")]
+    if not np.array_equal(everything[:, 0], np.arange(num_samples)):
+        raise UserError(
+            f"the predictions of {len(everything)} samples came back for a split of {num_samples}, or not each "
+            "once: run `cxr-dist verify` on the shards, and report this"
+        )
+    return everything
+
+
+def _table(rows: np.ndarray, config: Config, manifest: Manifest, split: str, mc_samples: int) -> Predictions:
+    classes = len(manifest.classes)
+    store = ShardStore(Path(config.data.shards), manifest, split)
+    index = np.concatenate([np.asarray(store.index(shard)) for shard in range(len(store.shards))])
+    store.close()
+    _, deterministic, mean, variance, entropies = np.split(
+        rows, np.cumsum([1, classes, classes, classes]), axis=1
+    )
+    summary = None
+    if mc_samples:
+        summary = McSummary(
+            mean=mean,
+            variance=variance,
+            predictive_entropy=entropies[:, 0],
+            expected_entropy=entropies[:, 1],
+            passes=mc_samples,
+        )
+    return Predictions(
+        task=manifest.task,
+        classes=manifest.classes,
+        keys=[key.decode("ascii") for key in index["key"]],
+        patients=[patient.decode("ascii") for patient in index["patient"]],
+        labels=index["label"].astype(np.int16),
+        probabilities=deterministic,
+        mc=summary,
+    )

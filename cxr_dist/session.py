@@ -1,0 +1,194 @@
+"""Assembly: from a configuration to the parts of a run, and from a run folder to its trained model.
+
+The one module, with cli.py, that knows all rooms. Nothing is computed here; each helper returns one thing.
+"""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cxr_dist.config import Config
+from cxr_dist.data.batch import Batch
+from cxr_dist.data.loader import training_batches, training_plan
+from cxr_dist.data.store import ShardStore
+from cxr_dist.data.text import ReportTokenizer, prepare_text_folder, report_text
+from cxr_dist.distributed.backend import Backend, start, stop
+from cxr_dist.distributed.reduce import wait_for_all
+from cxr_dist.distributed.world import World, lanes_of
+from cxr_dist.errors import UserError
+from cxr_dist.model.classifier import Classifier, build_classifier, load_pretrained
+from cxr_dist.model.losses import ClassificationLoss, balanced_class_weights, balanced_positive_weights
+from cxr_dist.model.weights import bundle_folder, resolve_text_encoder
+from cxr_dist.observer import RunObserver
+from cxr_dist.shard.manifest import Manifest, load_manifest
+from cxr_dist.train import checkpoint
+from cxr_dist.train.loop import Outcome, Parts, TrainingRun
+from cxr_dist.train.preempt import StopRequest
+from cxr_dist.train.run_folder import manifest_sha256, open_run_folder, write_environment
+from cxr_dist.train.step import TrainStep
+
+_VOCABULARY_REPORTS = 50_000  # reports that a made-from-scratch vocabulary is learned from, at most
+
+
+def train(config: Config) -> Outcome:
+    """Train, or resume, the run of a configuration; started once per rank (all ranks)."""
+    world = World.from_environment()
+    manifest = load_manifest(Path(config.data.shards))
+    check_against(config, manifest)
+    lanes_of(world, config.data.num_lanes)
+    asked_to_stop = StopRequest(config.train.max_minutes)
+    device = start(world, config.train.timeout_minutes)
+    try:
+        if world.is_main:
+            prepare_run_folder(config, manifest, world, device)
+        wait_for_all()
+        parts = parts_of(config, manifest, world, device)
+        with contextlib.closing(parts.observer):
+            return TrainingRun(parts, asked_to_stop).run()
+    finally:
+        stop()
+
+
+def prepare_run_folder(config: Config, manifest: Manifest, world: World, device: torch.device) -> None:
+    """Create or reopen the run folder with all that does not change during training (rank 0)."""
+    run_dir = run_folder(config)
+    open_run_folder(run_dir, config)
+    write_environment(run_dir, device, world.world_size, manifest_sha256(Path(config.data.shards)))
+    prepare_text(config, manifest, run_dir)
+
+
+def parts_of(config: Config, manifest: Manifest, world: World, device: torch.device) -> Parts:
+    """Everything that a training run is made of (all ranks); the run folder is prepared."""
+    run_dir, lanes = run_folder(config), lanes_of(world, config.data.num_lanes)
+    plan = training_plan(config.data, manifest, config.seed)
+    tokenizer = tokenizer_of(config, run_dir)
+    model = new_model(config, manifest, run_dir, device)
+    optimizer = new_optimizer(config, model)
+    backend = Backend(world, device, config.precision)
+    backend.prepare(model, optimizer)
+
+    def stream(first_step: int) -> Iterator[Batch]:
+        return training_batches(
+            config.data,
+            manifest,
+            plan,
+            lanes=lanes,
+            first_step=first_step,
+            tokenizer=tokenizer,
+            with_images=config.model.uses_image,
+        )
+
+    return Parts(
+        config=config,
+        world=world,
+        run_dir=run_dir,
+        manifest_sha256=manifest_sha256(Path(config.data.shards)),
+        model=model,
+        optimizer=optimizer,
+        backend=backend,
+        step=TrainStep(config, backend, new_loss(config, manifest), len(manifest.classes), lanes),
+        plan=plan,
+        open_stream=stream,
+        observer=RunObserver(config, manifest, run_dir, world, device, tokenizer),
+    )
+
+
+def run_folder(config: Config) -> Path:
+    """Where the run lives: --out, else runs/NAME."""
+    return Path(config.out or f"runs/{config.run}")
+
+
+def check_against(config: Config, manifest: Manifest) -> None:
+    """Raise UserError for a configuration that these shards cannot serve, before anything is started."""
+    absent = [name for name in config.data.text_sections if name not in manifest.text_sections]
+    if config.model.uses_text and absent:
+        raise UserError(
+            f"the shards have no text section {absent[0]!r}; set --data.text-sections to some of: "
+            f"{', '.join(manifest.text_sections) or '(none: use --model.mode image)'}"
+        )
+
+
+def prepare_text(config: Config, manifest: Manifest, run_dir: Path) -> None:
+    """Put the text encoder's configuration and tokenizer into the run folder (rank 0)."""
+    if not config.model.uses_text:
+        return
+    tiny = config.model.text_encoder == "tiny"
+    source = (
+        None if tiny else resolve_text_encoder(config.model.text_encoder, bundle_folder(config.model.weights))
+    )
+    prepare_text_folder(run_dir / "text_encoder", source, _reports(config, manifest))
+
+
+def _reports(config: Config, manifest: Manifest) -> Iterator[str]:
+    store = ShardStore(Path(config.data.shards), manifest, "train")
+    positions = ((shard, i) for shard, entry in enumerate(store.shards) for i in range(entry.samples))
+    for (shard, sample), _ in zip(positions, range(_VOCABULARY_REPORTS), strict=False):
+        yield report_text(json.loads(store.read(shard, sample)["json"]), config.data.text_sections)
+    store.close()
+
+
+def tokenizer_of(config: Config, run_dir: Path) -> ReportTokenizer | None:
+    """The run's tokenizer; None in image mode."""
+    if not config.model.uses_text:
+        return None
+    return ReportTokenizer(run_dir / "text_encoder", config.data.max_tokens)
+
+
+def new_model(config: Config, manifest: Manifest, run_dir: Path, device: torch.device) -> Classifier:
+    """The network with its first weights: random from the seed, encoders pretrained where asked (all ranks)."""
+    torch.manual_seed(config.seed)
+    text = run_dir / "text_encoder" if config.model.uses_text else None
+    model = build_classifier(config.model, len(manifest.classes), text)
+    if config.model.pretrained:
+        source = None
+        if text is not None and config.model.text_encoder != "tiny":
+            source = resolve_text_encoder(config.model.text_encoder, bundle_folder(config.model.weights))
+        load_pretrained(model, config.model, source)
+    return model.to(device, torch.float64 if config.precision == "fp64" else torch.float32)
+
+
+def new_optimizer(config: Config, model: Classifier) -> torch.optim.Optimizer:
+    """Adam or AdamW over all parameters; frozen ones have no gradient and are passed over."""
+    kinds: dict[str, type[torch.optim.Adam]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    return kinds[config.optim.name](
+        model.parameters(), lr=config.optim.lr, weight_decay=config.optim.weight_decay
+    )
+
+
+def new_loss(config: Config, manifest: Manifest) -> ClassificationLoss:
+    """The loss with class weights from the training split's counts."""
+    weights = None
+    if config.loss.class_weights == "balanced":
+        counts = manifest.split("train").label_counts
+        positive = np.array([counts[name]["positive"] for name in manifest.classes])
+        negative = np.array([counts[name]["negative"] for name in manifest.classes])
+        multiclass = manifest.task == "multiclass"
+        weights = (
+            balanced_class_weights(positive) if multiclass else balanced_positive_weights(positive, negative)
+        )
+    return ClassificationLoss(
+        name=config.loss.name, gamma=config.loss.gamma, class_weights=weights, task=manifest.task
+    )
+
+
+def trained_model(
+    config: Config, manifest: Manifest, run_dir: Path, device: torch.device
+) -> tuple[Classifier, int]:
+    """The best checkpoint's model in eval mode, and its step; the newest where no validation chose a best."""
+    best = run_dir / "best"
+    if best.exists():
+        found = checkpoint.load(best.resolve())
+    else:
+        newest, _ = checkpoint.newest_valid(run_dir)
+        if newest is None:
+            raise UserError(f"{run_dir} has no checkpoint yet: run `cxr-dist train` first")
+        found = newest
+    text = run_dir / "text_encoder" if config.model.uses_text else None
+    model = build_classifier(config.model, len(manifest.classes), text)
+    model.load_state_dict(found.model)
+    model.to(device, torch.float64 if config.precision == "fp64" else torch.float32)
+    return model.eval(), found.state.step

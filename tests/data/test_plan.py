@@ -1,0 +1,150 @@
+"""The plan's promises, for any shards, weights and batch sizes: no process, no file."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cxr_dist.data.plan import Plan, evaluation_batches, group_weights
+from cxr_dist.errors import UserError
+
+
+def plan_of(
+    counts: list[list[int]],
+    weights: list[int] | None = None,
+    global_batch: int = 4,
+    micro_batch: int = 2,
+    seed: int = 0,
+    shuffle_shards: int = 2,
+) -> Plan:
+    table = np.array(counts, dtype=np.int64)
+    weights = weights or [1] * table.shape[1]
+    return Plan(
+        shard_group_counts=table,
+        weights=np.array(weights, dtype=np.int64),
+        global_batch=global_batch,
+        micro_batch=micro_batch,
+        seed=seed,
+        shuffle_shards=shuffle_shards,
+    )
+
+
+def samples_of(plan: Plan, epoch: int) -> list[tuple[int, int]]:
+    """(shard, sample) of every draw of an epoch, lane by lane, window by window."""
+    drawn = []
+    for lane in range(plan.num_lanes):
+        for window in range(-(-plan.draws_per_lane // plan.window)):
+            shards, places = plan.locate(epoch, plan.window_draws(epoch, lane, window))
+            for shard, place in zip(shards, places, strict=True):
+                groups = np.repeat(
+                    np.arange(plan.shard_group_counts.shape[1]), plan.shard_group_counts[shard]
+                )
+                order, mass = plan.sample_order(epoch, int(shard), groups.astype(np.int16))
+                drawn.append((int(shard), int(order[np.searchsorted(mass, place, side="right")])))
+    return drawn
+
+
+shard_tables = st.lists(st.lists(st.integers(0, 12), min_size=2, max_size=2), min_size=1, max_size=9).filter(
+    lambda rows: np.sum(rows) >= 12 and np.all(np.sum(rows, axis=1) > 0)
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(shard_tables, st.integers(1, 50), st.integers(0, 5), st.sampled_from([(4, 2), (12, 3), (6, 6)]))
+def test_each_sample_is_drawn_floor_or_ceil_of_its_expectation(rows, heavy, epoch, batches):
+    plan = plan_of(rows, [7, 7 * heavy], *batches)
+    times = Counter(samples_of(plan, epoch))
+    assert sum(times.values()) == plan.num_draws
+    mass = int(plan.shard_mass.sum())
+    for shard, (light, rest) in enumerate(rows):
+        for sample in range(light + rest):
+            weight = 7 if sample < light else 7 * heavy
+            low, remainder = divmod(plan.num_draws * weight, mass)
+            assert times[shard, sample] in ({low, low + 1} if remainder else {low})
+
+
+@settings(max_examples=40, deadline=None)
+@given(shard_tables, st.integers(0, 3), st.sampled_from([(4, 2), (12, 3), (5, 1)]))
+def test_equal_weights_draw_each_sample_at_most_once(rows, epoch, batches):
+    plan = plan_of(rows, None, *batches)
+    drawn = samples_of(plan, epoch)
+    assert len(drawn) == len(set(drawn)) == plan.num_samples // batches[0] * batches[0]
+
+
+def test_the_samples_that_sit_out_change_every_epoch():
+    plan = plan_of([[10, 3], [10, 0], [4, 4]], global_batch=10, micro_batch=5)
+    everyone = {(s, i) for s, n in enumerate([13, 10, 8]) for i in range(n)}
+    out = [frozenset(everyone - set(samples_of(plan, epoch))) for epoch in range(20)]
+    assert all(len(left) == 1 for left in out)
+    assert len(set(out)) > 8
+
+
+def test_lanes_have_the_same_length_and_partition_the_draws():
+    plan = plan_of([[40, 9], [31, 2], [17, 5]], [3, 11], global_batch=12, micro_batch=3)
+    lanes = [
+        np.concatenate([plan.window_draws(4, lane, w) for w in range(-(-plan.draws_per_lane // plan.window))])
+        for lane in range(plan.num_lanes)
+    ]
+    assert {len(lane) for lane in lanes} == {plan.draws_per_lane}
+    assert sorted(np.concatenate(lanes)) == list(range(plan.num_draws))
+
+
+def test_a_lane_touches_only_its_stretch_of_the_shards():
+    plan = plan_of([[100, 0]] * 64, global_batch=64, micro_batch=8)
+    for lane in range(plan.num_lanes):
+        draws = lane * plan.draws_per_lane + np.arange(plan.draws_per_lane)
+        assert len(np.unique(plan.locate(2, draws)[0])) <= 64 / plan.num_lanes + 2
+
+
+def test_epochs_and_seeds_give_other_orders_and_the_same_seed_the_same():
+    rows = [[50, 3]] * 6
+    first = samples_of(plan_of(rows, [1, 5], seed=1), 0)
+    assert samples_of(plan_of(rows, [1, 5], seed=1), 0) == first
+    assert samples_of(plan_of(rows, [1, 5], seed=1), 1) != first
+    assert samples_of(plan_of(rows, [1, 5], seed=2), 0) != first
+
+
+def test_positions_of_neighbours_are_unrelated_between_epochs():
+    plan = plan_of([[250, 0]] * 8, global_batch=20, micro_batch=20, shuffle_shards=8)
+    place = [np.argsort([s * 250 + i for s, i in samples_of(plan, epoch)]) for epoch in (0, 1)]
+    assert abs(np.corrcoef(*place)[0, 1]) < 0.1
+
+
+@pytest.mark.parametrize("temper", [0.0, 0.5, 1.0])
+def test_group_weights_follow_the_inverse_frequency(temper):
+    counts = np.array([900, 90, 10, 0])
+    weights = group_weights(counts, temper)
+    assert weights[3] == 0
+    np.testing.assert_allclose(weights[:3] / weights[0], (900 / counts[:3]) ** temper, rtol=1e-4)
+
+
+def test_expected_draws_are_what_an_epoch_draws():
+    plan = plan_of([[90, 4], [80, 2], [75, 1]], list(group_weights(np.array([245, 7]), 1.0)), 12, 4)
+    heavy = sum(sample >= [90, 80, 75][shard] for shard, sample in samples_of(plan, 0))
+    assert abs(heavy - plan.expected_draws()[1]) <= 7
+    np.testing.assert_allclose(plan.expected_draws(), plan.num_draws / 2, rtol=1e-3)
+
+
+def test_positions_stay_exact_at_a_thousand_million_samples():
+    plan = plan_of([[10_000_000, 7]] * 100, [65536, 65536 * 999], global_batch=8192, micro_batch=32)
+    draws = np.array([0, 1, plan.num_draws // 2, plan.num_draws - 1])
+    order, before, offset = plan._epoch(3)
+    shards, places = plan.locate(3, draws)
+    for draw, shard, place in zip(draws.tolist(), shards, places, strict=True):
+        exact = (draw * int(before[-1]) + offset) // plan.num_draws
+        assert int(before[list(order).index(shard)]) + int(place) == exact
+
+
+def test_a_split_smaller_than_the_global_batch_is_refused():
+    with pytest.raises(UserError, match="3 samples, fewer than data.global_batch 4"):
+        plan_of([[2, 1]])
+
+
+@given(st.integers(1, 200), st.integers(1, 40), st.integers(1, 9))
+def test_evaluation_batches_cover_the_split_once_at_any_world_size(samples, batch, world_size):
+    parts = [evaluation_batches(samples, batch, rank, world_size) for rank in range(world_size)]
+    assert sorted(i for part in parts for b in part for i in b) == list(range(samples))
+    whole = {b for b in evaluation_batches(samples, batch, 0, 1)}
+    assert {b for part in parts for b in part} == whole
