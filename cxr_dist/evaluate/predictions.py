@@ -5,7 +5,7 @@ opaque keys and patient hashes, never report text or file names of the source.
 """
 
 import csv
-import os
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from cxr_dist.errors import UserError
 from cxr_dist.evaluate.uncertainty import McSummary
+from cxr_dist.files import write_whole
 from cxr_dist.shard.manifest import UNKNOWN, Task
 
 Bools = NDArray[np.bool_]
@@ -99,15 +100,11 @@ class Predictions:
 
     def write_csv(self, path: Path) -> None:
         """Write predictions.csv whole or not at all. Floats are written so that they read back exactly."""
-        columns = _columns(self)
-        temporary = path.with_name(path.name + ".tmp")
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(columns)
-            writer.writerows(zip(*columns.values(), strict=True))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        columns, text = _columns(self), io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
+        write_whole(path, text.getvalue())
 
     @classmethod
     def read_csv(cls, path: Path) -> "Predictions":

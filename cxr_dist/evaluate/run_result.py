@@ -1,0 +1,125 @@
+"""A finished run folder in, everything that it says of itself out: configuration, metrics, curves, machine.
+
+The numbers are those that the run wrote; nothing is computed anew.
+"""
+
+import json
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cxr_dist.config import Config, load_config
+from cxr_dist.errors import UserError
+from cxr_dist.evaluate.predictions import Predictions
+from cxr_dist.files import sha256_of
+from cxr_dist.shard.manifest import Manifest, load_manifest
+
+FIELDS = (
+    "run",
+    "mode",
+    "split",
+    "text_sections",
+    "split_by",
+    "made_data",
+    "label_source",
+    "checkpoint_step",
+)
+"""What metrics.json says beside the metrics."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A metric with its 95% interval; None where it is not defined."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """All that a finished run says of itself."""
+
+    name: str
+    """The run folder's name, unique in the comparison."""
+    config: Config
+    evaluation: dict[str, Any]
+    """metrics.json of the split."""
+    predictions: Predictions
+    history: list[dict[str, Any]]
+    """metrics.jsonl."""
+    environment: dict[str, Any]
+    manifest: Manifest | None
+    """None where the shards are gone, or are no longer those that the run was trained on."""
+
+    @property
+    def mode(self) -> str:
+        """`image`, `text` or `fused`."""
+        return str(self.evaluation["mode"])
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """What `compute_metrics` found."""
+        return dict(self.evaluation["metrics"])
+
+    def estimate(self, *path: str) -> Estimate:
+        """The metric at a path of keys, e.g. ("macro", "f1"), with its interval."""
+        value: Any = self.metrics
+        interval: Any = self.evaluation["intervals"]
+        for key in path:
+            value, interval = value[key], interval.get(key, {})
+        return Estimate(value=value, low=interval.get("low"), high=interval.get("high"))
+
+
+def read_run(folder: Path, name: str, split: str) -> RunResult:
+    """Read RUN_DIR; raises UserError, with the command to run, where it or its evaluation is not whole."""
+    config = load_config(folder / "config.yaml")
+    evaluated = folder / "evaluation" / split
+    again = f"run `cxr-dist evaluate {folder} --split {split}`"
+    if not (evaluated / "metrics.json").is_file():
+        raise UserError(f"{name} has no evaluation on split {split!r}: {again}")
+    evaluation = _read_json(evaluated / "metrics.json")
+    lacking = [field for field in (*FIELDS, "metrics", "intervals") if field not in evaluation]
+    if lacking:
+        raise UserError(f"metrics.json of {name} lacks {', '.join(lacking)}: {again} again")
+    predictions = Predictions.read_csv(evaluated / "predictions.csv")
+    if len(predictions) != evaluation["metrics"]["n"]:
+        raise UserError(
+            f"predictions.csv of {name} has {len(predictions)} rows, its metrics.json speaks of "
+            f"{evaluation['metrics']['n']}: {again} again"
+        )
+    environment = _read_json(folder / "environment.json")
+    return RunResult(
+        name=name,
+        config=config,
+        evaluation=evaluation,
+        predictions=predictions,
+        history=_read_history(folder / "metrics.jsonl"),
+        environment=environment,
+        manifest=_manifest_of(config, environment),
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"no {path.name} in {path.parent}: that is not a whole run folder") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is not JSON (line {error.lineno}): write it again") from None
+    return dict(found)
+
+
+def _read_history(path: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl; a last line without its newline is still being written, and left out."""
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+
+def _manifest_of(config: Config, environment: dict[str, Any]) -> Manifest | None:
+    path = Path(config.data.shards) / "manifest.json"
+    if path.is_file() and sha256_of(path) == environment.get("manifest_sha256"):
+        with suppress(UserError):  # of a format that this release no longer reads: as good as gone
+            return load_manifest(path.parent)
+    return None

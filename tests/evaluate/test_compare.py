@@ -1,0 +1,146 @@
+"""Run folders become one table, or a message that says why they cannot."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_runs import make_predictions, make_run, make_runs
+
+from cxr_dist.errors import UserError
+from cxr_dist.evaluate.compare import compare
+from cxr_dist.evaluate.metrics import to_json
+
+
+def test_values_are_those_of_each_metrics_json(tmp_path: Path) -> None:
+    found = compare(make_runs(tmp_path)).to_dict()
+    assert [(run["name"], run["mode"]) for run in found["runs"]] == [
+        ("baseline", "image"),
+        ("text-only", "text"),
+        ("enhanced", "fused"),
+    ]
+    for run in found["runs"]:
+        written = json.loads((tmp_path / run["name"] / "evaluation/test/metrics.json").read_text())
+        auc = run["metrics"]["macro_roc_auc"]
+        assert auc == {"value": written["metrics"]["macro"]["roc_auc"]} | {
+            side: written["intervals"]["macro"]["roc_auc"][side] for side in ("low", "high")
+        }
+        assert auc["low"] < auc["value"] < auc["high"]
+        assert (
+            run["metrics"]["roc_auc/nodule"]["value"] == written["metrics"]["per_class"]["nodule"]["roc_auc"]
+        )
+    assert found["samples"] == 150
+    assert found["made_data"] is True
+    to_json(found)
+
+
+def test_manifest_is_read_while_it_is_the_one_of_the_run(tmp_path: Path) -> None:
+    runs = make_runs(tmp_path)
+    manifest = compare(runs).runs[0].manifest
+    assert manifest is not None
+    assert manifest.splits["train"].patients == 466
+    (tmp_path / "shards" / "manifest.json").write_text("{}")
+    assert compare(runs).runs[0].manifest is None
+
+
+def test_a_line_that_is_still_being_written_is_left_out(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a", make_predictions(n=20))
+    whole = compare([run]).runs[0].history
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 250, "lo')
+    assert compare([run]).runs[0].history == whole
+
+
+def test_same_folder_names_take_their_parents_along(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / parent / "enhanced", make_predictions(n=20)) for parent in ("seed1", "seed2")]
+    assert [run.name for run in compare(runs).runs] == ["seed1/enhanced", "seed2/enhanced"]
+
+
+def test_order_of_samples_does_not_matter(tmp_path: Path) -> None:
+    made = make_predictions(n=30, passes=0)
+    back = np.arange(30)[::-1]
+    turned = dataclasses.replace(
+        made,
+        keys=made.keys[::-1],
+        patients=made.patients[::-1],
+        labels=made.labels[back],
+        probabilities=made.probabilities[back],
+    )
+    assert len(compare([make_run(tmp_path / "a", made), make_run(tmp_path / "b", turned)]).runs) == 2
+
+
+def test_refuses_what_cannot_be_compared(tmp_path: Path) -> None:
+    a = make_run(tmp_path / "a", make_predictions(n=30))
+    fewer = make_run(tmp_path / "fewer", make_predictions(n=20))
+    with pytest.raises(UserError, match=r"different samples \(30 and 20, 20 in common\)"):
+        compare([a, fewer])
+    others = make_run(tmp_path / "others", make_predictions(n=30, classes=("x", "y", "z")))
+    with pytest.raises(UserError, match=r"a and others predict different classes \(normal, .* \| x, y, z\)"):
+        compare([a, others])
+    relabelled = make_predictions(n=30)
+    relabelled.labels[:2] = 4 - relabelled.labels[:2]
+    relabelled.labels[3] = (relabelled.labels[3] + 1) % 5
+    with pytest.raises(UserError, match=r"different labels \([123] of 30 samples differ\)"):
+        compare([a, make_run(tmp_path / "relabelled", relabelled)])
+    with pytest.raises(UserError, match="given twice"):
+        compare([a, tmp_path / "." / "a"])
+    with pytest.raises(UserError, match="name at least one run folder"):
+        compare([])
+
+
+def test_refuses_a_run_without_a_whole_evaluation(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a", make_predictions(n=30))
+    with pytest.raises(
+        UserError, match=r"no evaluation on split 'val': run `cxr-dist evaluate .*a --split val`"
+    ):
+        compare([run], split="val")
+    metrics = run / "evaluation/test/metrics.json"
+    whole = json.loads(metrics.read_text())
+    metrics.write_text(json.dumps({k: v for k, v in whole.items() if k != "mode"}))
+    with pytest.raises(UserError, match=r"metrics\.json of a lacks mode: run `cxr-dist evaluate"):
+        compare([run])
+    whole["metrics"]["n"] = 31
+    metrics.write_text(json.dumps(whole))
+    with pytest.raises(UserError, match=r"has 30 rows, its metrics\.json speaks of 31"):
+        compare([run])
+    metrics.write_text("{")
+    with pytest.raises(UserError, match=r"metrics\.json is not JSON \(line 1\)"):
+        compare([run])
+
+
+def test_refuses_a_folder_that_is_no_whole_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no config\.yaml in .*: that is not a run folder"):
+        compare([tmp_path / "nothing"])
+    run = make_run(tmp_path / "a", make_predictions(n=30))
+    (run / "environment.json").unlink()
+    with pytest.raises(UserError, match=r"no environment\.json in .*: that is not a whole run folder"):
+        compare([run])
+
+
+def warnings_of(folder: Path, text_skill: float, **options) -> str:  # type: ignore[no-untyped-def]
+    fused = make_run(folder / "enhanced", make_predictions(skill=2.6, seed=2), mode="fused", **options)
+    text = make_run(folder / "text", make_predictions(skill=text_skill, seed=1), mode="text")
+    return "\n".join(compare([fused, text]).warnings)
+
+
+def test_warns_when_the_report_gives_the_answer_away(tmp_path: Path) -> None:
+    told = warnings_of(tmp_path / "told", 2.6)
+    assert "The report alone (text, macro ROC AUC 0.9" in told
+    assert "reaches the 95% interval of enhanced" in told
+    assert warnings_of(tmp_path / "silent", 0.8) == ""
+
+
+def test_warns_of_impression_split_by_image_and_other_shards(tmp_path: Path) -> None:
+    sections = ("findings", "impression")
+    found = warnings_of(tmp_path, 0.8, sections=sections, split_by="image")
+    assert "The IMPRESSION is among the sections" in found
+    assert "The split is by image" in found
+    environment = tmp_path / "text" / "environment.json"
+    environment.write_text(environment.read_text().replace('"manifest_sha256": "', '"manifest_sha256": "x'))
+    assert "different shard folders" in "".join(compare([tmp_path / "enhanced", tmp_path / "text"]).warnings)
+
+
+def test_says_that_a_report_only_run_is_missing(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "enhanced", make_predictions(n=30))
+    assert "train one with --model.mode text" in compare([run]).warnings[0]
