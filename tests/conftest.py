@@ -1,9 +1,15 @@
 """Shared fixtures: where the real data are, and one thread per process so that numbers repeat."""
 
+import dataclasses
 import os
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from cxr_dist.config import Config
+from cxr_dist.runs import named_run
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -17,3 +23,58 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data: set CXR_DIST_REAL_DATA (looked in {folder})")
     return folder
+
+
+TINY_RECIPE = """
+reader: demo
+demo: {studies: 120, side: 64, seed: 0}
+labels:
+  task: multiclass
+  classes: {Normal: normal, Cardiomegaly: cardiomegaly, Effusion: effusion, Opacity: opacity, Nodule: nodule}
+split: {by: patient, train: 0.6, val: 0.2, test: 0.2, seed: 1}
+image: {short_side: 64, quality: 90}
+shard: {samples: 13}
+"""
+
+
+@pytest.fixture(scope="session")
+def tiny_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of 120 small made studies, in shards of 13 samples; read-only."""
+    from cxr_dist.shard.recipe import load_recipe
+    from cxr_dist.shard.write import write_shards
+
+    folder = tmp_path_factory.mktemp("tiny")
+    (folder / "recipe.yaml").write_text(TINY_RECIPE)
+    write_shards(load_recipe(folder / "recipe.yaml"), None, folder / "shards", workers=1)
+    return folder / "shards"
+
+
+@pytest.fixture
+def tiny_config(tiny_shards: Path, tmp_path: Path) -> Config:
+    """The demo run, cut down to seconds, on `tiny_shards`."""
+    demo = named_run("demo")
+    data = dataclasses.replace(
+        demo.data,
+        shards=str(tiny_shards),
+        global_batch=16,
+        micro_batch=4,
+        image_size=64,
+        workers=0,
+        max_tokens=32,
+    )
+    train = dataclasses.replace(demo.train, epochs=2, log_every=1)
+    return dataclasses.replace(demo, data=data, train=train, seed=1, out=str(tmp_path / "run"))
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 KiB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("a full disk needs root to mount a small tmpfs")
+    yield folder
+    subprocess.run(["umount", folder], check=True)

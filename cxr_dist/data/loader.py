@@ -4,7 +4,7 @@
     decode    "jpg" bytes -> grey uint8 [h, w]; "json" bytes -> dict
     collate   one affine warp per film into uint8 [b, 1, H, W]; the reports tokenized together -> Batch
 
-A stage is a function from an iterator to an iterator; add one of your own to the list in `pipeline`.
+A stage is a function from an iterator to an iterator; add one of your own to the list in `training_batches`.
 DataLoader worker j of M makes the rank's micro-batches j, j + M, ... and the DataLoader returns them in order.
 """
 
@@ -47,7 +47,7 @@ def training_plan(config: DataConfig, manifest: Manifest, seed: int) -> Plan:
     )
 
 
-class TrainingSource:
+class TrainingSource(IterableDataset[Samples]):
     """Samples of the rank's micro-batches from a step on, for ever: step by step, lane by lane."""
 
     def __init__(self, store: ShardStore, plan: Plan, lanes: range, first_step: int) -> None:
@@ -93,7 +93,7 @@ class TrainingSource:
         return draws, shards, samples
 
 
-class EvaluationSource:
+class EvaluationSource(IterableDataset[Samples]):
     """Samples of the rank's canonical evaluation batches, each once, in order."""
 
     def __init__(self, store: ShardStore, batches: list[range]) -> None:
@@ -166,16 +166,6 @@ def collate(
     return stage
 
 
-class _Stream(IterableDataset[Batch]):
-    """A webdataset pipeline as what the DataLoader takes."""
-
-    def __init__(self, source: Any, stages: list[Stage]) -> None:
-        self.pipeline = webdataset.DataPipeline(source, *stages)
-
-    def __iter__(self) -> Iterator[Batch]:
-        return iter(self.pipeline)
-
-
 def _worker() -> tuple[int, int]:
     info = get_worker_info()
     return (info.id, info.num_workers) if info else (0, 1)
@@ -190,9 +180,9 @@ def start_worker(worker: int) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
-def _loader(source: Any, stages: list[Stage], workers: int) -> DataLoader[Batch]:
+def _loader(source: IterableDataset[Samples], stages: list[Stage], workers: int) -> DataLoader[Batch]:
     return DataLoader(
-        _Stream(source, stages),
+        webdataset.DataPipeline(source, *stages),
         batch_size=None,
         num_workers=workers,
         worker_init_fn=start_worker,

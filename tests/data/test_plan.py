@@ -138,7 +138,7 @@ def test_positions_stay_exact_at_a_thousand_million_samples():
 
 
 def test_a_split_smaller_than_the_global_batch_is_refused():
-    with pytest.raises(UserError, match="3 samples, fewer than data.global_batch 4"):
+    with pytest.raises(UserError, match=r"3 samples, fewer than data\.global_batch 4"):
         plan_of([[2, 1]])
 
 
@@ -146,5 +146,5 @@ def test_a_split_smaller_than_the_global_batch_is_refused():
 def test_evaluation_batches_cover_the_split_once_at_any_world_size(samples, batch, world_size):
     parts = [evaluation_batches(samples, batch, rank, world_size) for rank in range(world_size)]
     assert sorted(i for part in parts for b in part for i in b) == list(range(samples))
-    whole = {b for b in evaluation_batches(samples, batch, 0, 1)}
+    whole = set(evaluation_batches(samples, batch, 0, 1))
     assert {b for part in parts for b in part} == whole

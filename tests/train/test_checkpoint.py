@@ -1,0 +1,103 @@
+"""Checkpoints: what comes back is what was saved, damage is noticed, and there is always a loadable one."""
+
+import random
+import shutil
+
+import pytest
+import torch
+
+from cxr_dist.errors import UserError
+from cxr_dist.train import checkpoint
+from cxr_dist.train.checkpoint import TrainingState
+from cxr_dist.train.schedule import Progress
+
+
+def save(run_dir, step, seed=0):
+    torch.manual_seed(seed + step)
+    model = torch.nn.Linear(5, 3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    model(torch.randn(4, 5)).sum().backward()
+    optimizer.step()
+    state = TrainingState(step=step, progress=Progress(best_score=0.5, best_step=step), manifest_sha256="m")
+    checkpoint.save(run_dir, state, model.state_dict(), checkpoint.optimizer_tensors(model, optimizer))
+    return model, optimizer, state
+
+
+def test_model_optimizer_and_state_come_back_bit_for_bit(tmp_path):
+    model, optimizer, state = save(tmp_path, 7)
+    loaded = checkpoint.load(tmp_path / "checkpoints" / "step-00000007")
+    assert loaded.state == state
+    other = torch.nn.Linear(5, 3)
+    other.load_state_dict(loaded.model)
+    fresh = torch.optim.AdamW(other.parameters(), lr=0.1)
+    checkpoint.restore_optimizer(other, fresh, loaded.optimizer)
+    for net, opt in ((model, optimizer), (other, fresh)):
+        opt.zero_grad()
+        net(torch.ones(2, 5)).square().sum().backward()
+        opt.step()
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, other.state_dict()[name])
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "sha256.json"])
+def test_flipped_bits_and_cuts_are_never_silent(tmp_path, name):
+    save(tmp_path, 1)
+    save(tmp_path, 2)
+    victim = tmp_path / "checkpoints" / "step-00000002" / name
+    whole = victim.read_bytes()
+    chance = random.Random(name)
+    for _ in range(25):
+        place, bit = chance.randrange(len(whole)), chance.randrange(8)
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << bit
+        for damaged in (bytes(flipped), whole[:place]):
+            victim.write_bytes(damaged)
+            found, skipped = checkpoint.newest_valid(tmp_path)
+            assert found.state.step == 1
+            assert len(skipped) == 1
+            assert skipped[0].startswith("step-00000002: ")
+    victim.write_bytes(whole)
+    assert checkpoint.newest_valid(tmp_path)[0].state.step == 2
+
+
+def test_where_nothing_can_be_loaded_it_does_not_start_over(tmp_path):
+    assert checkpoint.newest_valid(tmp_path) == (None, [])
+    save(tmp_path, 3)
+    (tmp_path / "checkpoints" / "step-00000003" / "state.json").unlink()
+    with pytest.raises(
+        UserError, match=r"no checkpoint can be loaded: step-00000003: .* Move the run folder"
+    ):
+        checkpoint.newest_valid(tmp_path)
+
+
+def test_pruning_keeps_the_newest_and_the_best(tmp_path):
+    for step in (1, 2, 3, 4, 5):
+        save(tmp_path, step)
+    checkpoint.mark_best(tmp_path, 2)
+    checkpoint.prune(tmp_path, keep=2)
+    assert sorted(p.name[-1] for p in (tmp_path / "checkpoints").iterdir()) == ["2", "4", "5"]
+    assert (tmp_path / "best").resolve().name == "step-00000002"
+
+
+def test_a_half_written_folder_is_not_a_checkpoint(tmp_path):
+    save(tmp_path, 1)
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(folder / "step-00000001", folder / ".step-00000002.partial")
+    assert checkpoint.newest_valid(tmp_path)[0].state.step == 1
+    save(tmp_path, 2)
+    assert checkpoint.newest_valid(tmp_path)[0].state.step == 2
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, full_disk):
+    save(full_disk, 1)
+    (full_disk / "filler").write_bytes(b"x" * (256 * 1024 - 40 * 1024))
+    with pytest.raises(
+        UserError, match="no space left for the checkpoint of step 2: the one before is whole"
+    ):
+        save_large(full_disk, 2)
+    assert checkpoint.newest_valid(full_disk)[0].state.step == 1
+
+
+def save_large(run_dir, step):
+    state = TrainingState(step=step, progress=Progress(), manifest_sha256="m")
+    checkpoint.save(run_dir, state, {"weight": torch.zeros(100_000)}, {})

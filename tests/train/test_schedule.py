@@ -1,0 +1,55 @@
+"""Learning rates and the two rules on the validation AUC, against torch's own schedulers."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cxr_dist.config import OptimConfig
+from cxr_dist.train.schedule import Progress, learning_rate
+
+scores = st.lists(st.floats(0.3, 1.0), min_size=1, max_size=40)
+
+
+@given(scores, st.integers(0, 4))
+def test_the_plateau_is_that_of_torch(values, patience):
+    config = OptimConfig(lr=1.0, schedule="plateau", plateau_patience=patience)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    reference = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimizer, mode="max", factor=0.5, patience=patience, eps=0
+    )
+    progress = Progress()
+    for step, score in enumerate(values, 1):
+        reference.step(score)
+        progress = progress.after(score, step, config)
+        assert learning_rate(config, step, 10**6, progress.plateau_scale) == optimizer.param_groups[0]["lr"]
+
+
+@given(scores)
+def test_best_and_stale_follow_the_scores(values):
+    progress = Progress()
+    for step, score in enumerate(values, 1):
+        progress = progress.after(score, step, OptimConfig())
+    assert progress.best_score == max(values)
+    assert progress.best_step == values.index(max(values)) + 1
+    assert progress.stale == len(values) - progress.best_step
+
+
+def test_an_undefined_score_counts_as_no_improvement():
+    progress = (
+        Progress().after(None, 1, OptimConfig()).after(0.6, 2, OptimConfig()).after(None, 3, OptimConfig())
+    )
+    assert (progress.best_score, progress.best_step, progress.stale) == (0.6, 2, 1)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_warm_up_rises_and_the_decay_ends_at_zero(schedule):
+    config = OptimConfig(lr=2.0, schedule=schedule, warmup_steps=10)
+    rates = [learning_rate(config, step, 110) for step in range(111)]
+    assert rates[0] == pytest.approx(0.2)
+    assert max(rates) == rates[10] == pytest.approx(2.0)
+    assert rates[60] == pytest.approx(1.0)
+    assert rates[110] == pytest.approx(0.0)
+    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
