@@ -6,12 +6,13 @@ evaluation needs neither the bundle nor the network. Report text stays in memory
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer
 
 from cxr_dist.errors import UserError
@@ -59,19 +60,24 @@ class ReportTokenizer:
         return encoded["input_ids"], encoded["attention_mask"]
 
 
-def train_wordpiece(reports: Iterable[str], size: int = 2000, min_frequency: int = 20) -> Tokenizer:
-    """A lower-case WordPiece vocabulary (Schuster and Nakajima 2012) from the training reports.
+def learn_wordpiece(reports: Iterable[str], size: int = 2000, min_reports: int = 20) -> Tokenizer:
+    """A lower-case WordPiece tokenizer: the words that stand in most reports, and single characters.
 
-    `min_frequency` keeps what stands in few reports, such as a name, out of the vocabulary file.
+    The library's own trainer breaks ties by hash order, so that no two runs get the same vocabulary; sorting
+    by (count, word) gives one vocabulary for one set of reports. A word in fewer than `min_reports` reports,
+    such as a name, is spelt in characters and does not enter the file.
     """
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=size, min_frequency=min_frequency, special_tokens=_SPECIAL, show_progress=False
-    )
-    tokenizer.train_from_iterator(reports, trainer)
-    ends = [(token, _SPECIAL.index(token)) for token in ("[SEP]", "[CLS]")]
+    normalizer, splitter = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
+    counts: Counter[str] = Counter()
+    for report in reports:
+        counts.update({word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(report))})
+    characters = sorted({c for word in counts for c in word})
+    words = sorted((word for word, n in counts.items() if n >= min_reports), key=lambda w: (-counts[w], w))
+    pieces = [*_SPECIAL, *characters, *("##" + c for c in characters), *words]
+    vocabulary = {piece: i for i, piece in enumerate(dict.fromkeys(pieces[:size]))}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, splitter
+    ends = [(token, vocabulary[token]) for token in ("[SEP]", "[CLS]")]
     tokenizer.post_processor = processors.BertProcessing(*ends)
     return tokenizer
 
@@ -87,7 +93,7 @@ def prepare_text_folder(folder: Path, source: Path | None, reports: Iterator[str
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     if source is None:
-        tokenizer = train_wordpiece(reports)
+        tokenizer = learn_wordpiece(reports)
         tokenizer.save(str(aside / "tokenizer.json"))
         names = {f"{t.strip('[]').lower()}_token": t for t in _SPECIAL}
         settings = {"tokenizer_class": "BertTokenizerFast", "do_lower_case": True} | names
