@@ -1,0 +1,125 @@
+"""The report's encoder: a BERT-like Hugging Face model from a local folder. Token ids in, token vectors out.
+
+Only the folder's config.json and weights are read: no network, no code from the folder, no pooler (its
+parameters would get no gradient, which DistributedDataParallel takes for an error).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel
+from transformers.utils import logging as transformers_logging
+
+from cxr_dist.errors import UserError
+
+
+def masked_mean(tokens: Tensor, attention_mask: Tensor) -> Tensor:
+    """Mean over the real tokens: [b, T, D] and mask [b, T] to [b, D]; zeros for a row without any.
+
+    Half-precision tokens are averaged in float32, because bfloat16 cannot count beyond 256.
+    """
+    wide = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
+    mask = attention_mask.to(wide.dtype).unsqueeze(-1)
+    return (wide * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+
+
+class TextEncoder(nn.Module):
+    """A BERT-like encoder with the architecture of FOLDER/config.json, random at first.
+
+    Raises UserError where config.json is missing, is not JSON, or names no encoder that transformers knows.
+    """
+
+    def __init__(self, folder: Path, *, gradient_checkpointing: bool = False) -> None:
+        super().__init__()
+        config = _read_config(folder)
+        self.width: int = config.hidden_size
+        self.max_tokens: int = config.max_position_embeddings
+        self.encoder: nn.Module = AutoModel.from_config(config, trust_remote_code=False)
+        _drop_pooler(self.encoder)
+        if gradient_checkpointing:
+            # The reentrant kind marks parameters ready twice under DistributedDataParallel.
+            self.encoder.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+
+    def forward(self, tokens: Tensor, attention_mask: Tensor) -> Tensor:
+        """Token ids int64 [b, T] and mask [b, T] (1 = token, 0 = padding) to vectors [b, T, width]."""
+        if tokens.shape[1] > self.max_tokens:
+            raise UserError(
+                f"reports of {tokens.shape[1]} tokens exceed the text encoder's {self.max_tokens} positions: "
+                "lower --data.max-tokens"
+            )
+        vectors: Tensor = self.encoder(input_ids=tokens, attention_mask=attention_mask).last_hidden_state
+        return vectors
+
+    def load(self, folder: Path) -> None:
+        """Take the weights of FOLDER/model.safetensors; raises UserError unless every tensor is there and fits."""
+        with _quiet():
+            loaded, report = _read_weights(folder)
+        wrong = [*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])]
+        wrong = sorted(name for name in wrong if not name.startswith("pooler."))
+        if wrong:
+            raise UserError(
+                f"the text encoder's weights do not fit its config.json: {len(wrong)} tensors are missing or of "
+                f"another shape, the first is {wrong[0]}: use a folder whose two files belong together"
+            )
+        _drop_pooler(loaded)
+        self.encoder.load_state_dict(loaded.state_dict())
+
+
+def _read_config(folder: Path) -> Any:
+    if not (folder / "config.json").is_file():
+        raise UserError(
+            f"no config.json in the text encoder's folder {folder}: expected a Hugging Face model"
+        )
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (ValueError, OSError):
+        config = None
+    if config is None or config.is_encoder_decoder or not hasattr(config, "max_position_embeddings"):
+        raise UserError(
+            "the text encoder's config.json does not describe a BERT-like encoder that transformers knows: "
+            "use a folder of e.g. model_type bert, roberta or distilbert"
+        )
+    return config
+
+
+def _read_weights(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """The whole model, and what transformers says of missing and mismatched tensors (it maps old names)."""
+    try:
+        loaded, report = AutoModel.from_pretrained(
+            folder,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    except Exception as error:  # safetensors raises its own kinds for a damaged file
+        raise UserError(
+            f"the text encoder's model.safetensors cannot be read ({type(error).__name__}): get it again, "
+            "or use --model.pretrained false"
+        ) from error
+    return loaded, report
+
+
+def _drop_pooler(encoder: Any) -> None:
+    if getattr(encoder, "pooler", None) is not None:
+        encoder.pooler = None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' report and bar, which every rank would print."""
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()

@@ -1,0 +1,66 @@
+"""Small encoders: a two-layer BERT's folder, and the configuration of a model that trains in milliseconds."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cxr_dist.config import ModelConfig
+from cxr_dist.model.classifier import Classifier, build_classifier
+
+BERT = {
+    "model_type": "bert",
+    "vocab_size": 60,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+}
+
+
+@pytest.fixture(scope="session")
+def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the config.json of a BERT of two layers, 32 wide, for at most 64 tokens."""
+    folder = tmp_path_factory.mktemp("bert")
+    (folder / "config.json").write_text(json.dumps(BERT))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def build(bert_folder: Path) -> Callable[..., Classifier]:
+    """`build(mode="fused", ...)`: a narrow classifier of 3 classes, the same weights every time."""
+
+    def make(**fields: Any) -> Classifier:
+        narrow = {
+            "image_encoder": "densenet-narrow",
+            "fusion_dim": 16,
+            "fusion_heads": 4,
+            "pretrained": False,
+        }
+        torch.manual_seed(0)
+        return build_classifier(ModelConfig(**(narrow | fields)), 3, bert_folder)
+
+    return make
+
+
+Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+@pytest.fixture(scope="session")
+def make_batch() -> Callable[..., Batch]:
+    """`make_batch(size)`: normalised films, token ids and a mask with rows of different lengths."""
+
+    def make(size: int = 4, length: int = 16, side: int = 64) -> Batch:
+        generator = torch.Generator().manual_seed(size)
+        images = torch.randn(size, 1, side, side, generator=generator)
+        tokens = torch.randint(5, 60, (size, length), generator=generator)
+        lengths = torch.randint(2, length + 1, (size, 1), generator=generator)
+        mask = (torch.arange(length) < lengths).long()
+        return images, tokens * mask, mask
+
+    return make

@@ -1,0 +1,50 @@
+"""The one-channel DenseNet computes what torchvision's three-channel one computes on a repeated grey film."""
+
+import pytest
+import torch
+from torchvision.models import densenet121
+
+from cxr_dist.model.image import GREY_DEVIATION, GREY_MEAN, ImageEncoder, grey_weights, normalise
+
+
+def test_grey_stem_equals_rgb_stem_on_a_repeated_film() -> None:
+    rgb, grey = densenet121(weights=None), ImageEncoder("densenet121")
+    for module in rgb.modules():  # so that the running statistics matter
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.running_mean, -0.1, 0.1)
+            torch.nn.init.uniform_(module.running_var, 0.8, 1.2)
+    grey.load_state_dict(grey_weights(rgb.state_dict()))
+    images = torch.randn(2, 1, 64, 64, dtype=torch.float64)
+    with torch.no_grad():
+        expected = torch.relu(rgb.double().eval().features(images.repeat(1, 3, 1, 1)))
+        tokens, pooled = grey.double().eval()(images)
+    torch.testing.assert_close(tokens.transpose(1, 2).unflatten(2, (2, 2)), expected)
+    torch.testing.assert_close(pooled, expected.mean((2, 3)))
+
+
+@pytest.mark.parametrize(("name", "width"), [("densenet121", 1024), ("densenet-narrow", 44)])
+def test_tokens_cover_the_film_in_steps_of_32_pixels(name: str, width: int) -> None:
+    encoder = ImageEncoder(name).eval()
+    with torch.no_grad():
+        tokens, pooled = encoder(torch.randn(1, 1, 64, 96))
+    assert encoder.width == width
+    assert tokens.shape == (1, 6, width)
+    assert pooled.shape == (1, width)
+
+
+def test_tokens_run_row_by_row() -> None:
+    encoder, images = ImageEncoder("densenet-narrow").eval(), torch.zeros(1, 1, 256, 256)
+    with torch.no_grad():
+        before, _ = encoder(images)
+        images[0, 0, 16:48, 224:] = 4.0  # the upper right corner, token 7 of the first row of 8
+        after, _ = encoder(images)
+    assert (after - before).abs().sum(-1).argmax() in (7, 15)
+
+
+def test_normalise_maps_bytes_to_imagenets_grey_scale() -> None:
+    films = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1)
+    expected = torch.tensor(
+        [-GREY_MEAN / GREY_DEVIATION, (1 - GREY_MEAN) / GREY_DEVIATION], dtype=torch.float64
+    )
+    torch.testing.assert_close(normalise(films, torch.float64).flatten(), expected)
+    assert films.flatten().tolist() == [0, 255]
