@@ -1,0 +1,188 @@
+"""The whole network: encoders, summary and head. Normalised films and token ids in, logits out.
+
+`encode` is the costly part, run once per sample; `classify` and `mc_logits` start from its features, so that
+Monte-Carlo dropout (in fusion and head) repeats only small layers.
+"""
+
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from cxr_dist.config import ModelConfig
+from cxr_dist.errors import UserError
+from cxr_dist.model.dropout import DropoutKeys, KeyedDropout
+from cxr_dist.model.fusion import (
+    Features,
+    Fusion,
+    ImageSummary,
+    PooledFusion,
+    Summary,
+    TextSummary,
+    TokenFusion,
+)
+from cxr_dist.model.image import ImageEncoder, grey_weights
+from cxr_dist.model.text import TextEncoder
+from cxr_dist.model.weights import bundle_folder, image_weights, verify_component
+
+_HIDDEN = (512, 256)
+_ROWS_AT_ONCE = 4096  # Monte-Carlo rows per pass through the head: about 64 MB of float32 and masks
+
+
+class Head(nn.Module):
+    """input -> 512 -> 256 -> classes, with ReLU and dropout after each hidden layer."""
+
+    def __init__(self, width: int, num_classes: int, dropout: tuple[float, float]) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(width, _HIDDEN[0]), nn.Linear(*_HIDDEN)
+        self.output = nn.Linear(_HIDDEN[1], num_classes)
+        self.first_dropout = KeyedDropout(dropout[0], layer=1)
+        self.second_dropout = KeyedDropout(dropout[1], layer=2)
+
+    def forward(self, summary: Tensor, keys: DropoutKeys | None = None) -> Tensor:
+        """Summaries [n, width] to logits [n, C]."""
+        hidden = self.first_dropout(functional.relu(self.first(summary)), keys)
+        hidden = self.second_dropout(functional.relu(self.second(hidden)), keys)
+        logits: Tensor = self.output(hidden)
+        return logits
+
+
+class Classifier(nn.Module):
+    """Image, text or fused classifier. `forward` is what the parallel engine wraps."""
+
+    def __init__(
+        self, *, image: ImageEncoder | None, text: TextEncoder | None, summary: Summary, head: Head
+    ) -> None:
+        super().__init__()
+        self.image, self.text, self.summary, self.head = image, text, summary, head
+        self._encoders_frozen = False
+
+    def forward(self, images: Tensor | None, tokens: Tensor | None, attention_mask: Tensor | None) -> Tensor:
+        """Normalised films [b, 1, H, W], token ids and mask int64 [b, T] to logits [b, C].
+
+        What the model's mode does not read may be None, and is ignored otherwise.
+        """
+        return self.classify(self.encode(images, tokens, attention_mask))
+
+    def encode(self, images: Tensor | None, tokens: Tensor | None, attention_mask: Tensor | None) -> Features:
+        """Run the encoders; without gradients while they are frozen."""
+        image_tokens = image_pooled = text_tokens = None
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self._encoders_frozen):
+            if self.image is not None:
+                image_tokens, image_pooled = self.image(images)
+            if self.text is not None:
+                text_tokens = self.text(tokens, attention_mask)
+        return Features(
+            image_tokens=image_tokens,
+            image_pooled=image_pooled,
+            text_tokens=text_tokens,
+            attention_mask=attention_mask if self.text is not None else None,
+        )
+
+    def classify(self, features: Features) -> Tensor:
+        """Features of b samples to logits [b, C]."""
+        logits: Tensor = self.head(self.summary.drop(self.summary(features)))
+        return logits
+
+    @torch.no_grad()
+    def mc_logits(self, features: Features, sample_ids: Tensor, passes: range, seed: int) -> Tensor:
+        """Logits [P, b, C] of Monte-Carlo passes (Gal and Ghahramani 2016) with dropout in fusion and head.
+
+        A mask depends on (seed, pass, sample id) alone. `features` come from `encode` in eval mode, so that
+        BatchNorm and the encoders' own dropout are still; sample_ids is int64 [b].
+        """
+        summary, logits = self.summary(features), []
+        passes_at_once = max(1, _ROWS_AT_ONCE // len(sample_ids))
+        for start in range(0, len(passes), passes_at_once):
+            part = passes[start : start + passes_at_once]
+            keys = DropoutKeys.grid(seed=seed, sample_ids=sample_ids, passes=part)
+            rows = self.summary.drop(summary.repeat(len(part), 1), keys)
+            logits.append(self.head(rows, keys).unflatten(0, (len(part), len(sample_ids))))
+        return torch.cat(logits)
+
+    def attention_weights(self, features: Features) -> Tensor | None:
+        """[b, T, n]: where each report token looks among the image tokens; None without attention."""
+        return self.summary.attention_weights(features)
+
+    def set_encoders_frozen(self, frozen: bool) -> None:
+        """Freeze or thaw the encoders; rebuild the parallel wrapper afterwards.
+
+        Frozen encoders need no gradients and stay in eval mode, also after `train()`: their BatchNorm
+        statistics do not move, and their dropout is off.
+        """
+        self._encoders_frozen = frozen
+        for encoder in self._encoders():
+            encoder.requires_grad_(not frozen)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Train or eval mode, except for frozen encoders, which stay in eval mode."""
+        super().train(mode)
+        for encoder in self._encoders():
+            encoder.train(mode and not self._encoders_frozen)
+        return self
+
+    def _encoders(self) -> list[nn.Module]:
+        return [encoder for encoder in (self.image, self.text) if encoder is not None]
+
+
+def build_classifier(config: ModelConfig, num_classes: int, text_folder: Path | None) -> Classifier:
+    """The network with random weights, fixed by `torch.manual_seed`; text_folder holds config.json.
+
+    `text_folder` may be None in image mode.
+    """
+    image = ImageEncoder(config.image_encoder) if config.uses_image else None
+    text = None
+    if config.uses_text:
+        assert text_folder is not None, "a model that reads reports needs the text encoder's folder"
+        text = TextEncoder(text_folder, gradient_checkpointing=config.gradient_checkpointing)
+    summary = _build_summary(config, image, text)
+    head = Head(summary.width, num_classes, config.head_dropout)
+    return Classifier(image=image, text=text, summary=summary, head=head)
+
+
+def _build_summary(config: ModelConfig, image: ImageEncoder | None, text: TextEncoder | None) -> Summary:
+    if text is None:
+        assert image is not None
+        return ImageSummary(image.width)
+    if image is None:
+        return TextSummary(text.width, 2 * config.fusion_dim)
+    fusion: type[Fusion] = {"tokens": TokenFusion, "pooled": PooledFusion}[config.fusion]
+    return fusion(
+        image_width=image.width,
+        text_width=text.width,
+        dimension=config.fusion_dim,
+        heads=config.fusion_heads,
+        dropout=config.fusion_dropout,
+    )
+
+
+def load_pretrained(model: Classifier, config: ModelConfig, text_source: Path | None) -> None:
+    """Start the encoders from pretrained weights: the film's from the bundle, the report's from text_source.
+
+    `densenet-narrow` has no published weights, and a text encoder made from scratch (text_source None) none
+    either: both stay as they are. Raises UserError where weights are missing, damaged, or do not fill every
+    tensor.
+    """
+    if model.image is not None and config.image_encoder == "densenet121":
+        load_image_encoder(model.image, bundle_folder(config.weights))
+    if model.text is not None and text_source is not None:
+        load_text_encoder(model.text, text_source)
+
+
+def load_image_encoder(encoder: ImageEncoder, bundle: Path) -> None:
+    """Take the bundle's ImageNet weights; raises UserError where they are missing or damaged."""
+    encoder.load_state_dict(grey_weights(image_weights(bundle)))
+
+
+def load_text_encoder(encoder: TextEncoder, folder: Path) -> None:
+    """Take FOLDER/model.safetensors, checked by sha256 where `cxr-dist fetch` made the folder."""
+    if not (folder / "model.safetensors").is_file():
+        raise UserError(
+            f"no model.safetensors in the text encoder's folder {folder}: choose a folder that has one "
+            "(--model.text-encoder DIR), or use --model.pretrained false"
+        )
+    verify_component(folder)
+    encoder.load(folder)

@@ -1,0 +1,206 @@
+"""The whole network: its modes, freezing, Monte-Carlo dropout, padding, precision, and missing weights."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torchvision.models import densenet121
+
+from cxr_dist.config import ModelConfig
+from cxr_dist.errors import UserError
+from cxr_dist.model.classifier import Classifier, build_classifier, load_pretrained
+from cxr_dist.model.fusion import Features
+from cxr_dist.model.image import grey_weights
+
+Build = Callable[..., Classifier]
+MakeBatch = Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+MODES = [
+    {"mode": "image"},
+    {"mode": "text"},
+    {"mode": "fused", "fusion": "tokens"},
+    {"mode": "fused", "fusion": "pooled"},
+]
+
+
+@pytest.mark.parametrize("fields", MODES)
+def test_every_parameter_gets_a_gradient(build: Build, make_batch: MakeBatch, fields: dict[str, str]) -> None:
+    model = build(**fields).train()
+    model(*make_batch()).square().sum().backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
+@pytest.mark.parametrize("fields", MODES)
+def test_a_mode_reads_only_its_inputs(build: Build, make_batch: MakeBatch, fields: dict[str, str]) -> None:
+    model, (images, tokens, mask) = build(**fields).eval(), make_batch()
+    logits = model(images, tokens, mask)
+    assert logits.shape == (4, 3)
+    if fields["mode"] == "image":
+        torch.testing.assert_close(model(images, None, None), logits, rtol=0, atol=0)
+    if fields["mode"] == "text":
+        torch.testing.assert_close(model(None, tokens, mask), logits, rtol=0, atol=0)
+
+
+def test_the_same_seed_builds_the_same_weights(build: Build) -> None:
+    one, other = build().state_dict(), build().state_dict()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("fields", MODES[1:])
+def test_more_padding_does_not_change_logits(
+    build: Build, make_batch: MakeBatch, fields: dict[str, str]
+) -> None:
+    model, (images, tokens, mask) = build(**fields).double().eval(), make_batch(length=32)
+    longer = [torch.nn.functional.pad(t, (0, 16)) for t in (tokens, mask)]
+    with torch.no_grad():
+        expected = model(images.double(), tokens, mask)
+        torch.testing.assert_close(model(images.double(), *longer), expected, rtol=0, atol=1e-12)
+
+
+def test_float64_and_bfloat16_autocast_run_forward_and_backward(build: Build, make_batch: MakeBatch) -> None:
+    images, tokens, mask = make_batch()
+    double = build().double()
+    logits = double(images.double(), tokens, mask)
+    logits.sum().backward()
+    assert logits.dtype == torch.float64
+    half = build()
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = half(images, tokens, mask)
+    logits.float().sum().backward()
+    assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in half.parameters())
+
+
+def test_bfloat16_autocast_agrees_with_float32(build: Build, make_batch: MakeBatch) -> None:
+    model, inputs = build().eval(), make_batch(8)
+    with torch.no_grad():
+        expected = model(*inputs)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = model(*inputs).float()
+    torch.testing.assert_close(found, expected, rtol=0, atol=0.02)
+
+
+def test_frozen_encoders_do_not_move_and_thaw_again(build: Build, make_batch: MakeBatch) -> None:
+    model, inputs = build(), make_batch()
+    model.set_encoders_frozen(True)
+    model.train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(2):
+        model(*inputs).square().sum().backward()
+        optimizer.step()
+    after = model.state_dict()
+    moved = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {"summary", "head"}
+    model.set_encoders_frozen(False)
+    model(*inputs).square().sum().backward()
+    optimizer.step()
+    thawed = model.state_dict()
+    moved = {name.split(".")[0] for name in after if not torch.equal(before[name], thawed[name])}
+    assert moved == {"image", "text", "summary", "head"}
+
+
+def test_frozen_encoders_have_no_dropout_and_keep_no_graph(build: Build, make_batch: MakeBatch) -> None:
+    model, inputs = build().train(), make_batch()
+    model.set_encoders_frozen(True)
+    assert not model.image.training
+    assert not model.text.training
+    assert model.head.training
+    first, second = model.encode(*inputs), model.encode(*inputs)
+    assert torch.equal(first.text_tokens, second.text_tokens)
+    assert not first.image_tokens.requires_grad
+    model.set_encoders_frozen(False)
+    assert model.image.training
+    assert model.text.training
+    assert model.encode(*inputs).image_tokens.requires_grad
+
+
+def monte_carlo(
+    model: Classifier, inputs: tuple[torch.Tensor, ...], ids: torch.Tensor, rows: slice
+) -> torch.Tensor:
+    with torch.no_grad():
+        features = model.encode(*(tensor[rows] for tensor in inputs))
+    return model.mc_logits(features, ids[rows], range(6), seed=5)
+
+
+@pytest.mark.parametrize("fields", MODES)
+def test_monte_carlo_logits_do_not_depend_on_the_batch(
+    build: Build, make_batch: MakeBatch, fields: dict[str, str]
+) -> None:
+    model, inputs, ids = build(**fields).eval(), make_batch(6), torch.tensor([40, 3, 17, 8, 0, 99])
+    whole = monte_carlo(model, inputs, ids, slice(0, 6))
+    assert whole.shape == (6, 6, 3)
+    parts = [monte_carlo(model, inputs, ids, rows) for rows in (slice(0, 1), slice(1, 3), slice(3, 6))]
+    torch.testing.assert_close(torch.cat(parts, dim=1), whole, rtol=0, atol=1e-6)
+    assert torch.equal(monte_carlo(model, inputs, ids, slice(0, 6)), whole)
+
+
+def test_monte_carlo_passes_may_be_asked_for_in_parts(
+    build: Build, make_batch: MakeBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, inputs, ids = build().eval(), make_batch(), torch.arange(4)
+    with torch.no_grad():
+        features = model.encode(*inputs)
+    whole = model.mc_logits(features, ids, range(7), seed=5)
+    later = model.mc_logits(features, ids, range(4, 7), seed=5)
+    torch.testing.assert_close(later, whole[4:], rtol=0, atol=1e-6)
+    monkeypatch.setattr("cxr_dist.model.classifier._ROWS_AT_ONCE", 8)
+    torch.testing.assert_close(model.mc_logits(features, ids, range(7), seed=5), whole, rtol=0, atol=1e-6)
+
+
+def test_monte_carlo_passes_differ_by_pass_sample_and_seed(build: Build) -> None:
+    model = build(mode="image").eval()
+    same = Features(
+        image_tokens=None,
+        image_pooled=torch.ones(2, model.image.width),
+        text_tokens=None,
+        attention_mask=None,
+    )
+    logits = model.mc_logits(same, torch.tensor([1, 2]), range(20), seed=5)
+    assert len(torch.unique(logits.flatten(0, 1), dim=0)) == 40
+    assert not torch.equal(model.mc_logits(same, torch.tensor([1, 2]), range(20), seed=6), logits)
+
+
+def test_the_mean_of_many_passes_approaches_the_head_without_dropout_where_it_is_linear(build: Build) -> None:
+    model = build(mode="image", head_dropout=(0.0, 0.3)).double().eval()  # dropout before a linear layer only
+    pooled = torch.rand(1, model.image.width, dtype=torch.float64)
+    same = Features(image_tokens=None, image_pooled=pooled, text_tokens=None, attention_mask=None)
+    logits = model.mc_logits(same, torch.tensor([0]), range(4000), seed=1)
+    error = (logits.mean(0) - model.classify(same)).abs()
+    assert (error < 4.5 * logits.std(0) / 4000**0.5).all()
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> tuple[Path, dict[str, torch.Tensor]]:
+    """A bundle whose DenseNet-121 has random weights, written as `fetch` leaves it."""
+    torch.manual_seed(3)
+    rgb = densenet121(weights=None).state_dict()
+    folder = tmp_path / "densenet121"
+    folder.mkdir()
+    save_file(rgb, folder / "model.safetensors")
+    (folder / "bundle.json").write_text('{"source": {}, "sha256": {}}')
+    return tmp_path, rgb
+
+
+def test_pretrained_image_weights_arrive(bundle: tuple[Path, dict[str, torch.Tensor]]) -> None:
+    folder, rgb = bundle
+    config = ModelConfig(mode="image", weights=str(folder))
+    model = build_classifier(config, 2, None)
+    load_pretrained(model, config, None)
+    expected, found = grey_weights(rgb), model.image.state_dict()
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_missing_image_weights_say_how_to_get_them(tmp_path: Path) -> None:
+    config = ModelConfig(mode="image", weights=str(tmp_path))
+    with pytest.raises(UserError, match=r"cxr-dist fetch.*--model\.weights DIR.*--model\.pretrained false"):
+        load_pretrained(build_classifier(config, 2, None), config, None)
+
+
+def test_encoders_without_published_weights_stay_as_they_are(build: Build, tmp_path: Path) -> None:
+    config = ModelConfig(image_encoder="densenet-narrow", text_encoder="tiny", weights=str(tmp_path))
+    model = build()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    load_pretrained(model, config, None)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())

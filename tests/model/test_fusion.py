@@ -1,0 +1,96 @@
+"""The fusions: padding does not count, attention is a distribution, and the report reaches only one of them."""
+
+import pytest
+import torch
+
+from cxr_dist.model.fusion import Features, Fusion, PooledFusion, TokenFusion
+
+
+def make(kind: type[Fusion]) -> Fusion:
+    torch.manual_seed(0)
+    return kind(image_width=12, text_width=8, dimension=16, heads=4, dropout=0.5).double().eval()
+
+
+def features(mask: torch.Tensor, seed: int = 0) -> Features:
+    generator = torch.Generator().manual_seed(seed)
+    image_tokens = torch.randn(len(mask), 9, 12, generator=generator, dtype=torch.float64)
+    return Features(
+        image_tokens=image_tokens,
+        image_pooled=image_tokens.mean(1),
+        text_tokens=torch.randn(*mask.shape, 8, generator=generator, dtype=torch.float64),
+        attention_mask=mask,
+    )
+
+
+def with_text(old: Features, text_tokens: torch.Tensor) -> Features:
+    return Features(
+        image_tokens=old.image_tokens,
+        image_pooled=old.image_pooled,
+        text_tokens=text_tokens,
+        attention_mask=old.attention_mask,
+    )
+
+
+MASK = torch.tensor([[1, 1, 1, 1, 0], [1, 1, 0, 0, 0]])
+
+
+@pytest.mark.parametrize("kind", [TokenFusion, PooledFusion])
+def test_summary_is_image_and_attended_side_by_side(kind: type[Fusion]) -> None:
+    fusion, seen = make(kind), features(MASK)
+    summary = fusion(seen)
+    assert summary.shape == (2, fusion.width) == (2, 32)
+    torch.testing.assert_close(summary[:, :16], fusion.image_projection(seen.image_pooled))
+
+
+@pytest.mark.parametrize("kind", [TokenFusion, PooledFusion])
+def test_what_stands_in_the_padding_does_not_matter(kind: type[Fusion]) -> None:
+    fusion, seen = make(kind), features(MASK)
+    assert seen.text_tokens is not None
+    other = torch.where(MASK.bool().unsqueeze(-1), seen.text_tokens, torch.full_like(seen.text_tokens, 50.0))
+    torch.testing.assert_close(fusion(with_text(seen, other)), fusion(seen), rtol=0, atol=0)
+
+
+def test_token_attention_is_a_distribution_over_image_tokens() -> None:
+    weights = make(TokenFusion).attention_weights(features(MASK))
+    assert weights.shape == (2, 5, 9)
+    assert (weights >= 0).all()
+    torch.testing.assert_close(weights.sum(-1), torch.ones(2, 5, dtype=torch.float64))
+
+
+def test_an_image_token_that_is_asked_for_gets_the_attention() -> None:
+    fusion, seen = make(TokenFusion), features(MASK)
+    with torch.no_grad():  # one direction of the shared space, both as key and as query
+        for projection in (fusion.image_projection, fusion.text_projection):
+            torch.nn.init.zeros_(projection.weight)
+            torch.nn.init.zeros_(projection.bias)
+            projection.weight[:, 0] = 1.0
+        fusion.attention.in_proj_weight.copy_(torch.eye(16).repeat(3, 1))
+        assert seen.image_tokens is not None
+        seen.image_tokens[:, :, 0] = 0.0
+        seen.image_tokens[:, 4, 0] = 10.0
+        seen.text_tokens[:, :, 0] = 10.0
+    assert (fusion.attention_weights(seen)[:, :, 4] > 0.99).all()
+
+
+def test_the_report_changes_the_token_fusion_but_never_the_pooled_one() -> None:
+    seen = features(MASK)
+    other = with_text(seen, features(MASK, seed=1).text_tokens)
+    tokens, pooled = make(TokenFusion), make(PooledFusion)
+    assert (tokens(seen) - tokens(other)).abs().max() > 0.1
+    torch.testing.assert_close(pooled(seen), pooled(other), rtol=0, atol=0)
+    assert torch.equal(pooled.attention_weights(seen), torch.ones(2, 1, 1, dtype=torch.float64))
+
+
+def test_the_reports_own_content_counts_where_attention_has_nothing_to_choose() -> None:
+    seen = features(MASK)
+    assert seen.image_tokens is not None
+    seen.image_tokens[:] = 1.0  # every image token gives the same value, wherever the report looks
+    other = with_text(seen, features(MASK, seed=1).text_tokens)
+    assert (make(TokenFusion)(seen) - make(TokenFusion)(other)).abs().max() > 0.1
+
+
+def test_dropout_acts_on_the_attended_half_only() -> None:
+    fusion = make(TokenFusion).train()
+    dropped = fusion.drop(torch.ones(50, 32))
+    assert torch.equal(dropped[:, :16], torch.ones(50, 16))
+    assert set(dropped[:, 16:].unique().tolist()) == {0.0, 2.0}
