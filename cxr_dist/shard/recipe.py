@@ -1,0 +1,237 @@
+"""A recipe: which source becomes which shards. YAML in, a frozen typed `Recipe` out.
+
+Everything that decides the bytes of a shard folder is a field here, so the manifest keeps the recipe whole.
+Checks that need no data happen when it is made; those that need the columns or the labels, in the readers.
+"""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from cxr_dist.errors import UserError
+from cxr_dist.shard.typed_yaml import from_yaml
+
+Values = tuple[str, ...]
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise UserError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """The table reader's columns, by the name that the table's first row has."""
+
+    image: str
+    """File of the film, relative to the recipe's `images` folder."""
+    patient: str | None = None
+    """Patient id; needed to split by patient."""
+    study: str | None = None
+    """Study id; without it every image is a study of its own."""
+    view: str | None = None
+    """Projection, kept as it is written."""
+    label: str | None = None
+    """One column with the label, or with several between `labels.separator`."""
+    labels: Values = ()
+    """Or one column per class, with 1, 0, -1 (uncertain) or empty (unknown); the column is the class's name."""
+    text: dict[str, str] = field(default_factory=dict)
+    """Section of the report -> column that holds it."""
+
+    def __post_init__(self) -> None:
+        _require(
+            (self.label is None) != (not self.labels),
+            "recipe: columns needs either label (one column) or labels (a list, one column per class)",
+        )
+        bad = [name for name in self.text if not re.fullmatch("[a-z][a-z0-9_]*", name)]
+        _require(not bad, f"recipe: columns.text has section {bad[:1]}: use lower-case letters, digits and _")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labels:
+    """How the source's label values become classes."""
+
+    task: Literal["multiclass", "multilabel"] = "multiclass"
+    """multiclass: exactly one class per image; multilabel: each class present, absent or unknown."""
+    classes: dict[str, Values] = field(default_factory=dict)
+    """Class -> its source values, in the order of the model's outputs. `*` in a value stands for anything, and
+    a value on its own wins over one with `*`. Empty: every source value that is left is a class."""
+    drop: Values = ()
+    """Source values whose rows are left out."""
+    min_count: int = 1
+    """Source values on fewer images than this are left out."""
+    separator: str | None = None
+    """multilabel: what stands between the values of columns.label, e.g. `|`."""
+    uncertain: Literal["ignore", "zeros", "ones"] = "ignore"
+    """multilabel: whether -1 is unknown (not trained on), absent or present."""
+
+    def __post_init__(self) -> None:
+        values = [value for patterns in self.classes.values() for value in patterns] + list(self.drop)
+        twice = sorted({value for value in values if values.count(value) > 1})
+        _require(
+            not twice,
+            f"recipe: labels names the value {twice[:1]} twice: a value has one class, or is dropped",
+        )
+        _require(self.min_count >= 1, f"recipe: labels.min_count is {self.min_count}; it must be at least 1")
+        _require(len(self.classes) != 1, "recipe: labels.classes has one class; at least two are needed")
+        _require(
+            self.task == "multilabel" or self.separator is None,
+            "recipe: labels.separator needs task: multilabel",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """The shares of train, val and test."""
+
+    by: Literal["patient", "study", "image"] = "patient"
+    """What is never divided. `image` puts the views of one study into several splits: results look too good."""
+    train: float = 0.70
+    """Share of the images (by image) or of each class's patients or studies, in 0 to 1."""
+    val: float = 0.15
+    """Share for validation."""
+    test: float = 0.15
+    """Share for the test."""
+    seed: int = 42
+    """Fixes the split and the order of samples."""
+
+    def __post_init__(self) -> None:
+        shares = (self.train, self.val, self.test)
+        _require(
+            all(0 < share < 1 for share in shares) and abs(sum(shares) - 1) < 1e-6,
+            f"recipe: split has train, val and test {shares}; expected three positive shares that add up to 1",
+        )
+        _require(0 <= self.seed < 2**32, f"recipe: split.seed is {self.seed}; it must lie in 0 to 2^32 - 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InvertedRows:
+    """The rows whose films are stored with black bone (DICOM's MONOCHROME1)."""
+
+    column: str
+    """Column of the table that tells."""
+    value: str
+    """Its value for an inverted film, e.g. MONOCHROME1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFormat:
+    """The grey JPEG that is stored."""
+
+    short_side: int = 256
+    """Pixels; larger films are scaled down by area, smaller ones are kept."""
+    quality: int = 92
+    """JPEG quality, 1 to 100."""
+    monochrome1: bool | InvertedRows = False
+    """Invert all films, or those of some rows, so that bone is white."""
+
+    def __post_init__(self) -> None:
+        _require(
+            8 <= self.short_side <= 4096, f"recipe: image.short_side is {self.short_side}; expected 8 to 4096"
+        )
+        _require(1 <= self.quality <= 100, f"recipe: image.quality is {self.quality}; expected 1 to 100")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardSize:
+    """How samples are dealt to tars."""
+
+    samples: int = 1000
+    """At most so many in a shard."""
+
+    def __post_init__(self) -> None:
+        _require(self.samples >= 1, f"recipe: shard.samples is {self.samples}; it must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo:
+    """The size of the made data."""
+
+    studies: int = 1000
+    """Number of studies; most have one film, some a frontal and a lateral one."""
+    side: int = 128
+    """Height and width of a drawn film, pixels."""
+    seed: int = 0
+    """Fixes every drawn film and every report."""
+
+    def __post_init__(self) -> None:
+        _require(self.studies >= 1, f"recipe: demo.studies is {self.studies}; it must be at least 1")
+        _require(32 <= self.side <= 1024, f"recipe: demo.side is {self.side}; expected 32 to 1024 pixels")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One data set."""
+
+    reader: Literal["openi", "table", "demo"]
+    """Which layout the source folder has."""
+    table: str | None = None
+    """table: the .csv, .tsv or .parquet, relative to --source. openi: a .csv of views (may be left away)."""
+    images: str = "images"
+    """table, openi: folder of the films, relative to --source."""
+    reports: str = "ecgen-radiology"
+    """openi: folder of the XML reports, relative to --source."""
+    demo: Demo = field(default_factory=Demo)
+    """demo: how much to draw."""
+    where: dict[str, Values] = field(default_factory=dict)
+    """Column (table reader) or `view` -> values to keep; all other rows are left out."""
+    columns: Columns | None = None
+    """table: which column is what."""
+    labels: Labels = field(default_factory=Labels)
+    """Classes."""
+    split: Split = field(default_factory=Split)
+    """Train, val and test."""
+    image: ImageFormat = field(default_factory=ImageFormat)
+    """Stored image."""
+    shard: ShardSize = field(default_factory=ShardSize)
+    """Stored shards."""
+
+    def __post_init__(self) -> None:
+        if self.reader == "table":
+            _require(
+                self.table is not None, "recipe: reader table needs `table`, the .csv, .tsv or .parquet file"
+            )
+            _require(self.columns is not None, "recipe: reader table needs `columns`, with image and label")
+            _check_table_labels(self)
+            return
+        _require(
+            self.columns is None, f"recipe: reader {self.reader} has no columns; they belong to reader table"
+        )
+        _require(
+            isinstance(self.image.monochrome1, bool),
+            f"recipe: reader {self.reader} takes image.monochrome1 true or false; a column belongs to reader table",
+        )
+        _require(
+            self.labels.task == "multiclass",
+            f"recipe: reader {self.reader} has one label per image: use task: multiclass",
+        )
+
+
+def _check_table_labels(recipe: Recipe) -> None:
+    assert recipe.columns is not None
+    columns, labels, split = recipe.columns, recipe.labels, recipe.split
+    if columns.labels:
+        _require(labels.task == "multilabel", "recipe: columns.labels needs labels.task: multilabel")
+        _require(
+            not (labels.classes or labels.drop or labels.separator or labels.min_count > 1),
+            "recipe: with columns.labels the columns are the classes: leave out labels.classes, drop, min_count "
+            "and separator",
+        )
+    elif labels.task == "multilabel":
+        _require(
+            labels.separator is not None and bool(labels.classes),
+            "recipe: multilabel with columns.label needs labels.separator and labels.classes",
+        )
+    if split.by != "image":
+        found = getattr(columns, split.by)
+        _require(found is not None, f"recipe: split by {split.by} needs columns.{split.by}")
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read a recipe; raises UserError for a missing file, broken YAML, or an unknown or ill-typed field."""
+    if not path.is_file():
+        raise UserError(f"no recipe {path}: the package's own are in its shards folder")
+    recipe = from_yaml(Recipe, path)
+    assert isinstance(recipe, Recipe)
+    return recipe
