@@ -1,0 +1,107 @@
+"""Drawing for phantoms: smooth outlines in unit coordinates in, soft masks and tone-mapped films out.
+
+A film is built as a map of density, to which every structure adds: what lies behind the heart is seen through it,
+as on a radiograph. Coordinates are (x, y) in 0..1 from the upper left corner; widths are shares of the side.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Points = NDArray[np.float64]
+Mask = NDArray[np.float32]
+
+_SUBPIXEL_BITS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pose:
+    """How the patient stands before the detector."""
+
+    degrees: float
+    zoom: float
+    shift: tuple[float, float]
+
+    def apply(self, points: Points) -> Points:
+        """Rotate and zoom about the middle, then shift; points [n, 2]."""
+        return np.asarray(points @ self._matrix + self._offset)
+
+    @cached_property
+    def _matrix(self) -> Points:
+        turn = np.deg2rad(self.degrees)
+        return self.zoom * np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+
+    @cached_property
+    def _offset(self) -> Points:
+        return np.asarray(0.5 + np.array(self.shift) - 0.5 * self._matrix.sum(axis=0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Canvas:
+    """A square of `side` pixels seen through a pose."""
+
+    side: int
+    pose: Pose
+
+    def fill(self, outline: Points, soft: float) -> Mask:
+        """The inside of a closed outline, 0..1 [side, side], with an edge blurred over `soft`."""
+        mask = np.zeros((self.side, self.side), np.uint8)
+        cv2.fillPoly(mask, [self._pixels(outline)], 255, cv2.LINE_AA, _SUBPIXEL_BITS)
+        return self._soft(mask, soft)
+
+    def strokes(self, lines: list[Points], width: float, soft: float) -> Mask:
+        """Open lines of one width, 0..1 [side, side]; where they cross they do not add."""
+        mask = np.zeros((self.side, self.side), np.uint8)
+        thickness = max(1, round(width * self.side))
+        pixels = [self._pixels(line) for line in lines]
+        cv2.polylines(mask, pixels, False, 255, thickness, cv2.LINE_AA, _SUBPIXEL_BITS)
+        return self._soft(mask, soft)
+
+    def blob(self, centre: tuple[float, float], radius: tuple[float, float], steepness: float = 2.0) -> Mask:
+        """A round shadow, 1 in its middle; a higher steepness has a sharper edge."""
+        posed = self.pose.apply(np.array([centre]))[0]
+        axis = (np.arange(self.side, dtype=np.float32) + 0.5) / self.side
+        x, y = (axis - posed[0]) / radius[0], (axis - posed[1]) / radius[1]
+        distance = (x[None, :] ** 2 + y[:, None] ** 2).astype(np.float32)
+        return np.asarray(np.exp(-(distance ** np.float32(steepness / 2))), np.float32)
+
+    def clouds(self, rng: np.random.Generator, grain: float) -> Mask:
+        """Smooth noise of mean 0 and deviation 1 [side, side], with structures about `grain` wide."""
+        cells = max(2, round(1 / grain))
+        coarse = rng.standard_normal((cells, cells)).astype(np.float32)
+        return np.asarray(
+            cv2.resize(coarse, (self.side, self.side), interpolation=cv2.INTER_CUBIC), np.float32
+        )
+
+    def _soft(self, mask: NDArray[np.uint8], soft: float) -> Mask:
+        if soft * self.side > 0.5:  # below half a pixel the anti-aliasing is soft enough
+            mask = np.asarray(cv2.GaussianBlur(mask, (0, 0), soft * self.side), np.uint8)
+        return mask * np.float32(1 / 255)
+
+    def _pixels(self, points: Points) -> NDArray[np.int32]:
+        return np.asarray(np.round(self.pose.apply(points) * self.side * 2**_SUBPIXEL_BITS), np.int32)
+
+
+def smooth(points: list[tuple[float, float]], closed: bool, per_piece: int = 8) -> Points:
+    """Catmull-Rom curve through control points, [n, 2] (Catmull and Rom 1974)."""
+    p = np.array(points)
+    ends = (p[-1:], p[:2]) if closed else (p[:1], p[-1:])
+    q = np.concatenate([ends[0], p, ends[1]])
+    t = np.linspace(0, 1, per_piece, endpoint=False)[None, :, None]
+    a, b, c, d = (q[i : len(q) - 3 + i, None, :] for i in range(4))
+    curve = 0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3)
+    flat = curve.reshape(-1, 2)
+    return flat if closed else np.concatenate([flat, p[-1:]])
+
+
+def expose(density: Mask, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """A density map [side, side] to a film, 0 black to 255 white: exposure, contrast, detector noise."""
+    film = 1 - np.exp(-density * rng.uniform(0.85, 1.2))
+    film = rng.uniform(0.0, 0.05) + film * rng.uniform(0.92, 1.08)
+    film = np.clip(film, 0, 1) ** rng.uniform(0.85, 1.25)
+    noise = rng.standard_normal(density.shape, np.float32)
+    film += noise * rng.uniform(0.008, 0.022)
+    return np.asarray(np.clip(np.round(film * 255), 0, 255), np.uint8)

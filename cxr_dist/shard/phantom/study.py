@@ -1,0 +1,88 @@
+"""Who is drawn: a study number in, the patient's build, the finding and how plain it is out.
+
+Deterministic from (seed, study). Several studies may be of one patient, who keeps the same build.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+Finding = Literal["normal", "cardiomegaly", "effusion", "opacity", "nodule"]
+FINDINGS: dict[Finding, float] = {
+    "normal": 0.36,
+    "cardiomegaly": 0.16,
+    "effusion": 0.16,
+    "opacity": 0.17,
+    "nodule": 0.15,
+}
+"""Finding -> share of the studies."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Build:
+    """A patient's chest, in unit coordinates of the film."""
+
+    half_width: float
+    apex: float
+    dome: float
+    heart_ratio: float
+    """Heart width over chest width while healthy."""
+    ribs: float
+    """Height of the first rib."""
+    stoutness: float
+    """Soft tissue over the lungs, 0 to 1."""
+    breasts: float
+    """Shadow over the lower lungs, 0 to 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """One visit."""
+
+    number: int
+    patient: int
+    build: Build
+    finding: Finding
+    plainness: float
+    """How clearly the film shows the finding, 0 barely to 1 plainly."""
+    side: Literal["right", "left"]
+    """Side of the finding, the patient's own."""
+    zone: Literal["upper", "mid", "lower"]
+    """Height of the finding in the lung."""
+    has_lateral: bool
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """Projections that were taken."""
+        return ("PA", "LATERAL") if self.has_lateral else ("PA",)
+
+
+def draw_study(seed: int, number: int) -> Study:
+    """Draw study `number` of the data set `seed`."""
+    # Every fifth study is a second visit of the patient before.
+    patient = number - 1 if number % 5 == 4 else number
+    rng = np.random.default_rng([seed, 1, number])
+    names, shares = list(FINDINGS), list(FINDINGS.values())
+    return Study(
+        number=number,
+        patient=patient,
+        build=_draw_build(np.random.default_rng([seed, 0, patient])),
+        finding=names[int(rng.choice(len(names), p=shares))],
+        plainness=float(rng.beta(1.3, 1.2)),
+        side="right" if rng.random() < 0.5 else "left",
+        zone=("upper", "mid", "lower")[int(rng.integers(3))],
+        has_lateral=bool(rng.random() < 0.25),
+    )
+
+
+def _draw_build(rng: np.random.Generator) -> Build:
+    return Build(
+        half_width=float(rng.uniform(0.335, 0.39)),
+        apex=float(rng.uniform(0.10, 0.15)),
+        dome=float(rng.uniform(0.68, 0.77)),
+        heart_ratio=float(np.clip(rng.normal(0.455, 0.03), 0.39, 0.52)),
+        ribs=float(rng.uniform(0.13, 0.17)),
+        stoutness=float(rng.uniform(0.0, 1.0)),
+        breasts=float(max(0.0, rng.uniform(-1.0, 1.0))),
+    )
