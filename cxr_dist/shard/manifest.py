@@ -97,6 +97,8 @@ class Manifest:
     left_out: dict[str, int]
     """Reason -> number of source rows that are in no split."""
     splits: dict[str, SplitEntry]
+    source_sha256: str = ""
+    """Of all that the reader found but the pixels: rows, ids, labels, texts."""
 
     @property
     def num_labels(self) -> int:
@@ -121,7 +123,9 @@ class Manifest:
         try:
             plain = json.loads(text)
         except json.JSONDecodeError as error:
-            raise UserError(f"{where} is not JSON (line {error.lineno}): run `cxr-dist shard` again") from None
+            raise UserError(
+                f"{where} is not JSON (line {error.lineno}): run `cxr-dist shard` again"
+            ) from None
         if not isinstance(plain, dict) or plain.pop("format", None) != FORMAT:
             raise UserError(f"{where} is not a manifest of cxr_dist shards")
         version = plain.pop("format_version", None)

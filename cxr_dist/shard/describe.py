@@ -1,0 +1,76 @@
+"""What was written, as the manifest says it: counts per split and class, the recipe, a hash of the source."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cxr_dist.shard.manifest import SPLITS, UNKNOWN, Manifest, ShardEntry, SplitEntry
+from cxr_dist.shard.recipe import Recipe
+from cxr_dist.shard.record import Source
+from cxr_dist.shard.select import Sample, Selection
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """One shard, and the samples that reached it."""
+
+    split: str
+    entry: ShardEntry
+    samples: list[Sample]
+
+
+def manifest_of(recipe: Recipe, source: Source, selection: Selection, written: Sequence[Written]) -> Manifest:
+    """The manifest of a folder whose shards are all written."""
+    return Manifest(
+        recipe=plain_recipe(recipe),
+        reader=recipe.reader,
+        task=recipe.labels.task,
+        classes=selection.classes,
+        text_sections=source.text_sections,
+        split_by=recipe.split.by,
+        image={"short_side": recipe.image.short_side, "quality": recipe.image.quality},
+        made_data=source.made_data,
+        source_rows=len(source.records) + sum(source.left_out.values()),
+        left_out=dict(sorted(selection.left_out.items())),
+        splits={name: _split_entry(recipe, selection.classes, name, written) for name in SPLITS},
+        source_sha256=fingerprint(source),
+    )
+
+
+def plain_recipe(recipe: Recipe) -> dict[str, Any]:
+    """The resolved recipe as JSON keeps it."""
+    plain = json.loads(json.dumps(dataclasses.asdict(recipe)))
+    assert isinstance(plain, dict)
+    return plain
+
+
+def fingerprint(source: Source) -> str:
+    """sha256 over all rows in any order, pixels apart: whether the source is still the same."""
+    rows = sorted(
+        json.dumps([r.source_id, r.study, r.patient, r.view, r.values, dict(r.text), dict(r.fields)])
+        for r in source.records
+    )
+    return hashlib.sha256("\n".join(rows).encode("utf-8")).hexdigest()
+
+
+def _split_entry(recipe: Recipe, classes: Sequence[str], name: str, written: Sequence[Written]) -> SplitEntry:
+    shards = [shard for shard in written if shard.split == name]
+    samples = [sample for shard in shards for sample in shard.samples]
+    multiclass = recipe.labels.task == "multiclass"
+    counts = {}
+    for index, class_name in enumerate(classes):
+        values = [int(s.label[0] == index) if multiclass else s.label[index] for s in samples]
+        counts[class_name] = {
+            "positive": values.count(1),
+            "negative": values.count(0),
+            "unknown": values.count(UNKNOWN),
+        }
+    return SplitEntry(
+        samples=len(samples),
+        patients=len({sample.patient for sample in samples}),
+        label_counts=counts,
+        shards=tuple(shard.entry for shard in shards),
+    )

@@ -1,0 +1,139 @@
+"""Source label values into classes: per record a tuple of small integers, or the reason why it has none.
+
+Multiclass gives (class,). Multilabel gives 1, 0 or -1 (unknown) per class, in the order of the classes.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cxr_dist.errors import UserError
+from cxr_dist.shard.left_out import DROPPED_LABEL, NO_CLASS, NO_LABEL, TOO_RARE
+from cxr_dist.shard.manifest import UNKNOWN
+from cxr_dist.shard.recipe import Labels
+
+_ASSESSED = {"1": 1, "0": 0, "": UNKNOWN}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labelled:
+    """The outcome for a list of records, in their order."""
+
+    classes: tuple[str, ...]
+    labels: list[tuple[int, ...] | str]
+    """A record's label, or the reason why it is left out."""
+
+
+def assign_labels(
+    rule: Labels, columns: Sequence[str], values: Sequence[tuple[str, ...]], occurring: Sequence[str]
+) -> Labelled:
+    """Apply a recipe's labels to the `values` of the selected records.
+
+    `columns` are those of columns.labels, if any. `occurring` are all values of the source, selected or not: a
+    value in the recipe that fits none of them is a slip of the pen, and raises UserError.
+    """
+    if columns:
+        return Labelled(classes=tuple(columns), labels=_assessed(rule, columns, values))
+    known = Counter(value for value in occurring if value)
+    _check_occurring(rule, known)
+    kept = _kept(rule, values)
+    class_values = rule.classes or {value: (value,) for value in sorted(kept)}
+    classes = tuple(class_values)
+    class_of = {value: _class_of(value, class_values) for value in known}
+    if rule.task == "multilabel":
+        return Labelled(
+            classes=classes, labels=[_several(rule, row, class_of, len(classes)) for row in values]
+        )
+    return Labelled(classes=classes, labels=[_single(rule, row[0], kept, class_of) for row in values])
+
+
+def sampling_groups(labels: Sequence[tuple[int, ...]], num_classes: int) -> list[int]:
+    """The sampling group of each label: see `manifest.index_dtype`."""
+    if all(len(label) == 1 for label in labels):
+        return [label[0] for label in labels]
+    positives = [sum(label[k] == 1 for label in labels) for k in range(num_classes)]
+    return [
+        min((k for k in range(num_classes) if label[k] == 1), key=lambda k: positives[k], default=num_classes)
+        for label in labels
+    ]
+
+
+def _single(
+    rule: Labels, value: str, kept: set[str], class_of: dict[str, int | None]
+) -> tuple[int, ...] | str:
+    if not value:
+        return NO_LABEL
+    if value in rule.drop:
+        return DROPPED_LABEL
+    if value not in kept:
+        return TOO_RARE
+    index = class_of[value]
+    return NO_CLASS if index is None else (index,)
+
+
+def _several(
+    rule: Labels, row: tuple[str, ...], class_of: dict[str, int | None], num_classes: int
+) -> tuple[int, ...] | str:
+    if not row:
+        return NO_LABEL
+    if any(value in rule.drop for value in row):
+        return DROPPED_LABEL
+    present = {class_of[value] for value in row}
+    return tuple(int(index in present) for index in range(num_classes))
+
+
+def _kept(rule: Labels, values: Sequence[tuple[str, ...]]) -> set[str]:
+    counts = Counter(value for row in values for value in row if value and value not in rule.drop)
+    return {value for value, count in counts.items() if count >= rule.min_count}
+
+
+def _fits(pattern: str, value: str) -> bool:
+    return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), value, re.DOTALL) is not None
+
+
+def _class_of(value: str, class_values: dict[str, tuple[str, ...]]) -> int | None:
+    """The class that names the value, else the first with a fitting pattern, a lone `*` last."""
+    fitting = [
+        (pattern == "*", pattern != value, index)
+        for index, patterns in enumerate(class_values.values())
+        for pattern in patterns
+        if _fits(pattern, value)
+    ]
+    return min(fitting)[2] if fitting else None
+
+
+def _check_occurring(rule: Labels, known: Counter[str]) -> None:
+    named = [(f"labels.classes.{name}", pattern) for name, row in rule.classes.items() for pattern in row]
+    named += [("labels.drop", value) for value in rule.drop]
+    for setting, pattern in named:
+        found = pattern in known if setting == "labels.drop" else any(_fits(pattern, v) for v in known)
+        if not found and pattern != "*":
+            raise UserError(
+                f"recipe: {setting} names the value {pattern!r}, which no row has; {_listed(known)}"
+            )
+
+
+def _listed(known: Counter[str]) -> str:
+    """The values that occur, unless they look like sentences or ids: those must not be shown."""
+    if len(known) > 200 or any(len(value) > 60 for value in known):
+        return f"the label column has {len(known)} different values: is it the right column?"
+    shown = [f"{value!r}" for value, _ in known.most_common(40)]
+    return f"the rows have: {', '.join(shown)}" + (", …" if len(known) > 40 else "")
+
+
+def _assessed(
+    rule: Labels, columns: Sequence[str], values: Sequence[tuple[str, ...]]
+) -> list[tuple[int, ...] | str]:
+    codes = _ASSESSED | {"-1": {"ignore": UNKNOWN, "zeros": 0, "ones": 1}[rule.uncertain]}
+    codes |= {f"{code}.0": meaning for code, meaning in codes.items() if code}
+    labels: list[tuple[int, ...] | str] = []
+    for row in values:
+        bad = [column for column, value in zip(columns, row, strict=True) if value not in codes]
+        if bad:
+            raise UserError(
+                f"column {bad[0]!r} holds something other than 1, 0, -1 (uncertain) or empty (unknown)"
+            )
+        label = tuple(codes[value] for value in row)
+        labels.append(NO_LABEL if all(code == UNKNOWN for code in label) else label)
+    return labels

@@ -1,0 +1,34 @@
+"""Why a source row is in no split: what the recipe chose, and what failed.
+
+Both are counted by reason in the manifest. Only failures count against the limit that stops a run, because
+they mean that the source is not what the recipe says.
+"""
+
+from collections.abc import Mapping
+
+NOT_SELECTED = "not selected by the recipe's where"
+DROPPED_LABEL = "label value dropped by the recipe"
+NO_CLASS = "label value in no class"
+TOO_RARE = "label value on fewer images than labels.min_count"
+NO_LABEL = "no label"
+
+NO_PATIENT = "no patient or study id"
+MISSING_IMAGE = "image file missing"
+UNREADABLE_IMAGE = "image not readable"
+TOO_LARGE_IMAGE = "image has too many pixels"
+UNREADABLE_REPORT = "report not readable"
+
+FAILURES = frozenset({NO_PATIENT, MISSING_IMAGE, UNREADABLE_IMAGE, TOO_LARGE_IMAGE, UNREADABLE_REPORT})
+
+
+class ImageProblem(Exception):
+    """An image that cannot be stored; `reason` is one of the above."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def failures(left_out: Mapping[str, int]) -> int:
+    """Number of rows that were left out though the recipe asked for them."""
+    return sum(count for reason, count in left_out.items() if reason in FAILURES)

@@ -1,0 +1,39 @@
+"""The demo's made data: films drawn and reports written by cxr_dist.shard.phantom. No folder is read."""
+
+from pathlib import Path
+
+from cxr_dist.errors import UserError
+from cxr_dist.shard.phantom.film import PhantomFilm
+from cxr_dist.shard.phantom.report import SECTIONS, write_report
+from cxr_dist.shard.phantom.study import draw_study
+from cxr_dist.shard.recipe import Demo, Recipe
+from cxr_dist.shard.record import Record, Source
+
+
+def read(recipe: Recipe, folder: Path | None) -> Source:
+    """All films of the recipe's made studies; raises UserError where a folder was given for nothing."""
+    if folder is not None:
+        raise UserError(
+            "reader demo makes its own data: leave --source away, or name a recipe for your folder"
+        )
+    records = [record for number in range(recipe.demo.studies) for record in _records(recipe.demo, number)]
+    return Source(records=records, text_sections=SECTIONS, made_data=True)
+
+
+def _records(demo: Demo, number: int) -> list[Record]:
+    study = draw_study(demo.seed, number)
+    text = write_report(study, demo.seed)
+    return [
+        Record(
+            source_id=f"phantom-{demo.seed}-{number:05d}-{view}",
+            image_id=f"phantom-{demo.seed}-{number:05d}-{view}",
+            study=f"phantom-{demo.seed}-{number:05d}",
+            patient=f"phantom-{demo.seed}-{study.patient:05d}",
+            view=view,
+            values=(study.finding,),
+            text=text,
+            fields={"view": view},
+            pixels=PhantomFilm(seed=demo.seed, study=number, view=view, side=demo.side),
+        )
+        for view in study.views
+    ]

@@ -1,0 +1,83 @@
+"""Open-i, the Indiana University collection: ecgen-radiology/*.xml and a folder of PNGs in, records out.
+
+One record per `parentImage`. The label is the first `MeSH/major` term, capitalised; `Other` where there is none.
+Reports were de-identified without a patient id, so a report is the patient and the study.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pandas as pd
+
+from cxr_dist.errors import UserError
+from cxr_dist.shard.image import ImageFile
+from cxr_dist.shard.left_out import UNREADABLE_REPORT
+from cxr_dist.shard.readers.folder import inside, source_folder
+from cxr_dist.shard.recipe import Recipe
+from cxr_dist.shard.record import Record, Source
+
+SECTIONS = ("indication", "comparison", "findings", "impression")
+
+
+def read(recipe: Recipe, folder: Path | None) -> Source:
+    """All films that the reports name; raises UserError where the reports or the images are not there."""
+    root = source_folder(folder, "openi")
+    reports = sorted(inside(root, recipe.reports, "reports").glob("*.xml"))
+    if not reports:
+        raise UserError(
+            f"no .xml in {recipe.reports}: expected Open-i's reports (NLMCXR_reports.tgz), unpacked"
+        )
+    images = inside(root, recipe.images, "images")
+    films = {entry.name: images / entry.name for entry in os.scandir(images)}
+    views = {} if recipe.table is None else _views(inside(root, recipe.table, "table"))
+    records: list[Record] = []
+    left_out: Counter[str] = Counter()
+    for path in reports:
+        try:
+            records += _records(path, films, views, inverted=bool(recipe.image.monochrome1))
+        except ElementTree.ParseError:
+            left_out[UNREADABLE_REPORT] += 1
+    return Source(records=records, text_sections=SECTIONS, left_out=left_out)
+
+
+def _records(path: Path, films: dict[str, Path], views: dict[str, str], inverted: bool) -> Iterator[Record]:
+    report = ElementTree.parse(path).getroot()
+    terms = [term.text.strip() for term in report.findall("MeSH/major") if term.text and term.text.strip()]
+    text = dict.fromkeys(SECTIONS, "")
+    for part in report.iter("AbstractText"):
+        section = part.get("Label", "").lower()
+        if section in text:
+            text[section] = " ".join("".join(part.itertext()).split())
+    for image in report.findall("parentImage"):
+        name = image.get("id", "")
+        file = next((films[n] for n in _file_names(name) if n in films), None)
+        view = next((views[n] for n in _file_names(name) if n in views), "")
+        yield Record(
+            source_id=name,
+            image_id=name,
+            study=path.stem,
+            patient=path.stem,
+            view=view,
+            values=(terms[0].capitalize() if terms else "Other",),
+            text=text,
+            fields={"view": view},
+            pixels=None if file is None else ImageFile(path=file, inverted=inverted),
+        )
+
+
+def _file_names(image_id: str) -> tuple[str, str]:
+    """Open-i's own name of an image, and the one under which it is redistributed: without CXR<report>_."""
+    return f"{image_id}.png", f"{image_id.partition('_')[2]}.dcm.png"
+
+
+def _views(path: Path) -> dict[str, str]:
+    """File name -> view, from a table with the columns filename and projection."""
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    if not {"filename", "projection"} <= set(table.columns):
+        raise UserError(
+            f"{path.name} has no columns filename and projection: the recipe's table gives the views"
+        )
+    return dict(zip(table["filename"], table["projection"], strict=True))

@@ -1,0 +1,112 @@
+"""A table of one's own: .csv, .tsv or .parquet with a row per film in, records out.
+
+The recipe says which column is what. All values are text; an empty cell is an unknown value.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from cxr_dist.errors import UserError
+from cxr_dist.shard.image import ImageFile
+from cxr_dist.shard.readers.folder import inside, source_folder
+from cxr_dist.shard.recipe import Columns, InvertedRows, Recipe
+from cxr_dist.shard.record import Record, Source
+
+_Row = dict[str, str]
+
+
+def read(recipe: Recipe, folder: Path | None) -> Source:
+    """Every row of the table; raises UserError for an unknown column or a table that cannot be read."""
+    assert recipe.table is not None
+    assert recipe.columns is not None
+    root = source_folder(folder, "table")
+    rows = _read_table(inside(root, recipe.table, "table"), _named_columns(recipe))
+    images = inside(root, recipe.images, "images")
+    seen: Counter[str] = Counter()
+    records = []
+    for row in rows:
+        name = row[recipe.columns.image]
+        seen[name] += 1
+        records.append(_record(row, recipe, images, times_seen=seen[name]))
+    return Source(records=records, text_sections=tuple(recipe.columns.text))
+
+
+def _record(row: _Row, recipe: Recipe, images: Path, times_seen: int) -> Record:
+    columns = recipe.columns
+    assert columns is not None
+    name = row[columns.image]
+    # Two rows may name one film: each is a sample of its own.
+    source_id = name if name and times_seen == 1 else f"{name}#{times_seen}"
+    study = source_id if columns.study is None else row[columns.study]
+    return Record(
+        source_id=source_id,
+        image_id=name or source_id,
+        study=study,
+        patient=study if columns.patient is None else row[columns.patient],
+        view="" if columns.view is None else row[columns.view],
+        values=_values(row, columns, recipe.labels.separator),
+        text={section: row[column] for section, column in columns.text.items()},
+        fields={column: row[column] for column in recipe.where},
+        pixels=ImageFile(path=images / name, inverted=_inverted(row, recipe)) if name else None,
+    )
+
+
+def _values(row: _Row, columns: Columns, separator: str | None) -> tuple[str, ...]:
+    if columns.label is None:
+        return tuple(row[column] for column in columns.labels)
+    if separator is None:
+        return (row[columns.label],)
+    return tuple(part.strip() for part in row[columns.label].split(separator) if part.strip())
+
+
+def _inverted(row: _Row, recipe: Recipe) -> bool:
+    rule = recipe.image.monochrome1
+    return row[rule.column] == rule.value if isinstance(rule, InvertedRows) else rule
+
+
+def _named_columns(recipe: Recipe) -> list[tuple[str, str]]:
+    """(setting, column) for every column that the recipe names."""
+    columns = recipe.columns
+    assert columns is not None
+    single = [
+        (f"columns.{name}", getattr(columns, name)) for name in ("image", "patient", "study", "view", "label")
+    ]
+    named = [(setting, column) for setting, column in single if column is not None]
+    named += [("columns.labels", column) for column in columns.labels]
+    named += [(f"columns.text.{section}", column) for section, column in columns.text.items()]
+    named += [("where", column) for column in recipe.where]
+    rule = recipe.image.monochrome1
+    return named + ([("image.monochrome1", rule.column)] if isinstance(rule, InvertedRows) else [])
+
+
+def _read_table(path: Path, named: Sequence[tuple[str, str]]) -> list[_Row]:
+    frame = _read_frame(path)
+    for setting, column in named:
+        if column not in frame.columns:
+            valid = ", ".join(map(str, frame.columns[:60]))
+            raise UserError(f"recipe: {setting} names the column {column!r}; {path.name} has: {valid}")
+    wanted = list(dict.fromkeys(column for _, column in named))
+    texts = {column: frame[column].map(_text).tolist() for column in wanted}
+    return [dict(zip(wanted, values, strict=True)) for values in zip(*texts.values(), strict=True)]
+
+
+def _read_frame(path: Path) -> Any:
+    kind = path.suffix.lower()
+    if kind not in (".csv", ".tsv", ".parquet"):
+        raise UserError(f"the table {path.name} ends in {kind or 'nothing'}; expected .csv, .tsv or .parquet")
+    try:
+        if kind == ".parquet":
+            return pd.read_parquet(path)
+        return pd.read_csv(path, sep="\t" if kind == ".tsv" else ",", dtype=str, keep_default_na=False)
+    except (ValueError, OSError):  # their messages may quote a cell, and so a report
+        raise UserError(
+            f"{path.name} cannot be read as {kind[1:]} (in UTF-8, with a first row of names)"
+        ) from None
+
+
+def _text(value: Any) -> str:
+    return "" if value is None or value != value else str(value).strip()  # NaN is not equal to itself

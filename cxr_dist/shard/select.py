@@ -1,0 +1,142 @@
+"""Records into samples: what the recipe keeps, with class, opaque ids and split. No pixel is read here.
+
+Left out by choice or by failure, every row is counted. The ids in a sample are hashes; source names stay behind
+in `source_id`, which only keys.csv repeats.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from cxr_dist.errors import UserError
+from cxr_dist.shard.labels import assign_labels, sampling_groups
+from cxr_dist.shard.left_out import MISSING_IMAGE, NO_PATIENT, NOT_SELECTED
+from cxr_dist.shard.recipe import Recipe
+from cxr_dist.shard.record import Pixels, Record, Source
+from cxr_dist.shard.split import assign_splits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One film on its way into a shard."""
+
+    key: str
+    """20 hexadecimal digits, unique in the folder."""
+    study: str
+    """16 hexadecimal digits."""
+    patient: str
+    """16 hexadecimal digits; the same for all patients that share a film."""
+    view: str
+    label: tuple[int, ...]
+    group: int
+    split: str
+    text: Mapping[str, str]
+    source_id: str
+    pixels: Pixels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """What will be written."""
+
+    classes: tuple[str, ...]
+    samples: list[Sample]
+    left_out: Counter[str]
+
+
+def select(recipe: Recipe, source: Source) -> Selection:
+    """Apply where, labels and split; raises UserError where nothing is left or a label value is unknown."""
+    left_out = Counter(source.left_out)
+    chosen = [record for record in source.records if _selected(recipe, record)]
+    left_out[NOT_SELECTED] = len(source.records) - len(chosen)
+    if not chosen:
+        raise UserError(
+            f"no row is left of {len(source.records)}: check the recipe's where (columns {', '.join(recipe.where)})"
+            if source.records
+            else "the source has no rows: check --source and the recipe's reader"
+        )
+    occurring = [value for record in source.records for value in record.values]
+    columns = recipe.columns.labels if recipe.columns else ()
+    labelled = assign_labels(recipe.labels, columns, [record.values for record in chosen], occurring)
+    kept: list[tuple[Record, tuple[int, ...]]] = []
+    for record, label in zip(chosen, labelled.labels, strict=True):
+        reason = label if isinstance(label, str) else _failure(record)
+        if reason is None and not isinstance(label, str):
+            kept.append((record, label))
+        else:
+            left_out[str(reason)] += 1
+    samples = _samples(recipe, kept, len(labelled.classes))
+    return Selection(classes=labelled.classes, samples=samples, left_out=+left_out)
+
+
+def opaque(kind: str, name: str, digits: int = 16) -> str:
+    """A stand-in for an id: the same id gives the same one. Pseudonymous, as ids can be guessed and hashed."""
+    return hashlib.sha256(f"{kind}\0{name}".encode()).hexdigest()[:digits]
+
+
+def _selected(recipe: Recipe, record: Record) -> bool:
+    unknown = [column for column in recipe.where if column not in record.fields]
+    if unknown:
+        raise UserError(
+            f"recipe: where names {unknown[0]!r}; reader {recipe.reader} has: {', '.join(record.fields)}"
+        )
+    return all(record.fields[column] in values for column, values in recipe.where.items())
+
+
+def _failure(record: Record) -> str | None:
+    if record.pixels is None:
+        return MISSING_IMAGE
+    return None if record.patient and record.study else NO_PATIENT
+
+
+def _samples(
+    recipe: Recipe, kept: Sequence[tuple[Record, tuple[int, ...]]], num_classes: int
+) -> list[Sample]:
+    """Sorted by key, so that the order of the source's rows does not matter from here on."""
+    if not kept:
+        return []
+    records = [record for record, _ in kept]
+    labels = [label for _, label in kept]
+    strata = sampling_groups(labels, num_classes)
+    patients = _merged([r.patient for r in records], [r.image_id for r in records])
+    studies = _merged([r.study for r in records], [r.image_id for r in records])
+    units = {"patient": patients, "study": studies, "image": [r.image_id for r in records]}
+    splits = assign_splits(units[recipe.split.by], strata, recipe.split)
+    samples = [
+        Sample(
+            key=opaque("sample", record.source_id, 20),
+            study=opaque("study", study),
+            patient=opaque("patient", patient),
+            view=record.view,
+            label=label,
+            group=stratum,
+            split=split,
+            text=record.text,
+            source_id=record.source_id,
+            pixels=record.pixels,
+        )
+        for record, label, stratum, patient, study, split in zip(
+            records, labels, strata, patients, studies, splits, strict=True
+        )
+        if record.pixels is not None
+    ]
+    assert len({sample.key for sample in samples}) == len(samples), "two rows with one source id"
+    return sorted(samples, key=lambda sample: sample.key)
+
+
+def _merged(groups: Sequence[str], images: Sequence[str]) -> list[str]:
+    """One name for all groups that share an image, the first in order: a film under two ids is one patient."""
+    parent = {group: group for group in groups}
+
+    def root(group: str) -> str:
+        while parent[group] != group:
+            parent[group] = parent[parent[group]]
+            group = parent[group]
+        return group
+
+    first: dict[str, str] = {}
+    for group, image in zip(groups, images, strict=True):
+        low, high = sorted((root(group), root(first.setdefault(image, group))))
+        parent[high] = low
+    return [root(group) for group in groups]

@@ -1,0 +1,87 @@
+"""Train, val and test: group and class of each sample in, the name of its split out.
+
+A group (a patient's or study's films, or one film) is never divided. The same groups and seed give the same
+split, in whatever order the rows come. It gives up on exact shares where groups are large.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from cxr_dist.errors import UserError
+from cxr_dist.shard import recipe
+from cxr_dist.shard.manifest import SPLITS
+
+
+def assign_splits(groups: Sequence[str], strata: Sequence[int], split: recipe.Split) -> list[str]:
+    """The split of each sample, shape [samples]; raises UserError where images are too few to stratify.
+
+    `strata` is a small integer per sample, usually its class. A group of several strata counts as its rarest.
+    """
+    sizes = Counter(groups)
+    stratum = _rarest(groups, strata)
+    ordered = sorted(sizes)
+    if split.by == "image":
+        split_of = _by_image(ordered, [stratum[group] for group in ordered], split)
+    else:
+        split_of = {}
+        for value in sorted(set(stratum.values())):
+            members = [group for group in ordered if stratum[group] == value]
+            split_of |= _by_group(members, sizes, split)
+    return [split_of[group] for group in groups]
+
+
+def shuffled(names: Iterable[str], seed: int) -> list[str]:
+    """The names in an order that only they and the seed decide, on any machine and release."""
+    return sorted(names, key=lambda name: hashlib.sha256(f"{seed}\0{name}".encode()).digest())
+
+
+def _rarest(groups: Sequence[str], strata: Sequence[int]) -> dict[str, int]:
+    frequency = Counter(strata)
+    chosen: dict[str, int] = {}
+    for group, value in zip(groups, strata, strict=True):
+        other = chosen.setdefault(group, value)
+        chosen[group] = min(value, other, key=lambda v: (frequency[v], v))
+    return chosen
+
+
+def _by_group(members: Sequence[str], sizes: Counter[str], split: recipe.Split) -> dict[str, str]:
+    """Deal the groups of one stratum in random order by Webster's method of apportionment.
+
+    Each goes to the split with the smallest (samples so far + half a group) / share, which keeps every split
+    within about one group of its share and favours none where groups are few. Half a mean group, not half of
+    this one: else the large groups would all end in the large split.
+    """
+    shares = {name: float(getattr(split, name)) for name in SPLITS}
+    dealt = dict.fromkeys(SPLITS, 0)
+    half = sum(sizes[group] for group in members) / len(members) / 2
+    split_of = {}
+    for group in shuffled(members, split.seed):
+        name = min(SPLITS, key=lambda name: (dealt[name] + half) / shares[name])
+        dealt[name] += sizes[group]
+        split_of[group] = name
+    return split_of
+
+
+def _by_image(images: Sequence[str], strata: Sequence[int], split: recipe.Split) -> dict[str, str]:
+    """scikit-learn's stratified split, twice: train and the rest, then the rest into val and test."""
+    from sklearn.model_selection import train_test_split
+
+    # Rounded, because 1 - 0.7 is a little more than 0.3 and scikit-learn rounds the count up.
+    rest_share = round(1 - split.train, 9)
+    test_share = round(split.test / (split.val + split.test), 9)
+    try:
+        train, rest, _, rest_strata = train_test_split(
+            images, strata, test_size=rest_share, stratify=strata, random_state=split.seed
+        )
+        val, test = train_test_split(
+            rest, test_size=test_share, stratify=rest_strata, random_state=split.seed
+        )
+    except ValueError:
+        counts = sorted(Counter(strata).values())
+        raise UserError(
+            f"too few images to split by image: {len(images)} in {len(counts)} classes, the smallest of "
+            f"{counts[0]}; every class must reach train, val and test: merge or drop classes (labels.classes, drop)"
+        ) from None
+    named = {"train": train, "val": val, "test": test}
+    return {image: name for name, members in named.items() for image in members}

@@ -1,0 +1,57 @@
+"""The closing table of `cxr-dist shard`: splits by class, and what was left out, for a human."""
+
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.table import Table
+
+from cxr_dist.shard.left_out import FAILURES
+from cxr_dist.shard.manifest import Manifest, SplitEntry
+
+
+def print_summary(manifest: Manifest, console: Console) -> None:
+    """Print what a shard folder holds: a column per split, then a row per reason for leaving rows out."""
+    console.print(_splits(manifest))
+    if manifest.left_out:
+        console.print(_left_out(manifest))
+    if manifest.made_data:
+        console.print("These films and reports are made by a program: results on them mean nothing clinical.")
+
+
+def _splits(manifest: Manifest) -> Table:
+    table = Table(title=f"Split by {manifest.split_by}", title_justify="left")
+    table.add_column("")
+    for name in manifest.splits:
+        table.add_column(name, justify="right")
+    rows: list[tuple[str, Callable[[SplitEntry], str]]] = [
+        ("shards", lambda split: f"{len(split.shards):,}"),
+        ("patients", lambda split: f"{split.patients:,}"),
+        ("images", lambda split: f"{split.samples:,}"),
+    ]
+    for title, cell in rows:
+        table.add_row(title, *map(cell, manifest.splits.values()), end_section=title == "images")
+    for class_name in manifest.classes:
+        table.add_row(
+            class_name, *(_count(manifest, split, class_name) for split in manifest.splits.values())
+        )
+    if manifest.task == "multilabel":
+        table.caption = "classes: present / absent / unknown"
+    return table
+
+
+def _count(manifest: Manifest, split: SplitEntry, class_name: str) -> str:
+    counts = split.label_counts[class_name]
+    if manifest.task == "multiclass":
+        return f"{counts['positive']:,}"
+    return f"{counts['positive']:,} / {counts['negative']:,} / {counts['unknown']:,}"
+
+
+def _left_out(manifest: Manifest) -> Table:
+    total = sum(manifest.left_out.values())
+    table = Table(title=f"Left out: {total:,} of {manifest.source_rows:,} rows", title_justify="left")
+    table.add_column("reason")
+    table.add_column("kind")
+    table.add_column("rows", justify="right")
+    for reason, count in sorted(manifest.left_out.items(), key=lambda item: -item[1]):
+        table.add_row(reason, "failed" if reason in FAILURES else "chosen", f"{count:,}")
+    return table

@@ -1,0 +1,98 @@
+"""One shard: samples with their JPEGs in, a plain WebDataset tar and its index out.
+
+USTAR, one header block per member, fixed owner, mode and time, so that the same samples give the same bytes.
+"""
+
+import hashlib
+import io
+import json
+import tarfile
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cxr_dist.shard.aside import written_aside
+from cxr_dist.shard.manifest import UNKNOWN, ShardEntry, index_dtype
+from cxr_dist.shard.select import Sample
+
+_END = b"\0" * (2 * tarfile.BLOCKSIZE)
+
+
+def write_shard(
+    folder: Path, stem: str, samples: Iterable[tuple[Sample, bytes]], classes: int, multilabel: bool
+) -> ShardEntry:
+    """Write STEM.tar and STEM.index.npy; `samples` are consumed as they come, one in memory at a time."""
+    records: list[Any] = []
+    digest = hashlib.sha256()
+    size = 0
+    with written_aside(folder / f"{stem}.tar") as file:
+        for sample, jpeg in samples:
+            span, members = _span(sample, jpeg, size, multilabel)
+            records.append(_record(sample, span, size, members))
+            size += len(span)
+            digest.update(span)
+            file.write(span)
+        end = _END + b"\0" * (-(size + len(_END)) % tarfile.RECORDSIZE)
+        digest.update(end)
+        file.write(end)
+    index = np.array(records, index_dtype(classes if multilabel else 1))
+    counts = Counter(index["group"].tolist())
+    return ShardEntry(
+        file=f"{stem}.tar",
+        index=f"{stem}.index.npy",
+        samples=len(records),
+        bytes=size + len(end),
+        sha256=digest.hexdigest(),
+        index_sha256=_write_index(folder / f"{stem}.index.npy", index),
+        group_counts=tuple(counts[group] for group in range(classes + multilabel)),
+    )
+
+
+def _span(sample: Sample, jpeg: bytes, start: int, multilabel: bool) -> tuple[bytes, list[int]]:
+    """The sample's bytes in the tar, which begin at `start`; offset and size of each member's content."""
+    span, members = b"", []
+    for name, content in ((f"{sample.key}.jpg", jpeg), (f"{sample.key}.json", _json(sample, multilabel))):
+        header = tarfile.TarInfo(name)
+        header.size = len(content)
+        span += header.tobuf(tarfile.USTAR_FORMAT)
+        members += [start + len(span), len(content)]
+        span += content + b"\0" * (-len(content) % tarfile.BLOCKSIZE)
+    return span, members
+
+
+def _json(sample: Sample, multilabel: bool) -> bytes:
+    known = [None if value == UNKNOWN else value for value in sample.label]
+    content: dict[str, Any] = {"labels": known} if multilabel else {"label": sample.label[0]}
+    content |= {
+        "study": sample.study,
+        "patient": sample.patient,
+        "view": sample.view,
+        "text": dict(sample.text),
+    }
+    return json.dumps(content, ensure_ascii=False).encode("utf-8")
+
+
+def _record(sample: Sample, span: bytes, start: int, members: list[int]) -> tuple[Any, ...]:
+    ids = (sample.key.encode("ascii"), sample.study.encode("ascii"), sample.patient.encode("ascii"))
+    return (*ids, sample.group, sample.label, start, len(span), zlib.crc32(span), *members)
+
+
+def _write_index(path: Path, index: NDArray[Any]) -> str:
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, index, version=(1, 0), allow_pickle=False)
+    with written_aside(path) as file:
+        file.write(buffer.getvalue())
+    return hashlib.sha256(buffer.getvalue()).hexdigest()
+
+
+def members_of(path: Path) -> Iterator[tuple[str, int, bytes]]:
+    """Name, content offset and content of each member; raises tarfile.TarError or OSError for a damaged tar."""
+    with tarfile.open(path, "r:") as tar:
+        for member in tar:
+            content = tar.extractfile(member)
+            yield member.name, member.offset_data, b"" if content is None else content.read()

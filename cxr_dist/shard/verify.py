@@ -1,0 +1,171 @@
+"""`cxr-dist verify`: a shard folder in, the list of everything that is wrong with it out.
+
+Reads every byte once. Problems name shards, counts and sample numbers, never content.
+"""
+
+import hashlib
+import tarfile
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from cxr_dist.errors import UserError
+from cxr_dist.shard.manifest import Manifest, ShardEntry, SplitEntry, load_manifest, open_index
+from cxr_dist.shard.tar import members_of
+
+_Indices = Mapping[str, Sequence[NDArray[Any]]]
+
+
+def verify(shards: Path) -> list[str]:
+    """Everything that is wrong; an empty list for a whole folder. Raises UserError without a manifest.
+
+    Checks sha256 of tars and indices, every member of a tar against its index, counts, keys used twice, and
+    patients (or studies, as the split was made) in two splits.
+    """
+    manifest = load_manifest(shards)
+    problems: list[str] = []
+    indices: dict[str, list[NDArray[Any]]] = {}
+    for name, split in manifest.splits.items():
+        indices[name] = []
+        for shard in split.shards:
+            index = _open(shards, shard, manifest.num_labels, problems)
+            if index is not None:
+                indices[name].append(index)
+                problems += _check_groups(shard, index) + _check_tar(shards, shard, index)
+        problems += _check_counts(name, split, manifest, indices[name])
+    return problems + _check_keys(indices) + _check_leaks(manifest, indices) + _check_strays(shards, manifest)
+
+
+def _open(folder: Path, shard: ShardEntry, num_labels: int, problems: list[str]) -> NDArray[Any] | None:
+    """The shard's index if it can be read; appends what is wrong with it."""
+    try:
+        index = open_index(folder, shard, num_labels)
+    except UserError:
+        problems.append(
+            f"{shard.index}: missing, damaged, or not the {shard.samples} samples of the manifest"
+        )
+        return None
+    if _sha256(folder / shard.index) != shard.index_sha256:
+        problems.append(f"{shard.index}: sha256 differs from the manifest's")
+    return index
+
+
+def _check_groups(shard: ShardEntry, index: NDArray[Any]) -> list[str]:
+    counts = Counter(index["group"].tolist())
+    if {group: n for group, n in enumerate(shard.group_counts) if n} != dict(counts):
+        return [f"{shard.index}: samples per sampling group differ from the manifest's"]
+    return []
+
+
+def _check_tar(folder: Path, shard: ShardEntry, index: NDArray[Any]) -> list[str]:
+    path = folder / shard.file
+    if not path.is_file():
+        return [f"{shard.file}: missing"]
+    problems = []
+    if path.stat().st_size != shard.bytes:
+        problems.append(f"{shard.file}: {path.stat().st_size} bytes, the manifest says {shard.bytes}")
+    if _sha256(path) != shard.sha256:
+        problems.append(f"{shard.file}: sha256 differs from the manifest's")
+    return problems + _check_spans(path, index) + _check_members(path, index)
+
+
+def _check_spans(path: Path, index: NDArray[Any]) -> list[str]:
+    with path.open("rb") as file:
+        damaged = []
+        for number, record in enumerate(index):
+            file.seek(int(record["offset"]))
+            if zlib.crc32(file.read(int(record["size"]))) != record["crc32"]:
+                damaged.append(number)
+    if not damaged:
+        return []
+    return [
+        f"{path.name}: {len(damaged)} of {len(index)} samples do not have their crc32, first sample {damaged[0]}"
+    ]
+
+
+def _check_members(path: Path, index: NDArray[Any]) -> list[str]:
+    """Walk the tar as any other reader would, and compare names, offsets and sizes with the index."""
+    keys = [key.decode("ascii", "replace") for key in index["key"].tolist()]
+    expected = [
+        (f"{key}.{kind}", int(record[f"{kind}_offset"]), int(record[f"{kind}_size"]))
+        for record, key in zip(index, keys, strict=True)
+        for kind in ("jpg", "json")
+    ]
+    try:
+        found = [(name, offset, len(content)) for name, offset, content in members_of(path)]
+    except (tarfile.TarError, OSError, EOFError):
+        return [f"{path.name}: not a whole tar"]
+    if len(found) != len(expected):
+        return [f"{path.name}: {len(found)} members, the index says {len(expected)}"]
+    differing = [
+        number // 2 for number, pair in enumerate(zip(found, expected, strict=True)) if pair[0] != pair[1]
+    ]
+    return (
+        [f"{path.name}: the index does not fit the tar, first at sample {differing[0]}"] if differing else []
+    )
+
+
+def _check_counts(
+    name: str, split: SplitEntry, manifest: Manifest, indices: Sequence[NDArray[Any]]
+) -> list[str]:
+    problems = []
+    if sum(shard.samples for shard in split.shards) != split.samples:
+        problems.append(f"{name}: its shards do not add up to {split.samples} samples")
+    if len(indices) < len(split.shards):
+        return problems  # an index that cannot be read was reported already
+    patients = {patient for index in indices for patient in index["patient"].tolist()}
+    if len(patients) != split.patients:
+        problems.append(f"{name}: {len(patients)} patients, the manifest says {split.patients}")
+    for number, class_name in enumerate(manifest.classes):
+        if _label_counts(manifest, number, indices) != split.label_counts[class_name]:
+            problems.append(f"{name}: label counts of class {class_name!r} differ from the manifest's")
+    return problems
+
+
+def _label_counts(manifest: Manifest, number: int, indices: Sequence[NDArray[Any]]) -> dict[str, int]:
+    counts: Counter[int] = Counter()
+    for index in indices:
+        label = index["label"]
+        counts.update(
+            (label[:, 0] == number).astype(int).tolist()
+            if manifest.num_labels == 1
+            else label[:, number].tolist()
+        )
+    return {"positive": counts[1], "negative": counts[0], "unknown": counts[-1]}
+
+
+def _check_keys(indices: _Indices) -> list[str]:
+    counts = Counter(key for group in indices.values() for index in group for key in index["key"].tolist())
+    twice = sum(count > 1 for count in counts.values())
+    return [f"{twice} keys are used more than once"] if twice else []
+
+
+def _check_leaks(manifest: Manifest, indices: _Indices) -> list[str]:
+    """Split by image, a patient may be in several splits: that was asked for."""
+    if manifest.split_by == "image":
+        return []
+    seen: defaultdict[bytes, set[str]] = defaultdict(set)
+    for name, group in indices.items():
+        for index in group:
+            for unit in index[manifest.split_by].tolist():
+                seen[unit].add(name)
+    shared = Counter(tuple(names) for unit in seen.values() if len(names := sorted(unit)) > 1)
+    plural = {"patient": "patients", "study": "studies"}[manifest.split_by]
+    return [f"{count} {plural} in both {' and '.join(names)}" for names, count in sorted(shared.items())]
+
+
+def _check_strays(folder: Path, manifest: Manifest) -> list[str]:
+    """A tar that the manifest does not know would be read by whoever takes *.tar."""
+    known = {shard.file for split in manifest.splits.values() for shard in split.shards}
+    return [
+        f"{path.name}: not in the manifest" for path in sorted(folder.glob("*.tar")) if path.name not in known
+    ]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
