@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from sklearn import metrics as sk
 
 from cxr_dist.evaluate.predictions import OneClass, Predictions, decide
-from cxr_dist.evaluate.uncertainty import McSummary, quarter_figures
+from cxr_dist.evaluate.uncertainty import McSummary, entropy, quarter_figures
+from cxr_dist.shard.manifest import UNKNOWN
 
 MACRO = ("precision", "recall", "f1", "specificity", "roc_auc", "average_precision")
 Value = float | None
@@ -27,6 +28,7 @@ def compute_metrics(predictions: Predictions) -> dict[str, Any]:
     balanced_accuracy: mean recall over the classes that occur; multilabel: mean over classes of
     (recall + specificity) / 2. log_loss: nats; multilabel: mean over all known labels. Per class, one against
     the rest: the counts, [[tn, fp], [fn, tp]], and the metrics of `MACRO` with the accuracy.
+    With stochastic passes: how the uncertainty of their mean (nats) goes with right and wrong answers.
     """
     undefined: dict[str, str] = {}
     per_class = {
@@ -70,6 +72,20 @@ def curves(predictions: Predictions) -> dict[str, tuple[NDArray[np.float64], NDA
         for one in _each_class(predictions)
         if _both(one.truth)
     }
+
+
+def mc_answers(predictions: Predictions) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """([m] predictive entropy, [m] whether right) of the answers of the mean over the stochastic passes.
+
+    An answer is a sample's class (m = n), or for multilabel one known label of one sample.
+    """
+    mc, labels = predictions.mc, predictions.labels
+    assert mc is not None, "no stochastic passes were run"
+    decided = decide(mc.mean, predictions.task)
+    if predictions.task == "multiclass":
+        return mc.predictive_entropy, decided == labels[:, 0]
+    known = labels != UNKNOWN
+    return entropy(mc.mean[known][:, None], "multilabel"), (decided == labels)[known]
 
 
 def to_json(values: Mapping[str, Any]) -> str:
@@ -161,16 +177,14 @@ def _log_loss(predictions: Predictions) -> tuple[Value, str]:
 
 
 def _uncertainty(predictions: Predictions, mc: McSummary) -> dict[str, Any]:
-    """Judges the answer of the mean over the passes, since that is the answer whose uncertainty it is."""
-    right, known = predictions.judged(decide(mc.mean, predictions.task))
-    entropy, information, right = mc.predictive_entropy[known], mc.mutual_information[known], right[known]
+    doubt, right = mc_answers(predictions)
     return {
         "passes": mc.passes,
-        "n": int(known.sum()),
+        "answers": len(right),
         "accuracy": _mean(right.astype(np.float64)),
-        "predictive_entropy": {"right": _mean(entropy[right]), "wrong": _mean(entropy[~right])},
-        "mutual_information": {"right": _mean(information[right]), "wrong": _mean(information[~right])},
-        **quarter_figures(entropy, right),
+        "predictive_entropy": {"right": _mean(doubt[right]), "wrong": _mean(doubt[~right])},
+        "mutual_information": _mean(mc.mutual_information),
+        **quarter_figures(doubt, right),
     }
 
 

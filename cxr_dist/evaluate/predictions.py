@@ -91,13 +91,6 @@ class Predictions:
             known=known,
         )
 
-    def judged(self, predicted: NDArray[np.int64]) -> tuple[Bools, Bools]:
-        """([n] right, [n] known): a multilabel answer is right if it is on every known label of the sample."""
-        if self.task == "multiclass":
-            return predicted == self.labels[:, 0], np.ones(len(self), dtype=np.bool_)
-        known = self.labels != UNKNOWN
-        return ((predicted == self.labels) | ~known).all(axis=1), known.any(axis=1)
-
     def write_csv(self, path: Path) -> None:
         """Write predictions.csv whole or not at all. Floats are written so that they read back exactly."""
         columns, text = _columns(self), io.StringIO()

@@ -7,9 +7,18 @@ import warnings
 import numpy as np
 import pytest
 from made_runs import CLASSES, make_predictions
+from scipy import stats
 from sklearn import metrics as sk
 
-from cxr_dist.evaluate.metrics import MACRO, compute_metrics, confusion_matrix, curves, mean_auc, to_json
+from cxr_dist.evaluate.metrics import (
+    MACRO,
+    compute_metrics,
+    confusion_matrix,
+    curves,
+    mc_answers,
+    mean_auc,
+    to_json,
+)
 from cxr_dist.evaluate.predictions import Predictions
 
 
@@ -103,7 +112,7 @@ def test_nothing_known_at_all() -> None:
     made.labels[:] = -1
     values = compute_metrics(made)
     assert values["accuracy"] is values["log_loss"] is values["macro"]["f1"] is None
-    assert values["uncertainty"]["n"] == 0
+    assert values["uncertainty"]["answers"] == 0
     json.loads(to_json(values))
 
 
@@ -144,6 +153,16 @@ def test_uncertainty_judges_the_answer_of_the_mean() -> None:
     order = np.argsort(-made.mc.predictive_entropy, kind="stable")
     assert block["most_uncertain_quarter"]["share_misclassified"] == (~right)[order[:38]].mean()
     assert block["rest"]["share_correct"] == right[order[38:]].mean()
+
+
+def test_multilabel_uncertainty_is_that_of_each_known_label() -> None:
+    made = make_predictions(task="multilabel", n=3, classes=("a", "b"))
+    assert made.mc is not None
+    made.labels[:] = [[1, -1], [0, 1], [-1, -1]]
+    made.mc.mean[:] = [[0.9, 0.1], [0.8, 0.5], [0.5, 0.5]]
+    entropy, right = mc_answers(made)
+    assert right.tolist() == [True, False, True]
+    assert entropy == pytest.approx([stats.bernoulli(p).entropy() for p in (0.9, 0.8, 0.5)])
 
 
 def test_confusion_matrix_rows_are_the_truth() -> None:

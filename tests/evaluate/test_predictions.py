@@ -91,11 +91,3 @@ def test_equal_probabilities_choose_the_first_class() -> None:
     made = make_predictions(n=1, passes=0, classes=("a", "b"))
     made.probabilities[:] = 0.5
     assert made.predicted.tolist() == [0]
-
-
-def test_multilabel_answer_is_right_on_its_known_labels_only() -> None:
-    made = make_predictions(task="multilabel", n=3, passes=0, classes=("a", "b"))
-    made.labels[:] = [[1, -1], [0, 1], [-1, -1]]
-    right, known = made.judged(np.array([[1, 1], [1, 1], [0, 0]]))
-    assert known.tolist() == [True, True, False]
-    assert right[known].tolist() == [True, False]
