@@ -1,0 +1,78 @@
+"""What was run on what: a run's settings, machine and data as short labelled facts for the page."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from cxr_dist.evaluate.compare import Comparison
+from cxr_dist.evaluate.run_result import RunResult
+from cxr_dist.shard.manifest import Manifest
+
+
+def data_facts(comparison: Comparison) -> dict[str, str]:
+    """The data set, from the first manifest that is still there and the run's own record."""
+    first = comparison.runs[0].evaluation
+    facts = {"Labels come from": str(first["label_source"]), "Split by": str(first["split_by"])}
+    manifest = next((run.manifest for run in comparison.runs if run.manifest is not None), None)
+    if manifest is None:
+        return facts | {"Shards": "gone or changed since training: their sizes and classes cannot be shown"}
+    return facts | _manifest_facts(manifest)
+
+
+def _manifest_facts(manifest: Manifest) -> dict[str, str]:
+    left_out = ", ".join(f"{count} {reason}" for reason, count in manifest.left_out.items()) or "none"
+    facts = {
+        name.capitalize(): f"{split.samples} images of {split.patients} patients"
+        for name, split in manifest.splits.items()
+    }
+    return facts | {
+        "Classes": ", ".join(manifest.classes),
+        "Task": manifest.task,
+        "Report sections in the shards": ", ".join(manifest.text_sections) or "none",
+        "Images": ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in manifest.image.items()),
+        "Source rows": f"{manifest.source_rows}, left out: {left_out}",
+        "Reader": manifest.reader,
+    }
+
+
+def facts_of_runs(runs: Sequence[RunResult]) -> dict[str, dict[str, str]]:
+    """Heading -> facts: what all runs have in common first, then what each has of its own."""
+    each = [run_facts(run) for run in runs]
+    common = {name for name in each[0] if len(runs) > 1 and len({facts[name] for facts in each}) == 1}
+    shared = {name: value for name, value in each[0].items() if name in common}
+    own = {
+        run.name: {name: value for name, value in facts.items() if name not in common}
+        for run, facts in zip(runs, each, strict=True)
+    }
+    return ({"All runs": shared} if shared else {}) | own
+
+
+def run_facts(run: RunResult) -> dict[str, str]:
+    """Settings and machine of one run, as it recorded them."""
+    config, environment = run.config, run.environment
+    model, data, optim, train = config.model, config.data, config.optim, config.train
+    encoders = [model.image_encoder] * model.uses_image + [model.text_encoder] * model.uses_text
+    sections = ", ".join(run.evaluation["text_sections"]) or "none"
+    limit = f", at most {train.max_steps} steps" if train.max_steps else ""
+    return {
+        "Named run": str(run.evaluation["run"]),
+        "Encoders": " + ".join(encoders) + (", pretrained" if model.pretrained else ", from random weights"),
+        "Report sections read": sections,
+        "Fusion": model.fusion if run.mode == "fused" else "none",
+        "Loss": f"{config.loss.name}, class weights {config.loss.class_weights}, sampling {data.sampling}",
+        "Optimizer": f"{optim.name}, learning rate {optim.lr:g}, {optim.schedule}",
+        "Batch": f"{data.global_batch} ({data.num_lanes} lanes of {data.micro_batch}), images {data.image_size} px",
+        "Length": f"{train.epochs} epochs{limit}; evaluated at step {run.evaluation['checkpoint_step']}",
+        "Seed": str(config.seed),
+        "Precision": f"{config.precision}, {config.parallel}",
+        "Hardware": f"{_of(environment, 'device')}, {_of(environment, 'host_cpus')} CPUs, "
+        f"{_of(environment, 'world_size')} ranks",
+        "Versions": ", ".join(f"{name} {v}" for name, v in environment.get("versions", {}).items()),
+        "Commit": _of(environment, "commit"),
+        "Manifest sha256": _of(environment, "manifest_sha256"),
+        "Command": _of(environment, "command"),
+    }
+
+
+def _of(environment: dict[str, Any], name: str) -> str:
+    value = environment.get(name)
+    return "not recorded" if value is None else str(value)

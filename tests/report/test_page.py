@@ -1,0 +1,164 @@
+"""The page: true, private, self-contained, and whole in a real browser."""
+
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from made_runs import make_predictions, make_run, make_runs
+
+from cxr_dist.evaluate.compare import compare
+from cxr_dist.report.page import number, render_page, summary, write_page
+from cxr_dist.report.provenance import data_facts
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return make_runs(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="module")
+def page(runs: list[Path]) -> str:
+    return render_page(compare(runs))
+
+
+class Balance(HTMLParser):
+    """Fails on a tag that is closed without being open."""
+
+    EMPTY = ("meta", "br", "link", "path", "use", "rect", "line")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.EMPTY:
+            assert self.open.pop() == tag
+
+
+def test_tags_are_balanced(page: str) -> None:
+    reader = Balance()
+    reader.feed(page)
+    assert reader.open == []
+
+
+def test_values_and_intervals_are_those_of_the_runs(runs: list[Path], page: str) -> None:
+    for run in compare(runs).runs:
+        for path in (("macro", "roc_auc"), ("accuracy",), ("per_class", "nodule", "roc_auc")):
+            found = run.estimate(*path)
+            assert f"{found.value:.3f}" in page
+            assert f"{found.low:.3f}–{found.high:.3f}" in page
+
+
+def test_summary_names_the_sample_and_each_run_with_its_interval(runs: list[Path], page: str) -> None:
+    comparison = compare(runs)
+    sentence = summary(comparison)
+    auc = comparison.runs[2].estimate("macro", "roc_auc")
+    assert sentence.startswith(
+        f"Macro ROC AUC on 150 test images of 100 patients: enhanced (image + report) {auc.value:.3f} "
+        f"(95% interval {auc.low:.3f} to {auc.high:.3f}); baseline (image only)"
+    )
+    assert sentence in page
+
+
+def test_same_comparison_same_bytes_and_unique_ids(runs: list[Path], page: str) -> None:
+    assert render_page(compare(runs)) == page
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+
+
+def test_nothing_is_fetched_and_nothing_runs(page: str) -> None:
+    addresses = set(re.findall(r"https?://[^\s\"'<>)]+", page))
+    assert addresses <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}  # names, not addresses
+    assert not re.search(r"<script|<link|<img|<iframe|@import|\bon\w+=|url\((?!#)", page)
+    assert "default-src 'none'" in page
+
+
+def test_no_key_and_no_patient_reaches_the_page(runs: list[Path], page: str) -> None:
+    predictions = compare(runs).runs[0].predictions
+    assert not [key for key in (*predictions.keys, *predictions.patients) if key in page]
+
+
+def test_says_what_it_is(tmp_path: Path, page: str) -> None:
+    assert page.count("Research software, not for clinical use") == 2
+    assert "Made data." in page
+    run = make_run(tmp_path / "real", make_predictions(n=30, passes=0), made_data=False, split_by="image")
+    real = render_page(compare([run]))
+    assert "Made data." not in real
+    assert "films of one patient are in training and in the test" in real
+    assert "Research software, not for clinical use" in real
+
+
+def test_provenance(page: str, tmp_path: Path) -> None:
+    for fact in (
+        "700 images of 466 patients",
+        "torch 2.15.0",
+        "0c5a709",
+        "--out demo/runs/baseline",
+        "step 180",
+    ):
+        assert fact in page, fact
+    run = make_run(tmp_path / "a", make_predictions(n=30))
+    shutil.rmtree(tmp_path / "shards")
+    assert "gone or changed since training" in data_facts(compare([run]))["Shards"]
+
+
+def test_facts_that_all_runs_share_are_said_once(page: str) -> None:
+    assert page.count("torch 2.15.0") == 1
+    assert page.count("cxr-dist train demo") == 3
+
+
+def test_class_names_are_escaped(tmp_path: Path) -> None:
+    made = make_predictions(n=40, classes=("<script>alert(1)</script>", "a & b"))
+    page = render_page(compare([make_run(tmp_path / "a", made)]))
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+
+
+def test_undefined_values_are_named_with_their_reason(tmp_path: Path) -> None:
+    made = make_predictions(task="multilabel", n=40, passes=0)
+    made.labels[:, 1] = -1
+    page = render_page(compare([make_run(tmp_path / "a", made)]))
+    assert number(None) == "not defined"
+    assert re.search(r"Not defined: [^.]*accuracy[^.]*\(cardiomegaly\): no known label", page)
+    assert "Unknown" in page
+
+
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+def test_one_sample_still_makes_a_page(tmp_path: Path, task: str) -> None:
+    out = tmp_path / "report.html"
+    write_page(compare([make_run(tmp_path / "a", make_predictions(task=task, n=1))]), out)
+    assert "not defined" in out.read_text(encoding="utf-8")
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+def test_a_real_browser_shows_every_figure_without_a_complaint(page: str, tmp_path: Path) -> None:
+    assert CHROMIUM is not None
+    (tmp_path / "report.html").write_text(page, encoding="utf-8")
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"]
+    command += [
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--enable-logging=stderr",
+        "--v=0",
+    ]
+    command += [f"--user-data-dir={tmp_path / 'profile'}"]
+    ran = subprocess.run(
+        [*command, "--dump-dom", (tmp_path / "report.html").as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert "CONSOLE" not in ran.stderr
+    assert ran.stdout.count("<svg") == 1 + 3 * 4
+    assert ran.stdout.count("</svg>") == 1 + 3 * 4
