@@ -79,5 +79,5 @@ def _bars(axes: Axes, probabilities: Floats, bounds: Floats | None, classes: Seq
     axes.invert_yaxis()
     axes.set(xlim=(0, 1.12), xticks=np.linspace(0, 1, 5))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    axes.set_title("Probability" + ("" if bounds is None else ", 95% of the stochastic passes"))
+    axes.set_title("Probability" + ("" if bounds is None else ", and its spread over the passes"))
     axes.grid(True, axis="x")
