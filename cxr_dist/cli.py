@@ -5,7 +5,7 @@ Torch and the rooms are imported inside the commands, so that `cxr-dist --help` 
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -43,7 +43,8 @@ def shard(
     from rich.console import Console
 
     from cxr_dist.shard.recipe import load_recipe
-    from cxr_dist.shard.write import print_summary, write_shards
+    from cxr_dist.shard.summary import print_summary
+    from cxr_dist.shard.write import write_shards
 
     manifest = write_shards(
         load_recipe(recipe),
@@ -137,7 +138,7 @@ def compare(
 def predict(
     run_dir: Positional[_FOLDER],
     *,
-    image: Path,
+    image: Path | None = None,
     report: str = "",
     mc_samples: int = 30,
     out: Path = Path("prediction.png"),
@@ -146,7 +147,7 @@ def predict(
 
     Args:
         run_dir: A folder that `cxr-dist train` wrote.
-        image: A film, PNG or JPEG.
+        image: A film, PNG or JPEG; a text-only run needs none.
         report: The report's text, as much of it as the model was trained to see.
         mc_samples: Monte-Carlo dropout passes.
         out: The picture.
@@ -177,24 +178,33 @@ def main() -> None:
         sys.exit(2)
 
 
+def config_of(run: str, flags: Sequence[str], prog: str, description: str | None = None) -> Config:
+    """A named run with `--section.field VALUE` flags applied; a flag that it does not know exits with status 2."""
+    return tyro.cli(
+        Config,
+        default=named_run(run),
+        args=_booleans(flags),
+        prog=prog,
+        description=description,
+        config=(FlagConversionOff,),
+    )
+
+
+def _booleans(arguments: Sequence[str]) -> list[str]:
+    """tyro takes True and False; people type true and false."""
+    return [a.capitalize() if a in ("true", "false") else a for a in arguments]
+
+
 def _dispatch(arguments: list[str]) -> None:
-    command = arguments[0] if arguments else "--help"
-    # tyro takes True and False; people type true and false.
-    rest = [a.capitalize() if a in ("true", "false") else a for a in arguments[1:]]
+    command, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
     if command in _WITH_CONFIG:
         if not rest or rest[0].startswith("-"):
             print(_run_help(command))
             sys.exit(0 if rest[:1] in (["-h"], ["--help"]) else 2)
-        default = named_run(rest[0])
         prog = f"cxr-dist {command} {rest[0]}"
-        description = _WITH_CONFIG[command].__doc__
-        options = (FlagConversionOff,)
-        config = tyro.cli(
-            Config, default=default, args=rest[1:], prog=prog, description=description, config=options
-        )
-        _WITH_CONFIG[command](config)
+        _WITH_CONFIG[command](config_of(rest[0], rest[1:], prog, _WITH_CONFIG[command].__doc__))
     elif command in _PLAIN:
-        tyro.cli(_PLAIN[command], args=rest, prog=f"cxr-dist {command}", config=(FlagConversionOff,))
+        tyro.cli(_PLAIN[command], args=_booleans(rest), prog=f"cxr-dist {command}", config=(FlagConversionOff,))
     elif command in ("-h", "--help"):
         print(_help())
     else:

@@ -1,15 +1,16 @@
 """Assembly of what comes after training: evaluate a run, set runs side by side, predict one film."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from cxr_dist.config import Config, load_config
-from cxr_dist.data.augment import Augmentation, warp
+from cxr_dist.data.augment import Augmentation
 from cxr_dist.data.batch import Batch
+from cxr_dist.data.loader import collate, decode
 from cxr_dist.distributed.backend import start, stop
 from cxr_dist.distributed.world import World
 from cxr_dist.errors import UserError
@@ -24,8 +25,9 @@ from cxr_dist.model.image import normalise
 from cxr_dist.report.explain import image_explanation
 from cxr_dist.report.page import write_page
 from cxr_dist.session import tokenizer_of, trained_model
-from cxr_dist.shard.image import decode_grey
-from cxr_dist.shard.manifest import Manifest, load_manifest
+from cxr_dist.shard.image import ImageFile, encode_jpeg
+from cxr_dist.shard.left_out import ImageProblem
+from cxr_dist.shard.manifest import Manifest, index_dtype, load_manifest
 
 
 def evaluate_run(run_dir: Path, split: str, mc_samples: int, shards: Path | None) -> None:
@@ -84,41 +86,29 @@ def compare_runs(run_dirs: list[Path], split: str, out: Path) -> Path:
     """Write comparison.json and report.html of evaluated runs; returns the page's path."""
     comparison = compare(run_dirs, split)
     out.mkdir(parents=True, exist_ok=True)
-    write_whole(out / "comparison.json", comparison.to_json())
+    write_whole(out / "comparison.json", to_json(comparison.to_dict()))
     write_page(comparison, out / "report.html")
     return out / "report.html"
 
 
-def predict_one(run_dir: Path, image: Path, report: str, mc_samples: int, out: Path) -> dict[str, Any]:
+def predict_one(run_dir: Path, image: Path | None, report: str, mc_samples: int, out: Path) -> dict[str, Any]:
     """Probabilities of one film and report, with the passes' spread, and the picture written to `out`."""
     config = _config(run_dir, None)
     manifest = load_manifest(Path(config.data.shards))
-    if config.model.mode == "image" and report:
-        raise UserError("this run's model reads no report: leave --report out")
     device = start(World(), config.train.timeout_minutes)
     model, _ = trained_model(config, manifest, run_dir, device)
-    size = config.data.image_size
-    film = decode_grey(image)
-    canvas = np.empty((size, size), np.uint8)
-    warp(film, Augmentation().matrix(film.shape, size, 0), canvas)
-    tokenizer = tokenizer_of(config, run_dir)
-    tokens, mask = tokenizer([report]) if tokenizer else (None, None)
-    batch = Batch(
-        images=torch.from_numpy(canvas)[None, None] if config.model.uses_image else None,
-        tokens=tokens,
-        attention_mask=mask,
-        labels=torch.full((1, manifest.num_labels), -1),
-        groups=torch.zeros(1, dtype=torch.int64),
-        sample_ids=torch.zeros(1, dtype=torch.int64),
-    )
-    row = predict_batch(model, batch, config, manifest.task, max(2, mc_samples), device)[0]
-    classes = len(manifest.classes)
-    probability, mean, variance, entropies = np.split(row[1:], np.cumsum([classes, classes, classes]))
+    batch = one_batch(config, manifest, run_dir, image, report)
+    row = predict_batch(model, batch, config, manifest.task, mc_samples, device)[0]
+    probability, mean, variance, entropies = np.split(row[1:], len(manifest.classes) * np.arange(1, 4))
     deviation = np.sqrt(variance)
     if batch.images is not None:
-        heat = grad_cam(model, normalise(batch.images.to(device)), tokens, mask, int(probability.argmax()))
-        figure = image_explanation(canvas, heat, mean, deviation, manifest.classes)
-        figure.savefig(out, dpi=150)
+        chosen = int(probability.argmax())
+        inputs = batch.to(device)
+        assert inputs.images is not None
+        heat = grad_cam(model, normalise(inputs.images), inputs.tokens, inputs.attention_mask, chosen)
+        bounds = np.clip(np.stack([mean - 1.96 * deviation, mean + 1.96 * deviation], axis=1), 0, 1)
+        film, names = batch.images[0, 0].numpy(), manifest.classes
+        image_explanation(film, heat, mean, bounds, names, explained=names[chosen]).savefig(out, dpi=150)
     return {
         "probabilities": dict(zip(manifest.classes, probability.round(6).tolist(), strict=True)),
         "mc_mean": dict(zip(manifest.classes, mean.round(6).tolist(), strict=True)),
@@ -128,3 +118,27 @@ def predict_one(run_dir: Path, image: Path, report: str, mc_samples: int, out: P
         "picture": str(out) if batch.images is not None else None,
         "note": "research software, not for clinical use",
     }
+
+
+def one_batch(config: Config, manifest: Manifest, run_dir: Path, image: Path | None, report: str) -> Batch:
+    """A film and a report through the very stages that a stored sample passes; raises UserError."""
+    size = config.data.image_size if config.model.uses_image else None
+    sample: dict[str, Any] = {"__key__": "film", "__url__": "--image", "sample_id": 0}
+    sample["json"] = json.dumps({"text": {config.data.text_sections[0]: report}} if report else {"text": {}})
+    sample["record"] = np.zeros((), index_dtype(manifest.num_labels))
+    if size is not None:
+        if image is None:
+            raise UserError("this run's model reads a film: give --image FILE")
+        try:
+            film = ImageFile(path=image).read(manifest.image["short_side"])
+        except ImageProblem as problem:
+            raise UserError(f"--image cannot be used: {problem.reason}; expected a PNG or JPEG") from None
+        sample["jpg"] = encode_jpeg(film, manifest.image["quality"])
+    if report and not config.model.uses_text:
+        raise UserError("this run's model reads no report: leave --report out")
+    stages = (
+        decode(manifest, size),
+        collate(size, Augmentation(), tokenizer_of(config, run_dir), config.data.text_sections),
+    )
+    batch: Batch = next(stages[1](stages[0](iter([[sample]]))))
+    return batch

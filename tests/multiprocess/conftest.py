@@ -1,0 +1,53 @@
+"""Real ranks: the command line under torchrun, gloo on the CPU, one thread each."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from ranks import SETTINGS
+
+Start = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture(scope="session")
+def start_ranks() -> Start:
+    """start_ranks(world_size, *arguments of cxr-dist) -> the launcher's process."""
+
+    def start(world_size: int, *arguments: str | Path) -> subprocess.Popen[str]:
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        launcher += [f"--nproc-per-node={world_size}", "-m", "cxr_dist", *map(str, arguments)]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        return subprocess.Popen(
+            launcher, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def run_ranks(start_ranks: Start) -> Callable[..., str]:
+    """Like start_ranks, to the end; returns the output, fails the test at another exit status of the launcher."""
+
+    def run(world_size: int, *arguments: str | Path, expected: int = 0) -> str:
+        process = start_ranks(world_size, *arguments)
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == expected, output
+        return output
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def finished_runs(
+    tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory, run_ranks: Callable[..., str]
+) -> dict[int, Path]:
+    """The same float64 run at 1, 2 and 4 ranks, left alone to its end."""
+    folder = tmp_path_factory.mktemp("runs")
+    runs = {size: folder / f"ranks{size}" for size in (1, 2, 4)}
+    for size, out in runs.items():
+        arguments = ("--data.shards", tiny_shards, "--precision", "fp64", "--out", out)
+        run_ranks(size, "train", "demo", *SETTINGS, *arguments)
+    return runs

@@ -1,0 +1,85 @@
+"""The same training at any number of ranks, through kills, and the same bytes in evaluation."""
+
+import json
+import os
+import signal
+import time
+
+import pytest
+from ranks import SETTINGS, losses
+from safetensors.torch import load_file
+
+pytestmark = pytest.mark.multiprocess
+
+
+def weights(run_dir):
+    newest = max((run_dir / "checkpoints").glob("step-*"))
+    return load_file(newest / "model.safetensors")
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_losses_and_weights_are_the_same_at_any_world_size(finished_runs, size):
+    alone, together = losses(finished_runs[1]), losses(finished_runs[size])
+    assert list(together) == list(alone) == list(range(1, len(alone) + 1))
+    assert len(alone) >= 12
+    for step, loss in alone.items():
+        assert together[step] == pytest.approx(loss, rel=1e-9), step
+    other = weights(finished_runs[size])
+    for name, value in weights(finished_runs[1]).items():
+        assert (value - other[name]).abs().max() <= 1e-9 * max(1.0, float(value.abs().max())), name
+
+
+def test_kill_9_and_resume_gives_the_undisturbed_run_bit_for_bit(
+    finished_runs, tiny_shards, tmp_path, start_ranks, run_ranks
+):
+    out = tmp_path / "killed"
+    command = ("train", "demo", *SETTINGS, "--data.shards", tiny_shards, "--precision", "fp64", "--out", out)
+    process = start_ranks(2, *command)
+    checkpoints = out / "checkpoints"
+    deadline = time.monotonic() + 120
+    while not list(checkpoints.glob("step-0000000[4-9]")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    children = f"/proc/{process.pid}/task/{process.pid}/children"
+    with open(children) as file:
+        ranks = [int(pid) for pid in file.read().split()]
+    for pid in [process.pid, *ranks]:
+        os.kill(pid, signal.SIGKILL)
+    process.communicate()
+    assert max(losses(out)) < max(losses(finished_runs[2])), "the run was over before it was killed"
+
+    assert "resumed after step" in run_ranks(2, *command)
+    assert losses(out) == losses(finished_runs[2])
+    resumed = weights(out)
+    for name, value in weights(finished_runs[2]).items():
+        assert value.equal(resumed[name]), name
+
+
+def test_a_run_goes_on_at_another_world_size(finished_runs, tiny_shards, tmp_path, run_ranks):
+    out = tmp_path / "elastic"
+    command = ("train", "demo", *SETTINGS, "--data.shards", tiny_shards, "--precision", "fp64", "--out", out)
+    stopped = run_ranks(1, *command, "--train.max-minutes", "0.0001", expected=1)
+    assert "stopped" in stopped
+    assert "resumed after step 1 of" in run_ranks(4, *command)
+    expected = losses(finished_runs[1])
+    for step, loss in losses(out).items():
+        assert loss == pytest.approx(expected[step], rel=1e-9), step
+
+
+def test_evaluation_writes_the_same_bytes_at_any_world_size(finished_runs, run_ranks):
+    written = set()
+    for size in (1, 2, 3, 4):
+        run_ranks(size, "evaluate", finished_runs[1], "--mc-samples", "5")
+        folder = finished_runs[1] / "evaluation" / "test"
+        written.add((folder / "metrics.json").read_bytes() + (folder / "predictions.csv").read_bytes())
+    assert len(written) == 1
+    assert json.loads((folder / "metrics.json").read_text())["metrics"]["n"] >= 20
+
+
+def test_a_world_size_that_does_not_divide_the_lanes_is_refused(tiny_shards, tmp_path, start_ranks):
+    command = ("train", "demo", *SETTINGS, "--data.shards", tiny_shards, "--out", tmp_path / "run")
+    process = start_ranks(3, *command)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "world size 3 does not divide 4 lanes" in output
+    assert "use 1, 2, 4 ranks, or change data.micro_batch" in output
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,49 @@
+"""Running statistics are the mean over a step's lanes, however they are spread, and torch's own for one lane."""
+
+import torch
+from torch import nn
+
+from cxr_dist.train.batchnorm import LaneStatistics
+
+
+def run_step(model, lanes, keep=True):
+    statistics = LaneStatistics(model, len(lanes))
+    statistics.start()
+    for lane in lanes:
+        model(lane)
+        statistics.add()
+    statistics.finish(keep=keep)
+
+
+def test_one_lane_is_what_torch_does():
+    torch.manual_seed(0)
+    ours, torchs, batch = nn.BatchNorm2d(3), nn.BatchNorm2d(3), torch.randn(8, 3, 4, 4)
+    run_step(ours, [batch])
+    torchs(batch)
+    for name, value in torchs.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[name], value, msg=name)
+    assert ours.momentum == 0.1
+
+
+def test_several_lanes_move_the_buffers_once_by_their_mean_in_any_order():
+    torch.manual_seed(0)
+    lanes = list(torch.randn(4, 8, 3).double())
+    first, second = nn.BatchNorm1d(3).double(), nn.BatchNorm1d(3).double()
+    run_step(first, lanes)
+    run_step(second, lanes[::-1])
+    expected = 0.9 * 1.0 + 0.1 * torch.stack([lane.var(0) for lane in lanes]).mean(0)
+    torch.testing.assert_close(first.running_var, expected)
+    torch.testing.assert_close(first.running_mean, 0.1 * torch.stack(lanes).mean((0, 1)))
+    torch.testing.assert_close(second.running_var, first.running_var)
+    assert first.num_batches_tracked == 1
+
+
+def test_a_left_out_step_and_a_frozen_layer_move_nothing():
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.BatchNorm1d(3))
+    model[1].eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    run_step(model, [torch.full((8, 3), torch.nan)], keep=False)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    run_step(model, [torch.randn(8, 3)])
+    assert torch.equal(model[1].running_mean, before["1.running_mean"])
+    assert not torch.equal(model[0].running_mean, before["0.running_mean"])
