@@ -32,16 +32,21 @@ class FailureLimit:
         failed = failures(left_out)
         if failed <= self.allowed * self.wanted:
             return
-        if left_out[MISSING_IMAGE] == self.wanted:
-            raise UserError(
-                f"no image matched: none of the {self.wanted} images is there; check --source, the recipe's images "
-                "folder, and the endings of the file names"
-            )
         reasons = ", ".join(f"{reason} {n}" for reason, n in sorted(left_out.items()) if reason in FAILURES)
         raise UserError(
             f"at least {failed} of {self.wanted} images failed ({reasons}); {self.allowed:.2%} may be left out: "
             "mend the source, or allow more with --allow-left-out"
         )
+
+
+def check_any_film(samples: Sequence[Sample], left_out: Counter[str]) -> None:
+    """Raise UserError where not one film is there: a wrong folder or file ending, not a gap in the data."""
+    if any(sample.pixels.exists() for sample in samples) or not (samples or left_out[MISSING_IMAGE]):
+        return
+    raise UserError(
+        f"no image matched: none of {len(samples) + left_out[MISSING_IMAGE]} images is there; check --source, the "
+        "recipe's images folder, and the endings of the file names"
+    )
 
 
 def check_splits(recipe: Recipe, classes: Sequence[str], samples: Sequence[Sample]) -> None:

@@ -4,22 +4,19 @@ A marker file stands in it from the first byte to the manifest, so that leftover
 are not ours, and only ours are ever removed.
 """
 
-import errno
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from cxr_dist.errors import UserError
+from cxr_dist.files import write_whole
 from cxr_dist.shard.manifest import SPLITS, Manifest, load_manifest
 
 MANIFEST = "manifest.json"
 KEYS = "keys.csv"
 _MARKER = ".unfinished"
-_OURS = re.compile(
-    rf"(({'|'.join(SPLITS)})-\d{{5,}}\.(tar|index\.npy)|{KEYS}|{re.escape(MANIFEST)})(\.partial)?"
-)
+_NAMES = rf"(({'|'.join(SPLITS)})-\d{{5,}}\.(tar|index\.npy)|{KEYS}|{re.escape(MANIFEST)})"
+_OURS = re.compile(rf"{_NAMES}|\.{_NAMES}\.\d+\.partial")
 
 
 def prepare(out: Path, recipe: dict[str, Any], source_sha256: str) -> Manifest | None:
@@ -34,7 +31,7 @@ def prepare(out: Path, recipe: dict[str, Any], source_sha256: str) -> Manifest |
     if out.is_dir() and any(out.iterdir()) and not (out / _MARKER).is_file():
         raise UserError(f"--out {out} holds files, but no {MANIFEST}: choose a new or an empty folder")
     out.mkdir(parents=True, exist_ok=True)
-    (out / _MARKER).touch()
+    write_whole(out / _MARKER, "cxr-dist shard is writing here, or was interrupted: run it again\n")
     for path in out.iterdir():
         if _OURS.fullmatch(path.name):
             path.unlink()
@@ -44,20 +41,6 @@ def prepare(out: Path, recipe: dict[str, Any], source_sha256: str) -> Manifest |
 def finish(out: Path) -> None:
     """Take the marker away: the manifest is written."""
     (out / _MARKER).unlink(missing_ok=True)
-
-
-@contextmanager
-def full_disk_explained(out: Path) -> Iterator[None]:
-    """Turn the operating system's "no space left" into a UserError that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise UserError(
-            f"the disk or quota of --out {out} is full; what has its final name there is whole: free some space and "
-            "run the same command again, or choose another --out"
-        ) from None
 
 
 def _finished(out: Path, recipe: dict[str, Any], source_sha256: str) -> Manifest:

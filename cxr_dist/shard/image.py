@@ -27,6 +27,10 @@ class ImageFile:
     path: Path
     inverted: bool = False
 
+    def exists(self) -> bool:
+        """Whether the file is there."""
+        return self.path.is_file()
+
     def read(self, short_side: int) -> NDArray[np.uint8]:
         """Pixels [H, W], 0 black to 255 white, short side at most `short_side`; raises ImageProblem."""
         grey = shrink(_decode(self.path, short_side), short_side)
@@ -59,7 +63,8 @@ def _decode(path: Path, short_side: int) -> NDArray[np.uint8]:
             if image.width * image.height > PIXEL_LIMIT:
                 raise ImageProblem(TOO_LARGE_IMAGE)
             # A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size, and its luma alone: a fraction of the time.
-            image.draft("L", (short_side, short_side))
+            # Twice the wanted size is left for scaling by area, which near 1:1 would blur.
+            image.draft("L", (2 * short_side, 2 * short_side))
             return _to_grey(ImageOps.exif_transpose(image))
     except FileNotFoundError:
         raise ImageProblem(MISSING_IMAGE) from None

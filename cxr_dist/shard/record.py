@@ -14,6 +14,10 @@ from numpy.typing import NDArray
 class Pixels(Protocol):
     """A film that can be sent to another process and read there."""
 
+    def exists(self) -> bool:
+        """Whether there is anything to read."""
+        ...
+
     def read(self, short_side: int) -> NDArray[np.uint8]:
         """Grey [H, W], 0 black to 255 white, of at least `short_side` where the film has it; raises ImageProblem."""
         ...

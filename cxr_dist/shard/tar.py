@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cxr_dist.shard.aside import written_aside
+from cxr_dist.files import whole_file, write_whole
 from cxr_dist.shard.manifest import UNKNOWN, ShardEntry, index_dtype
 from cxr_dist.shard.select import Sample
 
@@ -30,7 +30,7 @@ def write_shard(
     records: list[Any] = []
     digest = hashlib.sha256()
     size = 0
-    with written_aside(folder / f"{stem}.tar") as file:
+    with whole_file(folder / f"{stem}.tar") as file:
         for sample, jpeg in samples:
             span, members = _span(sample, jpeg, size, multilabel)
             records.append(_record(sample, span, size, members))
@@ -85,8 +85,7 @@ def _record(sample: Sample, span: bytes, start: int, members: list[int]) -> tupl
 def _write_index(path: Path, index: NDArray[Any]) -> str:
     buffer = io.BytesIO()
     np.lib.format.write_array(buffer, index, version=(1, 0), allow_pickle=False)
-    with written_aside(path) as file:
-        file.write(buffer.getvalue())
+    write_whole(path, buffer.getvalue())
     return hashlib.sha256(buffer.getvalue()).hexdigest()
 
 

@@ -3,7 +3,6 @@
 Reads every byte once. Problems name shards, counts and sample numbers, never content.
 """
 
-import hashlib
 import tarfile
 import zlib
 from collections import Counter, defaultdict
@@ -14,6 +13,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from cxr_dist.errors import UserError
+from cxr_dist.files import sha256_of
 from cxr_dist.shard.manifest import Manifest, ShardEntry, SplitEntry, load_manifest, open_index
 from cxr_dist.shard.tar import members_of
 
@@ -49,7 +49,7 @@ def _open(folder: Path, shard: ShardEntry, num_labels: int, problems: list[str])
             f"{shard.index}: missing, damaged, or not the {shard.samples} samples of the manifest"
         )
         return None
-    if _sha256(folder / shard.index) != shard.index_sha256:
+    if sha256_of(folder / shard.index) != shard.index_sha256:
         problems.append(f"{shard.index}: sha256 differs from the manifest's")
     return index
 
@@ -68,7 +68,7 @@ def _check_tar(folder: Path, shard: ShardEntry, index: NDArray[Any]) -> list[str
     problems = []
     if path.stat().st_size != shard.bytes:
         problems.append(f"{shard.file}: {path.stat().st_size} bytes, the manifest says {shard.bytes}")
-    if _sha256(path) != shard.sha256:
+    if sha256_of(path) != shard.sha256:
         problems.append(f"{shard.file}: sha256 differs from the manifest's")
     return problems + _check_spans(path, index) + _check_members(path, index)
 
@@ -164,8 +164,3 @@ def _check_strays(folder: Path, manifest: Manifest) -> list[str]:
     return [
         f"{path.name}: not in the manifest" for path in sorted(folder.glob("*.tar")) if path.name not in known
     ]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, pairwise
 from pathlib import Path
 
-from cxr_dist.shard.aside import written_aside
-from cxr_dist.shard.checks import FailureLimit, check_splits
+from cxr_dist.files import sync_path, whole_file, write_whole
+from cxr_dist.shard.checks import FailureLimit, check_any_film, check_splits
 from cxr_dist.shard.describe import Written, fingerprint, manifest_of, plain_recipe
 from cxr_dist.shard.encode import Encoded, encode_all
-from cxr_dist.shard.folder import KEYS, MANIFEST, finish, full_disk_explained, prepare
+from cxr_dist.shard.folder import KEYS, MANIFEST, finish, prepare
 from cxr_dist.shard.left_out import ImageProblem
 from cxr_dist.shard.manifest import SPLITS, Manifest
 from cxr_dist.shard.progress import image_progress
@@ -39,20 +39,21 @@ def write_shards(
     found = read_source(recipe, source)
     selection = select(recipe, found)
     limit = FailureLimit.of(selection, allow_left_out)
+    check_any_film(selection.samples, selection.left_out)
     limit.check(selection.left_out)
     check_splits(recipe, selection.classes, selection.samples)
-    with full_disk_explained(out):
-        existing = prepare(out, plain_recipe(recipe), fingerprint(found))
-        if existing is not None:
-            return existing
-        written = list(_write_all(recipe, selection, out, workers, limit))
-        samples = [sample for shard in written for sample in shard.samples]
-        check_splits(recipe, selection.classes, samples)
-        _write_keys(out / KEYS, samples)
-        manifest = manifest_of(recipe, found, selection, written)
-        with written_aside(out / MANIFEST) as file:
-            file.write(manifest.to_json().encode("utf-8"))
-        finish(out)
+    existing = prepare(out, plain_recipe(recipe), fingerprint(found))
+    if existing is not None:
+        return existing
+    written = list(_write_all(recipe, selection, out, workers, limit))
+    samples = [sample for shard in written for sample in shard.samples]
+    check_splits(recipe, selection.classes, samples)
+    _write_keys(out / KEYS, samples)
+    sync_path(out)
+    manifest = manifest_of(recipe, found, selection, written)
+    write_whole(out / MANIFEST, manifest.to_json())
+    finish(out)
+    sync_path(out)
     return manifest
 
 
@@ -117,5 +118,5 @@ def _write_keys(path: Path, samples: Sequence[Sample]) -> None:
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["key", "source"])
     writer.writerows(sorted((sample.key, sample.source_id) for sample in samples))
-    with written_aside(path, mode=0o600) as file:
+    with whole_file(path, mode=0o600) as file:
         file.write(buffer.getvalue().encode("utf-8"))

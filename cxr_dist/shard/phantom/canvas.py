@@ -15,6 +15,12 @@ Points = NDArray[np.float64]
 Mask = NDArray[np.float32]
 
 _SUBPIXEL_BITS = 4
+_STEPS = np.linspace(0, 1, 8, endpoint=False)[:, None]  # between two control points
+_CATMULL_ROM = (
+    0.5
+    * np.concatenate([_STEPS**0, _STEPS, _STEPS**2, _STEPS**3], axis=1)
+    @ np.array([[0, 2, 0, 0], [-1, 0, 1, 0], [2, -5, 4, -1], [-1, 3, -3, 1]])
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +62,7 @@ class Canvas:
         """Open lines of one width, 0..1 [side, side]; where they cross they do not add."""
         mask = np.zeros((self.side, self.side), np.uint8)
         thickness = max(1, round(width * self.side))
-        pixels = [self._pixels(line) for line in lines]
+        pixels = np.split(self._pixels(np.concatenate(lines)), np.cumsum([len(line) for line in lines[:-1]]))
         cv2.polylines(mask, pixels, False, 255, thickness, cv2.LINE_AA, _SUBPIXEL_BITS)
         return self._soft(mask, soft)
 
@@ -85,15 +91,13 @@ class Canvas:
         return np.asarray(np.round(self.pose.apply(points) * self.side * 2**_SUBPIXEL_BITS), np.int32)
 
 
-def smooth(points: list[tuple[float, float]], closed: bool, per_piece: int = 8) -> Points:
+def smooth(points: list[tuple[float, float]], closed: bool) -> Points:
     """Catmull-Rom curve through control points, [n, 2] (Catmull and Rom 1974)."""
     p = np.array(points)
     ends = (p[-1:], p[:2]) if closed else (p[:1], p[-1:])
     q = np.concatenate([ends[0], p, ends[1]])
-    t = np.linspace(0, 1, per_piece, endpoint=False)[None, :, None]
-    a, b, c, d = (q[i : len(q) - 3 + i, None, :] for i in range(4))
-    curve = 0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3)
-    flat = curve.reshape(-1, 2)
+    windows = np.stack([q[i : len(q) - 3 + i] for i in range(4)])
+    flat = np.tensordot(windows, _CATMULL_ROM, axes=(0, 1)).swapaxes(1, 2).reshape(-1, 2)
     return flat if closed else np.concatenate([flat, p[-1:]])
 
 

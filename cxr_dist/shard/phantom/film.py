@@ -21,6 +21,10 @@ class PhantomFilm:
     view: str
     side: int
 
+    def exists(self) -> bool:
+        """A phantom is always there."""
+        return True
+
     def read(self, short_side: int) -> NDArray[np.uint8]:
         """Draw the film, [side, side], 0 black to 255 white; the caller shrinks it to `short_side`."""
         study = draw_study(self.seed, self.study)
