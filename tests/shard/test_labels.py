@@ -1,0 +1,83 @@
+"""Source values become classes by the recipe's rules, or are left out for a counted reason."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cxr_dist.errors import UserError
+from cxr_dist.shard.labels import assign_labels, sampling_groups
+from cxr_dist.shard.left_out import DROPPED_LABEL, NO_CLASS, NO_LABEL, TOO_RARE
+from cxr_dist.shard.recipe import Labels
+
+
+def assign(rule: Labels, values: list[str]):
+    return assign_labels(rule, (), [(value,) for value in values], values)
+
+
+def test_exact_values_win_over_patterns_and_a_lone_star_comes_last():
+    rule = Labels(classes={"Other": ("*",), "Covid": ("*COVID*",), "Mixed": ("COVID, ARDS",)})
+    found = assign(rule, ["COVID", "COVID, ARDS", "Viral/COVID", "flu"])
+    assert found.classes == ("Other", "Covid", "Mixed")
+    assert found.labels == [(1,), (2,), (1,), (0,)]
+
+
+def test_what_has_no_label_or_is_dropped_rare_or_unmapped_is_left_out_by_reason():
+    rule = Labels(classes={"A": ("a",), "B": ("b",)}, drop=("todo",), min_count=2)
+    found = assign(rule, ["a", "a", "b", "b", "", "todo", "todo", "c", "c", "d"])
+    assert found.labels[4:] == [NO_LABEL, DROPPED_LABEL, DROPPED_LABEL, NO_CLASS, NO_CLASS, TOO_RARE]
+
+
+def test_without_classes_every_value_left_is_one():
+    found = assign(Labels(min_count=2), ["b", "b", "a", "a", "c"])
+    assert found.classes == ("a", "b")
+    assert found.labels == [(1,), (1,), (0,), (0,), TOO_RARE]
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        (Labels(classes={"A": ("a",), "B": ("bb",)}), "classes.B names the value 'bb', which no row has; "),
+        (Labels(drop=("tod",)), "labels.drop names the value 'tod'"),
+    ],
+)  # fmt: skip
+def test_a_value_that_no_row_has_is_a_mistake(rule, message):
+    with pytest.raises(UserError, match=message):
+        assign(rule, ["a", "b", "b"])
+
+
+def test_a_column_of_sentences_is_not_shown():
+    report = "The patient, a sailor of Genoa, has a cough that nobody else has had before him."
+    with pytest.raises(UserError, match="2 different values: is it the right column") as error:
+        assign(Labels(classes={"A": ("a",), "B": ("*",)}), [report, "b"])
+    assert "sailor" not in str(error.value)
+
+
+def test_several_values_between_a_separator_are_present_and_all_others_absent():
+    rule = Labels(task="multilabel", separator="|", classes={"Edema": ("edema",), "Mass": ("mass", "nodule")})
+    rows = [("edema", "nodule"), ("none",), (), ("edema",)]
+    found = assign_labels(rule, (), rows, ["edema", "nodule", "mass", "none"])
+    assert found.labels == [(1, 1), (0, 0), NO_LABEL, (1, 0)]
+
+
+@pytest.mark.parametrize(("uncertain", "value"), [("ignore", -1), ("zeros", 0), ("ones", 1)])
+def test_one_column_per_class_keeps_unknown_apart_from_absent(uncertain, value):
+    rule = Labels(task="multilabel", uncertain=uncertain)
+    rows = [("1", "0"), ("1.0", "-1"), ("0", ""), ("", "")]
+    found = assign_labels(rule, ("A", "B"), rows, [])
+    assert found.labels == [(1, 0), (1, value), (0, -1), NO_LABEL]
+
+
+def test_a_class_column_with_other_values_is_a_mistake():
+    with pytest.raises(UserError, match="column 'B' holds something other than 1, 0, -1"):
+        assign_labels(Labels(task="multilabel"), ("A", "B"), [("1", "maybe")], [])
+
+
+@given(st.lists(st.tuples(*[st.sampled_from([1, 0, -1])] * 3), min_size=1))
+def test_the_sampling_group_is_the_rarest_positive_class(labels):
+    positives = [sum(label[k] == 1 for label in labels) for k in range(3)]
+    for label, group in zip(labels, sampling_groups(labels, 3), strict=True):
+        if group == 3:
+            assert 1 not in label
+        else:
+            assert label[group] == 1
+            assert positives[group] == min(positives[k] for k in range(3) if label[k] == 1)

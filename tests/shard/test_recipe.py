@@ -1,0 +1,70 @@
+"""A recipe is checked when it is read, and an error names the field, what was found and what is valid."""
+
+from pathlib import Path
+
+import pytest
+
+from cxr_dist.errors import UserError
+from cxr_dist.shard.recipe import InvertedRows, load_recipe
+
+RECIPES = sorted((Path(__file__).resolve().parents[2] / "shards").glob("*.yaml"))
+
+TABLE = """
+reader: table
+table: films.csv
+columns: {image: file, patient: mrn, label: label, text: {notes: notes}}
+labels: {classes: {Sick: sick, Well: "*"}}
+"""
+
+
+def load(tmp_path: Path, text: str):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    return load_recipe(path)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
+def test_the_recipes_of_the_package_are_valid(path):
+    assert load_recipe(path).labels.classes
+
+
+def test_one_value_stands_for_a_list_and_numbers_for_their_text(tmp_path):
+    text = TABLE.replace('{Sick: sick, Well: "*"}', '{Sick: 1, Well: [0, "*"]}')
+    recipe = load(tmp_path, text + "image: {monochrome1: {column: photometric, value: MONOCHROME1}}\n")
+    assert recipe.labels.classes == {"Sick": ("1",), "Well": ("0", "*")}
+    assert recipe.image.monochrome1 == InvertedRows(column="photometric", value="MONOCHROME1")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("reader: [", r"recipe\.yaml is not YAML \(line \d+\)"),
+        ("just words", "the file holds str; expected the fields reader, table"),
+        ("table: a.csv", "recipe: reader is missing"),
+        ("reader: dicom", "reader is 'dicom'; expected one of: openi, table, demo"),
+        (TABLE + "colour: grey", "unknown field colour; expected one of: reader, table, images"),
+        (TABLE + "split: {per: patient}", "unknown field split.per; expected one of: by, train"),
+        (TABLE + "split: {seed: many}", "split.seed is 'many'; expected a whole number"),
+        (TABLE + "split: {train: 0.9}", "three positive shares that add up to 1"),
+        (TABLE + "image: {quality: 0}", "image.quality is 0; expected 1 to 100"),
+        (TABLE + "split: {by: study}", "split by study needs columns.study"),
+        (TABLE + "where: [PA]", "where holds list; expected NAME: VALUE pairs"),
+        (TABLE.replace("Sick: sick", "Sick: yes"), "labels.classes.Sick is True; expected text"),
+        (TABLE.replace('"*"', "sick"), "names the value \\['sick'\\] twice"),
+        (TABLE.replace(', Well: "*"', ""), "labels.classes has one class; at least two"),
+        (TABLE.replace("label: label, ", ""), "columns needs either label .* or labels"),
+        (TABLE.replace("notes: notes", "My Notes: notes"), "use lower-case letters"),
+        (TABLE.replace("table: films.csv", ""), "reader table needs `table`"),
+        (TABLE.replace("{classes", "{task: multilabel, classes"), "needs labels.separator"),
+        ("reader: openi\ncolumns: {image: a, label: b}", "reader openi has no columns"),
+        ("reader: demo\nimage: {monochrome1: {column: a, value: b}}", "reader demo takes image.monochrome1 true"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_named_with_what_is_valid(tmp_path, text, message):
+    with pytest.raises(UserError, match=message):
+        load(tmp_path, text)
+
+
+def test_a_missing_recipe_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"no recipe .*nowhere\.yaml"):
+        load_recipe(tmp_path / "nowhere.yaml")

@@ -1,0 +1,74 @@
+"""No group in two splits, the shares are met, and neither row order nor chance matters."""
+
+import random
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.model_selection import train_test_split
+
+from cxr_dist.errors import UserError
+from cxr_dist.shard.recipe import Split
+from cxr_dist.shard.split import assign_splits, shuffled
+
+groups_and_strata = st.lists(
+    st.tuples(st.integers(0, 60).map(str), st.integers(0, 3)), min_size=1, max_size=300
+)
+seeds = st.integers(0, 1000)
+
+
+@given(groups_and_strata, seeds, st.randoms())
+def test_no_group_is_divided_and_row_order_does_not_matter(rows, seed, chance):
+    split = Split(by="patient", seed=seed)
+    names = assign_splits([group for group, _ in rows], [stratum for _, stratum in rows], split)
+    split_of = dict(zip((group for group, _ in rows), names, strict=True))
+    assert names == [split_of[group] for group, _ in rows]
+    moved = chance.sample(rows, len(rows))
+    again = assign_splits([group for group, _ in moved], [stratum for _, stratum in moved], split)
+    assert again == [split_of[group] for group, _ in moved]
+
+
+@given(st.lists(st.integers(0, 2), min_size=1, max_size=300), seeds)
+def test_groups_of_one_meet_the_share_of_each_class_within_one(strata, seed):
+    split = Split(by="study", train=0.6, val=0.25, test=0.15, seed=seed)
+    names = assign_splits([f"study{i}" for i in range(len(strata))], strata, split)
+    for value in set(strata):
+        found = Counter(name for name, stratum in zip(names, strata, strict=True) if stratum == value)
+        for name in ("train", "val", "test"):
+            assert abs(found[name] - strata.count(value) * getattr(split, name)) <= 1 + 1e-9
+
+
+def test_large_groups_are_not_all_dealt_to_the_large_split():
+    groups = [f"p{i}" for i in range(1000) for _ in range(1 + 9 * (i % 4 == 0))]
+    names = assign_splits(groups, [0] * len(groups), Split(by="patient"))
+    per_split = {name: [g for g, n in zip(groups, names, strict=True) if n == name] for name in set(names)}
+    means = {name: len(members) / len(set(members)) for name, members in per_split.items()}
+    assert max(means.values()) < 1.25 * min(means.values())
+
+
+def test_another_seed_gives_another_split():
+    groups, strata = [str(i) for i in range(100)], [0] * 100
+    assert assign_splits(groups, strata, Split(seed=1)) != assign_splits(groups, strata, Split(seed=2))
+    assert shuffled(groups, 1) != shuffled(groups, 2)
+    assert sorted(shuffled(groups, 1)) == sorted(groups)
+
+
+def test_by_image_is_scikit_learns_stratified_split_twice():
+    images = sorted(f"{i:05d}" for i in range(1000))
+    strata = [int(i % 7 == 0) for i in range(1000)]
+    train, rest, _, rest_strata = train_test_split(
+        images, strata, test_size=0.3, stratify=strata, random_state=42
+    )
+    val, test = train_test_split(rest, test_size=0.5, stratify=rest_strata, random_state=42)
+    order = random.Random(0).sample(range(1000), 1000)
+    names = assign_splits([images[i] for i in order], [strata[i] for i in order], Split(by="image", seed=42))
+    found = {name: {images[i] for i, n in zip(order, names, strict=True) if n == name} for name in set(names)}
+    assert found == {"train": set(train), "val": set(val), "test": set(test)}
+
+
+def test_too_few_images_of_a_class_is_a_clear_error():
+    with pytest.raises(
+        UserError, match="too few images to split by image: 21 in 2 classes, the smallest of 1"
+    ):
+        assign_splits([str(i) for i in range(21)], [0] * 20 + [1], Split(by="image"))

@@ -1,0 +1,145 @@
+"""The table reader: columns, several labels, inverted and shared films, and what does not fit the table."""
+
+import csv
+import io
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from table_source import make_source, source_names, table_recipe, write_rows
+
+from cxr_dist.errors import UserError
+from cxr_dist.shard.manifest import open_index
+from cxr_dist.shard.recipe import Columns, ImageFormat, InvertedRows, Labels, Split
+from cxr_dist.shard.verify import verify
+from cxr_dist.shard.write import write_shards
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return make_source(tmp_path / "source")
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "shards"
+
+
+def test_a_film_under_two_patients_makes_them_one_and_keys_stay_unique(source, out):
+    header, *rows = list(csv.reader((source / "films.csv").open()))
+    twins = [[rows[2 * patient][0], f"TWIN{patient}", *rows[2 * patient][2:]] for patient in range(20)]
+    write_rows(source / "films.csv", header, rows + twins)
+    manifest = write_shards(table_recipe(), source, out, workers=0)
+    assert sum(split.samples for split in manifest.splits.values()) == 100
+    assert sum(split.patients for split in manifest.splits.values()) == 40
+    assert len(source_names(out)) == 100
+    split_of: dict[str, set[str]] = {}
+    for name, split in manifest.splits.items():
+        for shard in split.shards:
+            for key in open_index(out, shard, 1)["key"]:
+                split_of.setdefault(source_names(out)[key.decode()].partition("#")[0], set()).add(name)
+    assert all(len(names) == 1 for names in split_of.values())
+
+
+def test_multilabel_columns_keep_unknown_as_null(tmp_path, out):
+    source = make_source(tmp_path / "many", patients=30, films=1)
+    rows = [[f"secret.film-{i}-0.png", f"P{i}", str(i % 2), ["", "-1", "1"][i % 3]] for i in range(30)]
+    write_rows(source / "films.csv", ["file", "mrn", "Edema", "Mass"], rows)
+    recipe = table_recipe(
+        columns=Columns(image="file", patient="mrn", labels=("Edema", "Mass")),
+        labels=Labels(task="multilabel"),
+    )
+    manifest = write_shards(recipe, source, out, workers=0)
+    assert (manifest.classes, manifest.num_labels, manifest.task) == (("Edema", "Mass"), 2, "multilabel")
+    counts = Counter()
+    for split in manifest.splits.values():
+        for value, count in split.label_counts["Mass"].items():
+            counts[value] += count
+        assert sum(sum(shard.group_counts) for shard in split.shards) == split.samples
+        for shard in split.shards:
+            tar = (out / shard.file).read_bytes()
+            for record in open_index(out, shard, 2):
+                labels = json.loads(tar[record["json_offset"] :][: record["json_size"]])["labels"]
+                assert [-1 if value is None else value for value in labels] == record["label"].tolist()
+    assert counts == {"positive": 10, "negative": 0, "unknown": 20}
+    assert verify(out) == []
+
+
+def test_inverted_rows_are_inverted(source, out):
+    rows = list(csv.reader((source / "films.csv").open()))
+    rows = [rows[0] + ["kind"]] + [[*row, f"MONOCHROME{1 + i % 2}"] for i, row in enumerate(rows[1:])]
+    write_rows(source / "films.csv", rows[0], rows[1:])
+    rule = InvertedRows(column="kind", value="MONOCHROME1")
+    recipe = table_recipe(image=ImageFormat(short_side=24, quality=100, monochrome1=rule))
+    manifest = write_shards(recipe, source, out, workers=0)
+    kinds = {row[0]: row[-1] for row in rows[1:]}
+    shard = manifest.splits["val"].shards[0]
+    tar = (out / shard.file).read_bytes()
+    seen = set()
+    for record in open_index(out, shard, 1):
+        name = source_names(out)[record["key"].decode()]
+        jpeg = tar[record["jpg_offset"] :][: record["jpg_size"]]
+        stored = np.asarray(Image.open(io.BytesIO(jpeg))).astype(int)
+        original = np.asarray(Image.open(source / "images" / name)).astype(int)
+        expected = 255 - original if kinds[name] == "MONOCHROME1" else original
+        assert np.abs(stored - expected).mean() < 3
+        seen.add(kinds[name])
+    assert len(seen) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"where": {"view": ("AP",)}}, r"no row is left of 80: check the recipe's where \(columns view\)"),
+        ({"where": {"site": ("A",)}}, "where names the column 'site'; films.csv has: file, mrn, label, view, notes"),
+        ({"columns": Columns(image="file", patient="mrn", label="finding")}, "label names the column 'finding'"),
+        ({"images": "films"}, "no films in .*: the recipe's images is relative to --source"),
+        ({"table": "nothing.csv"}, "no nothing.csv in .*: the recipe's table is relative to --source"),
+        ({"labels": Labels(classes={"Sick": ("ill",), "Well": ("well",)})}, "Sick names the value 'ill', which"),
+        ({"labels": Labels(classes={"Any": ("*",), "Sick": ("sick",), "Well": ("well",)})}, "'Any' is missing from"),
+        ({"split": Split(train=0.98, val=0.01, test=0.01)}, "split val is empty: 80 images in all, split by patient"),
+    ],
+)  # fmt: skip
+def test_a_recipe_that_does_not_fit_the_table_is_named(source, out, changes, message):
+    with pytest.raises(UserError, match=message):
+        write_shards(table_recipe(**changes), source, out, workers=0)
+    assert not out.exists()
+
+
+def test_no_image_at_all_is_told_from_some(source, out):
+    for path in (source / "images").iterdir():
+        path.rename(path.with_suffix(".jpeg"))
+    with pytest.raises(UserError, match="no image matched: none of 80 images is there; check --source"):
+        write_shards(table_recipe(), source, out, workers=0)
+
+
+def test_a_missing_source_is_named(tmp_path, out):
+    with pytest.raises(UserError, match="reader table needs --source"):
+        write_shards(table_recipe(), None, out, workers=0)
+    with pytest.raises(UserError, match="is not a folder"):
+        write_shards(table_recipe(), tmp_path / "nowhere", out, workers=0)
+
+
+def test_a_table_that_is_not_one_is_refused_without_showing_it(source, out):
+    (source / "films.csv").write_bytes(b"file,mrn,label,view,notes\n\xff\xfePatient Smith\n")
+    with pytest.raises(UserError, match=r"films\.csv cannot be read as csv \(in UTF-8") as error:
+        write_shards(table_recipe(), source, out, workers=0)
+    assert "Smith" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["tsv", "parquet"])
+def test_tsv_and_parquet_give_the_same_shards_as_csv(source, tmp_path, kind):
+    import pandas
+
+    write_shards(table_recipe(), source, tmp_path / "csv", workers=0)
+    frame = pandas.read_csv(source / "films.csv", dtype=str)
+    if kind == "tsv":
+        frame.to_csv(source / "films.tsv", sep="\t", index=False)
+    else:
+        frame.to_parquet(source / "films.parquet")
+    write_shards(table_recipe(table=f"films.{kind}"), source, tmp_path / kind, workers=0)
+    for path in (tmp_path / kind).glob("*.tar"):
+        assert path.read_bytes() == (tmp_path / "csv" / path.name).read_bytes()
