@@ -204,7 +204,9 @@ def _dispatch(arguments: list[str]) -> None:
         prog = f"cxr-dist {command} {rest[0]}"
         _WITH_CONFIG[command](config_of(rest[0], rest[1:], prog, _WITH_CONFIG[command].__doc__))
     elif command in _PLAIN:
-        tyro.cli(_PLAIN[command], args=_booleans(rest), prog=f"cxr-dist {command}", config=(FlagConversionOff,))
+        tyro.cli(
+            _PLAIN[command], args=_booleans(rest), prog=f"cxr-dist {command}", config=(FlagConversionOff,)
+        )
     elif command in ("-h", "--help"):
         print(_help())
     else:

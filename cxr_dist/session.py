@@ -22,12 +22,12 @@ from cxr_dist.distributed.world import World, lanes_of
 from cxr_dist.errors import UserError
 from cxr_dist.model.classifier import Classifier, build_classifier, load_pretrained
 from cxr_dist.model.losses import ClassificationLoss, balanced_class_weights, balanced_positive_weights
-from cxr_dist.model.weights import bundle_folder, resolve_text_encoder
+from cxr_dist.model.weights import bundle_folder, image_weights, resolve_text_encoder
 from cxr_dist.observer import RunObserver
 from cxr_dist.shard.manifest import Manifest, load_manifest
 from cxr_dist.train import checkpoint
 from cxr_dist.train.loop import Outcome, Parts, TrainingRun
-from cxr_dist.train.preempt import StopRequest
+from cxr_dist.train.preempt import StopRequest, requeue_if_due
 from cxr_dist.train.run_folder import manifest_sha256, open_run_folder, write_environment
 from cxr_dist.train.step import TrainStep
 
@@ -48,7 +48,10 @@ def train(config: Config) -> Outcome:
         wait_for_all()
         parts = parts_of(config, manifest, world, device)
         with contextlib.closing(parts.observer):
-            return TrainingRun(parts, asked_to_stop).run()
+            outcome = TrainingRun(parts, asked_to_stop).run()
+            if outcome is Outcome.STOPPED:
+                requeue_if_due(asked_to_stop, world, device, parts.observer.say)
+            return outcome
     finally:
         stop()
 
@@ -56,6 +59,7 @@ def train(config: Config) -> Outcome:
 def prepare_run_folder(config: Config, manifest: Manifest, world: World, device: torch.device) -> None:
     """Create or reopen the run folder with all that does not change during training (rank 0)."""
     run_dir = run_folder(config)
+    check_weights(config)
     open_run_folder(run_dir, config)
     write_environment(run_dir, device, world.world_size, manifest_sha256(Path(config.data.shards)))
     prepare_text(config, manifest, run_dir)
@@ -110,6 +114,15 @@ def check_against(config: Config, manifest: Manifest) -> None:
             f"the shards have no text section {absent[0]!r}; set --data.text-sections to some of: "
             f"{', '.join(manifest.text_sections) or '(none: use --model.mode image)'}"
         )
+
+
+def check_weights(config: Config) -> None:
+    """Raise UserError where pretrained weights are missing, before the run folder is made."""
+    bundle = bundle_folder(config.model.weights)
+    if config.model.uses_text and config.model.text_encoder != "tiny":
+        resolve_text_encoder(config.model.text_encoder, bundle)
+    if config.model.pretrained and config.model.uses_image and config.model.image_encoder == "densenet121":
+        image_weights(bundle)
 
 
 def prepare_text(config: Config, manifest: Manifest, run_dir: Path) -> None:

@@ -68,13 +68,22 @@ def rendezvous(world: World, environment: Mapping[str, str] = os.environ) -> dic
             raise UserError(
                 "WORLD_SIZE is above 1 but MASTER_ADDR is not set: start with torchrun, accelerate or srun"
             )
-        listed = subprocess.run(
-            ["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True, timeout=60
-        )
-        found["MASTER_ADDR"] = listed.stdout.split()[0]
+        found["MASTER_ADDR"] = _first_host(nodes)
     if "MASTER_PORT" not in environment:
         found["MASTER_PORT"] = str(20000 + int(environment.get("SLURM_JOB_ID", "0")) % 12000)
     return {name: value for name, value in found.items() if name not in environment}
+
+
+def _first_host(nodes: str) -> str:
+    """The first name in SLURM's `node[1-4,7]` notation; rank 0 runs there."""
+    command = ["scontrol", "show", "hostnames", nodes]
+    try:
+        listed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    except (OSError, subprocess.SubprocessError):
+        raise UserError(
+            f"`scontrol show hostnames {nodes}` did not work here: set MASTER_ADDR to the host of rank 0"
+        ) from None
+    return listed.stdout.split()[0]
 
 
 def lanes_of(world: World, num_lanes: int) -> range:

@@ -1,0 +1,122 @@
+"""What a signal does: a flag in the training process, nothing in its children; and when a job is requeued."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from cxr_dist.distributed.world import World
+from cxr_dist.train.preempt import StopRequest, requeue_if_due, slurm_job, wants_requeue
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+
+
+@pytest.fixture(autouse=True)
+def handlers_restored() -> Iterator[None]:
+    before = [signal.getsignal(name) for name in SIGNALS]
+    yield
+    for name, handler in zip(SIGNALS, before, strict=True):
+        signal.signal(name, handler)
+
+
+@pytest.mark.parametrize("name", SIGNALS)
+def test_a_signal_asks_to_stop(name):
+    stop = StopRequest(max_minutes=0)
+    assert not stop.requested
+    signal.raise_signal(name)
+    assert stop.requested
+    assert [other for other in SIGNALS if stop.received(other)] == [name]
+
+
+def test_a_warning_is_not_forgotten_when_the_end_comes():
+    stop = StopRequest(max_minutes=0)
+    signal.raise_signal(signal.SIGUSR2)
+    signal.raise_signal(signal.SIGTERM)
+    assert stop.received(signal.SIGUSR2)
+
+
+def test_a_second_interrupt_leaves_at_once():
+    StopRequest(max_minutes=0)
+    signal.raise_signal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_the_clock_asks_to_stop():
+    stop = StopRequest(max_minutes=0.05 / 60)
+    assert not stop.requested
+    time.sleep(0.06)
+    assert stop.requested
+
+
+def test_a_forked_child_does_not_answer():
+    stop = StopRequest(max_minutes=0)
+    if (child := os.fork()) == 0:
+        signal.raise_signal(signal.SIGUSR2)
+        os._exit(int(stop.requested))
+    assert os.waitpid(child, 0)[1] == 0
+
+
+# As `scontrol --oneliner show job` says them in SLURM 22.05.
+RUNNING = "JobId=6 JobName=a b JobState=RUNNING Reason=None Requeue=1 PreemptTime=None Command=/a b/c.sh"
+PREEMPTED = RUNNING.replace("PreemptTime=None", "PreemptTime=2026-11-22T22:14:27")
+CANCELLED = RUNNING.replace("RUNNING", "COMPLETING")
+
+
+@pytest.mark.parametrize(
+    ("shown", "warned", "expected"),
+    [
+        (RUNNING, True, True),
+        (RUNNING, False, False),  # TERM by hand: save and leave
+        (PREEMPTED, False, True),
+        (CANCELLED, True, False),  # a requeue would bring it back
+        (CANCELLED, False, False),
+        ("", True, False),
+    ],
+)
+def test_a_job_is_requeued_when_warned_or_preempted_but_not_when_cancelled(shown, warned, expected):
+    assert wants_requeue(shown, warned=warned) is expected
+
+
+def test_an_array_task_is_named_by_array_and_task(monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "9")
+    assert slurm_job() == "9"
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
+    assert slurm_job() == "7_2"
+
+
+@pytest.fixture
+def stopped_by_warning():
+    stop = StopRequest(max_minutes=0)
+    signal.raise_signal(signal.SIGUSR2)
+    return stop
+
+
+def said(stop: StopRequest) -> list[str]:
+    lines: list[str] = []
+    requeue_if_due(stop, World(), torch.device("cpu"), lines.append)
+    return lines
+
+
+def test_outside_slurm_nothing_is_requeued(stopped_by_warning, monkeypatch):
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    assert said(stopped_by_warning) == []
+
+
+def test_where_slurm_refuses_the_user_is_told_how_to_go_on(stopped_by_warning, monkeypatch, tmp_path):
+    refuses = (
+        f'[ "$1" = requeue ] || {{ echo "{RUNNING}"; exit 0; }}\n'
+        'echo "Requested operation is presently disabled for job 6" >&2\nexit 1'
+    )
+    (tmp_path / "scontrol").write_text(f"#!/bin/sh\n{refuses}\n")
+    (tmp_path / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "6")
+    assert said(stopped_by_warning) == [
+        "saved, but job 6 could not be requeued (Requested operation is presently disabled for job 6): "
+        "submit it again to resume"
+    ]
