@@ -1,18 +1,7 @@
-"""What the tests with real ranks share: the run's settings, and reading its losses."""
-
-import json
-from pathlib import Path
+"""What the tests with real ranks share: the run's settings."""
 
 SETTINGS = (  # noqa: SIM905  (a command line reads better)
     "--data.global-batch 16 --data.micro-batch 4 --data.image-size 64 --data.max-tokens 32 --data.workers 0 "
     "--train.epochs 3 --train.log-every 1 --train.freeze-epochs 1 --train.mixup-alpha 0.2 "
     "--train.mixup-from-epoch 1 --train.save-every 2 --seed 3 --data.evaluation-batch 5"
 ).split()
-
-
-def losses(run_dir: Path) -> dict[int, float]:
-    """Step -> loss of a run's metrics.jsonl; fails where a step stands there twice."""
-    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    steps = [(line["step"], line["loss"]) for line in lines if "loss" in line]
-    assert len(dict(steps)) == len(steps)
-    return dict(steps)

@@ -6,7 +6,8 @@ import signal
 import time
 
 import pytest
-from ranks import SETTINGS, losses
+from ranks import SETTINGS
+from run_losses import losses
 from safetensors.torch import load_file
 
 pytestmark = pytest.mark.multiprocess
