@@ -1,17 +1,47 @@
-# make demo | test | check | setup | bench: each works alone on a fresh clone (Python >= 3.11, a package registry).
+# Each target works alone on a fresh clone of a machine with Python >= 3.11 and a package registry.
+#   make demo    the main job on made data, end to end, to a report page
+#   make test    all tests          make check   format, lint, types, import directions
+#   make bench   all benchmarks     make setup   .venv only
 PYTHON ?= python3
+DEMO ?= demo
 VENV := .venv
 BIN := $(VENV)/bin
-DEMO ?= demo
+# One thread per process: two processes share the cores, and numbers repeat.
+RANKS := OMP_NUM_THREADS=1 $(BIN)/accelerate launch --config_file launch/accelerate/cpu2.yaml -m cxr_dist
+CXR := OMP_NUM_THREADS=1 $(BIN)/cxr-dist
 
-.PHONY: setup demo test check bench torture clean
+.PHONY: setup demo test check bench clean
 
 setup: $(VENV)/.ready
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "Python 3.11 or newer is needed; found $$($(PYTHON) --version). Set PYTHON=python3.12, say."; exit 1; }
+	  { echo "Python 3.11 or newer is needed, found $$($(PYTHON) --version); set PYTHON=python3.12, say"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
+
+demo: setup
+	$(CXR) shard shards/demo.yaml --out $(DEMO)/shards
+	$(CXR) verify $(DEMO)/shards
+	$(RANKS) train demo-baseline --data.shards $(DEMO)/shards --out $(DEMO)/runs/baseline
+	$(RANKS) train demo --data.shards $(DEMO)/shards --model.mode text --out $(DEMO)/runs/text-only
+	$(RANKS) train demo --data.shards $(DEMO)/shards --out $(DEMO)/runs/enhanced
+	for run in baseline text-only enhanced; do $(CXR) evaluate $(DEMO)/runs/$$run --mc-samples 30 || exit 1; done
+	$(CXR) compare $(DEMO)/runs/baseline $(DEMO)/runs/text-only $(DEMO)/runs/enhanced --out $(DEMO)/comparison
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest --quiet tests/test_imports.py
+
+test: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations=10
+
+bench: setup
+	$(BIN)/python -m benchmarks.loader
+
+clean:
+	rm -rf $(DEMO) .pytest_cache .mypy_cache .ruff_cache .hypothesis build

@@ -1,0 +1,52 @@
+"""The affine map: a plain centre crop without augmentation, inside its ranges with it, the same for one key."""
+
+import cv2
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cxr_dist.data.augment import Augmentation, jitter, warp
+
+
+def test_without_augmentation_it_is_the_resized_centre_square():
+    rng = np.random.default_rng(0)
+    film = cv2.GaussianBlur(rng.integers(0, 256, (96, 160), np.uint8), (0, 0), 4)
+    out = np.empty((96, 96), np.uint8)
+    warp(film, Augmentation().matrix(film.shape, 96, key=7), out)
+    np.testing.assert_array_equal(out, film[:, 32:128])
+    small = np.empty((48, 48), np.uint8)
+    warp(film, Augmentation().matrix(film.shape, 48, key=7), small)
+    reference = cv2.resize(film[:, 32:128], (48, 48), interpolation=cv2.INTER_LINEAR)
+    assert np.abs(small.astype(int) - reference).max() <= 2
+
+
+@settings(max_examples=100)
+@given(st.integers(0, 2**64 - 1), st.integers(40, 300), st.integers(40, 300))
+def test_rotation_zoom_and_shift_stay_in_their_ranges(key, height, width):
+    ranges = Augmentation(rotation_degrees=7, shift=0.05, zoom=0.1)
+    matrix = ranges.matrix((height, width), 64, key)
+    side = min(height, width)
+    scale = np.sqrt(np.linalg.det(matrix[:, :2])) * 64 / side
+    angle = np.degrees(np.arctan2(matrix[1, 0], matrix[0, 0]))
+    moved = matrix @ [31.5, 31.5, 1] - [(width - 1) / 2, (height - 1) / 2]
+    assert 0.9 - 1e-9 <= scale <= 1.1 + 1e-9
+    assert abs(angle) <= 7 + 1e-9
+    assert np.abs(moved).max() <= 0.05 * side + 1e-9
+    np.testing.assert_array_equal(matrix, ranges.matrix((height, width), 64, key))
+
+
+def test_a_certain_flip_is_a_mirror_image():
+    film = np.random.default_rng(0).integers(0, 256, (32, 32), np.uint8)
+    out = np.empty_like(film)
+    warp(film, Augmentation(flip_probability=1.0).matrix(film.shape, 32, key=3), out)
+    np.testing.assert_array_equal(out, film[:, ::-1])
+
+
+def test_jitter_follows_the_key_and_not_the_batch():
+    images = torch.randn(6, 1, 4, 4, dtype=torch.float64)
+    keys = np.arange(6, dtype=np.uint64) * np.uint64(2**60)
+    whole = jitter(images, keys, brightness=0.4, contrast=0.1)
+    assert torch.equal(jitter(images[2:4], keys[2:4], brightness=0.4, contrast=0.1), whole[2:4])
+    assert torch.equal(jitter(images, keys, brightness=0.0, contrast=0.0), images)
+    assert (whole - images).abs().max() > 0.01

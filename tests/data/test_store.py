@@ -1,0 +1,100 @@
+"""Damage of a shard is noticed at the read that meets it, and named without its content."""
+
+import json
+import random
+import re
+import shutil
+
+import pytest
+
+from cxr_dist.data.store import ShardError, ShardStore
+from cxr_dist.errors import UserError
+from cxr_dist.shard.manifest import load_manifest
+
+
+@pytest.fixture
+def shards(tiny_shards, tmp_path):
+    return shutil.copytree(tiny_shards, tmp_path / "shards")
+
+
+def read_all(folder):
+    store = ShardStore(folder, load_manifest(folder), "train")
+    return [store.read(s, i) for s, entry in enumerate(store.shards) for i in range(entry.samples)]
+
+
+def what_reading_says(folder, expected):
+    """The error's message; empty where all samples came back as expected."""
+    try:
+        assert contents(read_all(folder)) == expected, "silently other data"
+    except ShardError as error:
+        return str(error)
+    return ""
+
+
+def contents(samples):
+    return [(s["__key__"], s["jpg"], s["json"]) for s in samples]
+
+
+def test_no_flipped_bit_of_a_sample_is_silent(shards):
+    whole, victim = contents(read_all(shards)), shards / "train-00001.tar"
+    data, chance, noticed = victim.read_bytes(), random.Random(0), 0
+    for _ in range(200):
+        place = chance.randrange(len(data))
+        damaged = bytearray(data)
+        damaged[place] ^= 1 << chance.randrange(8)
+        victim.write_bytes(damaged)
+        message = what_reading_says(shards, whole)
+        assert message == "" or re.fullmatch(
+            r"train-00001\.tar: sample \d+ does not .* \(crc32\): .*", message
+        )
+        noticed += message != ""
+    assert noticed > 100  # the others lie in the tar's closing blocks, which hold nothing
+
+
+def test_a_truncated_shard_says_both_sizes(shards):
+    victim = shards / "train-00000.tar"
+    size = victim.stat().st_size
+    victim.write_bytes(victim.read_bytes()[: size // 2])
+    with pytest.raises(ShardError, match=rf"train-00000.tar has {size // 2} bytes; the manifest says {size}"):
+        read_all(shards)
+
+
+def test_a_missing_shard_and_a_changed_index_are_named(shards):
+    index = shards / "train-00000.index.npy"
+    data = bytearray(index.read_bytes())
+    data[-1] ^= 1
+    index.write_bytes(data)
+    with pytest.raises(ShardError, match=r"train-00000.index.npy is missing or not the one that was written"):
+        read_all(shards)
+    shutil.copyfile(shards / "train-00001.tar", shards / "elsewhere.tar")
+    (shards / "train-00001.tar").unlink()
+    store = ShardStore(shards, load_manifest(shards), "train")
+    with pytest.raises(ShardError, match=r"train-00001\.tar cannot be opened: No such file"):
+        store.read(1, 0)
+
+
+def test_a_manifest_of_another_version_or_kind_is_refused(shards):
+    path = shards / "manifest.json"
+    plain = json.loads(path.read_text())
+    path.write_text(json.dumps(plain | {"format_version": 99}))
+    with pytest.raises(
+        UserError, match="has format version 99; this release reads version 1: shard the data again"
+    ):
+        load_manifest(shards)
+    path.write_text("{}")
+    with pytest.raises(UserError, match="is not a manifest of cxr_dist shards"):
+        load_manifest(shards)
+    path.unlink()
+    with pytest.raises(
+        UserError, match=r"no manifest\.json in .*: expected a folder that `cxr-dist shard` finished"
+    ):
+        load_manifest(shards)
+
+
+def test_an_empty_split_is_named(shards):
+    path = shards / "manifest.json"
+    plain = json.loads(path.read_text())
+    plain["splits"]["val"] |= {"samples": 0, "shards": []}
+    path.write_text(json.dumps(plain))
+    with pytest.raises(UserError, match="split 'val' is empty or missing; the shards have: train, test"):
+        load_manifest(shards).split("val")

@@ -1,0 +1,58 @@
+"""Reports to ids: chosen sections in order, padding to 16, one vocabulary for one set of reports."""
+
+import random
+
+import pytest
+import torch
+from transformers import BertTokenizerFast
+
+from cxr_dist.data.text import ReportTokenizer, learn_wordpiece, prepare_text_folder, report_text
+from cxr_dist.errors import UserError
+
+REPORTS = [
+    "Heart size is normal. No effusion.",
+    "Left pleural effusion, heart enlarged.",
+    "Lungs are clear.",
+] * 30
+
+
+def test_sections_come_in_the_order_asked_for_and_absent_ones_are_skipped():
+    sample = {"text": {"findings": "clear lungs", "impression": "normal", "indication": ""}}
+    assert report_text(sample, ("impression", "comparison", "indication", "findings")) == "normal clear lungs"
+    assert report_text(sample, ("comparison",)) == ""
+
+
+def test_the_vocabulary_does_not_depend_on_the_order_of_reports_and_leaves_rare_words_out(tmp_path):
+    vocabulary = learn_wordpiece([*REPORTS, "Mrs Featherstonehaugh"]).get_vocab()
+    shuffled = [*REPORTS, "Mrs Featherstonehaugh"]
+    random.Random(1).shuffle(shuffled)
+    assert learn_wordpiece(shuffled).get_vocab() == vocabulary
+    assert "effusion" in vocabulary
+    assert not [word for word in vocabulary if "feather" in word]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    prepare_text_folder(tmp_path / "text_encoder", None, iter(REPORTS))
+    return tmp_path / "text_encoder"
+
+
+def test_ids_are_those_of_a_bert_tokenizer_padded_to_sixteen(folder):
+    tokens, mask = ReportTokenizer(folder, max_tokens=32)(["No effusion.", "Heart size is normal. " * 20, ""])
+    assert tokens.shape == mask.shape == (3, 32)
+    reference = BertTokenizerFast.from_pretrained(folder)
+    for row, keep, text in zip(
+        tokens, mask, ["No effusion.", "Heart size is normal. " * 20, ""], strict=True
+    ):
+        ids = reference(text, truncation=True, max_length=32)["input_ids"]
+        assert row[keep.bool()].tolist() == ids
+        assert torch.equal(row[~keep.bool()], torch.zeros(32 - len(ids), dtype=torch.int64))
+    short, _ = ReportTokenizer(folder, max_tokens=32)(["clear", ""])
+    assert short.shape == (2, 16)
+
+
+def test_a_folder_without_config_is_refused_and_leaves_nothing(tmp_path):
+    (tmp_path / "source").mkdir()
+    with pytest.raises(UserError, match=r"has no config.json: expected a Hugging Face model folder"):
+        prepare_text_folder(tmp_path / "text_encoder", tmp_path / "source", iter(()))
+    assert not (tmp_path / "text_encoder").exists()
