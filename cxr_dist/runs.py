@@ -63,7 +63,7 @@ def _at_demo_size(config: Config) -> Config:
     """A narrow DenseNet and a BERT from scratch, small films, a few minutes on two CPU cores."""
     return replace(
         config,
-        data=replace(config.data, micro_batch=16, image_size=96, max_tokens=64, workers=0),
+        data=replace(config.data, global_batch=16, micro_batch=8, image_size=96, max_tokens=64, workers=0),
         model=replace(
             config.model,
             image_encoder="densenet-narrow",

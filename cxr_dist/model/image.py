@@ -17,7 +17,7 @@ GREY_DEVIATION = 0.226
 
 _ARCHITECTURES: dict[str, dict[str, Any]] = {
     "densenet121": {"growth_rate": 32, "block_config": (6, 12, 24, 16), "num_init_features": 64},
-    "densenet-narrow": {"growth_rate": 8, "block_config": (2, 4, 4, 2), "num_init_features": 16},
+    "densenet-narrow": {"growth_rate": 16, "block_config": (1, 2, 4, 4), "num_init_features": 16},
 }
 
 
@@ -34,7 +34,7 @@ def grey_weights(rgb: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 class ImageEncoder(nn.Module):
-    """DenseNet features: `densenet121` (1024 wide) or `densenet-narrow` (44 wide), random at first."""
+    """DenseNet features: `densenet121` (1024 wide) or `densenet-narrow` (108 wide), random at first."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
