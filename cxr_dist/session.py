@@ -34,13 +34,12 @@ from cxr_dist.train.step import TrainStep
 _VOCABULARY_REPORTS = 50_000  # reports that a made-from-scratch vocabulary is learned from, at most
 
 
-def train(config: Config) -> Outcome:
+def train(config: Config, asked_to_stop: StopRequest) -> Outcome:
     """Train, or resume, the run of a configuration; started once per rank (all ranks)."""
     world = World.from_environment()
     manifest = load_manifest(Path(config.data.shards))
     check_against(config, manifest)
     lanes_of(world, config.data.num_lanes)
-    asked_to_stop = StopRequest(config.train.max_minutes)
     device = start(world, config.train.timeout_minutes)
     try:
         if world.is_main:

@@ -4,6 +4,7 @@ SLURM's `--signal=USR2@N` reaches every process of a step, loader workers includ
 the training process alone. USR2 says that the time limit is near. TERM comes from `scancel`, which must stay
 cancelled, and from SLURM's preemption, which requeues a job only if it is still there when its grace time is
 over: one that saves and leaves before would count as failed. So rank 0 asks SLURM which of them it is.
+Torch is imported late: a signal that comes in those seconds must find its handler.
 """
 
 import os
@@ -13,11 +14,12 @@ import subprocess
 import time
 from collections.abc import Callable
 from types import FrameType
+from typing import TYPE_CHECKING
 
-import torch
-
-from cxr_dist.distributed.reduce import sum_over_ranks, wait_for_all
 from cxr_dist.distributed.world import World
+
+if TYPE_CHECKING:
+    import torch
 
 _SCONTROL_SECONDS = 60
 
@@ -49,12 +51,18 @@ class StopRequest:
         return number in self._received
 
 
-def requeue_if_due(stop: StopRequest, world: World, device: torch.device, say: Callable[[str], None]) -> None:
+def requeue_if_due(
+    stop: StopRequest, world: World, device: "torch.device", say: Callable[[str], None]
+) -> None:
     """Put a job that saved back into the queue if SLURM wants its place, and say so (all ranks).
 
     The signal need not have reached rank 0 itself yet. No rank leaves before rank 0 has requeued: with
     `srun --kill-on-bad-exit` the first one to leave takes the others with it.
     """
+    import torch
+
+    from cxr_dist.distributed.reduce import sum_over_ranks, wait_for_all
+
     warned, terminated = (stop.received(number) for number in (signal.SIGUSR2, signal.SIGTERM))
     flags = sum_over_ranks(torch.tensor([warned, terminated], dtype=torch.int64, device=device))
     if world.is_main and flags.any() and (job := slurm_job()) is not None:
