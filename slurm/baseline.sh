@@ -1,0 +1,19 @@
+#!/bin/bash
+# Image only: sbatch [SBATCH OPTIONS] slurm/baseline.sh SHARDS RUN_DIR [TRAIN FLAGS]
+# Submit from the repository's root, or set CXR_DIST_HOME to it. Options given to sbatch win over these lines;
+# one task per GPU: --nodes=2 --ntasks-per-node=4 --gpus-per-node=4; without GPUs: --gpus-per-node=0.
+# A short time limit starts sooner, and the run saves, requeues itself and resumes when it is near.
+#SBATCH --job-name=cxr-baseline
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=1
+#SBATCH --cpus-per-task=4
+#SBATCH --time=08:00:00
+#SBATCH --signal=USR2@120
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=%x-%j.log
+
+set -euo pipefail
+source "${CXR_DIST_HOME:-$SLURM_SUBMIT_DIR}/slurm/job.sh"
+train baseline "$@"

@@ -1,0 +1,36 @@
+# shellcheck shell=bash
+# Sourced by the job scripts beside it: finds the interpreter, sets a task's environment and starts the tasks.
+# CXR_DIST_PYTHON names another interpreter than the checkout's .venv/bin/python or, failing that, python3.
+
+repository=${CXR_DIST_HOME:-$SLURM_SUBMIT_DIR}
+python=${CXR_DIST_PYTHON:-$repository/.venv/bin/python}
+[[ -x $python ]] || python=$(command -v "${CXR_DIST_PYTHON:-python3}") || {
+    echo "no Python: set CXR_DIST_PYTHON to one that has cxr_dist" >&2
+    exit 2
+}
+
+export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}
+export HF_HUB_OFFLINE=1        # compute nodes have no Internet; weights come from the bundle
+export PYTHONUNBUFFERED=1      # the log shows what happened before a kill
+
+# run_tasks COMMAND [ARGUMENT …]: `cxr-dist COMMAND …` in every task of the job.
+#
+# exec: srun then takes the place of this shell and passes signals on; a shell would die of them and end the job.
+# --kill-on-bad-exit: one dead rank ends the step at once, instead of leaving the others to wait for it.
+# --cpus-per-task: from SLURM 22.05 on, srun does not take it over from sbatch.
+run_tasks() {
+    echo "$(date '+%F %T')  job $SLURM_JOB_ID (restart ${SLURM_RESTART_COUNT:-0}) on $SLURM_JOB_NODELIST:" \
+        "${SLURM_NTASKS:-1} task(s) of ${SLURM_CPUS_PER_TASK:-1} CPU(s), GPUs per node: ${SLURM_GPUS_PER_NODE:-0}"
+    printf '  %q' "$python" -m cxr_dist "$@"
+    printf '\n'
+    exec srun --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" "$python" -m cxr_dist "$@"
+}
+
+# train RUN SHARDS RUN_DIR [FLAG …]
+train() {
+    if (($# < 3)); then
+        echo "usage: sbatch [SBATCH OPTIONS] slurm/$1.sh SHARDS RUN_DIR [TRAIN FLAGS]" >&2
+        exit 2
+    fi
+    run_tasks train "$1" --data.shards "$2" --out "$3" "${@:4}"
+}

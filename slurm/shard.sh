@@ -1,0 +1,19 @@
+#!/bin/bash
+# Write shards on one node: sbatch [SBATCH OPTIONS] slurm/shard.sh RECIPE.yaml --source DIR --out SHARDS
+# As many processes as CPUs asked for. Submit from the repository's root, or set CXR_DIST_HOME to it.
+#SBATCH --job-name=cxr-shard
+#SBATCH --nodes=1
+#SBATCH --ntasks=1
+#SBATCH --cpus-per-task=16
+#SBATCH --time=04:00:00
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=%x-%j.log
+
+set -euo pipefail
+source "${CXR_DIST_HOME:-$SLURM_SUBMIT_DIR}/slurm/job.sh"
+if (($# < 3)); then
+    echo "usage: sbatch [SBATCH OPTIONS] slurm/shard.sh RECIPE.yaml --source DIR --out SHARDS" >&2
+    exit 2
+fi
+run_tasks shard "$1" --workers "$SLURM_CPUS_PER_TASK" "${@:2}"

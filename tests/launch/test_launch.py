@@ -1,0 +1,102 @@
+"""What a site edits: accelerate's files and the submitit script, each run as a user would."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import submitit
+from run_losses import losses
+
+from cxr_dist.errors import UserError
+
+LAUNCH = Path(__file__).resolve().parents[2] / "launch"
+FLAGS = (  # noqa: SIM905  (a command line reads better)
+    "--data.global-batch 16 --data.micro-batch 4 --data.image-size 64 --data.max-tokens 32 --data.workers 0 "
+    "--train.epochs 1 --train.log-every 1 --seed 1"
+).split()
+
+
+@pytest.fixture(scope="module")
+def submit():
+    """launch/submit.py as a module."""
+    spec = importlib.util.spec_from_file_location("submit", LAUNCH / "submit.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(*command, cwd, expected=0):
+    arguments = [sys.executable, *map(str, command)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        arguments, cwd=cwd, env=environment, capture_output=True, text=True, timeout=200, check=False
+    )
+    assert done.returncode == expected, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.mark.multiprocess
+def test_accelerate_and_submitit_start_two_processes_that_train_the_same(tiny_shards, tmp_path):
+    command = ("demo", *FLAGS, "--data.shards", tiny_shards)
+    site = ("--cluster", "local", "--tasks-per-node", "2", "--wait-minutes", "3")
+    run(LAUNCH / "submit.py", *command, *site, "--out", "submitit", cwd=tmp_path)
+    launcher = ("-m", "accelerate.commands.launch", "--config_file", LAUNCH / "accelerate" / "cpu2.yaml")
+    run(*launcher, "-m", "cxr_dist", "train", *command, "--out", "accelerate", cwd=tmp_path)
+    for name in ("submitit", "accelerate"):
+        assert '"world_size": 2' in (tmp_path / name / "environment.json").read_text()
+    assert losses(tmp_path / "submitit") == losses(tmp_path / "accelerate")
+
+
+def test_a_mistyped_flag_fails_before_anything_is_submitted(tiny_shards, tmp_path):
+    flags = ("--data.shards", tiny_shards, "--data.microbatch", "4")
+    assert "data.microbatch" in run(LAUNCH / "submit.py", "demo", *flags, cwd=tmp_path, expected=2)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("site", "message"),
+    [
+        (("--nodes", "3"), "world size 3 does not divide 4 lanes"),
+        (("--cluster", "debug", "--tasks-per-node", "2"), "debug is one process, not 2"),
+        (("--cluster", "local", "--nodes", "2"), "local is one machine, not 2"),
+        (("--data.shards", "nowhere"), "no manifest.json in nowhere"),
+    ],
+)
+def test_what_would_fail_in_the_job_is_refused(
+    submit, tiny_shards, tmp_path, monkeypatch, site, message, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((UserError, SystemExit)) as refused:
+        submit.submit("demo", ["--data.shards", str(tiny_shards), *FLAGS, *site])
+    assert message in str(refused.value) + capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpointed_job_is_the_same_again(submit):
+    job = submit.TrainingJob("demo", ("--seed", "1"))
+    again = job.__submitit_checkpoint__().function
+    assert (type(again), again.run, again.flags) == (type(job), job.run, job.flags)
+    assert hasattr(job, "checkpoint")  # submitit asks for this name before it calls either
+
+
+@pytest.mark.parametrize(("number", "succeeded"), [("1", True), ("one", False)])
+def test_waiting_tells_a_failed_job_from_a_finished_one(submit, tmp_path, number, succeeded):
+    job = submitit.LocalExecutor(tmp_path).submit(int, number)
+    assert submit.wait(job, minutes=1) is succeeded
+
+
+def test_waiting_ends_at_the_deadline_and_the_job_goes_on(submit, tmp_path):
+    job = submitit.LocalExecutor(tmp_path).submit(time.sleep, 60)
+    try:
+        with pytest.raises(
+            UserError, match=rf"job {job.job_id} is still RUNNING after 0.01 minutes; it goes on"
+        ):
+            submit.wait(job, minutes=0.01)
+        assert not job.done()
+    finally:
+        job.cancel()
+        job.wait()
