@@ -1,0 +1,172 @@
+"""A real SLURM of two nodes on this machine: munged, slurmctld and two slurmd, started and stopped by us.
+
+In: a free folder. Out: `sbatch`, job states and signals through SLURM's own commands. It needs root, as slurmd
+does, and a line in /etc/hosts, which it takes out again.
+"""
+
+import os
+import shutil
+import socket
+import string
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+
+NODES = ("cxrtest1", "cxrtest2")
+PROGRAMS = ("munged", "slurmctld", "slurmd", "srun", "sbatch", "scontrol")
+ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE")
+_HOSTS = Path("/etc/hosts")
+_HOSTS_LINE = f"127.0.0.1 {' '.join(NODES)} # cxr_dist tests\n"
+
+
+def missing() -> str:
+    """What this machine lacks for a SLURM of its own, in words; empty where nothing."""
+    absent = [program for program in PROGRAMS if _program(program) is None]
+    if absent:
+        return f"no {', '.join(absent)} (Debian: apt-get install slurm-wlm munge)"
+    return "" if os.geteuid() == 0 else "slurmd needs root"
+
+
+class Cluster:
+    """A running cluster; its commands see it through `environment`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environment = os.environ | {"SLURM_CONF": str(folder / "slurm.conf"), "OMP_NUM_THREADS": "1"}
+
+    def run(self, *command: str | Path, cwd: Path | None = None) -> str:
+        """Standard output of one command; its error output is in the exception where it fails."""
+        done = subprocess.run(
+            [str(part) for part in command],
+            env=self.environment,
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            timeout=200,
+        )
+        assert done.returncode == 0, f"{command[0]} exited {done.returncode}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def sbatch(self, *arguments: str | Path, cwd: Path | None = None) -> str:
+        """Submit a batch job and return its id."""
+        return self.run("sbatch", "--parsable", *arguments, cwd=cwd).strip()
+
+    def job(self, job_id: str) -> dict[str, str]:
+        """What `scontrol show job` knows: JobState, Restarts, ExitCode and so on."""
+        line = self.run("scontrol", "--oneliner", "show", "job", job_id)
+        return dict(word.split("=", 1) for word in line.split() if "=" in word)
+
+    def wait(self, job_id: str, seconds: float = 180) -> dict[str, str]:
+        """Wait until the job has ended, and return what is known of it."""
+        deadline = time.monotonic() + seconds
+        while (job := self.job(job_id))["JobState"] not in ENDED:
+            assert time.monotonic() < deadline, f"job {job_id} still {job['JobState']} after {seconds} s"
+            time.sleep(0.25)
+        return job
+
+
+@contextmanager
+def running_cluster() -> Iterator[Cluster]:
+    """A cluster that lives as long as the block; all its processes and files go with it."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cxr-slurm-")))
+        stack.enter_context(_host_names())
+        _configure(folder)
+        cluster = Cluster(folder)
+        munge = [
+            f"--{name}={folder}/munge.{name.split('-')[0]}" for name in ("socket", "key-file", "pid-file")
+        ]
+        munge += [f"--log-file={folder}/munge.log", f"--seed-file={folder}/munge.seed"]
+        stack.enter_context(_daemon(cluster, "munged", "--foreground", "--force", *munge))
+        _until((folder / "munge.socket").exists, "munged answers")
+        stack.enter_context(_daemon(cluster, "slurmctld", "-D"))
+        for node in NODES:
+            stack.enter_context(_daemon(cluster, "slurmd", "-D", "-N", node))
+        _until(
+            lambda: cluster.run("sinfo", "-h", "-o", "%T/%D").strip() == f"idle/{len(NODES)}", "nodes idle"
+        )
+        stack.callback(_end_jobs, cluster)
+        yield cluster
+
+
+def _program(name: str) -> str | None:
+    return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+
+
+def _configure(folder: Path) -> None:
+    (folder / "munge.key").write_bytes(os.urandom(128))
+    (folder / "munge.key").chmod(0o600)
+    (folder / "state").mkdir()
+    first = _free_ports(3)
+    values = {"controller_port": first, "first_port": first + 1, "last_port": first + 2}
+    template = string.Template(Path(__file__).with_name("slurm.conf.template").read_text())
+    (folder / "slurm.conf").write_text(template.substitute(values, folder=folder))
+
+
+def _free_ports(count: int) -> int:
+    """The first of `count` ports in a row that nothing listens on, below the ephemeral range."""
+    for first in range(16800, 19900, count):
+        with ExitStack() as stack:
+            try:
+                for port in range(first, first + count):
+                    stack.enter_context(closing(socket.socket())).bind(("", port))
+            except OSError:
+                continue
+            return first
+    raise AssertionError("no free ports")
+
+
+@contextmanager
+def _host_names() -> Iterator[None]:
+    """Let the nodes' names resolve: the first one becomes the address of a job's rendezvous."""
+    known = _HOSTS.read_text()
+    if all(name in known.split() for name in NODES):
+        yield
+        return
+    with _HOSTS.open("a") as file:
+        file.write(_HOSTS_LINE)
+    try:
+        yield
+    finally:  # rewritten in place: in a container /etc/hosts is often a mount and cannot be replaced
+        _HOSTS.write_text(_HOSTS.read_text().replace(_HOSTS_LINE, ""))
+
+
+@contextmanager
+def _daemon(cluster: Cluster, name: str, *arguments: str) -> Iterator[None]:
+    """A daemon in the foreground of a child process; its output goes to a file, or pipes would never close."""
+    program = _program(name)
+    assert program is not None
+    with (cluster.folder / "daemons.out").open("a") as output:
+        process = subprocess.Popen(
+            [program, *arguments],
+            env=cluster.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _end_jobs(cluster: Cluster) -> None:
+    """Cancel what still runs and wait until it is gone: a job's processes outlive slurmd."""
+    cluster.run("scancel", "--user=root")
+    _until(lambda: not cluster.run("squeue", "-h").strip(), "all jobs gone")
+
+
+def _until(condition: object, what: str, seconds: float = 40) -> None:
+    assert callable(condition)
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.1)

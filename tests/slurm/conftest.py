@@ -1,0 +1,41 @@
+"""A real SLURM for the session, and a small enhanced run: in one process, and on two nodes through submitit."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cluster import Cluster, missing, running_cluster
+from small_run import FLAGS, REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """Two nodes of four claimed cores; skips where SLURM or root is absent."""
+    if lacks := missing():
+        pytest.skip(lacks)
+    with running_cluster() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def alone(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of a plain single-process run."""
+    out = tmp_path_factory.mktemp("alone") / "run"
+    command = [sys.executable, "-m", "cxr_dist", "train", "enhanced", *FLAGS]
+    command += ["--data.shards", str(tiny_shards), "--out", str(out)]
+    subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=200)
+    return out
+
+
+@pytest.fixture(scope="session")
+def two_nodes(cluster: Cluster, tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of the same run, submitted with submitit to two nodes and left alone."""
+    folder = tmp_path_factory.mktemp("submitit")
+    command = [sys.executable, REPOSITORY / "launch" / "submit.py", "enhanced", "--nodes", "2"]
+    command += ["--cpus-per-task", "1", "--gpus-per-node", "0", "--wait-minutes", "3", *FLAGS]
+    command += ["--data.shards", tiny_shards, "--out", folder / "run"]
+    print(cluster.run(*command, cwd=folder))
+    return folder / "run"

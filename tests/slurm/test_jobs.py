@@ -1,0 +1,117 @@
+"""The job scripts and submitit on a real SLURM: the same numbers, and a stopped run goes on by itself."""
+
+import json
+import shutil
+import stat
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from cluster import ENDED, Cluster
+from run_losses import losses
+from small_run import FLAGS, REPOSITORY
+
+pytestmark = pytest.mark.slurm
+ON_CPUS = ("--cpus-per-task=1", "--gpus-per-node=0")
+TWO_NODES = ("--nodes=2", "--ntasks-per-node=1", *ON_CPUS)
+
+
+def submit(cluster: Cluster, script, *arguments, options=TWO_NODES, log):
+    variables = f"--export=ALL,CXR_DIST_HOME={REPOSITORY},CXR_DIST_PYTHON={sys.executable}"
+    return cluster.sbatch(variables, f"--output={log}", *options, REPOSITORY / "slurm" / script, *arguments)
+
+
+def submit_training(cluster, shards, out, options=TWO_NODES):
+    return submit(cluster, "enhanced.sh", shards, out, *FLAGS, options=options, log=f"{out}.log")
+
+
+def wait_for_steps(cluster, job, out, count=3, seconds=120):
+    """Until the run has logged so many steps; fails where the job ends before."""
+    deadline = time.monotonic() + seconds
+    metrics = out / "metrics.jsonl"
+    while not metrics.exists() or metrics.read_text().count("\n") < count:
+        assert cluster.job(job)["JobState"] not in ENDED, Path(f"{out}.log").read_text()
+        assert time.monotonic() < deadline, f"no {count} steps within {seconds} s"
+        time.sleep(0.05)
+
+
+def assert_went_on(cluster, job, out, undisturbed):
+    """Requeued once, resumed in the middle, and the same numbers to the last digit."""
+    ended, log = cluster.wait(job), Path(f"{out}.log").read_text()
+    assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "1"), log
+    assert log.count("saved; requeued job") == 1, log
+    assert log.count("resumed after step") == 1, log
+    assert losses(out) == losses(undisturbed)
+
+
+def test_submitit_on_two_nodes_trains_like_one_process(two_nodes, alone):
+    assert json.loads((two_nodes / "environment.json").read_text())["world_size"] == 2
+    assert losses(two_nodes) == pytest.approx(losses(alone), rel=1e-4)
+    for folder in (two_nodes, two_nodes.parent / "logs"):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_a_run_warned_of_its_time_limit_is_requeued_once_and_goes_on(
+    cluster, two_nodes, tiny_shards, tmp_path
+):
+    shards, out = tmp_path / "someone's $HOME" / "shards", tmp_path / "someone's $HOME" / "a run"
+    shutil.copytree(tiny_shards, shards)
+    job = submit_training(cluster, shards, out)
+    wait_for_steps(cluster, job, out)
+    cluster.run("scancel", "--signal=USR2", job)
+    assert_went_on(cluster, job, out, two_nodes)
+
+
+def test_a_preempted_run_is_requeued_once_and_goes_on(cluster, two_nodes, tiny_shards, tmp_path):
+    out = tmp_path / "run"
+    job = submit_training(cluster, tiny_shards, out)
+    wait_for_steps(cluster, job, out)
+    urgent = cluster.sbatch("--partition=urgent", "--nodes=2", "--exclusive", "--wrap=true", cwd=tmp_path)
+    assert cluster.wait(urgent)["JobState"] == "COMPLETED"
+    assert_went_on(cluster, job, out, two_nodes)
+
+
+def test_a_cancelled_run_saves_and_stays_cancelled(cluster, two_nodes, tiny_shards, tmp_path):
+    out = tmp_path / "run"
+    job = submit_training(cluster, tiny_shards, out, options=("--ntasks-per-node=2", *ON_CPUS))
+    wait_for_steps(cluster, job, out)
+    cluster.run("scancel", job)
+    ended = cluster.wait(job)
+    assert (ended["JobState"], ended["Restarts"]) == ("CANCELLED", "0")
+    assert "is left to SLURM" in Path(f"{out}.log").read_text()
+    done = losses(out)
+    assert done == {step: loss for step, loss in losses(two_nodes).items() if step <= max(done)}
+    newest = max((out / "checkpoints").glob("step-*"))
+    assert int(newest.name.removeprefix("step-")) == max(done)
+
+
+def test_evaluation_on_two_nodes_writes_the_bytes_of_one_process(cluster, alone, tmp_path):
+    from cxr_dist.inference import evaluate_run
+
+    run_dir = tmp_path / "run"
+    shutil.copytree(alone, run_dir, symlinks=True)
+    evaluate_run(alone, "test", 3, None)
+    job = submit(cluster, "evaluate.sh", run_dir, "--mc-samples", "3", log=tmp_path / "log")
+    assert cluster.wait(job)["JobState"] == "COMPLETED", (tmp_path / "log").read_text()
+    for name in ("metrics.json", "predictions.csv"):
+        expected = (alone / "evaluation" / "test" / name).read_bytes()
+        assert (run_dir / "evaluation" / "test" / name).read_bytes() == expected, name
+
+
+def test_sharding_in_a_job_writes_the_same_shards(cluster, tiny_shards, tmp_path):
+    recipe = tiny_shards.parent / "recipe.yaml"
+    options = ("--cpus-per-task=2",)
+    job = submit(cluster, "shard.sh", recipe, "--out", tmp_path / "s", options=options, log=tmp_path / "log")
+    assert cluster.wait(job)["JobState"] == "COMPLETED", (tmp_path / "log").read_text()
+    manifest = (tmp_path / "s" / "manifest.json").read_bytes()
+    assert manifest == (tiny_shards / "manifest.json").read_bytes()
+
+
+@pytest.mark.parametrize("script", ["baseline.sh", "enhanced.sh", "evaluate.sh", "shard.sh"])
+def test_a_script_without_its_arguments_says_how_to_use_it(cluster, script, tmp_path):
+    ended = cluster.wait(
+        submit(cluster, script, options=("--gpus-per-node=0", "--cpus-per-task=1"), log=tmp_path / "log")
+    )
+    assert ended["ExitCode"] == "2:0"
+    assert f"slurm/{script} " in (tmp_path / "log").read_text()
