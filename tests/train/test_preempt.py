@@ -2,12 +2,16 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
+from cxr_dist.cli import EXIT_STOPPED
 from cxr_dist.distributed.world import World
 from cxr_dist.train.preempt import StopRequest, requeue_if_due, slurm_job, wants_requeue
 
@@ -58,6 +62,26 @@ def test_a_forked_child_does_not_answer():
         signal.raise_signal(signal.SIGUSR2)
         os._exit(int(stop.requested))
     assert os.waitpid(child, 0)[1] == 0
+
+
+def answers(process: subprocess.Popen[str], number: signal.Signals) -> bool:
+    """Whether the process has a handler for this signal, from the kernel's mask of caught signals."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    caught = int(status.split("SigCgt:")[1].split()[0], 16)
+    return bool(caught >> (number - 1) & 1)
+
+
+def test_a_signal_while_torch_is_imported_is_heard(tiny_shards, tmp_path):
+    flags = ("--data.image-size", "64", "--data.shards", tiny_shards, "--out", tmp_path / "run")
+    command = [sys.executable, "-m", "cxr_dist", "train", "demo", *map(str, flags)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    while not answers(process, signal.SIGUSR2):
+        time.sleep(0.005)
+    assert "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text()
+    process.send_signal(signal.SIGUSR2)
+    printed, _ = process.communicate(timeout=120)
+    assert (process.returncode, printed.split(":")[0]) == (EXIT_STOPPED, "stopped")
+    assert [folder.name for folder in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000001"]
 
 
 # As `scontrol --oneliner show job` says them in SLURM 22.05.
