@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer
@@ -41,23 +42,25 @@ def report_text(sample: dict[str, Any], sections: tuple[str, ...]) -> str:
 
 
 class ReportTokenizer:
-    """A Hugging Face fast tokenizer from a local folder; batches in, padded id tensors out."""
+    """A Hugging Face fast tokenizer from a local folder; batches in, padded id tensors out.
+
+    Batches go to the tokenizers library itself: the layer above it takes as long as the tokenizing.
+    """
 
     def __init__(self, folder: Path, max_tokens: int) -> None:
-        self._tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-        self._max_tokens = max_tokens
+        loaded = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        self._tokenizer: Tokenizer = loaded.backend_tokenizer
+        self._tokenizer.enable_truncation(max_tokens)
+        self._tokenizer.enable_padding(
+            pad_id=loaded.pad_token_id, pad_token=loaded.pad_token, pad_to_multiple_of=_PAD_MULTIPLE
+        )
 
     def __call__(self, reports: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Token ids and attention mask, int64 [b, T]; T is the longest report's, rounded up to 16."""
-        encoded = self._tokenizer(
-            reports,
-            truncation=True,
-            max_length=self._max_tokens,
-            padding=True,
-            pad_to_multiple_of=_PAD_MULTIPLE,
-            return_tensors="pt",
-        )
-        return encoded["input_ids"], encoded["attention_mask"]
+        encoded = self._tokenizer.encode_batch_fast(reports)
+        tokens = np.array([report.ids for report in encoded], dtype=np.int64)
+        mask = np.array([report.attention_mask for report in encoded], dtype=np.int64)
+        return torch.from_numpy(tokens), torch.from_numpy(mask)
 
 
 def learn_wordpiece(reports: Iterable[str], size: int = 2000, min_reports: int = 20) -> Tokenizer:
