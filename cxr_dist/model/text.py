@@ -36,6 +36,7 @@ class TextEncoder(nn.Module):
     def __init__(self, folder: Path, *, gradient_checkpointing: bool = False) -> None:
         super().__init__()
         config = _read_config(folder)
+        config.use_cache = False  # for generating text; with gradient checkpointing it only warns
         self.width: int = config.hidden_size
         self.max_tokens: int = config.max_position_embeddings
         self.encoder: nn.Module = AutoModel.from_config(config, trust_remote_code=False)
