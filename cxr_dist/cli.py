@@ -107,6 +107,7 @@ def evaluate(
     *,
     split: Literal["test", "val", "train"] = "test",
     mc_samples: int = 30,
+    at_sensitivity: float | None = None,
     shards: _FOLDER | None = None,
 ) -> None:
     """Evaluate a run's best checkpoint; writes RUN_DIR/evaluation/SPLIT/metrics.json and predictions.csv.
@@ -115,11 +116,12 @@ def evaluate(
         run_dir: A folder that `cxr-dist train` wrote.
         split: Which split.
         mc_samples: Monte-Carlo dropout passes; 0: none.
+        at_sensitivity: Choose each class's threshold on validation for this sensitivity; by default Youden's.
         shards: The shards, where they have moved since training.
     """
     from cxr_dist.inference import evaluate_run
 
-    evaluate_run(run_dir, split, mc_samples, shards)
+    evaluate_run(run_dir, split, mc_samples, shards, at_sensitivity)
 
 
 def compare(

@@ -1,25 +1,33 @@
 """Assembly of what comes after training: evaluate a run, set runs side by side, predict one film."""
 
+import contextlib
 import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from cxr_dist.config import Config, load_config
 from cxr_dist.data.augment import Augmentation
 from cxr_dist.data.batch import Batch
 from cxr_dist.data.loader import collate, decode
+from cxr_dist.data.store import ShardStore
 from cxr_dist.distributed.backend import start, stop
+from cxr_dist.distributed.reduce import from_main
 from cxr_dist.distributed.world import World
 from cxr_dist.errors import UserError
-from cxr_dist.evaluate.bootstrap import intervals
+from cxr_dist.evaluate.assess import assess
 from cxr_dist.evaluate.compare import compare
 from cxr_dist.evaluate.explain import grad_cam
-from cxr_dist.evaluate.metrics import compute_metrics, to_json
+from cxr_dist.evaluate.leakage import label_terms_redacted, patients_in_training
+from cxr_dist.evaluate.metrics import to_json
 from cxr_dist.evaluate.predict import predict_batch, predict_split
 from cxr_dist.evaluate.predictions import Predictions
+from cxr_dist.evaluate.run_result import finished_predictions
+from cxr_dist.evaluate.subgroups import read_attributes
+from cxr_dist.evaluate.thresholds import check_sensitivity
 from cxr_dist.files import write_whole
 from cxr_dist.model.image import normalise
 from cxr_dist.report.explain import image_explanation
@@ -28,28 +36,49 @@ from cxr_dist.session import tokenizer_of, trained_model
 from cxr_dist.shard.image import ImageFile, encode_jpeg
 from cxr_dist.shard.left_out import ImageProblem
 from cxr_dist.shard.manifest import Manifest, index_dtype, load_manifest
+from cxr_dist.train.run_folder import manifest_sha256
 
 
-def evaluate_run(run_dir: Path, split: str, mc_samples: int, shards: Path | None) -> None:
-    """Evaluate a run's best checkpoint on a split; started once per rank (all ranks)."""
+def evaluate_run(
+    run_dir: Path, split: str, mc_samples: int, shards: Path | None, at_sensitivity: float | None = None
+) -> None:
+    """Evaluate a run's best checkpoint on a split; started once per rank (all ranks).
+
+    Temperature and thresholds are chosen on validation, which is evaluated first unless it was already, with
+    this checkpoint on these shards.
+    """
+    check_sensitivity(at_sensitivity)
     config = _config(run_dir, shards)
     manifest = load_manifest(Path(config.data.shards))
     world = World.from_environment()
     device = start(world, config.train.timeout_minutes)
     try:
         model, step = trained_model(config, manifest, run_dir, device)
-        predictions = predict_split(
-            model,
-            config,
-            manifest,
-            split,
-            tokenizer=tokenizer_of(config, run_dir),
-            world=world,
-            device=device,
-            mc_samples=mc_samples,
-        )
-        if world.is_main:
-            _write(run_dir, split, config, manifest, predictions, step)
+        tokenizer = tokenizer_of(config, run_dir)
+
+        def evaluate(name: str, validation: Predictions | None) -> Predictions:
+            found = predict_split(
+                model,
+                config,
+                manifest,
+                name,
+                tokenizer=tokenizer,
+                world=world,
+                device=device,
+                mc_samples=mc_samples,
+            )
+            if world.is_main:
+                _write(run_dir, name, config, manifest, found, step, validation, at_sensitivity)
+            return found
+
+        validation = None
+        if split != "val" and manifest.splits["val"].samples:
+            digest = manifest_sha256(Path(config.data.shards))
+            validation = finished_predictions(run_dir, "val", step, digest) if world.is_main else None
+            # Rank 0 decides for all: another rank may not see the same files.
+            if not from_main(torch.tensor(int(validation is not None), device=device)):
+                validation = evaluate("val", None)
+        evaluate(split, validation)
     finally:
         stop()
 
@@ -62,10 +91,19 @@ def _config(run_dir: Path, shards: Path | None) -> Config:
 
 
 def _write(
-    run_dir: Path, split: str, config: Config, manifest: Manifest, predictions: Predictions, step: int
+    run_dir: Path,
+    split: str,
+    config: Config,
+    manifest: Manifest,
+    predictions: Predictions,
+    step: int,
+    validation: Predictions | None,
+    at_sensitivity: float | None,
 ) -> None:
-    folder = run_dir / "evaluation" / split
+    shards, folder = Path(config.data.shards), run_dir / "evaluation" / split
     folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.closing(ShardStore(shards, manifest, split)) as store:
+        predictions = dataclasses.replace(predictions, attributes=read_attributes(store))
     facts = {
         "run": config.run,
         "mode": config.model.mode,
@@ -74,12 +112,13 @@ def _write(
         "split_by": manifest.split_by,
         "made_data": manifest.made_data,
         "label_source": manifest.reader,
+        "label_terms_redacted": label_terms_redacted(manifest),
+        "patients_in_training": patients_in_training(shards, manifest, split),
+        "manifest_sha256": manifest_sha256(shards),
         "checkpoint_step": step,
-        "metrics": compute_metrics(predictions),
-        "intervals": intervals(predictions),
     }
     predictions.write_csv(folder / "predictions.csv")
-    write_whole(folder / "metrics.json", to_json(facts))
+    write_whole(folder / "metrics.json", to_json(facts | assess(predictions, validation, at_sensitivity)))
 
 
 def compare_runs(run_dirs: list[Path], split: str, out: Path) -> Path:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from cxr_dist.config import Config, DataConfig, ModelConfig, to_yaml
-from cxr_dist.evaluate.bootstrap import intervals
-from cxr_dist.evaluate.metrics import compute_metrics, to_json
+from cxr_dist.evaluate.assess import assess
+from cxr_dist.evaluate.metrics import to_json
 from cxr_dist.evaluate.predictions import Predictions
 from cxr_dist.evaluate.uncertainty import summarise
 from cxr_dist.shard.manifest import Manifest, ShardEntry, SplitEntry
@@ -37,9 +37,10 @@ def make_predictions(
     skill: float = 1.5,
     passes: int = 30,
     seed: int = 0,
+    data: int = 7,
 ) -> Predictions:
-    """Predictions whose logits are `skill` times the truth plus noise; the same labels for one data set."""
-    truth_random, random = np.random.default_rng(7), np.random.default_rng(seed)
+    """Predictions whose logits are `skill` times the truth plus noise; the same labels for one `data`."""
+    truth_random, random = np.random.default_rng(data), np.random.default_rng(seed)
     shares = np.linspace(2, 1, len(classes)) / np.linspace(2, 1, len(classes)).sum()
     if task == "multiclass":
         labels = truth_random.choice(len(classes), size=(n, 1), p=shares).astype(np.int16)
@@ -54,11 +55,12 @@ def make_predictions(
     return Predictions(
         task=task,
         classes=classes,
-        keys=[f"made-{i:05d}" for i in range(n)],
-        patients=[hashlib.sha256(str(i * 2 // 3).encode()).hexdigest()[:16] for i in range(n)],
+        keys=[f"made{data}-{i:05d}" for i in range(n)],
+        patients=[hashlib.sha256(f"{data}/{i * 2 // 3}".encode()).hexdigest()[:16] for i in range(n)],
         labels=labels,
         probabilities=probability(logits),
         mc=summarise(probability(logits + drops), task) if passes else None,
+        attributes={"view": [("PA", "AP", "lateral", "")[i % 7 % 4] for i in range(n)]},
     )
 
 
@@ -109,6 +111,7 @@ def make_run(
     made_data: bool = True,
     sections: tuple[str, ...] = ("indication", "findings"),
     split_by: str = "patient",
+    validation: Predictions | None = None,
     **changes: Any,
 ) -> Path:
     """A finished RUN_DIR as training and evaluation leave it, without weights."""
@@ -127,9 +130,11 @@ def make_run(
         "split_by": split_by,
         "made_data": made_data,
         "label_source": "drawn by the phantom",
+        "label_terms_redacted": False,
+        "patients_in_training": 0,
+        "manifest_sha256": digest,
         "checkpoint_step": 180,
-        "metrics": compute_metrics(predictions),
-        "intervals": intervals(predictions, n_bootstrap=200),
+        **assess(predictions, validation, n_bootstrap=100),
     }
     out = folder / "evaluation" / "test"
     out.mkdir(parents=True)
@@ -143,10 +148,12 @@ def make_run(
 
 def make_runs(folder: Path, **options: Any) -> list[Path]:
     """Three runs on one split: baseline (image), text-only and enhanced (fused)."""
-    return [
-        make_run(folder / name, make_predictions(skill=skill, seed=i, **options), mode=mode)
-        for i, (name, (mode, skill)) in enumerate(RUNS.items())
-    ]
+    runs = []
+    for i, (name, (mode, skill)) in enumerate(RUNS.items()):
+        made = {"skill": skill, "seed": i} | options
+        validation = make_predictions(**made | {"data": 8})
+        runs.append(make_run(folder / name, make_predictions(**made), mode=mode, validation=validation))
+    return runs
 
 
 def _environment(manifest_sha256: str, name: str) -> dict[str, Any]:

@@ -1,26 +1,32 @@
-"""Finished run folders in, one comparison out: the same samples, each metric with its interval, and warnings.
+"""Finished run folders in, one comparison out: the same samples, each metric with its interval, differences.
 
 Runs that were evaluated on other samples, labels or classes are refused, because their numbers cannot stand
 in one table.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from cxr_dist.errors import UserError
+from cxr_dist.evaluate import leakage
+from cxr_dist.evaluate.intervals import resampled
+from cxr_dist.evaluate.paired import Difference, auc_difference, bootstrap_difference
 from cxr_dist.evaluate.predictions import Predictions
-from cxr_dist.evaluate.run_result import FIELDS, RunResult, read_run
+from cxr_dist.evaluate.run_result import FIELDS, RunResult, aligned, read_run
 
 MODE_NAMES = {"image": "image only", "text": "report only", "fused": "image + report"}
 HEADLINE = {
     "macro_roc_auc": ("macro", "roc_auc"),
+    "macro_average_precision": ("macro", "average_precision"),
     "balanced_accuracy": ("balanced_accuracy",),
     "macro_f1": ("macro", "f1"),
     "accuracy": ("accuracy",),
 }
-"""Name in comparison.json -> where metrics.json has it."""
+"""Name in comparison.json -> where metrics.json has it: the table's columns, higher is better."""
+LOSSES = {"brier": ("brier",), "log_loss": ("log_loss",)}
+"""Lower is better."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +36,8 @@ class Comparison:
     split: str
     classes: tuple[str, ...]
     runs: tuple[RunResult, ...]
+    differences: tuple[Mapping[str, Difference], ...]
+    """Per run and metric the difference to the first run; empty for the first."""
     warnings: tuple[str, ...]
     """What a reader must know before believing the table."""
 
@@ -39,7 +47,7 @@ class Comparison:
         return any(run.evaluation["made_data"] for run in self.runs)
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of comparison.json: per run and metric {"value", "low", "high"}."""
+        """The content of comparison.json: per run and metric {"value", "low", "high"}, and the differences."""
         first = self.runs[0].metrics
         return {
             "split": self.split,
@@ -50,26 +58,54 @@ class Comparison:
             "made_data": self.made_data,
             "interval": {k: self.runs[0].evaluation["intervals"][k] for k in ("level", "method")},
             "warnings": list(self.warnings),
-            "runs": [_run_to_dict(run, self.classes) for run in self.runs],
+            "runs": [
+                _run_to_dict(run, differences, self.runs[0].name, self.classes)
+                for run, differences in zip(self.runs, self.differences, strict=True)
+            ],
         }
 
 
-def compare(run_dirs: Sequence[Path], split: str = "test") -> Comparison:
-    """Read runs and check that they can be compared.
+def compare(run_dirs: Sequence[Path], split: str = "test", n_bootstrap: int = 1000) -> Comparison:
+    """Read runs, check that they can be compared, and set each against the first.
 
     Raises UserError for a folder given twice or without an evaluation of `split`, and for runs that differ in
     classes, samples or labels.
     """
     if not run_dirs:
         raise UserError("nothing to compare: name at least one run folder")
-    runs = tuple(
-        read_run(folder, name, split) for folder, name in zip(run_dirs, _names(run_dirs), strict=True)
-    )
+    runs = [read_run(folder, name, split) for folder, name in zip(run_dirs, _names(run_dirs), strict=True)]
     for run in runs[1:]:
         _require_same_samples(runs[0], run)
+    runs = [aligned(run, runs[0].predictions.keys) for run in runs]
     return Comparison(
-        split=split, classes=runs[0].predictions.classes, runs=runs, warnings=tuple(_warnings(runs))
+        split=split,
+        classes=runs[0].predictions.classes,
+        runs=tuple(runs),
+        differences=tuple(_differences(runs, n_bootstrap)),
+        warnings=tuple(leakage.warnings(runs)),
     )
+
+
+def metrics_of(classes: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Name in comparison.json -> path: the headline, the losses, and the ROC AUC of each class."""
+    return HEADLINE | LOSSES | {f"roc_auc/{name}": ("per_class", name, "roc_auc") for name in classes}
+
+
+def _differences(runs: Sequence[RunResult], n_bootstrap: int) -> list[dict[str, Difference]]:
+    first, found = runs[0], [dict[str, Difference]()]
+    if len(runs) == 1:
+        return found
+    resamples = resampled(first.predictions, n_bootstrap, seed=0)
+    for run in runs[1:]:
+        pair = resampled(run.predictions, n_bootstrap, seed=0), resamples
+        differences = {
+            name: bootstrap_difference((run.estimate(*path).value, first.estimate(*path).value), pair, path)
+            for name, path in (HEADLINE | LOSSES).items()
+        }
+        for index, name in enumerate(first.predictions.classes):
+            differences[f"roc_auc/{name}"] = auc_difference(run.predictions, first.predictions, index)
+        found.append(differences)
+    return found
 
 
 def _names(run_dirs: Sequence[Path]) -> list[str]:
@@ -107,45 +143,18 @@ def _labels(predictions: Predictions) -> dict[str, tuple[int, ...]]:
     return dict(zip(predictions.keys, rows, strict=True))
 
 
-def _warnings(runs: Sequence[RunResult]) -> Iterator[str]:
-    yield from _text_warnings(runs)
-    if any("impression" in run.evaluation["text_sections"] for run in runs):
-        yield "The IMPRESSION is among the sections that were read: it usually names the finding."
-    if any(run.evaluation["split_by"] == "image" for run in runs):
-        yield (
-            "The split is by image: films of one patient are in training and in the test, so the numbers are "
-            "too good."
-        )
-    if len({run.environment.get("manifest_sha256") for run in runs}) > 1:
-        yield "The runs were trained on different shard folders (their manifests differ)."
-
-
-def _text_warnings(runs: Sequence[RunResult]) -> Iterator[str]:
-    """Whether the report alone explains what a fused run gained."""
-    fused = [run for run in runs if run.mode == "fused"]
-    texts = [run for run in runs if run.mode == "text"]
-    if fused and not texts:
-        yield (
-            "No report-only run is compared, so this does not say how much the report gives the answer away: "
-            "train one with --model.mode text."
-        )
-    for run in fused:
-        best = run.estimate("macro", "roc_auc")
-        for text in texts:
-            value = text.estimate("macro", "roc_auc").value
-            if value is not None and best.low is not None and value >= best.low:
-                yield (
-                    f"The report alone ({text.name}, macro ROC AUC {value:.3f}) reaches the 95% interval of "
-                    f"{run.name}: the report gives the answer away, and the film may add nothing."
-                )
-
-
-def _run_to_dict(run: RunResult, classes: tuple[str, ...]) -> dict[str, Any]:
-    estimates = {name: run.estimate(*path) for name, path in HEADLINE.items()}
-    estimates |= {f"roc_auc/{name}": run.estimate("per_class", name, "roc_auc") for name in classes}
+def _run_to_dict(
+    run: RunResult, differences: Mapping[str, Difference], first: str, classes: Sequence[str]
+) -> dict[str, Any]:
+    estimates = {name: asdict(run.estimate(*path)) for name, path in metrics_of(classes).items()}
     return {
         "name": run.name,
         **{field: run.evaluation[field] for field in FIELDS if field not in ("split", "made_data")},
-        "metrics": {name: asdict(estimate) for name, estimate in estimates.items()},
+        "metrics": estimates,
+        "difference_to": first if differences else None,
+        "differences": {name: asdict(found) for name, found in differences.items()},
+        "calibration": run.evaluation["calibration"],
+        "operating_points": run.evaluation["operating_points"],
+        "subgroups": run.evaluation["subgroups"],
         "uncertainty": run.metrics.get("uncertainty"),
     }

@@ -2,7 +2,7 @@
 
 A metric that the split cannot answer (an AUC with one class only, a precision without a positive answer) is
 null, never 0 or 0.5, and `undefined` says why: {"per_class/NAME/roc_auc": "no positive sample"}. A macro
-value is the mean over the classes where the metric is defined.
+value is the mean over the classes where the metric is defined; a micro value pools all known labels.
 """
 
 import json
@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn import metrics as sk
 
-from cxr_dist.evaluate.predictions import OneClass, Predictions, decide
-from cxr_dist.evaluate.uncertainty import McSummary, entropy, quarter_figures
-from cxr_dist.shard.manifest import UNKNOWN
+from cxr_dist.evaluate.calibration import reliability, scores
+from cxr_dist.evaluate.predictions import OneClass, Predictions
+from cxr_dist.evaluate.risk_coverage import mc_metrics
 
-MACRO = ("precision", "recall", "f1", "specificity", "roc_auc", "average_precision")
+MACRO = ("precision", "recall", "f1", "specificity", "roc_auc", "average_precision", "brier", "ece")
 Value = float | None
 
 
@@ -26,8 +26,9 @@ def compute_metrics(predictions: Predictions) -> dict[str, Any]:
 
     accuracy: share of right answers; multilabel: mean over classes of the share right among known labels.
     balanced_accuracy: mean recall over the classes that occur; multilabel: mean over classes of
-    (recall + specificity) / 2. log_loss: nats; multilabel: mean over all known labels. Per class, one against
-    the rest: the counts, [[tn, fp], [fn, tp]], and the metrics of `MACRO` with the accuracy.
+    (recall + specificity) / 2. log_loss (nats), brier, ece: see `calibration`; multilabel: over all known
+    labels. Per class, one against the rest: the counts, [[tn, fp], [fn, tp]], and the metrics of `MACRO` with
+    the accuracy; there brier is the mean of (p - y)², 0 to 1.
     With stochastic passes: how the uncertainty of their mean (nats) goes with right and wrong answers.
     """
     undefined: dict[str, str] = {}
@@ -39,16 +40,17 @@ def compute_metrics(predictions: Predictions) -> dict[str, Any]:
         "task": predictions.task,
         "n": len(predictions),
         "patients": len(set(predictions.patients)),
-        "accuracy": _overall("accuracy", _accuracy(predictions), undefined),
+        "accuracy": _overall("accuracy", (accuracy(predictions), "no known label"), undefined),
         "balanced_accuracy": _overall("balanced_accuracy", _balanced_accuracy(predictions), undefined),
-        "log_loss": _overall("log_loss", _log_loss(predictions), undefined),
+        **_probabilistic(predictions, undefined),
         "macro": {name: _macro(name, per_class.values(), undefined) for name in MACRO},
+        "micro": _micro(predictions, undefined),
         "per_class": per_class,
     }
     if predictions.task == "multiclass":
         values["confusion_matrix"] = confusion_matrix(predictions).tolist()
     if predictions.mc is not None:
-        values["uncertainty"] = _uncertainty(predictions, predictions.mc)
+        values["uncertainty"] = mc_metrics(predictions, predictions.mc)
     return values | {"undefined": undefined}
 
 
@@ -65,6 +67,16 @@ def mean_auc(predictions: Predictions) -> Value:
     return float(np.mean(aucs)) if aucs else None
 
 
+def accuracy(predictions: Predictions) -> Value:
+    """Share of right answers; multilabel: mean over classes of the share right among known labels, or None."""
+    if predictions.task == "multiclass":
+        return float(sk.accuracy_score(predictions.labels[:, 0], predictions.predicted))
+    shares = [
+        float((one.truth == one.predicted).mean()) for one in _each_class(predictions) if len(one.truth)
+    ]
+    return float(np.mean(shares)) if shares else None
+
+
 def curves(predictions: Predictions) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
     """Class -> (false-positive rate, true-positive rate); a class without positives or negatives is left out."""
     return {
@@ -72,20 +84,6 @@ def curves(predictions: Predictions) -> dict[str, tuple[NDArray[np.float64], NDA
         for one in _each_class(predictions)
         if _both(one.truth)
     }
-
-
-def mc_answers(predictions: Predictions) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """([m] predictive entropy, [m] whether right) of the answers of the mean over the stochastic passes.
-
-    An answer is a sample's class (m = n), or for multilabel one known label of one sample.
-    """
-    mc, labels = predictions.mc, predictions.labels
-    assert mc is not None, "no stochastic passes were run"
-    decided = decide(mc.mean, predictions.task)
-    if predictions.task == "multiclass":
-        return mc.predictive_entropy, decided == labels[:, 0]
-    known = labels != UNKNOWN
-    return entropy(mc.mean[known][:, None], "multilabel"), (decided == labels)[known]
 
 
 def to_json(values: Mapping[str, Any]) -> str:
@@ -115,18 +113,39 @@ def _class_metrics(one: OneClass, path: str, n: int, undefined: dict[str, str]) 
             undefined[f"{path}/{name}"] = " and ".join(lacking)
         values[name] = None if lacking else float(metric(one.truth, answers))
 
-    put("accuracy", sk.accuracy_score, one.predicted, {"no known label": positive + negative})
+    known = {"no known label": positive + negative}
+    put("accuracy", sk.accuracy_score, one.predicted, known)
     put("precision", sk.precision_score, one.predicted, {"no positive answer": tp + fp})
     put("recall", sk.recall_score, one.predicted, {"no positive sample": positive})
     put("f1", sk.f1_score, one.predicted, {"neither a positive sample nor a positive answer": tp + fp + fn})
     put("specificity", _specificity, one.predicted, {"no negative sample": negative})
     put("roc_auc", sk.roc_auc_score, one.score, sides)
     put("average_precision", sk.average_precision_score, one.score, sides)
+    put("brier", sk.brier_score_loss, one.score, known)
+    put("ece", _calibration_error, one.score, known)
     return values
 
 
 def _specificity(truth: NDArray[np.bool_], predicted: NDArray[np.bool_]) -> float:
     return float(sk.recall_score(~truth, ~predicted))
+
+
+def _calibration_error(truth: NDArray[np.bool_], score: NDArray[np.float64]) -> float:
+    return reliability(score, truth).error
+
+
+def _micro(predictions: Predictions, undefined: dict[str, str]) -> dict[str, Value]:
+    """The metrics of all classes' known labels taken as one set of yes/no answers."""
+    ones = list(_each_class(predictions))
+    fields = ("truth", "score", "predicted", "known")
+    pooled = {name: np.concatenate([getattr(one, name) for one in ones]) for name in fields}
+    found = _class_metrics(OneClass(name="micro", **pooled), "micro", len(pooled["truth"]), undefined)
+    return {name: found[name] for name in MACRO}
+
+
+def _probabilistic(predictions: Predictions, undefined: dict[str, str]) -> dict[str, Value]:
+    found = scores(predictions.probabilities, predictions.labels, predictions.task)
+    return {name: _overall(name, (value, "no known label"), undefined) for name, value in found.items()}
 
 
 def _macro(name: str, per_class: Iterable[dict[str, Any]], undefined: dict[str, str]) -> Value:
@@ -142,15 +161,6 @@ def _overall(path: str, found: tuple[Value, str], undefined: dict[str, str]) -> 
     return value
 
 
-def _accuracy(predictions: Predictions) -> tuple[Value, str]:
-    shares = [
-        float((one.truth == one.predicted).mean()) for one in _each_class(predictions) if len(one.truth)
-    ]
-    if predictions.task == "multilabel":
-        return (float(np.mean(shares)) if shares else None), "no known label"
-    return float(sk.accuracy_score(predictions.labels[:, 0], predictions.predicted)), ""
-
-
 def _balanced_accuracy(predictions: Predictions) -> tuple[Value, str]:
     if predictions.task == "multiclass":
         recalls = [
@@ -163,30 +173,3 @@ def _balanced_accuracy(predictions: Predictions) -> tuple[Value, str]:
         if _both(one.truth)
     ]
     return (float(np.mean(balanced)) if balanced else None), "no class has positive and negative samples"
-
-
-def _log_loss(predictions: Predictions) -> tuple[Value, str]:
-    if predictions.task == "multiclass":
-        # A float32 softmax sums to 1 only within 1e-7, which scikit-learn's float64 check would warn about.
-        share = predictions.probabilities / predictions.probabilities.sum(axis=1, keepdims=True)
-        classes = list(range(len(predictions.classes)))
-        return float(sk.log_loss(predictions.labels[:, 0], share, labels=classes)), ""
-    ones = list(_each_class(predictions))
-    truth, score = (np.concatenate([getattr(one, name) for one in ones]) for name in ("truth", "score"))
-    return (float(sk.log_loss(truth, score, labels=[False, True])) if len(truth) else None), "no known label"
-
-
-def _uncertainty(predictions: Predictions, mc: McSummary) -> dict[str, Any]:
-    doubt, right = mc_answers(predictions)
-    return {
-        "passes": mc.passes,
-        "answers": len(right),
-        "accuracy": _mean(right.astype(np.float64)),
-        "predictive_entropy": {"right": _mean(doubt[right]), "wrong": _mean(doubt[~right])},
-        "mutual_information": _mean(mc.mutual_information),
-        **quarter_figures(doubt, right),
-    }
-
-
-def _mean(values: NDArray[np.float64]) -> Value:
-    return float(values.mean()) if len(values) else None

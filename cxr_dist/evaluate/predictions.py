@@ -5,9 +5,10 @@ opaque keys and patient hashes, never report text or file names of the source.
 """
 
 import csv
+import dataclasses
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from cxr_dist.files import write_whole
 from cxr_dist.shard.manifest import UNKNOWN, Task
 
 Bools = NDArray[np.bool_]
+_ATTRIBUTE = "attribute:"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,12 +53,15 @@ class Predictions:
     """[n, C], of the deterministic pass."""
     mc: McSummary | None = None
     """Summary of the stochastic passes, where they were asked for."""
+    attributes: Mapping[str, list[str]] = field(default_factory=dict)
+    """Name (view, sex, age band) -> its value for each sample, empty where not known: the subgroups."""
 
     def __post_init__(self) -> None:
         n, width = len(self.keys), 1 if self.task == "multiclass" else len(self.classes)
         assert len(self.patients) == n
         assert self.labels.shape == (n, width)
         assert self.probabilities.shape == (n, len(self.classes))
+        assert all(len(values) == n for values in self.attributes.values())
         if n == 0:
             raise UserError("no predictions: the split is empty")
         bad = int((~np.isfinite(self.probabilities).all(axis=1)).sum())
@@ -89,6 +94,18 @@ class Predictions:
             score=score[known],
             predicted=predicted[known],
             known=known,
+        )
+
+    def select(self, rows: NDArray[np.int64]) -> "Predictions":
+        """The samples at `rows`, [m] indices below n, in that order; a row may come more than once."""
+        return dataclasses.replace(
+            self,
+            keys=[self.keys[row] for row in rows],
+            patients=[self.patients[row] for row in rows],
+            labels=self.labels[rows],
+            probabilities=self.probabilities[rows],
+            mc=None if self.mc is None else self.mc.select(rows),
+            attributes={name: [values[row] for row in rows] for name, values in self.attributes.items()},
         )
 
     def write_csv(self, path: Path) -> None:
@@ -126,6 +143,7 @@ def decide(probabilities: NDArray[np.float64], task: Task) -> NDArray[np.int64]:
 def _columns(p: Predictions) -> dict[str, Sequence[str | int]]:
     """Column name -> its n cells. `predicted` and `mutual_information` follow from the others; reading skips them."""
     columns: dict[str, Sequence[str | int]] = {"key": p.keys, "patient": p.patients}
+    columns |= {_ATTRIBUTE + name: values for name, values in p.attributes.items()}
     if p.task == "multiclass":
         columns["label"] = [p.classes[label] for label in p.labels[:, 0]]
         columns["predicted"] = [p.classes[label] for label in p.predicted]
@@ -168,6 +186,9 @@ def _from_table(header: list[str], table: dict[str, tuple[str, ...]]) -> Predict
         labels=np.array(labels, dtype=np.int16),
         probabilities=_matrix("probability", classes, table),
         mc=_read_mc(classes, table) if "mc_passes" in table else None,
+        attributes={
+            name.removeprefix(_ATTRIBUTE): list(table[name]) for name in header if name.startswith(_ATTRIBUTE)
+        },
     )
 
 

@@ -3,11 +3,15 @@
 The numbers are those that the run wrote; nothing is computed anew.
 """
 
+import dataclasses
 import json
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from cxr_dist.config import Config, load_config
 from cxr_dist.errors import UserError
@@ -23,9 +27,12 @@ FIELDS = (
     "split_by",
     "made_data",
     "label_source",
+    "label_terms_redacted",
+    "patients_in_training",
     "checkpoint_step",
 )
-"""What metrics.json says beside the metrics."""
+"""What metrics.json says beside the blocks of `assess`."""
+BLOCKS = ("metrics", "intervals", "calibration", "operating_points", "subgroups")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +87,7 @@ def read_run(folder: Path, name: str, split: str) -> RunResult:
     if not (evaluated / "metrics.json").is_file():
         raise UserError(f"{name} has no evaluation on split {split!r}: {again}")
     evaluation = _read_json(evaluated / "metrics.json")
-    lacking = [field for field in (*FIELDS, "metrics", "intervals") if field not in evaluation]
+    lacking = [field for field in (*FIELDS, *BLOCKS) if field not in evaluation]
     if lacking:
         raise UserError(f"metrics.json of {name} lacks {', '.join(lacking)}: {again} again")
     predictions = Predictions.read_csv(evaluated / "predictions.csv")
@@ -99,6 +106,25 @@ def read_run(folder: Path, name: str, split: str) -> RunResult:
         environment=environment,
         manifest=_manifest_of(config, environment),
     )
+
+
+def finished_predictions(
+    folder: Path, split: str, checkpoint_step: int, manifest_sha256: str
+) -> Predictions | None:
+    """The predictions of an earlier evaluation, if it was of this checkpoint on these shards; else None."""
+    evaluated = folder / "evaluation" / split
+    if not (evaluated / "metrics.json").is_file():
+        return None
+    found = _read_json(evaluated / "metrics.json")
+    same = (found.get("checkpoint_step"), found.get("manifest_sha256")) == (checkpoint_step, manifest_sha256)
+    return Predictions.read_csv(evaluated / "predictions.csv") if same else None
+
+
+def aligned(run: RunResult, keys: Sequence[str]) -> RunResult:
+    """The run with its predictions in the order of `keys`, which are the same samples."""
+    row_of = {key: row for row, key in enumerate(run.predictions.keys)}
+    rows = np.array([row_of[key] for key in keys])
+    return dataclasses.replace(run, predictions=run.predictions.select(rows))
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -37,6 +37,16 @@ class McSummary:
         assert self.predictive_entropy.shape == self.expected_entropy.shape == (n,)
         assert self.passes >= 1
 
+    def select(self, rows: NDArray[np.int64]) -> "McSummary":
+        """The samples at `rows`, [m] indices, in that order."""
+        return McSummary(
+            mean=self.mean[rows],
+            variance=self.variance[rows],
+            predictive_entropy=self.predictive_entropy[rows],
+            expected_entropy=self.expected_entropy[rows],
+            passes=self.passes,
+        )
+
     @property
     def mutual_information(self) -> Floats:
         """[n], nats: how far the passes disagree (epistemic part). Rounding below 0 is clipped."""

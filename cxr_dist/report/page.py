@@ -11,7 +11,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from cxr_dist.evaluate.compare import HEADLINE, MODE_NAMES, Comparison
-from cxr_dist.evaluate.metrics import confusion_matrix, curves, mc_answers
+from cxr_dist.evaluate.metrics import confusion_matrix, curves
+from cxr_dist.evaluate.risk_coverage import mc_answers
 from cxr_dist.evaluate.run_result import Estimate, RunResult
 from cxr_dist.evaluate.uncertainty import most_uncertain_quarter
 from cxr_dist.files import write_whole
@@ -21,6 +22,7 @@ from cxr_dist.report.svg import to_svg
 
 METRIC_NAMES = {
     "macro_roc_auc": "ROC AUC, macro",
+    "macro_average_precision": "Average precision, macro",
     "balanced_accuracy": "Balanced accuracy",
     "macro_f1": "F1, macro",
     "accuracy": "Accuracy",

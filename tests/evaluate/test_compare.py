@@ -1,6 +1,5 @@
 """Run folders become one table, or a message that says why they cannot."""
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -37,37 +36,32 @@ def test_values_are_those_of_each_metrics_json(tmp_path: Path) -> None:
 
 def test_manifest_is_read_while_it_is_the_one_of_the_run(tmp_path: Path) -> None:
     runs = make_runs(tmp_path)
-    manifest = compare(runs).runs[0].manifest
+    manifest = compare(runs, n_bootstrap=50).runs[0].manifest
     assert manifest is not None
     assert manifest.splits["train"].patients == 466
     (tmp_path / "shards" / "manifest.json").write_text("{}")
-    assert compare(runs).runs[0].manifest is None
+    assert compare(runs, n_bootstrap=50).runs[0].manifest is None
 
 
 def test_a_line_that_is_still_being_written_is_left_out(tmp_path: Path) -> None:
     run = make_run(tmp_path / "a", make_predictions(n=20))
-    whole = compare([run]).runs[0].history
+    whole = compare([run], n_bootstrap=50).runs[0].history
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"step": 250, "lo')
-    assert compare([run]).runs[0].history == whole
+    assert compare([run], n_bootstrap=50).runs[0].history == whole
 
 
 def test_same_folder_names_take_their_parents_along(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / parent / "enhanced", make_predictions(n=20)) for parent in ("seed1", "seed2")]
-    assert [run.name for run in compare(runs).runs] == ["seed1/enhanced", "seed2/enhanced"]
+    assert [run.name for run in compare(runs, n_bootstrap=50).runs] == ["seed1/enhanced", "seed2/enhanced"]
 
 
 def test_order_of_samples_does_not_matter(tmp_path: Path) -> None:
     made = make_predictions(n=30, passes=0)
-    back = np.arange(30)[::-1]
-    turned = dataclasses.replace(
-        made,
-        keys=made.keys[::-1],
-        patients=made.patients[::-1],
-        labels=made.labels[back],
-        probabilities=made.probabilities[back],
-    )
-    assert len(compare([make_run(tmp_path / "a", made), make_run(tmp_path / "b", turned)]).runs) == 2
+    turned = made.select(np.arange(30)[::-1])
+    runs = compare([make_run(tmp_path / "a", made), make_run(tmp_path / "b", turned)]).runs
+    assert runs[1].predictions.keys == made.keys
+    assert np.array_equal(runs[1].predictions.probabilities, made.probabilities)
 
 
 def test_refuses_what_cannot_be_compared(tmp_path: Path) -> None:
@@ -99,14 +93,14 @@ def test_refuses_a_run_without_a_whole_evaluation(tmp_path: Path) -> None:
     whole = json.loads(metrics.read_text())
     metrics.write_text(json.dumps({k: v for k, v in whole.items() if k != "mode"}))
     with pytest.raises(UserError, match=r"metrics\.json of a lacks mode: run `cxr-dist evaluate"):
-        compare([run])
+        compare([run], n_bootstrap=50)
     whole["metrics"]["n"] = 31
     metrics.write_text(json.dumps(whole))
     with pytest.raises(UserError, match=r"has 30 rows, its metrics\.json speaks of 31"):
-        compare([run])
+        compare([run], n_bootstrap=50)
     metrics.write_text("{")
     with pytest.raises(UserError, match=r"metrics\.json is not JSON \(line 1\)"):
-        compare([run])
+        compare([run], n_bootstrap=50)
 
 
 def test_refuses_a_folder_that_is_no_whole_run(tmp_path: Path) -> None:
@@ -115,13 +109,14 @@ def test_refuses_a_folder_that_is_no_whole_run(tmp_path: Path) -> None:
     run = make_run(tmp_path / "a", make_predictions(n=30))
     (run / "environment.json").unlink()
     with pytest.raises(UserError, match=r"no environment\.json in .*: that is not a whole run folder"):
-        compare([run])
+        compare([run], n_bootstrap=50)
 
 
 def warnings_of(folder: Path, text_skill: float, **options) -> str:  # type: ignore[no-untyped-def]
     fused = make_run(folder / "enhanced", make_predictions(skill=2.6, seed=2), mode="fused", **options)
     text = make_run(folder / "text", make_predictions(skill=text_skill, seed=1), mode="text")
-    return "\n".join(compare([fused, text]).warnings)
+    image = make_run(folder / "image", make_predictions(skill=0.5, seed=0), mode="image")
+    return "\n".join(compare([fused, text, image], n_bootstrap=20).warnings)
 
 
 def test_warns_when_the_report_gives_the_answer_away(tmp_path: Path) -> None:
@@ -141,6 +136,33 @@ def test_warns_of_impression_split_by_image_and_other_shards(tmp_path: Path) -> 
     assert "different shard folders" in "".join(compare([tmp_path / "enhanced", tmp_path / "text"]).warnings)
 
 
-def test_says_that_a_report_only_run_is_missing(tmp_path: Path) -> None:
+def test_says_which_ablation_is_missing(tmp_path: Path) -> None:
     run = make_run(tmp_path / "enhanced", make_predictions(n=30))
-    assert "train one with --model.mode text" in compare([run]).warnings[0]
+    assert "train one with --model.mode text" in compare([run], n_bootstrap=50).warnings[0]
+    assert "No image-only run is compared" in compare([run], n_bootstrap=50).warnings[1]
+
+
+def test_warns_of_patients_on_both_sides(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a", make_predictions(n=30), mode="image", patients_in_training=3)
+    assert compare([run], n_bootstrap=50).warnings == (
+        "3 of 20 patients are in the training split too: split by patient.",
+    )
+
+
+def test_differences_are_paired_and_to_the_first_run(tmp_path: Path) -> None:
+    made = make_predictions(n=60, skill=1.0)
+    back = np.arange(60)[::-1]
+    runs = [make_run(tmp_path / "a", made), make_run(tmp_path / "same", made.select(back))]
+    runs.append(make_run(tmp_path / "better", make_predictions(n=60, skill=4.0, seed=1)))
+    found = compare(runs, n_bootstrap=200).to_dict()["runs"]
+    assert found[0]["differences"] == {}
+    assert found[0]["difference_to"] is None
+    for name, difference in found[1]["differences"].items():
+        assert (difference["value"], difference["p"]) == (pytest.approx(0, abs=1e-12), 1.0), name
+    better = found[2]["differences"]["macro_roc_auc"]
+    values = [run["metrics"]["macro_roc_auc"]["value"] for run in (found[2], found[0])]
+    assert better["value"] == values[0] - values[1]
+    assert 0 < better["low"] < better["value"] < better["high"]
+    assert better["p"] <= 2 / 201
+    assert found[2]["differences"]["roc_auc/nodule"]["method"] == "DeLong"
+    assert found[2]["differences"]["brier"]["high"] < 0

@@ -15,11 +15,11 @@ from cxr_dist.evaluate.metrics import (
     compute_metrics,
     confusion_matrix,
     curves,
-    mc_answers,
     mean_auc,
     to_json,
 )
 from cxr_dist.evaluate.predictions import Predictions
+from cxr_dist.evaluate.risk_coverage import mc_answers
 
 
 @pytest.fixture(autouse=True)

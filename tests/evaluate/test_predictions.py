@@ -17,6 +17,7 @@ def assert_same(a: Predictions, b: Predictions) -> None:
     assert np.array_equal(a.labels, b.labels)
     assert a.labels.dtype == b.labels.dtype
     assert np.array_equal(a.probabilities, b.probabilities)
+    assert a.attributes == b.attributes
     assert (a.mc is None) == (b.mc is None)
     if a.mc is not None and b.mc is not None:
         assert a.mc.passes == b.mc.passes
@@ -46,7 +47,7 @@ def test_round_trip_is_exact(
 def test_columns_are_readable_by_a_person(tmp_path: Path) -> None:
     make_predictions(n=2).write_csv(tmp_path / "predictions.csv")
     header = (tmp_path / "predictions.csv").read_text().splitlines()[0].split(",")
-    assert header[:5] == ["key", "patient", "label", "predicted", "probability:normal"]
+    assert header[:5] == ["key", "patient", "attribute:view", "label", "predicted"]
     assert header[-4:] == ["predictive_entropy", "expected_entropy", "mutual_information", "mc_passes"]
 
 

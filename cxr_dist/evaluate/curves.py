@@ -1,0 +1,102 @@
+"""Predictions in, ROC and precision–recall curves on a common grid out, with 95% bands over patients.
+
+A band is pointwise: at each abscissa it holds the middle 95% of the resampled curves. The macro curve is the
+mean of the classes' curves at each abscissa.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from cxr_dist.evaluate.bootstrap import LEVEL, Floats, divide, patient_weights, weighted_counts
+from cxr_dist.evaluate.predictions import OneClass, Predictions
+
+GRID = np.linspace(0, 1, 101)
+_OnGrid = Callable[[Floats, Floats], Floats]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """Ordinates at the 101 abscissas of GRID, each in [0, 1]."""
+
+    y: Floats
+    low: Floats
+    high: Floats
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curves:
+    """The curves of the classes that have positives and negatives, and their mean (None where there is none)."""
+
+    per_class: dict[str, Curve]
+    macro: Curve | None
+
+
+def roc_curves(predictions: Predictions, n_bootstrap: int = 300, seed: int = 0) -> Curves:
+    """Sensitivity at each false-positive rate, linear between the points."""
+    return _curves(predictions, _sensitivity, n_bootstrap, seed)
+
+
+def precision_recall_curves(predictions: Predictions, n_bootstrap: int = 300, seed: int = 0) -> Curves:
+    """Precision at the highest threshold that reaches each recall, without interpolation."""
+    return _curves(predictions, _precision, n_bootstrap, seed)
+
+
+def _curves(predictions: Predictions, on_grid: _OnGrid, n_bootstrap: int, seed: int) -> Curves:
+    ones = [predictions.one_class(c) for c in range(len(predictions.classes))]
+    ones = [one for one in ones if one.truth.any() and not one.truth.all()]
+    if not ones:
+        return Curves(per_class={}, macro=None)
+    once = _stack(ones, on_grid, np.ones((1, len(predictions))))[0]
+    weights = patient_weights(predictions.patients, n_bootstrap, seed)
+    many = np.concatenate([_stack(ones, on_grid, chunk) for chunk in weights])
+    if len(set(predictions.patients)) < 2:
+        many = np.full_like(many, np.nan)
+    return Curves(
+        per_class={one.name: _curve(once[c], many[:, c]) for c, one in enumerate(ones)},
+        macro=_curve(once.mean(axis=0), many.mean(axis=1)),
+    )
+
+
+def _stack(ones: list[OneClass], on_grid: _OnGrid, weights: Floats) -> Floats:
+    """[b, C, 101]: each class's curve under each row of weights; NaN where a side has no weight."""
+    return np.stack(
+        [on_grid(*weighted_counts(one.truth, one.score, weights[:, one.known])) for one in ones], axis=1
+    )
+
+
+def _curve(y: Floats, many: Floats) -> Curve:
+    """`many` [B, 101] resampled ordinates, whole rows of them NaN."""
+    kept = many[~np.isnan(many).any(axis=1)]
+    tail = 100 * (1 - LEVEL) / 2
+    low, high = (
+        np.percentile(kept, [tail, 100 - tail], axis=0) if len(kept) else (np.full_like(y, np.nan),) * 2
+    )
+    return Curve(y=y, low=low, high=high)
+
+
+def _sensitivity(true_positives: Floats, false_positives: Floats) -> Floats:
+    tpr, fpr = (divide(part, part[:, -1:]) for part in (true_positives, false_positives))
+    start = np.zeros((len(tpr), 1))
+    # Of several points at one false-positive rate np.interp takes the last, which is the highest.
+    rows = [
+        np.interp(GRID, x, y) for x, y in zip(np.hstack([start, fpr]), np.hstack([start, tpr]), strict=True)
+    ]
+    return np.stack(rows) + _gap(true_positives, false_positives)
+
+
+def _precision(true_positives: Floats, false_positives: Floats) -> Floats:
+    recall = divide(true_positives, true_positives[:, -1:])
+    answered = true_positives + false_positives
+    precision = np.divide(true_positives, answered, out=np.ones_like(answered), where=answered > 0)
+    # The rounding of a quotient must not ask for the next threshold.
+    reached = [np.searchsorted(row, GRID - 1e-12) for row in recall]
+    first = np.minimum(np.stack(reached), recall.shape[1] - 1)
+    return np.take_along_axis(precision, first, axis=1) + _gap(true_positives, false_positives)
+
+
+def _gap(true_positives: Floats, false_positives: Floats) -> Floats:
+    """[b, 1]: NaN for a resample without positives or without negatives, else 0."""
+    both = (true_positives[:, -1:] > 0) & (false_positives[:, -1:] > 0)
+    return np.where(both, 0.0, np.nan)

@@ -1,0 +1,75 @@
+"""Ways in which a test can know its answers: patients on both sides, sections that name it, a split by image.
+
+The facts are counted from the shards when a run is evaluated; the warnings are made from what runs recorded.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from cxr_dist.evaluate.run_result import RunResult
+from cxr_dist.shard.manifest import Manifest, open_index
+
+
+def patients_in_training(shards: Path, manifest: Manifest, split: str) -> int:
+    """Number of patients of `split` who are in the training split too; 0 for the training split itself."""
+    if split == "train":
+        return 0
+    return len(_patients(shards, manifest, split) & _patients(shards, manifest, "train"))
+
+
+def _patients(shards: Path, manifest: Manifest, split: str) -> set[bytes]:
+    indices = [open_index(shards, shard, manifest.num_labels) for shard in manifest.splits[split].shards]
+    return {patient for index in indices for patient in index["patient"].tolist()}
+
+
+def label_terms_redacted(manifest: Manifest) -> bool:
+    """Whether the recipe had the labels' words replaced in the reports."""
+    redact: Any = manifest.recipe.get("redact")
+    return bool(redact)
+
+
+def warnings(runs: Sequence[RunResult]) -> Iterator[str]:
+    """What a reader must know before believing a table of these runs."""
+    yield from _missing_modes(runs)
+    yield from _text_explains(runs)
+    if any("impression" in run.evaluation["text_sections"] for run in runs):
+        yield "The IMPRESSION is among the sections that were read: it usually names the finding."
+    if any(run.evaluation["split_by"] == "image" for run in runs):
+        yield (
+            "The split is by image: films of one patient are in training and in the test, so the numbers are "
+            "too good."
+        )
+    shared = max(run.evaluation["patients_in_training"] for run in runs)
+    if shared:
+        yield (
+            f"{shared} of {runs[0].metrics['patients']} patients are in the training split too: split by "
+            "patient."
+        )
+    if len({run.environment.get("manifest_sha256") for run in runs}) > 1:
+        yield "The runs were trained on different shard folders (their manifests differ)."
+
+
+def _missing_modes(runs: Sequence[RunResult]) -> Iterator[str]:
+    modes = {run.mode for run in runs}
+    if "fused" in modes and "text" not in modes:
+        yield (
+            "No report-only run is compared, so this does not say how much the report gives the answer away: "
+            "train one with --model.mode text."
+        )
+    if "fused" in modes and "image" not in modes:
+        yield "No image-only run is compared, so this does not say what the report adds to the film."
+
+
+def _text_explains(runs: Sequence[RunResult]) -> Iterator[str]:
+    """Whether the report alone explains what a fused run gained."""
+    texts = [run for run in runs if run.mode == "text"]
+    for run in (run for run in runs if run.mode == "fused"):
+        best = run.estimate("macro", "roc_auc")
+        for text in texts:
+            value = text.estimate("macro", "roc_auc").value
+            if value is not None and best.low is not None and value >= best.low:
+                yield (
+                    f"The report alone ({text.name}, macro ROC AUC {value:.3f}) reaches the 95% interval of "
+                    f"{run.name}: the report gives the answer away, and the film may add nothing."
+                )

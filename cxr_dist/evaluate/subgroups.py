@@ -1,0 +1,77 @@
+"""The same metrics within subgroups (view, sex, age band), with intervals and a note where a group is small.
+
+Attributes come from the samples' JSON in the shards; an age is put into a band before it is kept.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from cxr_dist.data.store import ShardStore
+from cxr_dist.evaluate.bootstrap import interval
+from cxr_dist.evaluate.intervals import resampled
+from cxr_dist.evaluate.metrics import accuracy, curves, mean_auc
+from cxr_dist.evaluate.predictions import Predictions
+
+ATTRIBUTES = ("view", "sex")
+"""Fields of a sample's JSON that are taken as they are; `age`, in years, becomes `age_band`."""
+SMALL = 30
+UNKNOWN_VALUE = "not recorded"
+_BANDS = ((18, "under 18"), (40, "18 to 39"), (65, "40 to 64"))
+_METRICS = {"accuracy": ("accuracy",), "macro_roc_auc": ("macro", "roc_auc")}
+
+
+def read_attributes(store: ShardStore) -> dict[str, list[str]]:
+    """Name -> value of each sample of a split, in its order; attributes that no sample has are left out."""
+    sizes = [shard.samples for shard in store.shards]
+    pairs = ((shard, sample) for shard, size in enumerate(sizes) for sample in range(size))
+    return attributes_of(json.loads(store.read(shard, sample)["json"]) for shard, sample in pairs)
+
+
+def attributes_of(samples: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """`read_attributes` of samples' JSON contents. What is missing, null or blank becomes an empty string."""
+    found: dict[str, list[str]] = {name: [] for name in (*ATTRIBUTES, "age_band")}
+    for sample in samples:
+        for name in ATTRIBUTES:
+            found[name].append(str(sample.get(name) or "").strip())
+        found["age_band"].append(age_band(sample.get("age")))
+    return {name: values for name, values in found.items() if any(values)}
+
+
+def age_band(age: Any) -> str:
+    """`40 to 64` for 52, "52" or "052Y"; an empty string for what is no age in years."""
+    text = str(age if age is not None else "").strip().upper().removesuffix("Y")
+    if not text.replace(".", "", 1).isdigit():
+        return ""
+    return next((band for limit, band in _BANDS if float(text) < limit), "65 and over")
+
+
+def subgroups(predictions: Predictions, n_bootstrap: int = 1000, seed: int = 0) -> dict[str, Any]:
+    """Attribute -> value -> {"n", "patients", accuracy, macro_roc_auc, "classes", "note"}.
+
+    Each metric is {"value", "low", "high"}, null where not defined; "classes" are those that the macro ROC AUC
+    is the mean over, because a subgroup may lack some. An attribute with one value only is left out.
+    """
+    return {
+        name: {
+            value or UNKNOWN_VALUE: _within(predictions, values, value, n_bootstrap, seed)
+            for value in sorted(set(values), key=lambda value: (value == "", value))
+        }
+        for name, values in predictions.attributes.items()
+        if len(set(values)) > 1
+    }
+
+
+def _within(
+    predictions: Predictions, values: list[str], value: str, n_bootstrap: int, seed: int
+) -> dict[str, Any]:
+    group = predictions.select(np.flatnonzero(np.array(values) == value))
+    estimates, resamples = (accuracy(group), mean_auc(group)), resampled(group, n_bootstrap, seed)
+    found: dict[str, Any] = {"n": len(group), "patients": len(set(group.patients))}
+    for (name, path), estimate in zip(_METRICS.items(), estimates, strict=True):
+        bounds = interval(resamples[path])
+        found[name] = {"value": estimate, "low": bounds["low"], "high": bounds["high"]}
+    note = f"fewer than {SMALL} images: too few to judge" if len(group) < SMALL else ""
+    return found | {"classes": list(curves(group)), "note": note}

@@ -1,0 +1,60 @@
+"""A subgroup's numbers are those of its samples alone."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from made_runs import make_predictions
+
+from cxr_dist.evaluate.intervals import intervals
+from cxr_dist.evaluate.metrics import compute_metrics
+from cxr_dist.evaluate.subgroups import age_band, attributes_of, subgroups
+
+
+def test_values_and_intervals_are_those_of_the_subgroup_alone() -> None:
+    made = make_predictions(n=150)
+    found = subgroups(made, n_bootstrap=100)["view"]
+    assert list(found) == ["AP", "PA", "lateral", "not recorded"]
+    assert sum(group["n"] for group in found.values()) == 150
+    rows = np.flatnonzero(np.array(made.attributes["view"]) == "AP")
+    alone = made.select(rows)
+    metrics, bounds = compute_metrics(alone), intervals(alone, 100)
+    assert found["AP"]["macro_roc_auc"]["value"] == metrics["macro"]["roc_auc"]
+    assert found["AP"]["accuracy"] == {
+        "value": metrics["accuracy"],
+        "low": bounds["accuracy"]["low"],
+        "high": bounds["accuracy"]["high"],
+    }
+    assert found["AP"]["patients"] == len(set(alone.patients))
+
+
+def test_small_groups_carry_a_note_and_lacking_classes_are_named() -> None:
+    made = make_predictions(n=60, passes=0)
+    views = ["PA" if label == 0 or i % 2 else "AP" for i, label in enumerate(made.labels[:, 0])]
+    found = subgroups(dataclasses.replace(made, attributes={"view": views}), n_bootstrap=10)["view"]
+    assert found["AP"]["note"] == "fewer than 30 images: too few to judge"
+    assert found["PA"]["note"] == ""
+    assert "normal" not in found["AP"]["classes"]
+    assert "normal" in found["PA"]["classes"]
+
+
+def test_an_attribute_of_one_value_makes_no_subgroup() -> None:
+    made = dataclasses.replace(make_predictions(n=10, passes=0), attributes={"view": ["PA"] * 10})
+    assert subgroups(made, n_bootstrap=5) == {}
+
+
+def test_attributes_come_from_the_samples_and_ages_only_as_bands() -> None:
+    samples = [{"view": "PA", "age": 52, "sex": None}, {"view": " AP ", "sex": "F"}, {"age": "017Y"}]
+    assert attributes_of(samples) == {
+        "view": ["PA", "AP", ""],
+        "sex": ["", "F", ""],
+        "age_band": ["40 to 64", "", "under 18"],
+    }
+    assert attributes_of([{}, {"text": {}}]) == {}
+
+
+@pytest.mark.parametrize(
+    ("age", "band"), [(0, "under 18"), ("18", "18 to 39"), (64.9, "40 to 64"), (65, "65 and over"), ("?", "")]
+)
+def test_age_bands(age: object, band: str) -> None:
+    assert age_band(age) == band
