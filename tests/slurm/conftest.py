@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from cluster import Cluster, missing, running_cluster
-from small_run import FLAGS, REPOSITORY
+from small_run import FLAGS, submit_py
 
 
 @pytest.fixture(scope="session")
@@ -34,8 +34,5 @@ def alone(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def two_nodes(cluster: Cluster, tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of the same run, submitted with submitit to two nodes and left alone."""
     folder = tmp_path_factory.mktemp("submitit")
-    command = [sys.executable, REPOSITORY / "launch" / "submit.py", "enhanced", "--nodes", "2"]
-    command += ["--cpus-per-task", "1", "--gpus-per-node", "0", "--wait-minutes", "3", *FLAGS]
-    command += ["--data.shards", tiny_shards, "--out", folder / "run"]
-    print(cluster.run(*command, cwd=folder))
+    submit_py(cluster, folder, tiny_shards, "--wait-minutes", "3")
     return folder / "run"

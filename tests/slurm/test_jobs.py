@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from cluster import ENDED, Cluster
 from run_losses import losses
-from small_run import FLAGS, REPOSITORY
+from small_run import FLAGS, REPOSITORY, submit_py
 
 pytestmark = pytest.mark.slurm
 ON_CPUS = ("--cpus-per-task=1", "--gpus-per-node=0")
@@ -23,22 +23,26 @@ def submit(cluster: Cluster, script, *arguments, options=TWO_NODES, log):
 
 
 def submit_training(cluster, shards, out, options=TWO_NODES):
-    return submit(cluster, "enhanced.sh", shards, out, *FLAGS, options=options, log=f"{out}.log")
+    return submit(cluster, "enhanced.sh", shards, out, *FLAGS, options=options, log=log_of(out))
 
 
-def wait_for_steps(cluster, job, out, count=3, seconds=120):
+def log_of(out):
+    return Path(f"{out}.log")
+
+
+def wait_for_steps(cluster, job, out, log, count=3, seconds=120):
     """Until the run has logged so many steps; fails where the job ends before."""
     deadline = time.monotonic() + seconds
     metrics = out / "metrics.jsonl"
     while not metrics.exists() or metrics.read_text().count("\n") < count:
-        assert cluster.job(job)["JobState"] not in ENDED, Path(f"{out}.log").read_text()
+        assert cluster.job(job)["JobState"] not in ENDED, log.read_text()
         assert time.monotonic() < deadline, f"no {count} steps within {seconds} s"
         time.sleep(0.05)
 
 
-def assert_went_on(cluster, job, out, undisturbed):
+def assert_went_on(cluster, job, out, log_file, undisturbed):
     """Requeued once, resumed in the middle, and the same numbers to the last digit."""
-    ended, log = cluster.wait(job), Path(f"{out}.log").read_text()
+    ended, log = cluster.wait(job), log_file.read_text()
     assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "1"), log
     assert log.count("saved; requeued job") == 1, log
     assert log.count("resumed after step") == 1, log
@@ -58,28 +62,28 @@ def test_a_run_warned_of_its_time_limit_is_requeued_once_and_goes_on(
     shards, out = tmp_path / "someone's $HOME" / "shards", tmp_path / "someone's $HOME" / "a run"
     shutil.copytree(tiny_shards, shards)
     job = submit_training(cluster, shards, out)
-    wait_for_steps(cluster, job, out)
+    wait_for_steps(cluster, job, out, log_of(out))
     cluster.run("scancel", "--signal=USR2", job)
-    assert_went_on(cluster, job, out, two_nodes)
+    assert_went_on(cluster, job, out, log_of(out), two_nodes)
 
 
-def test_a_preempted_run_is_requeued_once_and_goes_on(cluster, two_nodes, tiny_shards, tmp_path):
-    out = tmp_path / "run"
-    job = submit_training(cluster, tiny_shards, out)
-    wait_for_steps(cluster, job, out)
+def test_a_preempted_submitit_run_is_requeued_once_and_goes_on(cluster, two_nodes, tiny_shards, tmp_path):
+    out, job = tmp_path / "run", submit_py(cluster, tmp_path, tiny_shards)
+    log = tmp_path / "logs" / job / f"{job}_0_log.out"
+    wait_for_steps(cluster, job, out, log)
     urgent = cluster.sbatch("--partition=urgent", "--nodes=2", "--exclusive", "--wrap=true", cwd=tmp_path)
     assert cluster.wait(urgent)["JobState"] == "COMPLETED"
-    assert_went_on(cluster, job, out, two_nodes)
+    assert_went_on(cluster, job, out, log, two_nodes)
 
 
 def test_a_cancelled_run_saves_and_stays_cancelled(cluster, two_nodes, tiny_shards, tmp_path):
     out = tmp_path / "run"
     job = submit_training(cluster, tiny_shards, out, options=("--ntasks-per-node=2", *ON_CPUS))
-    wait_for_steps(cluster, job, out)
+    wait_for_steps(cluster, job, out, log_of(out))
     cluster.run("scancel", job)
     ended = cluster.wait(job)
     assert (ended["JobState"], ended["Restarts"]) == ("CANCELLED", "0")
-    assert "is left to SLURM" in Path(f"{out}.log").read_text()
+    assert "is left to SLURM" in log_of(out).read_text()
     done = losses(out)
     assert done == {step: loss for step, loss in losses(two_nodes).items() if step <= max(done)}
     newest = max((out / "checkpoints").glob("step-*"))
