@@ -90,7 +90,7 @@ def make_manifest(shards: Path, predictions: Predictions) -> str:
         split_by="patient",
         image={"short_side": 128, "quality": 92},
         made_data=True,
-        source_rows=1000,
+        source_rows=852 + len(predictions),
         left_out={"image cannot be read": 2},
         splits={
             name: SplitEntry(samples=samples, patients=patients, label_counts=counts, shards=(entry,))

@@ -4,35 +4,34 @@ The page holds numbers, names of runs and classes, and how the runs were made; n
 text. The template escapes every value. The same comparison gives the same bytes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from cxr_dist.evaluate.compare import HEADLINE, MODE_NAMES, Comparison
-from cxr_dist.evaluate.metrics import confusion_matrix, curves
-from cxr_dist.evaluate.risk_coverage import mc_answers
-from cxr_dist.evaluate.run_result import Estimate, RunResult
-from cxr_dist.evaluate.uncertainty import most_uncertain_quarter
+from cxr_dist.evaluate.compare import HEADLINE, LOSSES, MODE_NAMES, Comparison
+from cxr_dist.evaluate.run_result import RunResult
 from cxr_dist.files import write_whole
-from cxr_dist.report import plots
-from cxr_dist.report.provenance import data_facts, facts_of_runs
-from cxr_dist.report.svg import to_svg
+from cxr_dist.report import figures
+from cxr_dist.report.data_flow import data_flow
+from cxr_dist.report.figures import METRIC_NAMES
+from cxr_dist.report.methods import methods
+from cxr_dist.report.provenance import data_facts, facts_of_runs, leakage_statements
 
-METRIC_NAMES = {
-    "macro_roc_auc": "ROC AUC, macro",
-    "macro_average_precision": "Average precision, macro",
-    "balanced_accuracy": "Balanced accuracy",
-    "macro_f1": "F1, macro",
-    "accuracy": "Accuracy",
-}
 CLASS_COLUMNS = {
     "average_precision": "Average precision",
     "recall": "Sensitivity",
     "specificity": "Specificity",
     "precision": "Precision",
     "f1": "F1",
+    "brier": "Brier",
+}
+POINT_COLUMNS = {
+    "recall": "Sensitivity",
+    "specificity": "Specificity",
+    "precision": "Precision (PPV)",
+    "negative_predictive_value": "NPV",
 }
 
 
@@ -50,25 +49,61 @@ def render_page(comparison: Comparison) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "undefined_reasons": undefined_reasons}
+    environment.filters |= {
+        "number": number,
+        "signed": signed,
+        "p_value": p_value,
+        "undefined_reasons": undefined_reasons,
+    }
+    manifest = next((run.manifest for run in comparison.runs if run.manifest is not None), None)
     return environment.get_template("report.html.j2").render(
         comparison=comparison,
         first=comparison.runs[0].metrics,
         mode_names=MODE_NAMES,
         metric_names=METRIC_NAMES,
         class_columns=CLASS_COLUMNS,
+        point_columns=POINT_COLUMNS,
         headline=HEADLINE,
+        compared=HEADLINE | LOSSES,
         best=_best_per_metric(comparison),
         summary=summary(comparison),
-        overview=_overview(comparison),
-        figures=[_run_figures(run, str(i)) for i, run in enumerate(comparison.runs)],
+        statements=leakage_statements(comparison),
+        flow=None if manifest is None else data_flow(manifest),
+        methods=methods(comparison),
         facts={"Data": data_facts(comparison)} | facts_of_runs(comparison.runs),
+        **_figures(comparison),
     )
+
+
+def _figures(comparison: Comparison) -> dict[str, Any]:
+    runs, colours = comparison.runs, figures.colours_of(comparison.runs)
+    curves = [figures.curves_of(run) for run in runs]
+    return {
+        "overview": figures.overview(comparison),
+        "together": figures.comparison_figures(comparison, curves),
+        "forests": figures.forests(comparison),
+        "figures": [
+            figures.run_figures(run, found, colour, str(i))
+            for i, (run, found, colour) in enumerate(zip(runs, curves, colours, strict=True))
+        ],
+    }
 
 
 def number(value: float | None) -> str:
     """Three decimals, or that there is none."""
     return "not defined" if value is None else f"{value:.3f}"
+
+
+def signed(value: float | None) -> str:
+    """Three decimals with a sign (a true minus), or that there is none."""
+    return "not defined" if value is None else f"{value:+.3f}".replace("-", "−")
+
+
+def p_value(p: float | None) -> str:
+    """`p = 0.034`, or `p < 0.001`."""
+    if p is None:
+        return "p not defined"
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
 def summary(comparison: Comparison) -> str:
@@ -93,63 +128,6 @@ def _best_per_metric(comparison: Comparison) -> dict[str, float | None]:
         known = [value for value in values if value is not None]
         best[name] = max(known) if len(known) > 1 else None
     return best
-
-
-def _overview(comparison: Comparison) -> str:
-    estimates = {
-        METRIC_NAMES[name]: [_triple(run.estimate(*path)) for run in comparison.runs]
-        for name, path in HEADLINE.items()
-    }
-    names = [run.name for run in comparison.runs]
-    figure = plots.interval_plot(estimates, names, _colours(comparison.runs))
-    return to_svg(figure, "overview", "Main metrics of each run with their 95% intervals")
-
-
-def _triple(estimate: Estimate) -> tuple[float | None, float | None, float | None]:
-    return estimate.value, estimate.low, estimate.high
-
-
-def _colours(runs: Sequence[RunResult]) -> list[str]:
-    """The colour of each run's mode; where modes repeat, one colour after the other."""
-    modes = [run.mode for run in runs]
-    if len(set(modes)) == len(modes):
-        return [plots.MODE_COLOURS[mode] for mode in modes]
-    return [plots.CYCLE[i % len(plots.CYCLE)] for i in range(len(runs))]
-
-
-def _run_figures(run: RunResult, unique: str) -> dict[str, str]:
-    """Caption -> SVG, in the order of the page: two columns, of a square and a flat figure each."""
-    metrics, predictions = run.metrics, run.predictions
-    aucs = {name: values["roc_auc"] for name, values in metrics["per_class"].items()}
-    drawn = {"ROC curves, each class against the rest": plots.roc(curves(predictions), aucs)}
-    if predictions.mc is not None:
-        entropy, right = mc_answers(predictions)
-        top = entropy[most_uncertain_quarter(entropy)]
-        threshold = float(top.min()) if len(top) else None
-        drawn["Uncertainty of right and of wrong answers"] = plots.uncertainty_histogram(
-            entropy, right, threshold
-        )
-    if predictions.task == "multiclass":
-        matrix = confusion_matrix(predictions)
-        caption = "Confusion matrix: images, and share of the true class"
-        drawn[caption] = plots.confusion(matrix, predictions.classes)
-    if run.history:
-        drawn["Training"] = _training(run)
-    return {
-        caption: to_svg(figure, f"run{unique}-{i}", f"{run.name}: {caption}")
-        for i, (caption, figure) in enumerate(drawn.items())
-    }
-
-
-def _training(run: RunResult) -> Any:
-    loss = [(line["step"], line["loss"]) for line in run.history if "loss" in line]
-    checks = [(line["step"], line["validation"]["mean_auc"]) for line in run.history if "validation" in line]
-    known = [(step, auc) for step, auc in checks if auc is not None]
-    return plots.training_curves(_columns(loss), _columns(known), run.evaluation["checkpoint_step"])
-
-
-def _columns(pairs: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
-    return [x for x, _ in pairs], [y for _, y in pairs]
 
 
 def undefined_reasons(metrics: Mapping[str, Any]) -> list[str]:

@@ -33,7 +33,7 @@ BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = (
 )
 CYCLE = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
 MODE_COLOURS = {"image": BLUE, "text": ORANGE, "fused": GREEN}
-_DASHES = ("-", "--", ":")
+DASHES = ("-", "--", ":")
 
 _STYLE: dict[str, Any] = {
     "font.size": 9,
@@ -88,8 +88,8 @@ def roc(curves: Mapping[str, tuple[Floats, Floats]], aucs: Mapping[str, float | 
     axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=(0, (2, 3)))
     for i, (name, (false_positive, true_positive)) in enumerate(curves.items()):
         value = aucs.get(name)
-        label = _wrapped(name, 26) + ("" if value is None else f"  {value:.2f}")
-        dash = _DASHES[i // len(CYCLE) % len(_DASHES)]
+        label = wrapped(name, 26) + ("" if value is None else f"  {value:.2f}")
+        dash = DASHES[i // len(CYCLE) % len(DASHES)]
         axes.plot(false_positive, true_positive, dash, color=CYCLE[i % len(CYCLE)], label=label)
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
     axes.set(xlabel="False-positive rate (1 - specificity)", ylabel="True-positive rate (sensitivity)")
@@ -99,7 +99,7 @@ def roc(curves: Mapping[str, tuple[Floats, Floats]], aucs: Mapping[str, float | 
     elif curves:
         axes.legend(loc="lower right", title="ROC AUC")
     else:
-        _say(axes, "no class has positive and negative samples")
+        say(axes, "no class has positive and negative samples")
     return figure
 
 
@@ -117,7 +117,7 @@ def confusion(matrix: NDArray[np.int64], classes: Sequence[str]) -> Figure:
         colour = "white" if value > 0.75 else INK if value > 0 else MUTED
         axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=colour, fontsize=7.5)
     ticks = np.arange(len(classes)) + 0.5
-    names = [_wrapped(name, 14) for name in classes]
+    names = [wrapped(name, 14) for name in classes]
     axes.set_xticks(ticks, names, rotation=35, ha="right", rotation_mode="anchor")
     axes.set_yticks(ticks, names)
     axes.set(xlim=(0, len(classes)), ylim=(len(classes), 0), aspect="equal")
@@ -163,10 +163,10 @@ def interval_plot(
 @styled
 def uncertainty_histogram(uncertainty: Floats, right: NDArray[np.bool_], threshold: float | None) -> Figure:
     """Predictive entropy [n] (nats) of right and of wrong answers, as shares of each; `threshold`: the top quarter."""
-    figure, axes = new_figure(4.0, 3.1)
+    figure, axes = new_figure(4.0, 3.9)
     axes.set(xlabel="Predictive entropy (nats)", ylabel="Share of the answers")
     if len(uncertainty) == 0:
-        _say(axes, "no answer whose label is known")
+        say(axes, "no answer whose label is known")
         return figure
     top = float(uncertainty.max())
     bins = np.linspace(0, top if top > 0 else 1.0, 16)
@@ -192,7 +192,7 @@ def training_curves(
     chosen_step: int | None = None,
 ) -> Figure:
     """(steps, training loss) above (steps, validation macro AUC); a line marks the step of the evaluated weights."""
-    figure, (upper, lower) = new_figure(4.0, 3.1, 2, 1, sharex=True)
+    figure, (upper, lower) = new_figure(4.0, 3.9, 2, 1, sharex=True)
     upper.plot(*loss, color=BLUE)
     upper.set_title("Training loss")
     lower.plot(*validation_auc, color=GREEN, marker="o", markersize=3)
@@ -210,9 +210,11 @@ def training_curves(
     return figure
 
 
-def _wrapped(name: str, width: int) -> str:
+def wrapped(name: str, width: int) -> str:
+    """A name over several lines, so that a legend or an axis stays narrow."""
     return fill(name, width, break_long_words=False)
 
 
-def _say(axes: Axes, message: str) -> None:
+def say(axes: Axes, message: str) -> None:
+    """A sentence in the middle of axes that have nothing to show."""
     axes.text(0.5, 0.5, message, transform=axes.transAxes, ha="center", va="center", color=MUTED)

@@ -7,11 +7,43 @@ from cxr_dist.evaluate.compare import Comparison
 from cxr_dist.evaluate.run_result import RunResult
 from cxr_dist.shard.manifest import Manifest
 
+_LABEL_SOURCES = {
+    "demo": "the program that drew the films",
+    "openi": "MeSH terms that a curator gave each report",
+    "mimic_cxr_jpg": "a program that read each report",
+    "table": "a column of the source table",
+}
+
+
+def leakage_statements(comparison: Comparison) -> dict[str, list[str]]:
+    """What a model could know of its answers beyond the film: statement -> its value for each run."""
+    runs = comparison.runs
+    return {
+        "Report sections seen": [", ".join(run.evaluation["text_sections"]) or "none" for run in runs],
+        "Label terms in those sections": [_terms(run) for run in runs],
+        "Labels come from": [_label_source(run) for run in runs],
+        "Split grouped by": [str(run.evaluation["split_by"]) for run in runs],
+        f"Patients of {comparison.split} who are in training too": [
+            f"{run.evaluation['patients_in_training']} of {run.metrics['patients']}" for run in runs
+        ],
+    }
+
+
+def _terms(run: RunResult) -> str:
+    if not run.evaluation["text_sections"]:
+        return "no report is read"
+    return "redacted" if run.evaluation["label_terms_redacted"] else "left in"
+
+
+def _label_source(run: RunResult) -> str:
+    source = str(run.evaluation["label_source"])
+    return _LABEL_SOURCES.get(source, source)
+
 
 def data_facts(comparison: Comparison) -> dict[str, str]:
     """The data set, from the first manifest that is still there and the run's own record."""
     first = comparison.runs[0].evaluation
-    facts = {"Labels come from": str(first["label_source"]), "Split by": str(first["split_by"])}
+    facts = {"Labels come from": _label_source(comparison.runs[0]), "Split by": str(first["split_by"])}
     manifest = next((run.manifest for run in comparison.runs if run.manifest is not None), None)
     if manifest is None:
         return facts | {"Shards": "gone or changed since training: their sizes and classes cannot be shown"}

@@ -23,6 +23,7 @@ def to_svg(figure: Figure, name: str, description: str) -> str:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # figure_1, axes_1, ...: the same in every figure of the page
+    svg = re.sub(r"<[^>]*>", _shorter, svg)
     svg = re.sub(r"'DejaVu Sans'[^;\"]*", "var(--font)", svg)
     for colour, variable in _THEME.items():
         svg = svg.replace(colour, variable)
@@ -31,3 +32,8 @@ def to_svg(figure: Figure, name: str, description: str) -> str:
     return re.sub(
         r"<svg[^>]*?(viewBox=\"[^\"]*\")[^>]*>", lambda match: f"{head} {match[1]}>", svg, count=1
     ).strip()
+
+
+def _shorter(tag: re.Match[str]) -> str:
+    """A tag whose coordinates are cut to a hundredth of a point, which no eye can see."""
+    return re.sub(r"-?\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}".rstrip("0").rstrip("."), tag[0])

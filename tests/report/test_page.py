@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -10,8 +11,8 @@ import pytest
 from made_runs import make_predictions, make_run, make_runs
 
 from cxr_dist.evaluate.compare import compare
-from cxr_dist.report.page import number, render_page, summary, write_page
-from cxr_dist.report.provenance import data_facts
+from cxr_dist.report.page import number, p_value, render_page, signed, summary, write_page
+from cxr_dist.report.provenance import data_facts, leakage_statements
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -23,7 +24,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def page(runs: list[Path]) -> str:
-    return render_page(compare(runs))
+    return render_page(compare(runs, n_bootstrap=200))
 
 
 class Balance(HTMLParser):
@@ -70,7 +71,7 @@ def test_summary_names_the_sample_and_each_run_with_its_interval(runs: list[Path
 
 
 def test_same_comparison_same_bytes_and_unique_ids(runs: list[Path], page: str) -> None:
-    assert render_page(compare(runs)) == page
+    assert render_page(compare(runs, n_bootstrap=200)) == page
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert len(ids) == len(set(ids))
 
@@ -114,6 +115,54 @@ def test_provenance(page: str, tmp_path: Path) -> None:
 def test_facts_that_all_runs_share_are_said_once(page: str) -> None:
     assert page.count("torch 2.15.0") == 1
     assert page.count("cxr-dist train demo") == 3
+
+
+def test_differences_are_shown_with_interval_and_p(runs: list[Path], page: str) -> None:
+    comparison = compare(runs, n_bootstrap=200)
+    for name in ("macro_roc_auc", "brier", "roc_auc/nodule"):
+        found = comparison.differences[2][name]
+        assert escape(f"{signed(found.low)} to {signed(found.high)}, {p_value(found.p)}") in page
+    assert (signed(-0.25), signed(None)) == ("−0.250", "not defined")
+    assert (p_value(0.0004), p_value(0.034), p_value(None)) == ("p < 0.001", "p = 0.034", "p not defined")
+
+
+def test_what_was_chosen_on_validation_is_said_and_applied(runs: list[Path], page: str) -> None:
+    evaluation = compare(runs, n_bootstrap=10).runs[2].evaluation
+    point = evaluation["operating_points"]["per_class"]["nodule"]
+    recall = point["applied"]["recall"]
+    assert "thresholds chosen on 150 validation images of 100 patients (Youden" in page
+    assert f"{point['threshold']:.3f}" in page
+    assert f"{recall['value']:.3f}<br><small>{recall['low']:.3f}–{recall['high']:.3f}" in page
+    assert f"temperature {evaluation['calibration']['temperature']:.2f}, fitted on 150 validation" in page
+
+
+def test_without_validation_nothing_chosen_is_shown(tmp_path: Path) -> None:
+    page = render_page(compare([make_run(tmp_path / "a", make_predictions(n=30, passes=0))]))
+    assert "Operating points" not in page
+    assert "Calibration of a" not in page
+    assert "Differences to" not in page
+
+
+def test_leakage_is_stated_for_each_run(runs: list[Path], page: str) -> None:
+    found = leakage_statements(compare(runs, n_bootstrap=10))
+    assert found["Report sections seen"] == ["none", "indication, findings", "indication, findings"]
+    assert found["Label terms in those sections"] == ["no report is read", "left in", "left in"]
+    assert found["Split grouped by"] == ["patient"] * 3
+    assert found["Patients of test who are in training too"] == ["0 of 100"] * 3
+    assert all(statement in page for statement in found)
+
+
+def test_every_link_of_the_contents_has_its_place(page: str) -> None:
+    targets = re.findall(r'<a [^>]*href="#([^"]+)"', page)
+    assert len(targets) >= 9
+    assert set(targets) <= set(re.findall(r'\bid="([^"]+)"', page))
+
+
+def test_four_runs_of_fourteen_classes_stay_a_small_file(tmp_path: Path) -> None:
+    classes = tuple(f"finding {i}" for i in range(14))
+    made = {"task": "multilabel", "n": 400, "classes": classes, "passes": 2}
+    runs = [make_run(tmp_path / f"r{i}", make_predictions(seed=i, **made)) for i in range(4)]
+    assert len(render_page(compare(runs, n_bootstrap=10)).encode()) < 1_500_000
 
 
 def test_class_names_are_escaped(tmp_path: Path) -> None:
@@ -160,5 +209,4 @@ def test_a_real_browser_shows_every_figure_without_a_complaint(page: str, tmp_pa
         check=True,
     )
     assert "CONSOLE" not in ran.stderr
-    assert ran.stdout.count("<svg") == 1 + 3 * 4
-    assert ran.stdout.count("</svg>") == 1 + 3 * 4
+    assert ran.stdout.count("<svg") == ran.stdout.count("</svg>") == 1 + 3 + 1 + 3 * 6

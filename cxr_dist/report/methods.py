@@ -1,0 +1,128 @@
+"""A comparison in, the methods section out: how data, models, training and evaluation were set, in sentences.
+
+Every number comes from the runs' own records. Runs that share a sentence share it on the page.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from cxr_dist.config import Config
+from cxr_dist.evaluate.calibration import BINS
+from cxr_dist.evaluate.compare import Comparison
+from cxr_dist.evaluate.run_result import RunResult
+
+_SEEN = {"image": "the film alone", "text": "the report alone", "fused": "the film and the report"}
+_LOSSES = {"cross_entropy": "cross-entropy", "focal": "focal loss (Lin et al. 2017)"}
+
+
+def methods(comparison: Comparison) -> dict[str, str]:
+    """Heading -> paragraph."""
+    runs = comparison.runs
+    return {
+        "Data": _data(comparison),
+        "Models": _shared(runs, _model),
+        "Training": _shared(runs, _training),
+        "Evaluation": _evaluation(comparison),
+    }
+
+
+def _shared(runs: Sequence[RunResult], describe: Callable[[RunResult], str]) -> str:
+    """Each distinct description once, after the names of the runs that it is of."""
+    owners: dict[str, list[str]] = {}
+    for run in runs:
+        owners.setdefault(describe(run), []).append(run.name)
+    if len(owners) == 1 and len(runs) > 1:
+        return f"All runs: {next(iter(owners))}"
+    return " ".join(f"{', '.join(names)}: {text}" for text, names in owners.items())
+
+
+def _data(comparison: Comparison) -> str:
+    manifest = next((run.manifest for run in comparison.runs if run.manifest is not None), None)
+    first = comparison.runs[0].evaluation
+    made = "The films and reports are made: a program drew and wrote them. " if first["made_data"] else ""
+    if manifest is None:
+        return f"{made}The shards are gone or have changed; the split was made by {first['split_by']}."
+    sizes = ", ".join(
+        f"{split.samples} images of {split.patients} patients ({name})"
+        for name, split in manifest.splits.items()
+    )
+    kept = sum(split.samples for split in manifest.splits.values())
+    return (
+        f"{made}Of {manifest.source_rows} source rows, {kept} images were kept and split by "
+        f"{manifest.split_by}: {sizes}. Films were stored as grey JPEG with a short side of "
+        f"{manifest.image['short_side']} pixels. The task is {manifest.task} with the classes "
+        f"{', '.join(manifest.classes)}."
+    )
+
+
+def _model(run: RunResult) -> str:
+    model, data = run.config.model, run.config.data
+    start = "pretrained weights" if model.pretrained else "random weights"
+    parts = [f"a model that sees {_SEEN[run.mode]}, started from {start};"]
+    if model.uses_image:
+        parts.append(f"films of {data.image_size} × {data.image_size} pixels through {model.image_encoder};")
+    if model.uses_text:
+        sections = ", ".join(run.evaluation["text_sections"])
+        parts.append(
+            f"the sections {sections} (up to {data.max_tokens} tokens) through the text encoder "
+            f"{_encoder_name(model.text_encoder)};"
+        )
+    if run.mode == "fused":
+        parts.append(f"joined by cross-attention ({model.fusion}, {model.fusion_heads} heads);")
+    dropout = " and ".join(f"{rate:g}" for rate in model.head_dropout)
+    return " ".join(parts) + f" a head with dropout {dropout}."
+
+
+def _encoder_name(name: str) -> str:
+    """A local folder by its last part: where it lay says nothing to a reader."""
+    return name.rstrip("/").split("/")[-1] if name.startswith(("/", ".", "~")) else name
+
+
+def _training(run: RunResult) -> str:
+    config = run.config
+    data, optim, train = config.data, config.optim, config.train
+    schedule = optim.schedule + (f" after {optim.warmup_steps} warm-up steps" if optim.warmup_steps else "")
+    limit = f" or {train.max_steps} steps" if train.max_steps else ""
+    weights = "balanced class weights" if config.loss.class_weights == "balanced" else "no class weights"
+    extras = [
+        f"{_LOSSES[config.loss.name]} with {weights}",
+        f"{optim.name.replace('adam', 'Adam').replace('Adamw', 'AdamW')}, learning rate {optim.lr:g} ({schedule}), "
+        f"weight decay {optim.weight_decay:g}",
+        f"batches of {data.global_batch}, {data.sampling} sampling",
+        f"up to {train.epochs} epochs{limit}",
+        *_optional(config),
+    ]
+    return "; ".join(extras) + f"; seed {config.seed}, {config.precision}."
+
+
+def _optional(config: Config) -> list[str]:
+    train, found = config.train, []
+    if train.freeze_epochs and (config.model.uses_image or config.model.uses_text):
+        found.append(f"encoders frozen for {train.freeze_epochs} epochs")
+    if train.mixup_alpha:
+        found.append(f"mixup (α {train.mixup_alpha:g}) from epoch {train.mixup_from_epoch}")
+    if train.early_stopping_patience:
+        found.append(f"early stopping after {train.early_stopping_patience} validations without a better AUC")
+    return found
+
+
+def _evaluation(comparison: Comparison) -> str:
+    first = comparison.runs[0].evaluation
+    bounds: dict[str, Any] = first["intervals"]
+    text = (
+        f"The checkpoint with the best mean validation ROC AUC was evaluated on the {comparison.split} split. "
+        f"Intervals are the middle {bounds['level']:.0%} of {bounds['n_bootstrap']} resamples of whole patients. "
+        "Runs were compared on the same samples by the paired bootstrap over patients, and per class by DeLong's "
+        "test with patients as clusters (Obuchowski 1997); p-values are two-sided and not adjusted for the number "
+        f"of comparisons. Calibration errors use {BINS} bins of equal mass."
+    )
+    points = first["operating_points"]
+    if points is not None:
+        text += (
+            f" Thresholds ({points['rule']}) and the temperature were chosen on {points['chosen_on']['n']} "
+            f"validation images of {points['chosen_on']['patients']} patients and only then applied."
+        )
+    uncertainty = first["metrics"].get("uncertainty")
+    if uncertainty is not None:
+        text += f" Uncertainty comes from {uncertainty['passes']} passes with Monte-Carlo dropout."
+    return text
