@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import time
 
@@ -69,9 +70,14 @@ def test_a_run_goes_on_at_another_world_size(finished_runs, tiny_shards, tmp_pat
 def test_evaluation_writes_the_same_bytes_at_any_world_size(finished_runs, run_ranks):
     written = set()
     for size in (1, 2, 3, 4):
+        shutil.rmtree(finished_runs[1] / "evaluation", ignore_errors=True)  # validation, too, is evaluated anew
         run_ranks(size, "evaluate", finished_runs[1], "--mc-samples", "5")
         folder = finished_runs[1] / "evaluation" / "test"
-        written.add((folder / "metrics.json").read_bytes() + (folder / "predictions.csv").read_bytes())
+        files = sorted(folder.parent.rglob("*.*"))
+        assert [f"{path.parent.name}/{path.name}" for path in files] == [
+            f"{split}/{name}" for split in ("test", "val") for name in ("metrics.json", "predictions.csv")
+        ]
+        written.add(b"".join(path.read_bytes() for path in files))
     assert len(written) == 1
     assert json.loads((folder / "metrics.json").read_text())["metrics"]["n"] >= 20
 

@@ -1,0 +1,47 @@
+"""Patients on both sides are counted from the shards, and an earlier evaluation is taken only where it fits."""
+
+import contextlib
+import dataclasses
+from pathlib import Path
+
+from made_runs import make_predictions, make_run
+
+from cxr_dist.data.store import ShardStore
+from cxr_dist.evaluate.leakage import label_terms_redacted, patients_in_training
+from cxr_dist.evaluate.run_result import finished_predictions
+from cxr_dist.evaluate.subgroups import read_attributes
+from cxr_dist.shard.manifest import load_manifest
+
+
+def test_patients_in_training_are_counted(tiny_shards: Path) -> None:
+    manifest = load_manifest(tiny_shards)
+    assert patients_in_training(tiny_shards, manifest, "test") == 0
+    leaky = dataclasses.replace(manifest, splits=manifest.splits | {"test": manifest.splits["train"]})
+    assert patients_in_training(tiny_shards, leaky, "test") == manifest.splits["train"].patients > 0
+    assert patients_in_training(tiny_shards, manifest, "train") == 0
+
+
+def test_redaction_is_what_the_recipe_says(tiny_shards: Path) -> None:
+    manifest = load_manifest(tiny_shards)
+    assert not label_terms_redacted(manifest)
+    recipe = manifest.recipe | {"redact": {"terms": ["nodule"]}}
+    assert label_terms_redacted(dataclasses.replace(manifest, recipe=recipe))
+
+
+def test_attributes_are_read_in_the_order_of_the_split(tiny_shards: Path) -> None:
+    manifest = load_manifest(tiny_shards)
+    with contextlib.closing(ShardStore(tiny_shards, manifest, "train")) as store:
+        found = read_attributes(store)
+    assert len(found["view"]) == manifest.splits["train"].samples
+    assert set(found["view"]) == {"PA", "LATERAL"}
+
+
+def test_an_earlier_evaluation_is_used_for_its_own_checkpoint_and_shards_only(tmp_path: Path) -> None:
+    made = make_predictions(n=20)
+    run = make_run(tmp_path / "a", made, manifest_sha256="b" * 64)
+    found = finished_predictions(run, "test", 180, "b" * 64)
+    assert found is not None
+    assert found.keys == made.keys
+    assert finished_predictions(run, "test", 181, "b" * 64) is None
+    assert finished_predictions(run, "test", 180, "c" * 64) is None
+    assert finished_predictions(run, "val", 180, "b" * 64) is None
