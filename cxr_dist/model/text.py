@@ -4,6 +4,7 @@ Only the folder's config.json and weights are read: no network, no code from the
 parameters would get no gradient, which DistributedDataParallel takes for an error).
 """
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,8 +43,10 @@ class TextEncoder(nn.Module):
         self.encoder: nn.Module = AutoModel.from_config(config, trust_remote_code=False)
         _drop_pooler(self.encoder)
         if gradient_checkpointing:
-            # The reentrant kind marks parameters ready twice under DistributedDataParallel.
-            self.encoder.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+            # The reentrant kind marks parameters ready twice under DistributedDataParallel. The method's newer
+            # name, which transformers 5.23 asks for, is not in all releases that we accept.
+            with warnings.catch_warnings(action="ignore", category=FutureWarning):
+                self.encoder.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
 
     def forward(self, tokens: Tensor, attention_mask: Tensor) -> Tensor:
         """Token ids int64 [b, T] and mask [b, T] (1 = token, 0 = padding) to vectors [b, T, width]."""
