@@ -226,6 +226,8 @@ class Config:
     """bf16: autocast with fp32 master weights. fp64 is for tests of exactness."""
     parallel: Literal["ddp", "zero1", "zero2", "zero3"] = "ddp"
     """DistributedDataParallel, or a DeepSpeed ZeRO stage."""
+    deepspeed: str = ""
+    """A JSON file of DeepSpeed settings over the package's own, as in launch/deepspeed/; with zero1 to zero3."""
     seed: int = 42
     """Fixes initial weights, sampling, augmentation, mixup and dropout, at any world size."""
     out: str = ""
@@ -236,6 +238,10 @@ class Config:
         _require(
             self.parallel == "ddp" or self.precision != "fp64",
             "DeepSpeed has no fp64: use --parallel ddp, or --precision fp32 or bf16",
+        )
+        _require(
+            self.parallel != "ddp" or not self.deepspeed,
+            f"deepspeed is {self.deepspeed!r}, but parallel is ddp: add --parallel zero1, zero2 or zero3",
         )
         if self.model.uses_text:
             _require(

@@ -6,6 +6,7 @@ The one module, with cli.py, that knows all rooms. Nothing is computed here; eac
 import contextlib
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from cxr_dist.data.batch import Batch
 from cxr_dist.data.loader import training_batches, training_plan
 from cxr_dist.data.store import ShardStore
 from cxr_dist.data.text import ReportTokenizer, prepare_text_folder, report_text
-from cxr_dist.distributed.backend import Backend, start, stop
+from cxr_dist.distributed.backend import NewOptimizer, check_parallel, new_backend, start, stop
 from cxr_dist.distributed.reduce import wait_for_all
 from cxr_dist.distributed.world import World, lanes_of
 from cxr_dist.errors import UserError
@@ -39,6 +40,7 @@ def train(config: Config, asked_to_stop: StopRequest) -> Outcome:
     world = World.from_environment()
     manifest = load_manifest(Path(config.data.shards))
     check_against(config, manifest)
+    check_parallel(config, world)
     lanes_of(world, config.data.num_lanes)
     device = start(world, config.train.timeout_minutes)
     try:
@@ -70,9 +72,7 @@ def parts_of(config: Config, manifest: Manifest, world: World, device: torch.dev
     plan = training_plan(config.data, manifest, config.seed)
     tokenizer = tokenizer_of(config, run_dir)
     model = new_model(config, manifest, run_dir, device)
-    optimizer = new_optimizer(config, model)
-    backend = Backend(world, device, config.precision)
-    backend.prepare(model, optimizer)
+    backend = new_backend(config, world, device, model, new_optimizer(config))
 
     def stream(first_step: int) -> Iterator[Batch]:
         return training_batches(
@@ -91,7 +91,6 @@ def parts_of(config: Config, manifest: Manifest, world: World, device: torch.dev
         run_dir=run_dir,
         manifest_sha256=manifest_sha256(Path(config.data.shards)),
         model=model,
-        optimizer=optimizer,
         backend=backend,
         step=TrainStep(config, backend, new_loss(config, manifest), len(manifest.classes), lanes),
         plan=plan,
@@ -163,12 +162,10 @@ def new_model(config: Config, manifest: Manifest, run_dir: Path, device: torch.d
     return model.to(device, torch.float64 if config.precision == "fp64" else torch.float32)
 
 
-def new_optimizer(config: Config, model: Classifier) -> torch.optim.Optimizer:
-    """Adam or AdamW over all parameters; frozen ones have no gradient and are passed over."""
+def new_optimizer(config: Config) -> NewOptimizer:
+    """Makes Adam or AdamW over parameter groups; all have the same settings."""
     kinds: dict[str, type[torch.optim.Adam]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-    return kinds[config.optim.name](
-        model.parameters(), lr=config.optim.lr, weight_decay=config.optim.weight_decay
-    )
+    return partial(kinds[config.optim.name], lr=config.optim.lr, weight_decay=config.optim.weight_decay)
 
 
 def new_loss(config: Config, manifest: Manifest) -> ClassificationLoss:

@@ -1,23 +1,40 @@
-"""The engine of parallel training: DistributedDataParallel or DeepSpeed ZeRO behind one small interface.
+"""The engine of parallel training behind one small interface: DistributedDataParallel or DeepSpeed ZeRO.
 
-Accelerate does the wrapping, because it keeps both engines' calls in step with their releases. Every `if`
-about engines is here; the training step does not know which one runs.
+A model and the maker of its optimizer come in; forward, backward, update and a checkpoint's tensors go out.
+Every `if` about engines is in this folder; the training step does not know which one runs.
 """
 
 import contextlib
 import datetime
 import os
-from collections.abc import Iterator
-from typing import Any, Literal
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
+from cxr_dist.config import Config
 from cxr_dist.distributed.world import World, rendezvous
+from cxr_dist.distributed.zero_settings import zero_settings
+from cxr_dist.errors import UserError
 
-Parallel = Literal["ddp", "zero1", "zero2", "zero3"]
-Precision = Literal["fp32", "bf16", "fp64"]
+Tensors = dict[str, torch.Tensor]
+NewOptimizer = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
+"""From parameter groups to an Adam over them."""
+
+
+def check_parallel(config: Config, world: World) -> None:
+    """Raise UserError where the engine cannot run at this world size, or its settings file is wrong."""
+    if config.parallel == "ddp":
+        return
+    zero_settings(config)
+    if world.world_size == 1:
+        raise UserError(
+            f"--parallel {config.parallel} spreads the optimizer's state over ranks, and there is one: "
+            "use --parallel ddp, or start several ranks (torchrun, accelerate launch, srun)"
+        )
 
 
 def start(world: World, timeout_minutes: float) -> torch.device:
@@ -42,64 +59,89 @@ def stop() -> None:
         dist.destroy_process_group()
 
 
-def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[Any]:
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
     """bf16 autocast where the run asks for it; parameters stay in fp32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
-class Backend:
-    """DDP, or the bare model in a world of one. Gradients are sums over ranks."""
+class Backend(ABC):
+    """A model and its optimizer under an engine. Gradients are sums over lanes and ranks.
 
-    def __init__(self, world: World, device: torch.device, precision: Precision) -> None:
-        self.world, self.device, self.precision = world, device, precision
-        self._wrapped: nn.Module | None = None
-        self.module: nn.Module
+    Calls in order: `restore` where there is a checkpoint; `prepare`; then steps, each of them for every lane
+    `accumulate` around `forward` and `backward`, and one `update`.
+    """
 
-    def prepare(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Wrap the model; call again after parameters were frozen or unfrozen (all ranks).
-
-        DDP's reducer is built for the parameters that need gradients at that moment; one built before an
-        unfreezing would hang or leave gradients unsummed.
-        """
-        self.module, self.optimizer = model, optimizer
-        self._wrapped = model
-        if self.world.world_size > 1:
-            self._wrapped = _accelerator().prepare_model(model)
+    def __init__(
+        self,
+        config: Config,
+        world: World,
+        device: torch.device,
+        model: nn.Module,
+        new_optimizer: NewOptimizer,
+    ) -> None:
+        self.config, self.world, self.device = config, world, device
+        self.module, self.new_optimizer = model, new_optimizer
+        self.learning_rate = config.optim.lr
+        """Of the updates from here on."""
+        self._wrapped: Any = None
 
     def forward(self, *inputs: torch.Tensor | None) -> torch.Tensor:
         """Logits of one micro-batch, float32 or float64, through the wrapper."""
-        assert self._wrapped is not None
-        with autocast(self.device, self.precision):
+        assert self._wrapped is not None, "prepare() comes first"
+        with autocast(self.device, self.config.precision):
             logits: torch.Tensor = self._wrapped(*inputs)
         return logits if logits.dtype == torch.float64 else logits.float()
 
-    @contextlib.contextmanager
-    def accumulate(self, *, is_last: bool) -> Iterator[None]:
-        """Around forward and backward of a micro-batch: gradients cross ranks only in the step's last one."""
-        wait = self.world.world_size > 1 and not is_last
-        with self._wrapped.no_sync() if wait else contextlib.nullcontext():  # type: ignore[union-attr,operator]
-            yield
+    @abstractmethod
+    def prepare(self) -> None:
+        """Wrap the model for its trainable parameters; again after some were frozen or thawed (all ranks).
 
+        Moments of the optimizer are kept.
+        """
+
+    @abstractmethod
+    def accumulate(self, *, is_last: bool) -> contextlib.AbstractContextManager[None]:
+        """Around forward and backward of a micro-batch; `is_last` of the step's."""
+
+    @abstractmethod
     def backward(self, loss: torch.Tensor) -> None:
-        """Accumulate gradients; DDP averages over ranks, and we want the sum."""
-        (loss * self.world.world_size).backward()  # type: ignore[no-untyped-call]
+        """Add the gradients of a loss that is already divided by the step's denominator."""
 
-    def clip(self, max_norm: float) -> torch.Tensor:
-        """The total gradient norm, after scaling gradients down to `max_norm` (0: no clipping)."""
-        parameters = [p for p in self.module.parameters() if p.grad is not None]
-        return nn.utils.clip_grad_norm_(parameters, max_norm if max_norm > 0 else float("inf"))
+    @abstractmethod
+    def update(self) -> float:
+        """Clip, apply the optimizer once and clear the gradients (all ranks); the total norm before clipping.
 
-    def update(self, *, apply: bool) -> None:
-        """Apply the optimizer, unless the gradients are not finite, and clear the gradients."""
-        if apply:
-            self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        Where that norm is not finite, on whichever rank the cause was, all ranks leave the update out.
+        """
+
+    @abstractmethod
+    def whole_model(self) -> contextlib.AbstractContextManager[None]:
+        """Inside, `module` holds all its parameters and runs by itself, for evaluation (all ranks)."""
+
+    @abstractmethod
+    def model_tensors(self) -> Tensors:
+        """Parameters and buffers by name (all ranks take part, rank 0 gets them)."""
+
+    @abstractmethod
+    def optimizer_tensors(self) -> Tensors:
+        """Adam's state as `moment/parameter name` (all ranks take part, rank 0 gets them).
+
+        Parameters that were never stepped have none. The same names and shapes from every engine.
+        """
+
+    @abstractmethod
+    def restore(self, model: Tensors, optimizer: Tensors) -> None:
+        """Put back what `model_tensors` and `optimizer_tensors` of any engine gave; before `prepare`."""
 
 
-def _accelerator() -> Any:
-    from accelerate import Accelerator
-    from accelerate.utils import DistributedDataParallelKwargs
+def new_backend(
+    config: Config, world: World, device: torch.device, model: nn.Module, new_optimizer: NewOptimizer
+) -> Backend:
+    """The engine that `--parallel` names, over a model on its device (all ranks)."""
+    if config.parallel == "ddp":
+        from cxr_dist.distributed.ddp import DataParallel
 
-    # BatchNorm's running statistics are averaged over lanes once a step, so nothing is broadcast.
-    keywords = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
-    return Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available(), kwargs_handlers=[keywords])
+        return DataParallel(config, world, device, model, new_optimizer)
+    from cxr_dist.distributed.zero import Zero  # imports deepspeed, which takes a second
+
+    return Zero(config, world, device, model, new_optimizer)

@@ -14,19 +14,16 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
 
+from cxr_dist.distributed.backend import Tensors
 from cxr_dist.errors import UserError
 from cxr_dist.files import sha256_of, sync_path
 from cxr_dist.train.schedule import Progress
 
 FORMAT_VERSION = 1
 _NAME = re.compile(r"step-(\d{8})")
-
-Tensors = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,25 +45,6 @@ class Checkpoint:
     model: Tensors
     optimizer: Tensors
     state: TrainingState
-
-
-def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> Tensors:
-    """The optimizer's state as `moment/parameter name` -> tensor; parameters never stepped have none."""
-    return {
-        f"{moment}/{name}": value
-        for name, parameter in model.named_parameters()
-        for moment, value in optimizer.state.get(parameter, {}).items()
-    }
-
-
-def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
-    """Put `optimizer_tensors` back, on each parameter's device (the step count stays where it was made)."""
-    parameters = dict(model.named_parameters())
-    for key, value in tensors.items():
-        moment, name = key.split("/", 1)
-        parameter = parameters[name]
-        device = value.device if moment == "step" else parameter.device
-        optimizer.state[parameter][moment] = value.to(device)
 
 
 def save(run_dir: Path, state: TrainingState, model: Tensors, optimizer: Tensors) -> Path:

@@ -69,7 +69,6 @@ class Parts:
     run_dir: Path
     manifest_sha256: str
     model: Classifier
-    optimizer: torch.optim.Optimizer
     backend: Backend
     step: TrainStep
     plan: Plan
@@ -147,8 +146,7 @@ class TrainingRun:
                 raise UserError(
                     "the checkpoint was made from other shards (manifest sha256): choose another --out"
                 )
-            parts.model.load_state_dict(loaded.model)
-            checkpoint.restore_optimizer(parts.model, parts.optimizer, loaded.optimizer)
+            parts.backend.restore(loaded.model, loaded.optimizer)
             self.state, self._saved_step = loaded.state, chosen
         self._wrap()
         parts.observer.open(self.state.step, self.total)
@@ -162,9 +160,8 @@ class TrainingRun:
             batches = [next(stream) for _ in parts.step.lanes]
         for batch in batches:
             self.drawn += torch.bincount(batch.groups, minlength=len(self.drawn))
-        rate = learning_rate(parts.config.optim, step, self.total, self.state.progress.plateau_scale)
-        for group in parts.optimizer.param_groups:
-            group["lr"] = rate
+        scale = self.state.progress.plateau_scale
+        parts.backend.learning_rate = learning_rate(parts.config.optim, step, self.total, scale)
         result = parts.step(step, epoch, batches, self.stop.requested)
         self.state = dataclasses.replace(self.state, step=step + 1)
         self._check_finite(result)
@@ -180,7 +177,7 @@ class TrainingRun:
             "step": self.state.step,
             "epoch": round(self.state.step / self.parts.plan.steps_per_epoch, 4),
             "loss": loss,
-            "learning_rate": self.parts.optimizer.param_groups[0]["lr"],
+            "learning_rate": self.parts.backend.learning_rate,
             "gradient_norm": result.gradient_norm,
             "samples_per_second": round(steps_per_second * self.parts.config.data.global_batch, 2),
             "data_wait_share": round(data_wait_share, 4),
@@ -194,7 +191,8 @@ class TrainingRun:
             return
         with self._clock.paused():
             epoch = round(step / self.parts.plan.steps_per_epoch, 4)
-            score = self.parts.observer.validate(self.parts.model, step, epoch)
+            with self.parts.backend.whole_model():
+                score = self.parts.observer.validate(self.parts.model, step, epoch)
             self.parts.model.train()
             self.parts.observer.drawn(sum_over_ranks(self.drawn.to(self.parts.backend.device)).tolist(), step)
             self.drawn.zero_()
@@ -214,9 +212,9 @@ class TrainingRun:
             return
         with self._clock.paused():
             parts = self.parts
+            model, optimizer = parts.backend.model_tensors(), parts.backend.optimizer_tensors()
             if parts.world.is_main:
-                optimizer = checkpoint.optimizer_tensors(parts.model, parts.optimizer)
-                checkpoint.save(parts.run_dir, self.state, parts.model.state_dict(), optimizer)
+                checkpoint.save(parts.run_dir, self.state, model, optimizer)
                 if self.state.progress.best_step == self.state.step:
                     checkpoint.mark_best(parts.run_dir, self.state.step)
                 checkpoint.prune(parts.run_dir, self.train.keep_checkpoints)
@@ -227,7 +225,7 @@ class TrainingRun:
         """Freeze or unfreeze the encoders as the epoch asks, and build the wrapper for that (all ranks)."""
         self.parts.model.train()
         self.parts.model.set_encoders_frozen(self.epoch < self.train.freeze_epochs)
-        self.parts.backend.prepare(self.parts.model, self.parts.optimizer)
+        self.parts.backend.prepare()
 
     def _check_finite(self, result: StepResult) -> None:
         self.nonfinite = 0 if torch.isfinite(torch.tensor(result.gradient_norm)) else self.nonfinite + 1

@@ -25,12 +25,22 @@ _FREE_FIELDS = {
     "data.workers",
     "model.weights",
     "parallel",
+    "deepspeed",
     "train.max_minutes",
     "train.timeout_minutes",
     "train.log_every",
     "train.keep_checkpoints",
 }
-_PACKAGES = ("torch", "torchvision", "transformers", "accelerate", "webdataset", "numpy", "scikit-learn")
+_PACKAGES = (
+    "torch",
+    "torchvision",
+    "transformers",
+    "accelerate",
+    "deepspeed",
+    "webdataset",
+    "numpy",
+    "scikit-learn",
+)
 
 
 def open_run_folder(folder: Path, config: Config) -> None:

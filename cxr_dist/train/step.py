@@ -4,9 +4,9 @@ All that is random (jitter, mixup, dropout) follows from (seed, epoch, step, lan
 the same wherever it runs; only the order of a sum over lanes differs between world sizes.
 """
 
+import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from scipy.special import betaincinv
 
@@ -81,10 +81,8 @@ class TrainStep:
             self.statistics.add()
             loss += part.detach()
 
-        norm = float(self.backend.clip(self.config.optim.clip_norm))
-        finite = bool(np.isfinite(norm))  # a NaN of one rank is in every rank's gradient: all decide alike
-        self.statistics.finish(keep=finite)
-        self.backend.update(apply=finite)
+        norm = self.backend.update()
+        self.statistics.finish(keep=math.isfinite(norm))
         return StepResult(loss=loss, gradient_norm=norm, stop_requested=bool(stopping > 0))
 
     def inputs(self, step: int, epoch: int, lane: int, batch: Batch) -> Inputs:

@@ -6,37 +6,48 @@ import shutil
 import pytest
 import torch
 
+from cxr_dist.distributed.backend import new_backend
+from cxr_dist.distributed.world import World
 from cxr_dist.errors import UserError
+from cxr_dist.runs import named_run
 from cxr_dist.train import checkpoint
 from cxr_dist.train.checkpoint import TrainingState
 from cxr_dist.train.schedule import Progress
 
 
+def backend_of(model):
+    made = new_backend(named_run("demo"), World(), torch.device("cpu"), model, torch.optim.AdamW)
+    made.prepare()
+    return made
+
+
+def one_update(backend, inputs):
+    backend.backward(backend.forward(inputs).square().sum())
+    backend.update()
+
+
 def save(run_dir, step, seed=0):
     torch.manual_seed(seed + step)
-    model = torch.nn.Linear(5, 3)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
-    model(torch.randn(4, 5)).sum().backward()
-    optimizer.step()
+    backend = backend_of(torch.nn.Linear(5, 3))
+    one_update(backend, torch.randn(4, 5))
     state = TrainingState(step=step, progress=Progress(best_score=0.5, best_step=step), manifest_sha256="m")
-    checkpoint.save(run_dir, state, model.state_dict(), checkpoint.optimizer_tensors(model, optimizer))
-    return model, optimizer, state
+    checkpoint.save(run_dir, state, backend.model_tensors(), backend.optimizer_tensors())
+    return backend, state
 
 
 def test_model_optimizer_and_state_come_back_bit_for_bit(tmp_path):
-    model, optimizer, state = save(tmp_path, 7)
+    backend, state = save(tmp_path, 7)
     loaded = checkpoint.load(tmp_path / "checkpoints" / "step-00000007")
     assert loaded.state == state
-    other = torch.nn.Linear(5, 3)
-    other.load_state_dict(loaded.model)
-    fresh = torch.optim.AdamW(other.parameters(), lr=0.1)
-    checkpoint.restore_optimizer(other, fresh, loaded.optimizer)
-    for net, opt in ((model, optimizer), (other, fresh)):
-        opt.zero_grad()
-        net(torch.ones(2, 5)).square().sum().backward()
-        opt.step()
-    for name, value in model.state_dict().items():
-        assert torch.equal(value, other.state_dict()[name])
+    other = backend_of(torch.nn.Linear(5, 3))
+    other.restore(loaded.model, loaded.optimizer)
+    assert set(loaded.optimizer) == {
+        f"{moment}/{name}" for moment in ("step", "exp_avg", "exp_avg_sq") for name in ("weight", "bias")
+    }
+    for each in (backend, other):
+        one_update(each, torch.ones(2, 5))
+    for name, value in (backend.model_tensors() | backend.optimizer_tensors()).items():
+        assert torch.equal(value, (other.model_tensors() | other.optimizer_tensors())[name])
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "sha256.json"])

@@ -1,0 +1,90 @@
+"""DistributedDataParallel, wrapped by Accelerate; the bare model in a world of one.
+
+Each rank holds all parameters and moments, so a checkpoint's tensors are just read off.
+"""
+
+import contextlib
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+from cxr_dist.distributed.backend import Backend, Tensors
+
+
+class DataParallel(Backend):
+    """Every rank has the whole model and optimizer; gradients are summed in the last micro-batch's backward."""
+
+    _optimizer: torch.optim.Optimizer | None = None
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Over all parameters; frozen ones have no gradient and are passed over."""
+        if self._optimizer is None:
+            self._optimizer = self.new_optimizer([{"params": list(self.module.parameters())}])
+        return self._optimizer
+
+    def prepare(self) -> None:
+        """Wrap for the parameters that need gradients now.
+
+        DDP's reducer is built for the parameters that need gradients at that moment; one built before an
+        unfreezing would hang or leave gradients unsummed.
+        """
+        alone = self.world.world_size == 1
+        self._wrapped = self.module if alone else _accelerator().prepare_model(self.module)
+
+    def accumulate(self, *, is_last: bool) -> contextlib.AbstractContextManager[Any]:
+        """Gradients cross ranks only in the step's last micro-batch."""
+        wait = self.world.world_size > 1 and not is_last
+        return self._wrapped.no_sync() if wait else contextlib.nullcontext()
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """DDP averages over ranks, and we want the sum."""
+        (loss * self.world.world_size).backward()  # type: ignore[no-untyped-call]
+
+    def update(self) -> float:
+        """A NaN of one rank is in every rank's summed gradient, so that all decide alike."""
+        parameters = [p for p in self.module.parameters() if p.grad is not None]
+        norm = float(nn.utils.clip_grad_norm_(parameters, self.config.optim.clip_norm or math.inf))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate
+        if math.isfinite(norm):
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def whole_model(self) -> contextlib.AbstractContextManager[None]:
+        """It always is."""
+        return contextlib.nullcontext()
+
+    def model_tensors(self) -> Tensors:
+        """The module's own tensors, not copies."""
+        return self.module.state_dict()
+
+    def optimizer_tensors(self) -> Tensors:
+        """The optimizer's own tensors, not copies."""
+        return {
+            f"{moment}/{name}": value
+            for name, parameter in self.module.named_parameters()
+            for moment, value in self.optimizer.state.get(parameter, {}).items()
+        }
+
+    def restore(self, model: Tensors, optimizer: Tensors) -> None:
+        """Moments go to their parameter's device; the step count stays on the host, where Adam makes it."""
+        self.module.load_state_dict(model)
+        parameters = dict(self.module.named_parameters())
+        for key, value in optimizer.items():
+            moment, name = key.split("/", 1)
+            parameter = parameters[name]
+            device = value.device if moment == "step" else parameter.device
+            self.optimizer.state[parameter][moment] = value.to(device)
+
+
+def _accelerator() -> Any:
+    from accelerate import Accelerator
+    from accelerate.utils import DistributedDataParallelKwargs
+
+    # BatchNorm's running statistics are averaged over lanes once a step, so nothing is broadcast.
+    keywords = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+    return Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available(), kwargs_handlers=[keywords])

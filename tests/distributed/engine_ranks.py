@@ -1,0 +1,201 @@
+"""Run under torchrun: an engine's steps beside the same steps of plain torch, on a network of odd sizes.
+
+    torchrun ... engine_ranks.py FOLDER PARALLEL PRECISION [DEEPSPEED_JSON]
+
+Every rank computes the plain reference over all lanes. On the way: clipping, an encoder that thaws, a NaN on
+the last rank alone, validation with a different number of batches per rank, and a checkpoint that is taken
+up by DDP and then by a new engine of the first kind.
+"""
+
+import dataclasses
+import gc
+import math
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from cxr_dist.distributed.backend import autocast, new_backend, start, stop
+from cxr_dist.distributed.reduce import sum_over_ranks, wait_for_all
+from cxr_dist.distributed.world import World
+from cxr_dist.runs import named_run
+from cxr_dist.train import checkpoint
+from cxr_dist.train.batchnorm import LaneStatistics
+from cxr_dist.train.schedule import Progress
+
+LANES, SAMPLES, RATE, CLIP = 4, 8, 0.05, 0.5
+THAW, SAVE, BROKEN, STEPS = 2, 4, 5, 7  # steps before which that happens
+TOLERANCE = {"fp32": {"rel": 1e-5, "abs": 1e-6}, "bf16": {"rel": 2e-2, "abs": 2e-3}}
+
+
+class Network(nn.Module):
+    """No bias before BatchNorm: its gradient is rounding alone, which Adam would blow up."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(6, 7, bias=False), nn.BatchNorm1d(7), nn.ReLU())
+        self.head = nn.Linear(7, 5)
+
+    def forward(self, inputs):
+        return self.head(nn.functional.dropout(self.encoder(inputs), 0.2, self.training))
+
+    def set_frozen(self, frozen):
+        self.encoder.requires_grad_(not frozen)
+        self.train()
+        self.encoder.train(not frozen)
+
+
+def network():
+    torch.manual_seed(1)
+    return Network()
+
+
+def new_optimizer(groups):
+    return torch.optim.AdamW(groups, lr=RATE, weight_decay=0.1)
+
+
+def lane_loss(forward, step, lane, *, broken=False):
+    generator = torch.Generator().manual_seed(100 * step + lane)
+    inputs = torch.randn(SAMPLES, 6, generator=generator)
+    targets = torch.randint(5, (SAMPLES,), generator=generator)
+    torch.manual_seed(1000 * step + lane)
+    logits = forward(inputs * math.nan if broken else inputs).float()
+    return nn.functional.cross_entropy(logits, targets, reduction="sum") / (SAMPLES * LANES)
+
+
+class Plain:
+    """The reference: one model, one optimizer, all lanes in turn."""
+
+    def __init__(self, world, precision):
+        self.model, self.precision = network(), precision
+        self.optimizer = new_optimizer(self.model.parameters())
+        # Every rank adds all lanes to the sum over ranks.
+        self.statistics = LaneStatistics(self.model, LANES * world.world_size)
+
+    def step(self, step):
+        losses = []
+        self.statistics.start()
+        for lane in range(LANES):
+            with autocast(torch.device("cpu"), self.precision):
+                losses.append(lane_loss(self.model, step, lane))
+            losses[-1].backward()
+            self.statistics.add()
+        self.statistics.finish(keep=True)
+        norm = nn.utils.clip_grad_norm_([p for p in self.model.parameters() if p.grad is not None], CLIP)
+        self.optimizer.param_groups[0]["lr"] = RATE / (step + 1)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return [float(sum(losses).detach()), float(norm)]
+
+
+def engine_step(backend, step, *, broken=False):
+    world, total = backend.world, torch.zeros(())
+    lanes, statistics = range(world.rank, LANES, world.world_size), LaneStatistics(backend.module, LANES)
+    backend.learning_rate = RATE / (step + 1)
+    statistics.start()
+    for lane in lanes:
+        with backend.accumulate(is_last=lane == lanes[-1]):
+            loss = lane_loss(backend.forward, step, lane, broken=broken and lane == LANES - 1)
+            backend.backward(loss)
+        statistics.add()
+        total += loss.detach()
+    norm = backend.update()
+    statistics.finish(keep=math.isfinite(norm))
+    return [float(sum_over_ranks(total)), norm]
+
+
+def check(folder, parallel, precision, settings=""):
+    world = World.from_environment()
+    device, demo, tolerance = start(world, timeout_minutes=1), named_run("demo"), TOLERANCE[precision]
+    optim = dataclasses.replace(demo.optim, clip_norm=CLIP)
+    config = dataclasses.replace(
+        demo, optim=optim, parallel=parallel, precision=precision, deepspeed=settings
+    )
+    plain = Plain(world, precision)
+    backend = new_backend(config, world, device, network(), new_optimizer)
+    for step in range(STEPS):
+        if step in (0, THAW):
+            plain.model.set_frozen(step < THAW)
+            backend.module.set_frozen(step < THAW)
+            backend.prepare()
+            assert count_of("DeepSpeedEngine") <= 1, "the engine before the thaw is still in memory"
+        if step == SAVE:
+            backend = through_checkpoints(Path(folder), backend)
+        if step == BROKEN:
+            check_broken_step(backend, step)
+        assert_close(engine_step(backend, step), plain.step(step), tolerance)
+        assert_close(*validation_outputs(backend, plain.model), tolerance)
+    saved = backend.optimizer_tensors()
+    if world.is_main:
+        assert float(saved["step/head.bias"]) == STEPS
+        assert float(saved["step/encoder.0.weight"]) == STEPS - THAW
+    stop()
+
+
+def check_broken_step(backend, step):
+    """A NaN in the last lane, so on the last rank: nobody's parameters, buffers or moments change."""
+    before = copies(backend)
+    _, norm = engine_step(backend, step, broken=True)
+    assert not math.isfinite(norm)
+    assert_equal(before, copies(backend))
+
+
+def through_checkpoints(folder, backend):
+    """Save, load into DDP, save, load into a new engine of the first kind."""
+    config = backend.config
+    for parallel in ("ddp", config.parallel):
+        saved, run_dir = copies(backend), folder / parallel
+        state = checkpoint.TrainingState(step=SAVE, progress=Progress(), manifest_sha256="")
+        if backend.world.is_main:
+            checkpoint.save(run_dir, state, *saved)
+        wait_for_all()
+        loaded = checkpoint.load(run_dir / "checkpoints" / f"step-{SAVE:08d}")
+        settings = "" if parallel == "ddp" else config.deepspeed
+        other = dataclasses.replace(config, parallel=parallel, deepspeed=settings)
+        backend = new_backend(other, backend.world, backend.device, network(), new_optimizer)
+        backend.restore(loaded.model, loaded.optimizer)
+        backend.module.set_frozen(False)
+        backend.prepare()
+        assert_equal(saved, copies(backend))
+    return backend
+
+
+def copies(backend):
+    """(model, optimizer), on rank 0."""
+    both = backend.model_tensors(), backend.optimizer_tensors()
+    return [{name: value.clone() for name, value in part.items()} for part in both if backend.world.is_main]
+
+
+def count_of(kind):
+    gc.collect()
+    return sum(type(each).__name__ == kind for each in gc.get_objects())
+
+
+def validation_outputs(backend, plain):
+    """Outputs in eval mode of both, in more calls on later ranks: a collective inside would hang."""
+    frozen, probe = not plain.encoder[0].weight.requires_grad, torch.linspace(-1, 1, 12).view(2, 6)
+    plain.eval()
+    with backend.whole_model(), torch.no_grad():
+        backend.module.eval()
+        for _ in range(1 + backend.world.rank):
+            found = backend.module.head(backend.module.encoder(probe))
+        expected = plain.head(plain.encoder(probe))
+    plain.set_frozen(frozen)
+    backend.module.set_frozen(frozen)
+    return found.flatten().tolist(), expected.flatten().tolist()
+
+
+def assert_close(found, expected, tolerance):
+    for a, b in zip(found, expected, strict=True):
+        assert abs(a - b) <= max(tolerance["abs"], tolerance["rel"] * abs(b)), (found, expected)
+
+
+def assert_equal(before, after):
+    for old, new in zip(before, after, strict=True):
+        assert old.keys() == new.keys()
+        assert not [name for name in new if not torch.equal(old[name], new[name])]
+
+
+if __name__ == "__main__":
+    check(*sys.argv[1:])
