@@ -5,6 +5,7 @@ Each rank holds all parameters and moments, so a checkpoint's tensors are just r
 
 import contextlib
 import math
+import warnings
 from typing import Any
 
 import torch
@@ -32,7 +33,9 @@ class DataParallel(Backend):
         unfreezing would hang or leave gradients unsummed.
         """
         alone = self.world.world_size == 1
-        self._wrapped = self.module if alone else _accelerator().prepare_model(self.module)
+        # torch 2.15 asks for another name of broadcast_buffers, which accelerate 1.15 cannot pass on.
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):
+            self._wrapped = self.module if alone else _accelerator().prepare_model(self.module)
 
     def accumulate(self, *, is_last: bool) -> contextlib.AbstractContextManager[Any]:
         """Gradients cross ranks only in the step's last micro-batch."""
