@@ -70,7 +70,7 @@ def test_a_run_goes_on_at_another_world_size(finished_runs, tiny_shards, tmp_pat
 def test_evaluation_writes_the_same_bytes_at_any_world_size(finished_runs, run_ranks):
     written = set()
     for size in (1, 2, 3, 4):
-        shutil.rmtree(finished_runs[1] / "evaluation", ignore_errors=True)  # validation, too, is evaluated anew
+        shutil.rmtree(finished_runs[1] / "evaluation", ignore_errors=True)  # validation, too
         run_ranks(size, "evaluate", finished_runs[1], "--mc-samples", "5")
         folder = finished_runs[1] / "evaluation" / "test"
         files = sorted(folder.parent.rglob("*.*"))
