@@ -1,0 +1,96 @@
+"""The same run under DDP and ZeRO 1-3, through a thaw, and from one engine's checkpoint into another's."""
+
+import json
+import shutil
+
+import pytest
+from ranks import SETTINGS
+from run_losses import losses
+from safetensors.torch import load_file
+
+pytestmark = pytest.mark.multiprocess
+
+# Relative. fp32 with dropout and mixup; four ranks against two under DDP differ by 1e-7.
+LOSSES_AGREE = 1e-4
+STEPS, THAW, SAVED = 8, 5, 6  # an epoch is five steps, so the sixth is in the middle of one
+
+
+@pytest.fixture(scope="module")
+def train(tiny_shards, tmp_path_factory, run_ranks):
+    """train(out, engine, ranks) -> the launcher's output."""
+    everything = tmp_path_factory.mktemp("settings") / "partition_all.json"
+    section = {"stage3_param_persistence_threshold": 0}  # else stage 3 leaves small tensors whole
+    everything.write_text(json.dumps({"zero_optimization": section}))
+
+    def start(out, engine, ranks):
+        command = ["train", "demo", *SETTINGS, "--data.shards", tiny_shards, "--out", out]
+        command += ["--train.max-steps", STEPS, "--train.keep-checkpoints", STEPS, "--parallel", engine]
+        command += ["--model.gradient-checkpointing", "true"]
+        command += ["--deepspeed", everything] if engine == "zero3" else []
+        return run_ranks(ranks, *command)
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def runs(train, tmp_path_factory):
+    """Run folders by engine; a run at two ranks is made when first asked for."""
+    folder, made = tmp_path_factory.mktemp("engines"), {}
+
+    def run_of(engine):
+        if engine not in made:
+            train(folder / engine, engine, 2)
+            made[engine] = folder / engine
+        return made[engine]
+
+    return run_of
+
+
+def tensors(run_dir, step, name):
+    return load_file(run_dir / "checkpoints" / f"step-{step:08d}" / f"{name}.safetensors")
+
+
+def validations(run_dir):
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [line["validation"]["loss"] for line in lines if "validation" in line]
+
+
+@pytest.mark.parametrize("engine", ["zero1", "zero2", "zero3"])
+def test_every_engine_trains_the_same(runs, engine):
+    ddp, zero = runs("ddp"), runs(engine)
+    assert list(losses(zero)) == list(range(1, STEPS + 1))
+    assert losses(zero) == pytest.approx(losses(ddp), rel=LOSSES_AGREE)
+    assert validations(zero) == pytest.approx(validations(ddp), rel=1e-3)
+    assert len(validations(zero)) == 2
+
+
+@pytest.mark.parametrize("engine", ["ddp", "zero1", "zero2", "zero3"])
+def test_encoders_thaw_and_have_their_own_step_count(runs, engine):
+    early, frozen, thawed = (tensors(runs(engine), step, "model") for step in (2, 4, SAVED))
+    for name in early:
+        encoder = name.startswith(("image.", "text."))
+        assert early[name].equal(frozen[name]) == encoder, name
+    stem = "image.features.conv0.weight"
+    assert not frozen[stem].equal(thawed[stem])
+    assert f"step/{stem}" not in tensors(runs(engine), 4, "optimizer")
+    state = tensors(runs(engine), SAVED, "optimizer")
+    assert float(state["step/head.output.bias"]) == SAVED
+    assert float(state[f"step/{stem}"]) == SAVED - THAW
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "ranks"),
+    [("zero2", "ddp", 4), ("ddp", "zero3", 2), ("zero3", "ddp", 1), ("ddp", "zero1", 2)],
+)
+def test_a_checkpoint_serves_every_engine_and_world_size(runs, train, tmp_path, before, after, ranks):
+    out = tmp_path / "resumed"
+    shutil.copytree(runs(before), out, symlinks=True)
+    for folder in (out / "checkpoints").glob("step-*"):
+        if int(folder.name[-8:]) > SAVED:
+            shutil.rmtree(folder)
+    (out / "best").unlink()
+    assert f"resumed after step {SAVED} of {STEPS}" in train(out, after, ranks)
+    assert losses(out) == pytest.approx(losses(runs("ddp")), rel=LOSSES_AGREE)
+    ended, expected = tensors(out, STEPS, "optimizer"), tensors(runs("ddp"), STEPS, "optimizer")
+    assert {n: t.shape for n, t in ended.items()} == {n: t.shape for n, t in expected.items()}
+    assert all(ended[n].equal(expected[n]) for n in ended if n.startswith("step/"))
