@@ -94,3 +94,10 @@ def test_a_checkpoint_serves_every_engine_and_world_size(runs, train, tmp_path, 
     ended, expected = tensors(out, STEPS, "optimizer"), tensors(runs("ddp"), STEPS, "optimizer")
     assert {n: t.shape for n, t in ended.items()} == {n: t.shape for n, t in expected.items()}
     assert all(ended[n].equal(expected[n]) for n in ended if n.startswith("step/"))
+
+
+def test_zero_on_one_rank_is_refused_before_anything_is_written(tiny_shards, tmp_path, run_ranks):
+    out = tmp_path / "run"
+    command = ("train", "demo", "--data.shards", tiny_shards, "--out", out, "--parallel", "zero2")
+    assert "use --parallel ddp, or start several ranks" in run_ranks(1, *command, expected=1)
+    assert not out.exists()
