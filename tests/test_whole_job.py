@@ -119,3 +119,38 @@ def test_errors_keep_the_secret_too(secret_shards, tmp_path):
     said = cxr_dist(*damaged, expected=2) + cxr_dist("verify", secret_shards, expected=1)
     assert "train-00000.tar" in said
     assert not leaks(said.encode())
+
+
+MULTILABEL = """
+reader: table
+table: films.csv
+images: films
+columns: {image: file, patient: patient, labels: [Effusion, Edema], text: {notes: notes}}
+labels: {task: multilabel, uncertain: ignore}
+split: {by: patient, train: 0.6, val: 0.2, test: 0.2, seed: 0}
+image: {short_side: 48, quality: 90}
+shard: {samples: 20}
+"""
+
+
+def test_several_labels_some_of_them_unknown_go_the_whole_way(tmp_path):
+    films = tmp_path / "source" / "films"
+    films.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    with (tmp_path / "source" / "films.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["file", "patient", "Effusion", "Edema", "notes"])
+        for i in range(60):
+            cv2.imwrite(str(films / f"{i}.png"), rng.integers(0, 256, (64, 64), np.uint8))
+            rows.writerow(
+                [f"{i}.png", i, rng.choice(["1", "0", "", "-1"]), rng.choice(["1", "0"]), "a cough"]
+            )
+    (tmp_path / "recipe.yaml").write_text(MULTILABEL)
+    cxr_dist("shard", tmp_path / "recipe.yaml", "--source", tmp_path / "source", "--out", tmp_path / "shards")
+    _, comparison = whole_job(tmp_path / "shards", tmp_path)
+    assert (comparison["task"], comparison["classes"]) == ("multilabel", ["Effusion", "Edema"])
+    metrics = json.loads((tmp_path / "fused" / "evaluation" / "test" / "metrics.json").read_text())["metrics"]
+    effusion, edema = metrics["per_class"]["Effusion"], metrics["per_class"]["Edema"]
+    assert effusion["unknown"] > 0
+    assert effusion["positive"] + effusion["negative"] + effusion["unknown"] == metrics["n"]
+    assert edema["unknown"] == 0
