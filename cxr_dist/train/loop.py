@@ -134,6 +134,7 @@ class TrainingRun:
     def restore(self) -> None:
         """Load the newest valid checkpoint, which rank 0 chooses, if there is any (all ranks)."""
         parts, step = self.parts, torch.tensor(-1, device=self.parts.backend.device)
+        found = None
         if parts.world.is_main:
             found, skipped = checkpoint.newest_valid(parts.run_dir)
             for reason in skipped:
@@ -141,7 +142,7 @@ class TrainingRun:
             step.fill_(found.state.step if found else -1)
         chosen = int(from_main(step))
         if chosen >= 0:
-            loaded = checkpoint.load(parts.run_dir / "checkpoints" / f"step-{chosen:08d}")
+            loaded = found or checkpoint.load(parts.run_dir / "checkpoints" / f"step-{chosen:08d}")
             if loaded.state.manifest_sha256 != parts.manifest_sha256:
                 raise UserError(
                     "the checkpoint was made from other shards (manifest sha256): choose another --out"
