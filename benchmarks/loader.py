@@ -4,7 +4,7 @@
 
 Made films of the given short side are sharded into a temporary folder. All readers see the same tars, with the
 report tokenized by the same tokenizer to the same length limit, batches of 16, output 224×224, training augmentation.
-They take turns, and the medians and their spread over the repeats go into benchmarks/results/loader.json.
+They take turns, and the medians and their spread over the repeats go into benchmarks/results/loader-SIDE.json.
 """
 
 import argparse

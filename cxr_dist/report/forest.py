@@ -5,10 +5,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
 from cxr_dist.evaluate.subgroups import SMALL
-from cxr_dist.report.plots import MUTED, new_figure, styled, wrapped
+from cxr_dist.report.plots import MUTED, dot_rows, new_figure, styled, wrapped
 
 Groups = Mapping[str, Mapping[str, Any]]
 
@@ -37,14 +36,7 @@ def forest(
     names = [f"{wrapped(name, 18)}  (n = {rows[0][name]['n']})" for name in labels]
     axes.set_yticks([i * step + (len(runs) - 1) / 2 for i in range(len(labels))], names)
     axes.set(ylim=(len(labels) * step - 1.3, -0.8), xlabel="ROC AUC, macro, with 95% interval")
-    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    axes.grid(True, axis="x")
-    axes.spines["left"].set_visible(False)
-    axes.tick_params(axis="y", length=0)
-    keys = [
-        Line2D([], [], marker="o", linestyle="", markersize=5.5, color=colour, label=run)
-        for run, colour in zip(runs, colours, strict=True)
-    ]
+    keys = dot_rows(axes, runs, colours)
     hollow = Line2D([], [], marker="o", linestyle="", color=MUTED, fillstyle="none", label=f"n < {SMALL}")
     small = any(found[name]["n"] < SMALL for found in rows for name in labels)
     figure.legend(handles=[*keys, *[hollow] * small], loc="outside upper left", ncols=4)

@@ -127,6 +127,18 @@ def confusion(matrix: NDArray[np.int64], classes: Sequence[str]) -> Figure:
     return figure
 
 
+def dot_rows(axes: Axes, runs: Sequence[str], colours: Sequence[str]) -> list[Line2D]:
+    """Style axes whose rows hold one dot per run; returns the legend's keys."""
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    axes.grid(True, axis="x")
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    return [
+        Line2D([], [], marker="o", linestyle="", markersize=5.5, color=colour, label=run)
+        for run, colour in zip(runs, colours, strict=True)
+    ]
+
+
 @styled
 def interval_plot(
     estimates: Mapping[str, Sequence[tuple[float | None, float | None, float | None]]],
@@ -148,14 +160,7 @@ def interval_plot(
     axes.set_yticks([i * group + (len(runs) - 1) / 2 for i in range(len(estimates))], list(estimates))
     axes.set(ylim=(len(estimates) * group - 1.3, -0.7))
     axes.set(xlabel="Value, with 95% interval")
-    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    axes.grid(True, axis="x")
-    axes.spines["left"].set_visible(False)
-    axes.tick_params(axis="y", length=0)
-    keys = [
-        Line2D([], [], marker="o", linestyle="", markersize=5.5, color=colour, label=run)
-        for run, colour in zip(runs, colours, strict=True)
-    ]
+    keys = dot_rows(axes, runs, colours)
     figure.legend(handles=keys, loc="outside upper left", ncols=2 if len(runs) > 3 else len(runs))
     return figure
 
