@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from cxr_dist.config import Config, DataConfig, ModelConfig, to_yaml
+from cxr_dist.config import Config, DataConfig, ModelConfig
+from cxr_dist.config_file import to_yaml
 from cxr_dist.evaluate.assess import assess
 from cxr_dist.evaluate.metrics import to_json
 from cxr_dist.evaluate.predictions import Predictions

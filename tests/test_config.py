@@ -4,7 +4,8 @@ import dataclasses
 
 import pytest
 
-from cxr_dist.config import Config, DataConfig, ModelConfig, OptimConfig, differences, load_config, to_yaml
+from cxr_dist.config import Config, DataConfig, ModelConfig, OptimConfig
+from cxr_dist.config_file import differences, load_config, to_yaml
 from cxr_dist.errors import UserError
 from cxr_dist.runs import RUNS, named_run
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from cxr_dist.config import Config, load_config
+from cxr_dist.config import Config
+from cxr_dist.config_file import load_config
 from cxr_dist.errors import UserError
 from cxr_dist.evaluate.predictions import Predictions
 from cxr_dist.files import sha256_of

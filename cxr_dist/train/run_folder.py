@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from cxr_dist.config import Config, differences, load_config, to_yaml
+from cxr_dist.config import Config
+from cxr_dist.config_file import differences, load_config, to_yaml
 from cxr_dist.errors import UserError
 from cxr_dist.files import sha256_of, write_whole
 
