@@ -19,6 +19,7 @@ from cxr_dist.runs import RUNS, named_run
 EXIT_STOPPED = 75  # EX_TEMPFAIL: saved and not finished; start the same command again
 
 _FOLDER = Annotated[Path, tyro.conf.arg(metavar="DIR")]
+_McScope = Literal["head", "text", "all"]
 
 
 def shard(
@@ -107,6 +108,9 @@ def evaluate(
     *,
     split: Literal["test", "val", "train"] = "test",
     mc_samples: int = 30,
+    mc_scope: _McScope = "head",
+    ensemble: tuple[Path, ...] = (),
+    out: _FOLDER | None = None,
     at_sensitivity: float | None = None,
     shards: _FOLDER | None = None,
 ) -> None:
@@ -116,12 +120,19 @@ def evaluate(
         run_dir: A folder that `cxr-dist train` wrote.
         split: Which split.
         mc_samples: Monte-Carlo dropout passes; 0: none.
+        mc_scope: Where dropout acts in them: in fusion and head, in the text encoder too, or in both encoders too.
+        ensemble: More run folders: the mean of all is evaluated, and written to --out.
+        out: The ensemble's folder, which `cxr-dist compare` takes like a run's.
         at_sensitivity: Choose each class's threshold on validation for this sensitivity; by default Youden's.
         shards: The shards, where they have moved since training.
     """
-    from cxr_dist.inference import evaluate_run
+    from cxr_dist.evaluation import evaluate_runs
+    from cxr_dist.model.monte_carlo import McDropout
 
-    evaluate_run(run_dir, split, mc_samples, shards, at_sensitivity)
+    if bool(ensemble) != (out is not None):
+        raise UserError("an ensemble needs both: --ensemble RUN_DIR … and --out DIR, a folder of its own")
+    mc = McDropout(passes=mc_samples, scope=mc_scope)
+    evaluate_runs([run_dir, *ensemble], out or run_dir, split, mc, shards, at_sensitivity)
 
 
 def compare(
@@ -134,7 +145,7 @@ def compare(
         split: The split that they were evaluated on.
         out: Folder for comparison.json and report.html.
     """
-    from cxr_dist.inference import compare_runs
+    from cxr_dist.evaluation import compare_runs
 
     page = compare_runs(list(run_dirs), split, out)
     print(f"page: {page.resolve()}")
@@ -146,6 +157,7 @@ def predict(
     image: Path | None = None,
     report: str = "",
     mc_samples: int = 30,
+    mc_scope: _McScope = "head",
     out: Path = Path("prediction.png"),
 ) -> None:
     """Class probabilities with uncertainty for one film, and a picture of where the model looked.
@@ -155,11 +167,14 @@ def predict(
         image: A film, PNG or JPEG; a text-only run needs none.
         report: The report's text, as much of it as the model was trained to see.
         mc_samples: Monte-Carlo dropout passes.
+        mc_scope: Where dropout acts in them, as in `cxr-dist evaluate`.
         out: The picture.
     """
-    from cxr_dist.inference import predict_one
+    from cxr_dist.model.monte_carlo import McDropout
+    from cxr_dist.prediction import predict_one
 
-    print(json.dumps(predict_one(run_dir, image, report, mc_samples, out), indent=1))
+    mc = McDropout(passes=mc_samples, scope=mc_scope)
+    print(json.dumps(predict_one(run_dir, image, report, mc, out), indent=1))
 
 
 _WITH_CONFIG: dict[str, Callable[[Config], None]] = {"plan": plan, "train": train}

@@ -97,6 +97,8 @@ class ModelConfig:
     """Attention heads in the fusion."""
     fusion_dropout: float = 0.1
     """Dropout on the attended features."""
+    image_dropout: float = 0.0
+    """Dropout after each dense layer of the image encoder; its published weights were trained without."""
     head_dropout: tuple[float, float] = (0.5, 0.3)
     """Dropout after the first and the second hidden layer of the head (1024 -> 512 -> 256 -> classes)."""
     pretrained: bool = True
@@ -111,7 +113,7 @@ class ModelConfig:
             self.fusion_dim % self.fusion_heads == 0,
             f"model.fusion_dim {self.fusion_dim} is not a multiple of model.fusion_heads {self.fusion_heads}",
         )
-        for rate in (self.fusion_dropout, *self.head_dropout):
+        for rate in (self.image_dropout, self.fusion_dropout, *self.head_dropout):
             _require(0 <= rate < 1, f"dropout rate {rate} is outside [0, 1)")
 
     @property

@@ -1,4 +1,4 @@
-"""Assembly: from a configuration to the parts of a run, and from a run folder to its trained model.
+"""Assembly: from a configuration to the parts of a training run.
 
 The one module, with cli.py, that knows all rooms. Nothing is computed here; each helper returns one thing.
 """
@@ -26,7 +26,6 @@ from cxr_dist.model.losses import ClassificationLoss, balanced_class_weights, ba
 from cxr_dist.model.weights import bundle_folder, image_weights, resolve_text_encoder
 from cxr_dist.observer import RunObserver
 from cxr_dist.shard.manifest import Manifest, load_manifest
-from cxr_dist.train import checkpoint
 from cxr_dist.train.loop import Outcome, Parts, TrainingRun
 from cxr_dist.train.preempt import StopRequest, requeue_if_due
 from cxr_dist.train.run_folder import manifest_sha256, open_run_folder, write_environment
@@ -182,22 +181,3 @@ def new_loss(config: Config, manifest: Manifest) -> ClassificationLoss:
     return ClassificationLoss(
         name=config.loss.name, gamma=config.loss.gamma, class_weights=weights, task=manifest.task
     )
-
-
-def trained_model(
-    config: Config, manifest: Manifest, run_dir: Path, device: torch.device
-) -> tuple[Classifier, int]:
-    """The best checkpoint's model in eval mode, and its step; the newest where no validation chose a best."""
-    best = run_dir / "best"
-    if best.exists():
-        found = checkpoint.load(best.resolve())
-    else:
-        newest, _ = checkpoint.newest_valid(run_dir)
-        if newest is None:
-            raise UserError(f"{run_dir} has no checkpoint yet: run `cxr-dist train` first")
-        found = newest
-    text = run_dir / "text_encoder" if config.model.uses_text else None
-    model = build_classifier(config.model, len(manifest.classes), text)
-    model.load_state_dict(found.model)
-    model.to(device, torch.float64 if config.precision == "fp64" else torch.float32)
-    return model.eval(), found.state.step

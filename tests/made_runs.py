@@ -135,6 +135,7 @@ def make_run(
         "patients_in_training": 0,
         "manifest_sha256": digest,
         "checkpoint_step": 180,
+        "members": [{"seed": 42, "checkpoint_step": 180}],
         **assess(predictions, validation, n_bootstrap=100),
     }
     out = folder / "evaluation" / "test"

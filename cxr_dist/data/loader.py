@@ -110,12 +110,12 @@ class EvaluationSource(IterableDataset[Samples]):
         return self.store.read(shard, sample_id - int(self.first[shard])) | {"sample_id": sample_id}
 
 
-def decode(manifest: Manifest, image_size: int | None) -> Stage:
-    """Stage: JPEG to grey pixels, JSON to a dict; `image_size` None leaves the film out (text mode).
+def decode(short_side: int, image_size: int | None) -> Stage:
+    """Stage: JPEG of `short_side` to grey pixels, JSON to a dict; `image_size` None leaves the film out (text mode).
 
     A film stored at twice the needed size or more is decoded at half size: the JPEG's own low-pass, and faster.
     """
-    half = image_size is not None and manifest.image["short_side"] >= 2 * image_size
+    half = image_size is not None and short_side >= 2 * image_size
     flag = cv2.IMREAD_REDUCED_GRAYSCALE_2 if half else cv2.IMREAD_GRAYSCALE
 
     def stage(batches: Iterator[Samples]) -> Iterator[Samples]:
@@ -205,7 +205,8 @@ def training_batches(
     """The rank's micro-batches from a global step on, without end: for each step, one per lane, in order."""
     size = config.image_size if with_images else None
     source = TrainingSource(ShardStore(Path(config.shards), manifest, "train"), plan, lanes, first_step)
-    stages = [decode(manifest, size), collate(size, Augmentation.of(config), tokenizer, config.text_sections)]
+    to_batch = collate(size, Augmentation.of(config), tokenizer, config.text_sections)
+    stages = [decode(manifest.image["short_side"], size), to_batch]
     return iter(_loader(source, stages, config.workers))
 
 
@@ -223,5 +224,6 @@ def evaluation_loader(
     size = config.image_size if with_images else None
     batches = evaluation_batches(manifest.split(split).samples, config.evaluation_batch, rank, world_size)
     source = EvaluationSource(ShardStore(Path(config.shards), manifest, split), batches)
-    stages = [decode(manifest, size), collate(size, Augmentation(), tokenizer, config.text_sections)]
+    to_batch = collate(size, Augmentation(), tokenizer, config.text_sections)
+    stages = [decode(manifest.image["short_side"], size), to_batch]
     return _loader(source, stages, config.workers)

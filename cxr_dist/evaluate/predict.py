@@ -23,17 +23,19 @@ from cxr_dist.evaluate.predictions import Predictions
 from cxr_dist.evaluate.uncertainty import McSummary, summarise
 from cxr_dist.model.classifier import Classifier
 from cxr_dist.model.image import normalise
+from cxr_dist.model.monte_carlo import Inputs, McDropout, mc_logits
 from cxr_dist.shard.manifest import Manifest, Task
+
+_NO_PASSES = McDropout()
 
 
 @torch.no_grad()
 def predict_batch(
-    model: Classifier, batch: Batch, config: Config, task: Task, mc_samples: int, device: torch.device
+    model: Classifier, batch: Batch, config: Config, task: Task, mc: McDropout, device: torch.device
 ) -> np.ndarray:
     """One row per sample, float64 [b, 1 + C (+ 2 C + 2)]: id, probabilities, and the summary of the passes.
 
-    The model is in eval mode; BatchNorm stays there during the stochastic passes, whose dropout masks follow
-    from (seed, sample, pass).
+    The model is in eval mode; the masks of the stochastic passes follow from (seed, sample, pass).
     """
     batch = batch.to(device)
     dtype = next(model.parameters()).dtype
@@ -41,11 +43,12 @@ def predict_batch(
     with autocast(device, config.precision):
         features = model.encode(images, batch.tokens, batch.attention_mask)
         columns = [batch.sample_ids[:, None], probabilities(model.classify(features), task)]
-        if mc_samples:
-            logits = model.mc_logits(features, batch.sample_ids, range(mc_samples), config.seed)
-            mc = summarise(probabilities(logits, task).cpu().numpy(), task)
-            summary = [mc.mean, mc.variance, mc.predictive_entropy[:, None], mc.expected_entropy[:, None]]
-            columns += [torch.from_numpy(column) for column in summary]
+        if mc.passes:
+            inputs = Inputs(images=images, tokens=batch.tokens, attention_mask=batch.attention_mask)
+            logits = mc_logits(model, inputs, features, batch.sample_ids, mc, config.seed)
+            found = summarise(probabilities(logits, task).cpu().numpy(), task)
+            entropies = [found.predictive_entropy[:, None], found.expected_entropy[:, None]]
+            columns += [torch.from_numpy(column) for column in (found.mean, found.variance, *entropies)]
     return np.concatenate([column.double().cpu().numpy() for column in columns], axis=1)
 
 
@@ -63,9 +66,9 @@ def predict_split(
     tokenizer: ReportTokenizer | None,
     world: World,
     device: torch.device,
-    mc_samples: int = 0,
+    mc: McDropout = _NO_PASSES,
 ) -> Predictions:
-    """Predictions on a whole split (all ranks); `mc_samples` stochastic passes, 0: none."""
+    """Predictions on a whole split (all ranks)."""
     was_training = model.training
     model.eval()
     batches = evaluation_loader(
@@ -78,14 +81,14 @@ def predict_split(
         with_images=config.model.uses_image,
     )
     rows = _gather(
-        [predict_batch(model, batch, config, manifest.task, mc_samples, device) for batch in batches],
+        [predict_batch(model, batch, config, manifest.task, mc, device) for batch in batches],
         manifest.split(split).samples,
         config.data.evaluation_batch,
         world,
         device,
     )
     model.train(was_training)
-    return _table(rows, config, manifest, split, mc_samples)
+    return _table(rows, config, manifest, split, mc.passes)
 
 
 def _gather(
@@ -108,7 +111,7 @@ def _gather(
     return everything
 
 
-def _table(rows: np.ndarray, config: Config, manifest: Manifest, split: str, mc_samples: int) -> Predictions:
+def _table(rows: np.ndarray, config: Config, manifest: Manifest, split: str, passes: int) -> Predictions:
     classes = len(manifest.classes)
     store = ShardStore(Path(config.data.shards), manifest, split)
     index = np.concatenate([np.asarray(store.index(shard)) for shard in range(len(store.shards))])
@@ -117,13 +120,13 @@ def _table(rows: np.ndarray, config: Config, manifest: Manifest, split: str, mc_
         rows, np.cumsum([1, classes, classes, classes]), axis=1
     )
     summary = None
-    if mc_samples:
+    if passes:
         summary = McSummary(
             mean=mean,
             variance=variance,
             predictive_entropy=entropies[:, 0],
             expected_entropy=entropies[:, 1],
-            passes=mc_samples,
+            passes=passes,
         )
     return Predictions(
         task=manifest.task,

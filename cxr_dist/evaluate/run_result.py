@@ -31,6 +31,7 @@ FIELDS = (
     "label_terms_redacted",
     "patients_in_training",
     "checkpoint_step",
+    "members",
 )
 """What metrics.json says beside the blocks of `assess`."""
 BLOCKS = ("metrics", "intervals", "calibration", "operating_points", "subgroups")
@@ -110,14 +111,14 @@ def read_run(folder: Path, name: str, split: str) -> RunResult:
 
 
 def finished_predictions(
-    folder: Path, split: str, checkpoint_step: int, manifest_sha256: str
+    folder: Path, split: str, members: list[dict[str, Any]], manifest_sha256: str
 ) -> Predictions | None:
-    """The predictions of an earlier evaluation, if it was of this checkpoint on these shards; else None."""
+    """The predictions of an earlier evaluation, if it was of these checkpoints on these shards; else None."""
     evaluated = folder / "evaluation" / split
     if not (evaluated / "metrics.json").is_file():
         return None
     found = _read_json(evaluated / "metrics.json")
-    same = (found.get("checkpoint_step"), found.get("manifest_sha256")) == (checkpoint_step, manifest_sha256)
+    same = (found.get("members"), found.get("manifest_sha256")) == (members, manifest_sha256)
     return Predictions.read_csv(evaluated / "predictions.csv") if same else None
 
 

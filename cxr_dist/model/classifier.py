@@ -1,7 +1,7 @@
 """The whole network: encoders, summary and head. Normalised films and token ids in, logits out.
 
-`encode` is the costly part, run once per sample; `classify` and `mc_logits` start from its features, so that
-Monte-Carlo dropout (in fusion and head) repeats only small layers.
+`encode` is the costly part; `classify` starts from its features, so that Monte-Carlo dropout in fusion and head
+(monte_carlo.py) repeats only small layers.
 """
 
 from pathlib import Path
@@ -13,7 +13,6 @@ from torch.nn import functional
 
 from cxr_dist.config import ModelConfig
 from cxr_dist.errors import UserError
-from cxr_dist.model.dropout import DropoutKeys, KeyedDropout
 from cxr_dist.model.fusion import (
     Features,
     Fusion,
@@ -28,7 +27,6 @@ from cxr_dist.model.text import TextEncoder
 from cxr_dist.model.weights import bundle_folder, image_weights, verify_component
 
 _HIDDEN = (512, 256)
-_ROWS_AT_ONCE = 4096  # Monte-Carlo rows per pass through the head: about 64 MB of float32 and masks
 
 
 class Head(nn.Module):
@@ -38,13 +36,13 @@ class Head(nn.Module):
         super().__init__()
         self.first, self.second = nn.Linear(width, _HIDDEN[0]), nn.Linear(*_HIDDEN)
         self.output = nn.Linear(_HIDDEN[1], num_classes)
-        self.first_dropout = KeyedDropout(dropout[0], layer=1)
-        self.second_dropout = KeyedDropout(dropout[1], layer=2)
+        self.first_dropout = nn.Dropout(dropout[0])
+        self.second_dropout = nn.Dropout(dropout[1])
 
-    def forward(self, summary: Tensor, keys: DropoutKeys | None = None) -> Tensor:
+    def forward(self, summary: Tensor) -> Tensor:
         """Summaries [n, width] to logits [n, C]."""
-        hidden = self.first_dropout(functional.relu(self.first(summary)), keys)
-        hidden = self.second_dropout(functional.relu(self.second(hidden)), keys)
+        hidden = self.first_dropout(functional.relu(self.first(summary)))
+        hidden = self.second_dropout(functional.relu(self.second(hidden)))
         logits: Tensor = self.output(hidden)
         return logits
 
@@ -86,22 +84,6 @@ class Classifier(nn.Module):
         logits: Tensor = self.head(self.summary.drop(self.summary(features)))
         return logits
 
-    @torch.no_grad()
-    def mc_logits(self, features: Features, sample_ids: Tensor, passes: range, seed: int) -> Tensor:
-        """Logits [P, b, C] of Monte-Carlo passes (Gal and Ghahramani 2016) with dropout in fusion and head.
-
-        A mask depends on (seed, pass, sample id) alone. `features` come from `encode` in eval mode, so that
-        BatchNorm and the encoders' own dropout are still; sample_ids is int64 [b].
-        """
-        summary, logits = self.summary(features), []
-        passes_at_once = max(1, _ROWS_AT_ONCE // len(sample_ids))
-        for start in range(0, len(passes), passes_at_once):
-            part = passes[start : start + passes_at_once]
-            keys = DropoutKeys.grid(seed=seed, sample_ids=sample_ids, passes=part)
-            rows = self.summary.drop(summary.repeat(len(part), 1), keys)
-            logits.append(self.head(rows, keys).unflatten(0, (len(part), len(sample_ids))))
-        return torch.cat(logits)
-
     def attention_weights(self, features: Features) -> Tensor | None:
         """[b, T, n]: where each report token looks among the image tokens; None without attention."""
         return self.summary.attention_weights(features)
@@ -133,7 +115,7 @@ def build_classifier(config: ModelConfig, num_classes: int, text_folder: Path | 
 
     `text_folder` may be None in image mode.
     """
-    image = ImageEncoder(config.image_encoder) if config.uses_image else None
+    image = ImageEncoder(config.image_encoder, dropout=config.image_dropout) if config.uses_image else None
     text = None
     if config.uses_text:
         assert text_folder is not None, "a model that reads reports needs the text encoder's folder"

@@ -1,20 +1,26 @@
 """Dropout whose Monte-Carlo masks belong to (seed, layer, pass, sample, element) and to nothing else.
 
-While training it is ordinary dropout. Given keys, an element's mask is a hash of five integers, computed with
-torch on the device, so that a sample's uncertainty does not depend on the batch, order or device that it meets.
+The network has ordinary dropout, also inside libraries and attention. Under `KeyedDropout` every one of them
+takes its mask from a hash, computed with torch on the device, so that a sample's uncertainty does not depend on
+the batch, the padding, the order or the device that it meets.
 """
 
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 # SplitMix64's finaliser (Steele, Lea and Flood 2014), as in cxr_dist.data.random; torch wraps int64 around.
 _GAMMA = 0x9E3779B97F4A7C15 - 2**64
 _FIRST = 0xBF58476D1CE4E5B9 - 2**64
 _SECOND = 0x94D049BB133111EB - 2**64
-_UNIFORM_BITS = 53
+_PER_WORD = 4  # elements that one 64-bit word decides, with 16 bits each
+_VALUES = 65_536  # of 16 bits
 
 
 def _shift_right(words: Tensor, bits: int) -> Tensor:
@@ -57,31 +63,91 @@ class DropoutKeys:
             passes=numbers.repeat_interleave(len(sample_ids)),
         )
 
+    def select(self, rows: Tensor) -> "DropoutKeys":
+        """The keys of some rows, int64 [m], in that order."""
+        return DropoutKeys(seed=self.seed, sample_ids=self.sample_ids[rows], passes=self.passes[rows])
 
-class KeyedDropout(nn.Module):
-    """Dropout of rows [n, ...] with probability `rate`; survivors are scaled by 1 / (1 - rate).
 
-    Without keys it follows train and eval mode as `nn.Dropout` does. With keys it drops in either mode, by
-    the hash of (seed, layer, pass, sample, element): `layer` tells this module from the model's others.
+class KeyedDropout(TorchFunctionMode):
+    """Within this context, dropout of rows [n, ...] follows `keys`, which are per row.
+
+    Covers `nn.Dropout`, `functional.dropout` and the dropout inside `scaled_dot_product_attention`, wherever they
+    are called with training on. The calls are numbered in the order in which they come, from `first_layer` on.
     """
 
-    def __init__(self, rate: float, *, layer: int) -> None:
+    def __init__(self, keys: DropoutKeys, *, first_layer: int) -> None:
         super().__init__()
-        self.rate, self.layer = rate, layer
+        self.keys, self.layer = keys, first_layer
 
-    def forward(self, rows: Tensor, keys: DropoutKeys | None = None) -> Tensor:
-        """Rows of the same shape and type; int64 keys are per row."""
-        if keys is None or self.rate == 0:
-            return functional.dropout(rows, self.rate, self.training and keys is None)
-        kept = self.kept(keys, rows[0].numel()).view(rows.shape)
-        return rows * kept.to(rows.dtype) / (1 - self.rate)
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Called by torch in place of each of its functions."""
+        kwargs = kwargs or {}
+        if func is functional.dropout:
+            return self._dropout(*args, **kwargs)
+        if func is functional.scaled_dot_product_attention and _rate_of(*args, **kwargs) > 0:
+            return self._attention(*args, **kwargs)
+        return func(*args, **kwargs)
 
-    def kept(self, keys: DropoutKeys, width: int) -> Tensor:
-        """The mask, bool [n, width]: True with probability 1 - rate. Integers only, so exact everywhere."""
-        elements = torch.arange(width, dtype=torch.int64, device=keys.sample_ids.device)
-        bits = hash64(keys.seed, self.layer, keys.passes[:, None], keys.sample_ids[:, None], elements)
-        return torch.ge(_shift_right(bits, 64 - _UNIFORM_BITS), round(self.rate * 2**_UNIFORM_BITS))
+    def _dropout(self, rows: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+        if not training or p == 0:
+            return rows
+        dropped = drop_rows(rows, self.keys, p, self.layer)
+        self.layer += 1
+        return dropped
 
-    def extra_repr(self) -> str:
-        """Shown when the model is printed."""
-        return f"rate={self.rate}, layer={self.layer}"
+    def _attention(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        *_: Any,
+        scale: float | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """The formula of torch's own documentation, because a fused kernel takes no mask for its dropout."""
+        assert not any(options.values()), f"attention with {options} is not covered"
+        scores = query @ key.transpose(-2, -1) * (scale or 1 / math.sqrt(query.shape[-1]))
+        if attn_mask is not None:
+            masked = attn_mask.dtype == torch.bool
+            scores = scores.masked_fill(~attn_mask, -math.inf) if masked else scores + attn_mask
+        return self._dropout(scores.softmax(-1), dropout_p) @ value
+
+
+def _rate_of(*args: Any, dropout_p: float = 0.0, **_: Any) -> float:
+    """`dropout_p` of a call of scaled_dot_product_attention, whose fifth argument it is."""
+    return float(args[4]) if len(args) > 4 else dropout_p
+
+
+def drop_rows(rows: Tensor, keys: DropoutKeys, rate: float, layer: int) -> Tensor:
+    """Rows [n, ...] with elements dropped with probability `rate`, survivors scaled by 1 / (1 - rate)."""
+    kept = kept_elements(keys, rows.shape[1:], rate, layer)
+    return torch.where(kept, rows, rows.new_zeros(())).mul_(1 / (1 - _threshold(rate) / _VALUES))
+
+
+def _threshold(rate: float) -> int:
+    """The rate in 65,536ths, rounded: of so many values of an element's 16 bits it is dropped."""
+    return round(rate * _VALUES)
+
+
+def kept_elements(keys: DropoutKeys, shape: Sequence[int], rate: float, layer: int) -> Tensor:
+    """The mask, bool [n, *shape]: True with probability 1 - rate. Integers only, so exact everywhere.
+
+    An element is named by its coordinates, not by its number, so that padding of an axis changes no mask.
+    """
+    device, axes = keys.sample_ids.device, len(shape) + 1
+    words: list[Tensor | int] = [keys.seed, layer]
+    words += [word.view(-1, *[1] * len(shape)) for word in (keys.passes, keys.sample_ids)]
+    for axis, size in enumerate(shape, start=1):
+        count = -(-size // _PER_WORD) if axis == len(shape) else size
+        words.append(torch.arange(count, device=device).view(-1, *[1] * (axes - axis - 1)))
+    # The bits of a word as four signed integers: -2^15 is the least of them.
+    pieces = hash64(*words).view(torch.int16)[..., : shape[-1]]
+    return torch.ge(pieces, _threshold(rate) - _VALUES // 2)

@@ -4,12 +4,11 @@ Features in, summary [b, width] out. A summary has two steps, so that Monte-Carl
 one: `forward` is deterministic, `drop` applies the fusion's dropout to its result.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
 
-from cxr_dist.model.dropout import DropoutKeys, KeyedDropout
 from cxr_dist.model.text import masked_mean
 
 
@@ -26,13 +25,18 @@ class Features:
     attention_mask: Tensor | None
     """int64 [b, T], 1 = token, 0 = padding."""
 
+    def select(self, samples: Tensor) -> "Features":
+        """The features of some samples, int64 [m], in that order."""
+        chosen = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Features(**{name: None if part is None else part[samples] for name, part in chosen.items()})
+
 
 class Summary(nn.Module):
     """Features to one vector per sample, `width` wide."""
 
     width: int
 
-    def drop(self, summary: Tensor, keys: DropoutKeys | None = None) -> Tensor:
+    def drop(self, summary: Tensor) -> Tensor:
         """The summary [n, width] with this module's dropout, if it has any."""
         return summary
 
@@ -81,12 +85,12 @@ class Fusion(Summary):
         self.image_projection = nn.Linear(image_width, dimension)
         self.text_projection = nn.Linear(text_width, dimension)
         self.attention = nn.MultiheadAttention(dimension, heads, batch_first=True)
-        self.dropout = KeyedDropout(dropout, layer=0)
+        self.dropout = nn.Dropout(dropout)
 
-    def drop(self, summary: Tensor, keys: DropoutKeys | None = None) -> Tensor:
+    def drop(self, summary: Tensor) -> Tensor:
         """The summary [n, width] with dropout on its attended half."""
         image, attended = summary.chunk(2, dim=1)
-        return torch.cat([image, self.dropout(attended, keys)], dim=1)
+        return torch.cat([image, self.dropout(attended)], dim=1)
 
 
 class TokenFusion(Fusion):

@@ -34,12 +34,16 @@ def grey_weights(rgb: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 class ImageEncoder(nn.Module):
-    """DenseNet features: `densenet121` (1024 wide) or `densenet-narrow` (108 wide), random at first."""
+    """DenseNet features: `densenet121` (1024 wide) or `densenet-narrow` (108 wide), random at first.
 
-    def __init__(self, name: str) -> None:
+    `dropout` acts after each of its dense layers, as in the paper's runs without augmentation.
+    """
+
+    def __init__(self, name: str, *, dropout: float = 0.0) -> None:
         super().__init__()
         architecture = _ARCHITECTURES[name]
-        densenet = DenseNet(**architecture)
+        densenet = DenseNet(**architecture, drop_rate=dropout)
+        self.dropout = dropout
         self.width: int = densenet.classifier.in_features
         self.features: nn.Sequential = densenet.features
         stem = nn.Conv2d(1, architecture["num_init_features"], kernel_size=7, stride=2, padding=3, bias=False)

@@ -23,6 +23,7 @@ from cxr_dist.files import sha256_of, sync_path
 from cxr_dist.train.schedule import Progress
 
 FORMAT_VERSION = 1
+_OPTIMIZER = "optimizer.safetensors"
 _NAME = re.compile(r"step-(\d{8})")
 
 
@@ -56,9 +57,7 @@ def save(run_dir: Path, state: TrainingState, model: Tensors, optimizer: Tensors
     aside.mkdir()
     try:
         save_file({n: t.detach().cpu().contiguous() for n, t in model.items()}, aside / "model.safetensors")
-        save_file(
-            {n: t.detach().cpu().contiguous() for n, t in optimizer.items()}, aside / "optimizer.safetensors"
-        )
+        save_file({n: t.detach().cpu().contiguous() for n, t in optimizer.items()}, aside / _OPTIMIZER)
         plain = {"format_version": FORMAT_VERSION} | dataclasses.asdict(state)
         (aside / "state.json").write_text(json.dumps(plain, indent=1))
         sums = {path.name: sha256_of(path) for path in sorted(aside.iterdir())}
@@ -96,15 +95,20 @@ def prune(run_dir: Path, keep: int) -> None:
             shutil.rmtree(folder)
 
 
-def load(folder: Path) -> Checkpoint:
-    """Load and check one checkpoint; raises UserError naming what is wrong with it."""
+def load(folder: Path, *, model_only: bool = False) -> Checkpoint:
+    """Load and check one checkpoint; raises UserError naming what is wrong with it.
+
+    `model_only` neither reads nor checks the optimizer's tensors, twice as many bytes as the model's.
+    """
     try:
         sums = json.loads((folder / "sha256.json").read_text())
+        if model_only:
+            del sums[_OPTIMIZER]
         wrong = [name for name, expected in sums.items() if sha256_of(folder / name) != expected]
         if wrong:
             raise UserError(f"{folder.name}: {wrong[0]} does not have the bytes that were written (sha256)")
         plain = json.loads((folder / "state.json").read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{folder.name}: incomplete or unreadable ({type(error).__name__})") from None
@@ -114,20 +118,21 @@ def load(folder: Path) -> Checkpoint:
     return Checkpoint(
         folder=folder,
         model=load_file(folder / "model.safetensors"),
-        optimizer=load_file(folder / "optimizer.safetensors"),
+        optimizer={} if model_only else load_file(folder / _OPTIMIZER),
         state=state,
     )
 
 
-def newest_valid(run_dir: Path) -> tuple[Checkpoint | None, list[str]]:
+def newest_valid(run_dir: Path, *, model_only: bool = False) -> tuple[Checkpoint | None, list[str]]:
     """The newest checkpoint that is whole, and why newer ones were skipped; None where there is none at all.
 
+    `model_only` as in `load`.
     Raises UserError where there are checkpoints and none can be loaded: starting over would hide a loss.
     """
     skipped: list[str] = []
     for folder in _newest_first(run_dir):
         try:
-            return load(folder), skipped
+            return load(folder, model_only=model_only), skipped
         except UserError as error:
             skipped.append(str(error))
     if skipped:

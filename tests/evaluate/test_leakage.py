@@ -39,9 +39,11 @@ def test_attributes_are_read_in_the_order_of_the_split(tiny_shards: Path) -> Non
 def test_an_earlier_evaluation_is_used_for_its_own_checkpoint_and_shards_only(tmp_path: Path) -> None:
     made = make_predictions(n=20)
     run = make_run(tmp_path / "a", made, manifest_sha256="b" * 64)
-    found = finished_predictions(run, "test", 180, "b" * 64)
+    members = [{"seed": 42, "checkpoint_step": 180}]
+    other = [{"seed": 42, "checkpoint_step": 181}]
+    found = finished_predictions(run, "test", members, "b" * 64)
     assert found is not None
     assert found.keys == made.keys
-    assert finished_predictions(run, "test", 181, "b" * 64) is None
-    assert finished_predictions(run, "test", 180, "c" * 64) is None
-    assert finished_predictions(run, "val", 180, "b" * 64) is None
+    assert finished_predictions(run, "test", other, "b" * 64) is None
+    assert finished_predictions(run, "test", members, "c" * 64) is None
+    assert finished_predictions(run, "val", members, "b" * 64) is None

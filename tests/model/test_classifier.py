@@ -115,61 +115,6 @@ def test_frozen_encoders_have_no_dropout_and_keep_no_graph(build: Build, make_ba
     assert model.encode(*inputs).image_tokens.requires_grad
 
 
-def monte_carlo(
-    model: Classifier, inputs: tuple[torch.Tensor, ...], ids: torch.Tensor, rows: slice
-) -> torch.Tensor:
-    with torch.no_grad():
-        features = model.encode(*(tensor[rows] for tensor in inputs))
-    return model.mc_logits(features, ids[rows], range(6), seed=5)
-
-
-@pytest.mark.parametrize("fields", MODES)
-def test_monte_carlo_logits_do_not_depend_on_the_batch(
-    build: Build, make_batch: MakeBatch, fields: dict[str, str]
-) -> None:
-    model, inputs, ids = build(**fields).eval(), make_batch(6), torch.tensor([40, 3, 17, 8, 0, 99])
-    whole = monte_carlo(model, inputs, ids, slice(0, 6))
-    assert whole.shape == (6, 6, 3)
-    parts = [monte_carlo(model, inputs, ids, rows) for rows in (slice(0, 1), slice(1, 3), slice(3, 6))]
-    torch.testing.assert_close(torch.cat(parts, dim=1), whole, rtol=0, atol=1e-6)
-    assert torch.equal(monte_carlo(model, inputs, ids, slice(0, 6)), whole)
-
-
-def test_monte_carlo_passes_may_be_asked_for_in_parts(
-    build: Build, make_batch: MakeBatch, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model, inputs, ids = build().eval(), make_batch(), torch.arange(4)
-    with torch.no_grad():
-        features = model.encode(*inputs)
-    whole = model.mc_logits(features, ids, range(7), seed=5)
-    later = model.mc_logits(features, ids, range(4, 7), seed=5)
-    torch.testing.assert_close(later, whole[4:], rtol=0, atol=1e-6)
-    monkeypatch.setattr("cxr_dist.model.classifier._ROWS_AT_ONCE", 8)
-    torch.testing.assert_close(model.mc_logits(features, ids, range(7), seed=5), whole, rtol=0, atol=1e-6)
-
-
-def test_monte_carlo_passes_differ_by_pass_sample_and_seed(build: Build) -> None:
-    model = build(mode="image").eval()
-    same = Features(
-        image_tokens=None,
-        image_pooled=torch.ones(2, model.image.width),
-        text_tokens=None,
-        attention_mask=None,
-    )
-    logits = model.mc_logits(same, torch.tensor([1, 2]), range(20), seed=5)
-    assert len(torch.unique(logits.flatten(0, 1), dim=0)) == 40
-    assert not torch.equal(model.mc_logits(same, torch.tensor([1, 2]), range(20), seed=6), logits)
-
-
-def test_the_mean_of_many_passes_approaches_the_head_without_dropout_where_it_is_linear(build: Build) -> None:
-    model = build(mode="image", head_dropout=(0.0, 0.3)).double().eval()  # dropout before a linear layer only
-    pooled = torch.rand(1, model.image.width, dtype=torch.float64)
-    same = Features(image_tokens=None, image_pooled=pooled, text_tokens=None, attention_mask=None)
-    logits = model.mc_logits(same, torch.tensor([0]), range(4000), seed=1)
-    error = (logits.mean(0) - model.classify(same)).abs()
-    assert (error < 4.5 * logits.std(0) / 4000**0.5).all()
-
-
 @pytest.fixture
 def bundle(tmp_path: Path) -> tuple[Path, dict[str, torch.Tensor]]:
     """A bundle whose DenseNet-121 has random weights, written as `fetch` leaves it."""

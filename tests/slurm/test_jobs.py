@@ -91,11 +91,12 @@ def test_a_cancelled_run_saves_and_stays_cancelled(cluster, two_nodes, tiny_shar
 
 
 def test_evaluation_on_two_nodes_writes_the_bytes_of_one_process(cluster, alone, tmp_path):
-    from cxr_dist.inference import evaluate_run
+    from cxr_dist.evaluation import evaluate_runs
+    from cxr_dist.model.monte_carlo import McDropout
 
     run_dir = tmp_path / "run"
     shutil.copytree(alone, run_dir, symlinks=True)
-    evaluate_run(alone, "test", 3, None)
+    evaluate_runs([alone], alone, "test", McDropout(passes=3))
     job = submit(cluster, "evaluate.sh", run_dir, "--mc-samples", "3", log=tmp_path / "log")
     assert cluster.wait(job)["JobState"] == "COMPLETED", (tmp_path / "log").read_text()
     for name in ("metrics.json", "predictions.csv"):

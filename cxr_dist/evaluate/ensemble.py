@@ -1,0 +1,79 @@
+"""An ensemble: the predictions of several runs on the same samples in, their mean out.
+
+A deep ensemble averages probabilities (Lakshminarayanan et al., NeurIPS 2017). Its stochastic passes are those
+of all members together, so that the mutual information counts their disagreement too.
+"""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cxr_dist.config import Config
+from cxr_dist.errors import UserError
+from cxr_dist.evaluate.predictions import Predictions
+from cxr_dist.evaluate.uncertainty import McSummary, entropy
+
+
+def member_of(config: Config, step: int) -> dict[str, Any]:
+    """What metrics.json says of a member: the settings that tell it from the others, and its checkpoint."""
+    return {
+        "run": config.run,
+        "mode": config.model.mode,
+        "seed": config.seed,
+        "text_sections": list(config.data.text_sections) if config.model.uses_text else [],
+        "checkpoint_step": step,
+    }
+
+
+def average(members: Sequence[Predictions]) -> Predictions:
+    """The mean over members, one at least; all on the same samples, with the same number of passes each.
+
+    Raises UserError where their samples, labels or classes differ.
+    """
+    first = members[0]
+    if len(members) == 1:
+        return first
+    for other in members[1:]:
+        same = (first.task, first.classes, first.keys) == (other.task, other.classes, other.keys)
+        if not same or not np.array_equal(first.labels, other.labels):
+            raise UserError(
+                "the runs of an ensemble predict other classes or samples: take runs of one data set"
+            )
+    probabilities = np.mean([member.probabilities for member in members], axis=0)
+    summaries = [member.mc for member in members if member.mc is not None]
+    mc = _pooled(summaries, first) if summaries else None
+    return dataclasses.replace(first, probabilities=probabilities, mc=mc)
+
+
+def _pooled(members: Sequence[McSummary], predictions: Predictions) -> McSummary:
+    """The summary of all members' passes as if they had been one set of passes."""
+    means = np.array([member.mean for member in members])
+    mean = means.mean(axis=0)
+    # Law of total variance: the mean of the variances and the variance of the means.
+    variance = np.mean([member.variance for member in members], axis=0) + means.var(axis=0)
+    return McSummary(
+        mean=mean,
+        variance=variance,
+        predictive_entropy=entropy(mean, predictions.task),
+        expected_entropy=np.mean([member.expected_entropy for member in members], axis=0),
+        passes=sum(member.passes for member in members),
+    )
+
+
+def prepare_ensemble_folder(out: Path, first_run: Path) -> None:
+    """Make the folder that `cxr-dist compare` takes like a run: the first member's settings and machine (rank 0).
+
+    Raises UserError for a folder that holds something else, as a run's own.
+    """
+    marker = out / "ensemble.json"
+    if out.exists() and not marker.is_file() and any(out.iterdir()):
+        raise UserError(f"{out} is not an ensemble's folder: choose an empty or new one for --out")
+    out.mkdir(mode=0o700, parents=True, exist_ok=True)
+    marker.write_text(json.dumps({"format": "cxr_dist ensemble", "settings_of": first_run.resolve().name}))
+    for name in ("config.yaml", "environment.json"):
+        shutil.copyfile(first_run / name, out / name)

@@ -1,0 +1,160 @@
+"""Assembly of `cxr-dist evaluate` and `compare`: run folders in; metrics.json, predictions.csv and a page out."""
+
+import contextlib
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cxr_dist.config_file import load_config
+from cxr_dist.data.store import ShardStore
+from cxr_dist.distributed.backend import start, stop
+from cxr_dist.distributed.reduce import from_main
+from cxr_dist.distributed.world import World
+from cxr_dist.errors import UserError
+from cxr_dist.evaluate.assess import assess
+from cxr_dist.evaluate.compare import compare
+from cxr_dist.evaluate.ensemble import average, member_of, prepare_ensemble_folder
+from cxr_dist.evaluate.leakage import label_terms_redacted, patients_in_training
+from cxr_dist.evaluate.metrics import to_json
+from cxr_dist.evaluate.predict import predict_split
+from cxr_dist.evaluate.predictions import Predictions
+from cxr_dist.evaluate.run_result import finished_predictions
+from cxr_dist.evaluate.subgroups import read_attributes
+from cxr_dist.evaluate.thresholds import check_sensitivity
+from cxr_dist.files import write_whole
+from cxr_dist.model.monte_carlo import McDropout
+from cxr_dist.report.page import write_page
+from cxr_dist.shard.manifest import Manifest
+from cxr_dist.train.run_folder import manifest_sha256
+from cxr_dist.trained import TrainedModel, open_run
+
+
+def evaluate_runs(
+    run_dirs: Sequence[Path],
+    out: Path,
+    split: str,
+    mc: McDropout,
+    shards: Path | None = None,
+    at_sensitivity: float | None = None,
+) -> None:
+    """Evaluate the best checkpoint of a run, or the mean of several, on a split; once per rank (all ranks).
+
+    Writes OUT/evaluation/SPLIT; for one run `out` is its own folder. Temperature and thresholds are chosen on
+    validation, which is evaluated first unless it was already, with these checkpoints on these shards.
+    """
+    check_sensitivity(at_sensitivity)
+    world = World.from_environment()
+    device = start(world, load_config(run_dirs[0] / "config.yaml").train.timeout_minutes)
+    try:
+        opened = [open_run(run_dir, device, shards) for run_dir in run_dirs]
+        evaluation = _Evaluation([trained for trained, _ in opened], opened[0][1], world, out)
+        if world.is_main and len(run_dirs) > 1:
+            prepare_ensemble_folder(out, run_dirs[0])
+        validation = None
+        if split != "val" and evaluation.manifest.splits["val"].samples:
+            validation = evaluation.validation(mc, at_sensitivity)
+        evaluation.run(split, mc, validation, at_sensitivity)
+    finally:
+        stop()
+
+
+class _Evaluation:
+    """The members of an ensemble (mostly one) on the same shards."""
+
+    def __init__(
+        self,
+        members: Sequence[TrainedModel],
+        manifest: Manifest,
+        world: World,
+        out: Path,
+    ) -> None:
+        self.members, self.manifest, self.world, self.out = members, manifest, world, out
+        digests = {manifest_sha256(Path(member.config.data.shards)) for member in members}
+        if len(digests) > 1:
+            raise UserError(
+                "the runs of an ensemble were trained on different shards: name the ones to evaluate on, "
+                "with --shards DIR"
+            )
+        self.manifest_sha256 = digests.pop()
+        self.facts = [member_of(member.config, member.step) for member in members]
+
+    def validation(self, mc: McDropout, at_sensitivity: float | None) -> Predictions | None:
+        """Predictions on validation, of an earlier evaluation of the same checkpoints where there is one (rank 0)."""
+        found = None
+        if self.world.is_main:
+            found = finished_predictions(self.out, "val", self.facts, self.manifest_sha256)
+        # Rank 0 decides for all: another rank may not see the same files.
+        if from_main(torch.tensor(int(found is not None), device=self.members[0].device)):
+            return found
+        return self.run("val", mc, None, at_sensitivity)
+
+    def run(
+        self, split: str, mc: McDropout, validation: Predictions | None, at_sensitivity: float | None
+    ) -> Predictions:
+        """Predict, gather, assess and write (all ranks)."""
+        found = average(
+            [
+                predict_split(
+                    member.classifier,
+                    member.config,
+                    self.manifest,
+                    split,
+                    tokenizer=member.tokenizer,
+                    world=self.world,
+                    device=member.device,
+                    mc=mc,
+                )
+                for member in self.members
+            ]
+        )
+        if self.world.is_main:
+            self._write(split, mc, found, validation, at_sensitivity)
+        return found
+
+    def _write(
+        self,
+        split: str,
+        mc: McDropout,
+        found: Predictions,
+        validation: Predictions | None,
+        at_sensitivity: float | None,
+    ) -> None:
+        shards, folder = Path(self.members[0].config.data.shards), self.out / "evaluation" / split
+        folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.closing(ShardStore(shards, self.manifest, split)) as store:
+            found = dataclasses.replace(found, attributes=read_attributes(store))
+        facts = self._facts(split, mc, shards) | assess(found, validation, at_sensitivity)
+        found.write_csv(folder / "predictions.csv")
+        write_whole(folder / "metrics.json", to_json(facts))
+
+    def _facts(self, split: str, mc: McDropout, shards: Path) -> dict[str, Any]:
+        """What metrics.json says beside the blocks of `assess`."""
+        modes = {member["mode"] for member in self.facts}
+        sections = [section for member in self.facts for section in member["text_sections"]]
+        return {
+            "run": self.facts[0]["run"],
+            "mode": modes.pop() if len(modes) == 1 else "fused",
+            "members": self.facts,
+            "split": split,
+            "text_sections": list(dict.fromkeys(sections)),
+            "split_by": self.manifest.split_by,
+            "made_data": self.manifest.made_data,
+            "label_source": self.manifest.reader,
+            "label_terms_redacted": label_terms_redacted(self.manifest),
+            "patients_in_training": patients_in_training(shards, self.manifest, split),
+            "manifest_sha256": self.manifest_sha256,
+            "checkpoint_step": self.facts[0]["checkpoint_step"],
+            "mc_scope": mc.scope if mc.passes else None,
+        }
+
+
+def compare_runs(run_dirs: list[Path], split: str, out: Path) -> Path:
+    """Write comparison.json and report.html of evaluated runs; returns the page's path."""
+    comparison = compare(run_dirs, split)
+    out.mkdir(parents=True, exist_ok=True)
+    write_whole(out / "comparison.json", to_json(comparison.to_dict()))
+    write_page(comparison, out / "report.html")
+    return out / "report.html"
