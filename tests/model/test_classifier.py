@@ -11,7 +11,6 @@ from torchvision.models import densenet121
 from cxr_dist.config import ModelConfig
 from cxr_dist.errors import UserError
 from cxr_dist.model.classifier import Classifier, build_classifier, load_pretrained
-from cxr_dist.model.fusion import Features
 from cxr_dist.model.image import grey_weights
 
 Build = Callable[..., Classifier]

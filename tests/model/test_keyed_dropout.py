@@ -1,19 +1,25 @@
-"""Keyed dropout: its masks are uniform, independent, and know nothing of the batch."""
+"""Keyed dropout: its masks are uniform, independent, and know nothing of batch or padding; every dropout gets one."""
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional
 
 from cxr_dist.data import random as reference
-from cxr_dist.model.dropout import DropoutKeys, KeyedDropout, hash64
+from cxr_dist.model.dropout import DropoutKeys, KeyedDropout, drop_rows, hash64, kept_elements
 
 ROWS, WIDTH = 2000, 64
 
 
 def keys_of(sample_ids: torch.Tensor, number: int = 0, seed: int = 1) -> DropoutKeys:
     return DropoutKeys.grid(seed=seed, sample_ids=sample_ids, passes=range(number, number + 1))
+
+
+def kept(keys: DropoutKeys, rate: float = 0.5, layer: int = 0, width: int = WIDTH) -> torch.Tensor:
+    return kept_elements(keys, [width], rate, layer)
 
 
 @given(
@@ -28,59 +34,112 @@ def test_hash_has_the_bits_of_the_data_rooms_hash(words: list[list[int]]) -> Non
 
 @pytest.mark.parametrize("rate", [0.1, 0.3, 0.5])
 def test_masks_drop_at_the_rate(rate: float) -> None:
-    kept = KeyedDropout(rate, layer=0).kept(keys_of(torch.arange(ROWS)), WIDTH).double()
+    mask = kept(keys_of(torch.arange(ROWS)), rate).double()
     # Four standard errors of a mean of ROWS × WIDTH, ROWS and WIDTH independent coins.
     deviation = (rate * (1 - rate)) ** 0.5
-    assert abs(kept.mean() - (1 - rate)) < 4 * deviation / (ROWS * WIDTH) ** 0.5
-    assert (kept.mean(0) - (1 - rate)).abs().max() < 4.5 * deviation / ROWS**0.5
-    assert (kept.mean(1) - (1 - rate)).abs().max() < 4.5 * deviation / WIDTH**0.5
+    assert abs(mask.mean() - (1 - rate)) < 4 * deviation / (ROWS * WIDTH) ** 0.5
+    assert (mask.mean(0) - (1 - rate)).abs().max() < 4.5 * deviation / ROWS**0.5
+    assert (mask.mean(1) - (1 - rate)).abs().max() < 4.5 * deviation / WIDTH**0.5
 
 
-def test_masks_of_other_passes_samples_layers_and_seeds_are_uncorrelated() -> None:
+def test_masks_of_other_passes_samples_layers_seeds_and_elements_are_uncorrelated() -> None:
     ids = torch.arange(ROWS)
-    first = KeyedDropout(0.5, layer=0).kept(keys_of(ids), WIDTH)
+    first = kept(keys_of(ids))
     others = {
-        "pass": KeyedDropout(0.5, layer=0).kept(keys_of(ids, number=1), WIDTH),
-        "sample": KeyedDropout(0.5, layer=0).kept(keys_of(ids + 1), WIDTH),
-        "layer": KeyedDropout(0.5, layer=1).kept(keys_of(ids), WIDTH),
-        "seed": KeyedDropout(0.5, layer=0).kept(keys_of(ids, seed=2), WIDTH),
+        "pass": kept(keys_of(ids, number=1)),
+        "sample": kept(keys_of(ids + 1)),
+        "layer": kept(keys_of(ids), layer=1),
+        "seed": kept(keys_of(ids, seed=2)),
         "element": first.roll(1, dims=1),
+        "element of the next word": first.roll(4, dims=1),
     }
     for name, other in others.items():
         agreement = (first == other).double().mean()
         assert abs(agreement - 0.5) < 4 * 0.5 / (ROWS * WIDTH) ** 0.5, name
 
 
-@given(order=st.permutations(range(8)), size=st.integers(1, 8))
-def test_a_samples_mask_does_not_depend_on_its_batch(order: list[int], size: int) -> None:
-    dropout = KeyedDropout(0.3, layer=2)
-    whole = dropout.kept(DropoutKeys.grid(seed=3, sample_ids=torch.arange(8), passes=range(2)), 20)
+@given(order=st.permutations(range(8)), size=st.integers(1, 8), width=st.integers(1, 21))
+def test_a_samples_mask_does_not_depend_on_its_batch(order: list[int], size: int, width: int) -> None:
+    whole = kept(DropoutKeys.grid(seed=3, sample_ids=torch.arange(8), passes=range(2)), 0.3, 2, width)
     part = torch.tensor(order[:size])
-    found = dropout.kept(DropoutKeys.grid(seed=3, sample_ids=part, passes=range(2)), 20)
-    assert torch.equal(found.view(2, size, 20), whole.view(2, 8, 20)[:, part])
+    found = kept(DropoutKeys.grid(seed=3, sample_ids=part, passes=range(2)), 0.3, 2, width)
+    assert torch.equal(found.view(2, size, width), whole.view(2, 8, width)[:, part])
+
+
+@given(height=st.integers(1, 9), width=st.integers(1, 9))
+def test_padding_of_an_axis_changes_no_mask(height: int, width: int) -> None:
+    keys = keys_of(torch.arange(3))
+    padded = kept_elements(keys, (2, 9, 9), 0.4, 0)
+    assert torch.equal(kept_elements(keys, (2, height, width), 0.4, 0), padded[:, :, :height, :width])
 
 
 def test_survivors_are_scaled_so_that_the_mean_stays() -> None:
-    dropped = KeyedDropout(0.5, layer=0)(torch.ones(ROWS, WIDTH), keys_of(torch.arange(ROWS)))
+    dropped = drop_rows(torch.ones(ROWS, WIDTH), keys_of(torch.arange(ROWS)), 0.5, 0)
     assert set(dropped.unique().tolist()) == {0.0, 2.0}
+    rare = drop_rows(torch.ones(ROWS, WIDTH), keys_of(torch.arange(ROWS)), 0.1, 0)
+    assert rare.max().item() == pytest.approx(1 / (1 - round(0.1 * 65_536) / 65_536))
 
 
-def test_without_keys_it_is_ordinary_dropout() -> None:
-    dropout, ones = KeyedDropout(0.5, layer=0), torch.ones(100, WIDTH)
+class Calls(nn.Module):
+    """The ways in which a network drops: a layer, a functional, both ways to pass an attention's rate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Dropout(0.5)
+
+    def forward(self, rows: torch.Tensor) -> list[torch.Tensor]:
+        heads = rows.view(len(rows), 1, 8, 8)
+        return [
+            self.layer(rows),
+            functional.dropout(rows, 0.5, self.training),
+            functional.dropout(rows, p=0.5, training=self.training),
+            functional.scaled_dot_product_attention(heads, heads, heads, dropout_p=0.5 * self.training),
+            functional.scaled_dot_product_attention(heads, heads, heads, None, 0.5 * self.training),
+        ]
+
+
+def test_every_kind_of_dropout_is_keyed_and_none_draws_a_random_number() -> None:
+    model, rows, keys = Calls(), torch.ones(6, 64), keys_of(torch.arange(6))
+    state = torch.get_rng_state()
+    with KeyedDropout(keys, first_layer=5):
+        first = model(rows)
+    with KeyedDropout(keys, first_layer=5):
+        again = model(rows)
+    assert torch.equal(torch.get_rng_state(), state)
+    for number, (a, b) in enumerate(zip(first, again, strict=True)):
+        assert torch.equal(a, b)
+        assert len(a.unique()) > 1, number
+    assert not torch.equal(first[0], first[1])  # each call is a layer of its own
+    assert torch.equal(first[1], drop_rows(rows, keys, 0.5, 6))
+
+
+def test_what_is_in_eval_mode_or_has_rate_zero_is_left_alone() -> None:
+    model, rows = Calls().eval(), torch.randn(6, 64)
+    plain = model(rows)
+    with KeyedDropout(keys_of(torch.arange(6)), first_layer=0):
+        found = model(rows)
+        assert torch.equal(functional.dropout(rows, 0.0), rows)
+    assert all(torch.equal(a, b) for a, b in zip(found, plain, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["none", "bool", "float"])
+def test_attention_is_torchs_up_to_the_masks(kind: str) -> None:
+    """A rate below 1/65,536 drops nothing, and leaves torch's own attention."""
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(2, 3, 5, 4, generator=generator, dtype=torch.float64) for _ in range(3))
+    allowed = torch.tensor([True, True, True, False, True]).expand(2, 1, 5, 5)
+    mask = {"none": None, "bool": allowed, "float": torch.where(allowed, 0.0, -1e9).double()}[kind]
+    expected = functional.scaled_dot_product_attention(query, key, value, mask)
+    with KeyedDropout(keys_of(torch.arange(2)), first_layer=0):
+        found = functional.scaled_dot_product_attention(query, key, value, mask, dropout_p=1e-6)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_outside_the_context_dropout_is_torchs_own() -> None:
+    ones = torch.ones(100, WIDTH)
+    with KeyedDropout(keys_of(torch.arange(100)), first_layer=0):
+        nn.Dropout(0.5)(ones)
     torch.manual_seed(7)
-    dropped = dropout(ones)
+    dropped = nn.Dropout(0.5)(ones)
     torch.manual_seed(7)
-    assert torch.equal(dropped, torch.nn.functional.dropout(ones, 0.5))
-    assert torch.equal(dropout.eval()(ones), ones)
-
-
-def test_keys_drop_in_eval_mode_too() -> None:
-    dropout, ones = KeyedDropout(0.5, layer=0), torch.ones(4, WIDTH)
-    keys = keys_of(torch.arange(4))
-    assert torch.equal(dropout.eval()(ones, keys), dropout.train()(ones, keys))
-    assert (dropout(ones, keys) == 0).any()
-
-
-def test_rate_zero_keeps_everything() -> None:
-    ones = torch.ones(4, WIDTH)
-    assert torch.equal(KeyedDropout(0.0, layer=0)(ones, keys_of(torch.arange(4))), ones)
+    assert torch.equal(dropped, functional.dropout(ones, 0.5))
