@@ -67,19 +67,37 @@ def test_a_run_goes_on_at_another_world_size(finished_runs, tiny_shards, tmp_pat
         assert loss == pytest.approx(expected[step], rel=1e-9), step
 
 
-def test_evaluation_writes_the_same_bytes_at_any_world_size(finished_runs, run_ranks):
-    written = set()
-    for size in (1, 2, 3, 4):
-        shutil.rmtree(finished_runs[1] / "evaluation", ignore_errors=True)  # validation, too
-        run_ranks(size, "evaluate", finished_runs[1], "--mc-samples", "5")
-        folder = finished_runs[1] / "evaluation" / "test"
-        files = sorted(folder.parent.rglob("*.*"))
-        assert [f"{path.parent.name}/{path.name}" for path in files] == [
-            f"{split}/{name}" for split in ("test", "val") for name in ("metrics.json", "predictions.csv")
-        ]
-        written.add(b"".join(path.read_bytes() for path in files))
+@pytest.mark.parametrize(("scope", "sizes"), [("head", (1, 2, 3, 4)), ("all", (1, 3))])
+def test_evaluation_writes_the_same_bytes_at_any_world_size(finished_runs, run_ranks, scope, sizes):
+    run_dir, written = finished_runs[1], set()
+    for size in sizes:
+        shutil.rmtree(run_dir / "evaluation", ignore_errors=True)  # validation, too
+        run_ranks(size, "evaluate", run_dir, "--mc-samples", "5", "--mc-scope", scope)
+        written.add(evaluation_bytes(run_dir))
     assert len(written) == 1
-    assert json.loads((folder / "metrics.json").read_text())["metrics"]["n"] >= 20
+    metrics = json.loads((run_dir / "evaluation" / "test" / "metrics.json").read_text())
+    assert metrics["metrics"]["n"] >= 20
+    assert metrics["metrics"]["uncertainty"] is not None
+    assert metrics["mc_scope"] == scope
+
+
+def test_an_ensemble_is_evaluated_alike_at_any_world_size(finished_runs, tmp_path, run_ranks):
+    written = set()
+    for size in (1, 3):
+        out = tmp_path / f"ensemble{size}"
+        members = (finished_runs[1], "--ensemble", finished_runs[2], finished_runs[4])
+        run_ranks(size, "evaluate", *members, "--out", out, "--mc-samples", "2")
+        written.add(evaluation_bytes(out))
+    assert len(written) == 1
+    assert len(json.loads((out / "evaluation" / "test" / "metrics.json").read_text())["members"]) == 3
+
+
+def evaluation_bytes(run_dir):
+    files = sorted((run_dir / "evaluation").rglob("*.*"))
+    assert [f"{path.parent.name}/{path.name}" for path in files] == [
+        f"{split}/{name}" for split in ("test", "val") for name in ("metrics.json", "predictions.csv")
+    ]
+    return b"".join(path.read_bytes() for path in files)
 
 
 def test_a_world_size_that_does_not_divide_the_lanes_is_refused(tiny_shards, tmp_path, start_ranks):
