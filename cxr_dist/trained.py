@@ -53,14 +53,21 @@ class TrainedModel:
 
     def batch(self, cases: Sequence[Case]) -> Batch:
         """Cases through the very stages that a stored sample passes; sample ids count from 0. Raises UserError."""
-        samples = [self._sample(number, case) for number, case in enumerate(cases)]
+        return self.batch_of([self.sample(case, number) for number, case in enumerate(cases)])
+
+    def batch_of(self, samples: Sequence[dict[str, Any]]) -> Batch:
+        """What `sample` made of one case or more, as one batch; samples are used up."""
         size = self.config.data.image_size if self.config.model.uses_image else None
         to_pixels = decode(self.image["short_side"], size)
         to_batch = collate(size, Augmentation(), self.tokenizer, self.config.data.text_sections)
-        batch: Batch = next(iter(to_batch(to_pixels(iter([samples])))))
+        batch: Batch = next(iter(to_batch(to_pixels(iter([list(samples)])))))
         return batch
 
-    def _sample(self, number: int, case: Case) -> dict[str, Any]:
+    def sample(self, case: Case, number: int = 0) -> dict[str, Any]:
+        """A case as a stored sample with this sample id, its film read and compressed; raises UserError.
+
+        This is the slow part of `batch`, and threads may call it.
+        """
         uses = self.config.model
         if uses.uses_image and case.image is None:
             raise UserError("this run's model reads a film: give --image FILE")
@@ -80,7 +87,7 @@ class TrainedModel:
         try:
             grey = ImageFile(path=film).read(self.image["short_side"])
         except ImageProblem as problem:
-            raise UserError(f"--image cannot be used: {problem.reason}; expected a PNG or JPEG") from None
+            raise UserError(f"the film cannot be used: {problem.reason}; expected a PNG or JPEG") from None
         return encode_jpeg(grey, self.image["quality"])
 
 

@@ -177,7 +177,7 @@ def test_predict_one_film(cxr_dist, run_dir, tiny_shards, tmp_path):
     (tmp_path / "not-a-film.png").write_text("hello")
     status, _, err = cxr_dist("predict", run_dir, "--image", tmp_path / "not-a-film.png")
     assert status == 2
-    assert "--image cannot be used: image not readable; expected a PNG or JPEG" in err
+    assert "the film cannot be used: image not readable; expected a PNG or JPEG" in err
 
 
 def test_the_same_run_folder_with_other_settings_is_refused(cxr_dist, run_dir, tiny_shards):

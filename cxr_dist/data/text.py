@@ -8,6 +8,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,16 @@ def report_text(sample: dict[str, Any], sections: tuple[str, ...]) -> str:
     return " ".join(text for name in sections if (text := sample["text"].get(name)))
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReportWord:
+    """A word of a report, and where its tokens stand."""
+
+    text: str
+    """As the report has it."""
+    tokens: tuple[int, ...]
+    """Positions in the row of token ids."""
+
+
 class ReportTokenizer:
     """A Hugging Face fast tokenizer from a local folder; batches in, padded id tensors out.
 
@@ -61,6 +72,23 @@ class ReportTokenizer:
         tokens = np.array([report.ids for report in encoded], dtype=np.int64)
         mask = np.array([report.attention_mask for report in encoded], dtype=np.int64)
         return torch.from_numpy(tokens), torch.from_numpy(mask)
+
+    def words(self, report: str) -> tuple[list[ReportWord], int]:
+        """The words that the tokens of one report stand for, in order, and how many words were cut off.
+
+        Special tokens and padding belong to no word. A word with a token before the cut counts as read.
+        """
+        encoded = self._tokenizer.encode(report)
+        tokens: dict[int, list[int]] = {}
+        for position, word in enumerate(encoded.word_ids):
+            if word is not None:
+                tokens.setdefault(word, []).append(position)
+        words = []
+        for positions in tokens.values():
+            start, end = encoded.offsets[positions[0]][0], encoded.offsets[positions[-1]][1]
+            words.append(ReportWord(text=report[start:end].strip(), tokens=tuple(positions)))
+        rest = {word for part in encoded.overflowing for word in part.word_ids if word is not None}
+        return words, len(rest - tokens.keys())
 
 
 def learn_wordpiece(reports: Iterable[str], size: int = 2000, min_reports: int = 20) -> Tokenizer:

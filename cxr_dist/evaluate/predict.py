@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from cxr_dist.config import Config
 from cxr_dist.data.batch import Batch
@@ -26,10 +27,10 @@ from cxr_dist.model.image import normalise
 from cxr_dist.model.monte_carlo import Inputs, McDropout, mc_logits
 from cxr_dist.shard.manifest import Manifest, Task
 
+Floats = NDArray[np.float64]
 _NO_PASSES = McDropout()
 
 
-@torch.no_grad()
 def predict_batch(
     model: Classifier, batch: Batch, config: Config, task: Task, mc: McDropout, device: torch.device
 ) -> np.ndarray:
@@ -37,19 +38,36 @@ def predict_batch(
 
     The model is in eval mode; the masks of the stochastic passes follow from (seed, sample, pass).
     """
+    certain, passes = predict_passes(model, batch, config, task, mc, device)
+    columns = [batch.sample_ids[:, None].cpu().numpy(), certain]
+    if passes is not None:
+        found = summarise(passes, task)
+        entropies = [found.predictive_entropy[:, None], found.expected_entropy[:, None]]
+        columns += [found.mean, found.variance, *entropies]
+    return np.concatenate(columns, axis=1, dtype=np.float64)
+
+
+@torch.no_grad()
+def predict_passes(
+    model: Classifier, batch: Batch, config: Config, task: Task, mc: McDropout, device: torch.device
+) -> tuple[Floats, Floats | None]:
+    """Probabilities [b, C] of the deterministic pass, and [P, b, C] of the stochastic ones where there are any."""
     batch = batch.to(device)
+    inputs = inputs_of(model, batch)
+    with autocast(device, config.precision):
+        features = model.encode(inputs.images, inputs.tokens, inputs.attention_mask)
+        certain = probabilities(model.classify(features), task).cpu().numpy()
+        if not mc.passes:
+            return certain, None
+        logits = mc_logits(model, inputs, features, batch.sample_ids, mc, config.seed)
+        return certain, probabilities(logits, task).cpu().numpy()
+
+
+def inputs_of(model: Classifier, batch: Batch) -> Inputs:
+    """What the model takes of a batch that is on its device: films normalised, in its own precision."""
     dtype = next(model.parameters()).dtype
     images = normalise(batch.images, dtype) if batch.images is not None else None
-    with autocast(device, config.precision):
-        features = model.encode(images, batch.tokens, batch.attention_mask)
-        columns = [batch.sample_ids[:, None], probabilities(model.classify(features), task)]
-        if mc.passes:
-            inputs = Inputs(images=images, tokens=batch.tokens, attention_mask=batch.attention_mask)
-            logits = mc_logits(model, inputs, features, batch.sample_ids, mc, config.seed)
-            found = summarise(probabilities(logits, task).cpu().numpy(), task)
-            entropies = [found.predictive_entropy[:, None], found.expected_entropy[:, None]]
-            columns += [torch.from_numpy(column) for column in (found.mean, found.variance, *entropies)]
-    return np.concatenate([column.double().cpu().numpy() for column in columns], axis=1)
+    return Inputs(images=images, tokens=batch.tokens, attention_mask=batch.attention_mask)
 
 
 def probabilities(logits: torch.Tensor, task: Task) -> torch.Tensor:

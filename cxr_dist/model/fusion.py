@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor, nn
 
-from cxr_dist.model.text import masked_mean
+from cxr_dist.model.text import masked_mean, mean_shares
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +44,10 @@ class Summary(nn.Module):
         """Where each query looks, mean over heads: [b, queries, keys]; None without attention."""
         return None
 
+    def token_shares(self, attention_mask: Tensor) -> Tensor | None:
+        """How much of the summary each report token supplies, [b, T], rows sum to 1; None where none enters it."""
+        return None
+
 
 class ImageSummary(Summary):
     """The mean image token: the original's image-only model."""
@@ -72,6 +76,10 @@ class TextSummary(Summary):
         assert features.attention_mask is not None
         projected: Tensor = self.projection(masked_mean(features.text_tokens, features.attention_mask))
         return projected
+
+    def token_shares(self, attention_mask: Tensor) -> Tensor:
+        """Equal shares of the real tokens, [b, T]."""
+        return mean_shares(attention_mask)
 
 
 class Fusion(Summary):
@@ -123,6 +131,10 @@ class TokenFusion(Fusion):
         queries, keys = self._project(features)
         weights: Tensor = self.attention(queries, keys, keys, need_weights=True)[1]
         return weights
+
+    def token_shares(self, attention_mask: Tensor) -> Tensor:
+        """Equal shares of the real tokens, [b, T]: each is a query, and the queries are averaged."""
+        return mean_shares(attention_mask)
 
     def _project(self, features: Features) -> tuple[Tensor, Tensor]:
         return self.text_projection(features.text_tokens), self.image_projection(features.image_tokens)

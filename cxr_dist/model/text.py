@@ -28,6 +28,11 @@ def masked_mean(tokens: Tensor, attention_mask: Tensor) -> Tensor:
     return (wide * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
 
 
+def mean_shares(attention_mask: Tensor) -> Tensor:
+    """The weights of `masked_mean`, float32 [b, T]: equal over a row's real tokens, 0 elsewhere."""
+    return attention_mask / attention_mask.sum(dim=1, keepdim=True).clamp(min=1)
+
+
 class TextEncoder(nn.Module):
     """A BERT-like encoder with the architecture of FOLDER/config.json, random at first.
 

@@ -56,3 +56,21 @@ def test_a_folder_without_config_is_refused_and_leaves_nothing(tmp_path):
     with pytest.raises(UserError, match=r"has no config.json: expected a Hugging Face model folder"):
         prepare_text_folder(tmp_path / "text_encoder", tmp_path / "source", iter(()))
     assert not (tmp_path / "text_encoder").exists()
+
+
+def test_words_are_the_reports_own_and_each_ordinary_token_belongs_to_one(folder):
+    tokenizer = ReportTokenizer(folder, max_tokens=64)
+    words, cut = tokenizer.words("Élevated HEART, no effusion.")
+    assert [word.text for word in words] == ["Élevated", "HEART", ",", "no", "effusion", "."]
+    assert cut == 0
+    assert len(words[0].tokens) > 1  # not in the vocabulary, so spelt in pieces
+    _, mask = tokenizer(["Élevated HEART, no effusion."])
+    owned = [position for word in words for position in word.tokens]
+    assert owned == list(range(1, int(mask.sum()) - 1))  # [CLS] and [SEP] belong to none
+
+
+def test_words_beyond_the_cut_are_counted(folder):
+    words, cut = ReportTokenizer(folder, max_tokens=8).words("Heart size is normal. " * 4)
+    assert [word.text for word in words] == ["Heart", "size", "is", "normal", ".", "Heart"]
+    assert cut == 4 * 5 - 6
+    assert ReportTokenizer(folder, max_tokens=8).words("") == ([], 0)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cxr_dist.model.fusion import Features, Fusion, PooledFusion, TokenFusion
+from cxr_dist.model.fusion import Features, Fusion, PooledFusion, TextSummary, TokenFusion
 
 
 def make(kind: type[Fusion]) -> Fusion:
@@ -94,3 +94,14 @@ def test_dropout_acts_on_the_attended_half_only() -> None:
     dropped = fusion.drop(torch.ones(50, 32))
     assert torch.equal(dropped[:, :16], torch.ones(50, 16))
     assert set(dropped[:, 16:].unique().tolist()) == {0.0, 2.0}
+
+
+def test_token_shares_are_the_weights_with_which_tokens_enter_the_summary() -> None:
+    torch.manual_seed(0)
+    summary, seen = TextSummary(8, 16).double(), features(MASK)
+    assert seen.text_tokens is not None
+    shares = summary.token_shares(MASK)
+    mixed = (shares.double().unsqueeze(-1) * summary.projection(seen.text_tokens)).sum(1)
+    torch.testing.assert_close(mixed, summary(seen), rtol=1e-6, atol=1e-6)
+    assert torch.equal(make(TokenFusion).token_shares(MASK), shares)
+    assert make(PooledFusion).token_shares(MASK) is None  # its output does not depend on the report
