@@ -57,11 +57,19 @@ def shard(
     print_summary(manifest, Console())
 
 
-def verify(shards: Positional[_FOLDER]) -> None:
-    """Check shards: counts, sha256, duplicate keys, no patient in two splits. Exit 1 with what is wrong."""
+def verify(shards: Positional[_FOLDER], *, near_duplicates: bool = True, workers: int = 0) -> None:
+    """Check shards: counts, sha256, duplicate keys, no patient or film in two splits. Exit 1 with what is wrong.
+
+    Args:
+        shards: A folder that `cxr-dist shard` wrote.
+        near_duplicates: Look for the same film in two splits; false where what was found is known and harmless.
+        workers: Processes; 0: one per core.
+    """
+    import os
+
     from cxr_dist.shard.verify import verify as find_faults
 
-    faults = find_faults(shards)
+    faults = find_faults(shards, near_duplicates=near_duplicates, workers=workers or os.cpu_count() or 1)
     print("\n".join(faults) if faults else "all shards are as they were written")
     sys.exit(1 if faults else 0)
 

@@ -15,16 +15,18 @@ from numpy.typing import NDArray
 from cxr_dist.errors import UserError
 from cxr_dist.files import sha256_of
 from cxr_dist.shard.manifest import Manifest, ShardEntry, SplitEntry, load_manifest, open_index
+from cxr_dist.shard.near_duplicates import find_near_duplicates
 from cxr_dist.shard.tar import members_of
 
 _Indices = Mapping[str, Sequence[NDArray[Any]]]
 
 
-def verify(shards: Path) -> list[str]:
+def verify(shards: Path, *, near_duplicates: bool = True, workers: int = 0) -> list[str]:
     """Everything that is wrong; an empty list for a whole folder. Raises UserError without a manifest.
 
     Checks sha256 of tars and indices, every member of a tar against its index, counts, keys used twice, and
-    patients (or studies, as the split was made) in two splits.
+    patients (or studies, as the split was made) in two splits. In a folder where all that is right,
+    `near_duplicates` then looks for films that are in two splits, in `workers` processes (0: in this one).
     """
     manifest = load_manifest(shards)
     problems: list[str] = []
@@ -37,7 +39,8 @@ def verify(shards: Path) -> list[str]:
                 indices[name].append(index)
                 problems += _check_groups(shard, index) + _check_tar(shards, shard, index)
         problems += _check_counts(name, split, manifest, indices[name])
-    return problems + _check_keys(indices) + _check_leaks(manifest, indices) + _check_strays(shards, manifest)
+    problems += _check_keys(indices) + _check_leaks(manifest, indices) + _check_strays(shards, manifest)
+    return problems or (find_near_duplicates(shards, manifest, workers) if near_duplicates else [])
 
 
 def _open(folder: Path, shard: ShardEntry, num_labels: int, problems: list[str]) -> NDArray[Any] | None:

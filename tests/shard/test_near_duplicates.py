@@ -1,0 +1,142 @@
+"""verify finds a film that is in two splits however it was changed on the way, and takes no two films for one."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from films import DISTORTIONS, texture
+from PIL import Image
+from table_source import make_source, source_names, table_recipe
+
+from cxr_dist.shard.image import ImageFile
+from cxr_dist.shard.likeness import correlation, fingerprint, nearest
+from cxr_dist.shard.manifest import load_manifest, open_index
+from cxr_dist.shard.near_duplicates import find_near_duplicates
+from cxr_dist.shard.recipe import Demo, ImageFormat, load_recipe
+from cxr_dist.shard.verify import verify
+from cxr_dist.shard.write import write_shards
+
+RECIPES = Path(__file__).resolve().parents[2] / "shards"
+RECIPE = table_recipe(image=ImageFormat(short_side=128))
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = make_source(tmp_path_factory.mktemp("near") / "source", patients=20, films=2)
+    for number, path in enumerate(sorted((folder / "images").iterdir())):
+        Image.fromarray(texture(number)).save(path)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clean(source: Path) -> Path:
+    write_shards(RECIPE, source, source.parent / "clean", workers=0)
+    return source.parent / "clean"
+
+
+def place_of(shards: Path, split: str, name: str) -> str:
+    """Shard file and sample of a source film."""
+    names = source_names(shards)
+    for shard in load_manifest(shards).splits[split].shards:
+        for sample, key in enumerate(open_index(shards, shard, 1)["key"]):
+            if names[key.decode()] == name:
+                return f"{shard.file} sample {sample}"
+    raise AssertionError(f"{name} is not in {split}")
+
+
+def names_in(shards: Path, split: str) -> list[str]:
+    """The source names of a split's films."""
+    names = source_names(shards)
+    entries = load_manifest(shards).splits[split].shards
+    return [names[key.decode()] for shard in entries for key in open_index(shards, shard, 1)["key"]]
+
+
+def plant(source: Path, shards: Path, original: str, target: str, distort: Callable) -> None:
+    """Shard the source with the film `target` replaced by a copy of `original`."""
+    images = source / "images"
+    kept = (images / target).read_bytes()
+    copy = distort(np.asarray(Image.open(images / original)))
+    (images / target).write_bytes(bytes(cv2.imencode(".png", copy)[1]))
+    write_shards(RECIPE, source, shards, workers=0)
+    (images / target).write_bytes(kept)
+
+
+def test_films_of_their_own_are_no_problem(clean):
+    assert verify(clean) == []
+
+
+@pytest.mark.parametrize("distort", DISTORTIONS.values(), ids=DISTORTIONS)
+def test_a_changed_copy_in_another_split_is_found(source, clean, tmp_path, distort):
+    original, target = names_in(clean, "train")[5], names_in(clean, "test")[3]
+    plant(source, tmp_path / "shards", original, target, distort)
+    first = place_of(tmp_path / "shards", "test", target)
+    other = place_of(tmp_path / "shards", "train", original)
+    (problem,) = verify(tmp_path / "shards")
+    assert problem.startswith(
+        f"1 films of test are near-duplicates of films of train, first {first} and {other}: give"
+    )
+    assert "secret" not in problem
+    assert "--near-duplicates false" in problem
+    assert verify(tmp_path / "shards", near_duplicates=False) == []
+
+
+def test_each_pair_of_splits_is_searched_and_processes_change_nothing(source, clean, tmp_path):
+    original, target = names_in(clean, "val")[2], names_in(clean, "test")[1]
+    plant(source, tmp_path / "shards", original, target, DISTORTIONS["all at once"])
+    found = verify(tmp_path / "shards", workers=0)
+    assert [problem.partition(", first")[0] for problem in found] == [
+        "1 films of val are near-duplicates of films of test"
+    ]
+    assert verify(tmp_path / "shards", workers=1) == found
+
+
+def test_copies_within_a_split_are_no_leak(source, clean, tmp_path):
+    original, target = names_in(clean, "train")[3], names_in(clean, "train")[20]
+    plant(source, tmp_path / "shards", original, target, DISTORTIONS["turned"])
+    assert verify(tmp_path / "shards") == []
+
+
+def test_split_by_image_copies_are_there_by_choice(source, tmp_path):
+    recipe = dataclasses.replace(RECIPE, split=dataclasses.replace(RECIPE.split, by="image"))
+    write_shards(recipe, source, tmp_path / "other", workers=0)
+    original, target = names_in(tmp_path / "other", "train")[0], names_in(tmp_path / "other", "test")[0]
+    kept = (source / "images" / target).read_bytes()
+    (source / "images" / target).write_bytes((source / "images" / original).read_bytes())
+    manifest = write_shards(recipe, source, tmp_path / "shards", workers=0)
+    (source / "images" / target).write_bytes(kept)
+    assert verify(tmp_path / "shards") == []
+    by_patient = dataclasses.replace(manifest, split_by="patient")
+    assert len(find_near_duplicates(tmp_path / "shards", by_patient, 0)) == 1
+
+
+def test_made_films_are_alike_but_no_two_are_one(tiny_shards, tmp_path):
+    assert verify(tiny_shards) == []
+    recipe = dataclasses.replace(load_recipe(RECIPES / "demo.yaml"), demo=Demo(studies=300))
+    write_shards(recipe, None, tmp_path / "demo", workers=0)
+    assert verify(tmp_path / "demo") == []
+
+
+@pytest.mark.shared
+def test_one_real_film_was_published_for_two_patients(real_data, tmp_path):
+    write_shards(load_recipe(RECIPES / "covid_cxr.yaml"), real_data / "covid-cxr", tmp_path / "s", workers=0)
+    (problem,) = verify(tmp_path / "s")
+    assert problem.startswith(
+        "1 films of test are near-duplicates of films of train, first test-00000.tar sample"
+    )
+
+
+@pytest.mark.shared
+def test_changed_real_films_are_found(real_data):
+    paths = sorted((real_data / "covid-cxr" / "images").iterdir())[::5]
+    films = [ImageFile(path=path).read(256) for path in paths]
+    prints = [fingerprint(film) for film in films]
+    hashes = np.stack([made.hashes for made in prints])
+    for distort in DISTORTIONS.values():
+        copies = [fingerprint(distort(film)) for film in films]
+        found = nearest(np.stack([copy.hashes for copy in copies]), hashes, 4)
+        assert all(number in row for number, row in enumerate(found))
+        alike = [correlation(copies[i].thumbnail, prints[i].thumbnail) for i in range(len(films))]
+        assert np.mean(np.array(alike) > 0.85) >= 0.95
