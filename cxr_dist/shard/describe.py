@@ -30,6 +30,7 @@ def manifest_of(recipe: Recipe, source: Source, selection: Selection, written: S
         task=recipe.labels.task,
         classes=selection.classes,
         text_sections=source.text_sections,
+        attributes=_attributes([sample for shard in written for sample in shard.samples]),
         split_by=recipe.split.by,
         image={"short_side": recipe.image.short_side, "quality": recipe.image.quality},
         made_data=source.made_data,
@@ -50,10 +51,21 @@ def plain_recipe(recipe: Recipe) -> dict[str, Any]:
 def fingerprint(source: Source) -> str:
     """sha256 over all rows in any order, pixels apart: whether the source is still the same."""
     rows = sorted(
-        json.dumps([r.source_id, r.study, r.patient, r.view, r.values, dict(r.text), dict(r.fields)])
+        json.dumps(
+            [r.source_id, r.study, r.patient, r.view, r.sex, r.age, r.values, dict(r.text), dict(r.fields)]
+        )
         for r in source.records
     )
     return hashlib.sha256("\n".join(rows).encode("utf-8")).hexdigest()
+
+
+def _attributes(samples: Sequence[Sample]) -> tuple[str, ...]:
+    known = {
+        "view": any(sample.view for sample in samples),
+        "sex": any(sample.sex for sample in samples),
+        "age": any(sample.age is not None for sample in samples),
+    }
+    return tuple(name for name, there in known.items() if there)
 
 
 def _split_entry(recipe: Recipe, classes: Sequence[str], name: str, written: Sequence[Written]) -> SplitEntry:

@@ -97,6 +97,8 @@ class Manifest:
     left_out: dict[str, int]
     """Reason -> number of source rows that are in no split."""
     splits: dict[str, SplitEntry]
+    attributes: tuple[str, ...] = ()
+    """Which of view, sex and age at least one sample has: what results can be looked at by."""
     source_sha256: str = ""
     """Of all that the reader found but the pixels: rows, ids, labels, texts."""
 
@@ -138,6 +140,7 @@ class Manifest:
             plain["splits"] = {name: _split(entry) for name, entry in plain["splits"].items()}
             plain["classes"] = tuple(plain["classes"])
             plain["text_sections"] = tuple(plain["text_sections"])
+            plain["attributes"] = tuple(plain.get("attributes", ()))
             return cls(**plain)
         except (KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{where} lacks or adds a field ({error}): run `cxr-dist shard` again") from None

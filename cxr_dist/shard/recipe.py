@@ -32,6 +32,10 @@ class Columns:
     """Study id; without it every image is a study of its own."""
     view: str | None = None
     """Projection, kept as it is written."""
+    sex: str | None = None
+    """F, M, female or male in upper or lower case; anything else is unknown."""
+    age: str | None = None
+    """Years, or DICOM's 052Y; anything else is unknown."""
     label: str | None = None
     """One column with the label, or with several between `labels.separator`."""
     labels: Values = ()

@@ -10,6 +10,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from cxr_dist.shard.person import Sex
+
 
 class Pixels(Protocol):
     """A film that can be sent to another process and read there."""
@@ -37,6 +39,10 @@ class Record:
     """Patient id; empty where the source has none for this row."""
     view: str = ""
     """Projection as the source writes it, e.g. PA, Lateral; empty where unknown."""
+    sex: Sex = ""
+    """F or M; empty where unknown."""
+    age: float | None = None
+    """Years at the study; None where unknown."""
     values: tuple[str, ...]
     """Label values: one; or those of a list; or, with columns.labels, one per column."""
     text: Mapping[str, str]

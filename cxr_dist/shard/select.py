@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from cxr_dist.errors import UserError
 from cxr_dist.shard.labels import assign_labels, sampling_groups
 from cxr_dist.shard.left_out import MISSING_IMAGE, NO_PATIENT, NOT_SELECTED
+from cxr_dist.shard.person import Sex
 from cxr_dist.shard.recipe import Recipe
 from cxr_dist.shard.record import Pixels, Record, Source
 from cxr_dist.shard.split import assign_splits
@@ -28,6 +29,8 @@ class Sample:
     patient: str
     """16 hexadecimal digits; the same for all patients that share a film."""
     view: str
+    sex: Sex
+    age: float | None
     label: tuple[int, ...]
     group: int
     split: str
@@ -109,6 +112,8 @@ def _samples(
             study=opaque("study", study),
             patient=opaque("patient", patient),
             view=record.view,
+            sex=record.sex,
+            age=record.age,
             label=label,
             group=stratum,
             split=split,

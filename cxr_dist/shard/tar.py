@@ -72,6 +72,8 @@ def _json(sample: Sample, multilabel: bool) -> bytes:
         "study": sample.study,
         "patient": sample.patient,
         "view": sample.view,
+        "sex": sample.sex,
+        "age": sample.age,
         "text": dict(sample.text),
     }
     return json.dumps(content, ensure_ascii=False).encode("utf-8")

@@ -34,6 +34,8 @@ def test_attributes_are_read_in_the_order_of_the_split(tiny_shards: Path) -> Non
         found = read_attributes(store)
     assert len(found["view"]) == manifest.splits["train"].samples
     assert set(found["view"]) == {"PA", "LATERAL"}
+    assert set(found["sex"]) == {"F", "M"}
+    assert set(found["age_band"]) == {"18 to 39", "40 to 64", "65 and over"}
 
 
 def test_an_earlier_evaluation_is_used_for_its_own_checkpoint_and_shards_only(tmp_path: Path) -> None:

@@ -51,13 +51,23 @@ def test_the_notes_reach_the_sample_and_the_file_names_do_not(real_data, tmp_pat
 
 
 def test_the_whole_data_sets_ct_rows_volumes_and_longer_findings_are_served(tmp_path):
-    header = ["patientid", "finding", "view", "modality", "folder", "filename", "clinical_notes"]
+    header = [
+        "patientid",
+        "finding",
+        "view",
+        "sex",
+        "age",
+        "modality",
+        "folder",
+        "filename",
+        "clinical_notes",
+    ]
     rows = []
     for patient in range(40):
         finding = ("Pneumonia/Viral/COVID-19", "No Finding", "Pneumonia/Bacterial")[patient % 3]
-        rows.append([str(patient), finding, "PA", "X-ray", "images", f"{patient}.png", ""])
-        rows.append([str(patient), finding, "Axial", "CT", "volumes", f"{patient}.nii.gz", ""])
-    rows.append(["99", "todo", "PA", "X-ray", "images", "absent.png", ""])
+        rows.append([str(patient), finding, "PA", "F", "61", "X-ray", "images", f"{patient}.png", ""])
+        rows.append([str(patient), finding, "Axial", "M", "", "CT", "volumes", f"{patient}.nii.gz", ""])
+    rows.append(["99", "todo", "PA", "", "", "X-ray", "images", "absent.png", ""])
     (tmp_path / "images").mkdir()
     write_rows(tmp_path / "metadata.csv", header, rows)
     for patient in range(40):

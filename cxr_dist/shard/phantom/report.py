@@ -121,7 +121,7 @@ def write_report(study: Study, seed: int) -> dict[str, str]:
     rng = np.random.default_rng([seed, 3, study.number])
     words = _words(study, rng)
     return {
-        "indication": _indication(study.finding, rng),
+        "indication": _indication(study, rng),
         "findings": _findings(study.finding, words, rng),
         "impression": _pick(rng, _IMPRESSION[study.finding]).format(**words),
     }
@@ -146,15 +146,15 @@ def _words(study: Study, rng: np.random.Generator) -> dict[str, str]:
     }
 
 
-def _indication(finding: Finding, rng: np.random.Generator) -> str:
-    years, sex = int(rng.integers(19, 91)), _pick(rng, ("male", "female"))
+def _indication(study: Study, rng: np.random.Generator) -> str:
+    sex = {"F": "female", "M": "male"}[study.sex]
     typical = rng.random() < _TYPICAL_INDICATION
-    complaint = _pick(rng, _TYPICAL[finding] if typical else _COMPLAINTS)
+    complaint = _pick(rng, _TYPICAL[study.finding] if typical else _COMPLAINTS)
     form = _pick(
         rng,
         ("{years}-year-old {sex}, {complaint}.", "{complaint}.", "{sex} of {years} years with {complaint}."),
     )
-    text = form.format(years=years, sex=sex, complaint=complaint)
+    text = form.format(years=study.age, sex=sex, complaint=complaint)
     return text[0].upper() + text[1:]
 
 

@@ -1,6 +1,6 @@
-"""Who is drawn: a study number in, the patient's build, the finding and how plain it is out.
+"""Who is drawn: a study number in, the patient's build and age, the finding and how plain it is out.
 
-Deterministic from (seed, study). Several studies may be of one patient, who keeps the same build.
+Deterministic from (seed, study). Several studies may be of one patient, who keeps build and age.
 """
 
 from dataclasses import dataclass
@@ -42,6 +42,8 @@ class Study:
 
     number: int
     patient: int
+    age: int
+    """Years."""
     build: Build
     finding: Finding
     plainness: float
@@ -51,6 +53,11 @@ class Study:
     zone: Literal["upper", "mid", "lower"]
     """Height of the finding in the lung."""
     has_lateral: bool
+
+    @property
+    def sex(self) -> Literal["F", "M"]:
+        """As the film shows it: breasts are drawn, or not."""
+        return "F" if self.build.breasts > 0 else "M"
 
     @property
     def views(self) -> tuple[str, ...]:
@@ -67,6 +74,7 @@ def draw_study(seed: int, number: int) -> Study:
     return Study(
         number=number,
         patient=patient,
+        age=int(np.random.default_rng([seed, 4, patient]).integers(19, 91)),
         build=_draw_build(np.random.default_rng([seed, 0, patient])),
         finding=names[int(rng.choice(len(names), p=shares))],
         plainness=float(rng.beta(1.3, 1.2)),

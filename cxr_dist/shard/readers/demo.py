@@ -30,6 +30,8 @@ def _records(demo: Demo, number: int) -> list[Record]:
             study=f"phantom-{demo.seed}-{number:05d}",
             patient=f"phantom-{demo.seed}-{study.patient:05d}",
             view=view,
+            sex=study.sex,
+            age=study.age,
             values=(study.finding,),
             text=text,
             fields={"view": view},

@@ -1,0 +1,37 @@
+"""Sex and age as sources write them: text in, one spelling out, and nothing where it is unknown.
+
+They never enter a model; they are there so that a result can be looked at by subgroup.
+"""
+
+import re
+from typing import Literal
+
+Sex = Literal["F", "M", ""]
+
+_SEXES: dict[str, Sex] = {"f": "F", "female": "F", "woman": "F", "m": "M", "male": "M", "man": "M"}
+_AGE = re.compile(r"(\d{1,4}(?:\.\d*)?)\s*(y|yr|yrs|years?|m|w|d)?\+?", re.IGNORECASE)
+_PER_YEAR = {
+    "m": 12.0,
+    "w": 365.25 / 7,
+    "d": 365.25,
+}  # DICOM's age string (PS3.5, 6.2): 052Y, 018M, 006W, 003D
+_OLDEST = 125
+
+
+def sex_of(text: str) -> Sex:
+    """F or M for the usual spellings in upper or lower case; an empty string for anything else."""
+    return _SEXES.get(text.strip().lower(), "")
+
+
+def age_of(text: str) -> float | None:
+    """Years, 0 to 125, of `52`, `52.5`, `52 years`, `90+` (90) or DICOM's `052Y`, `018M`; None for anything else.
+
+    Whole years are whole numbers. Which ages a site may keep as they are is the site's to know.
+    """
+    match = _AGE.fullmatch(text.strip())
+    if match is None:
+        return None
+    years = float(match[1]) / _PER_YEAR.get((match[2] or "y").lower(), 1.0)
+    if years > _OLDEST:
+        return None
+    return int(years) if years.is_integer() else round(years, 2)
