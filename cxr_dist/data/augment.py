@@ -4,6 +4,7 @@ The parameters follow from a draw's 64-bit key alone, so that no worker and no r
 contrast are left to the device (`jitter`), where they cost nothing.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -36,25 +37,29 @@ class Augmentation:
             flip_probability=config.flip_probability,
         )
 
-    def matrix(self, shape: tuple[int, ...], size: int, key: int) -> NDArray[np.float64]:
-        """The 2×3 map from output pixels [size, size] to input pixels of a film of shape [h, w].
+    def matrices(
+        self, shapes: Sequence[tuple[int, ...]], size: int, keys: NDArray[np.uint64]
+    ) -> NDArray[np.float64]:
+        """Maps [b, 2, 3] from output pixels [size, size] to input pixels of films of shapes [h, w].
 
-        The square of the film's short side, in its centre, fills the output; then the random part acts about
-        the centre. Same (self, shape, key): same matrix.
+        The square of a film's short side, in its centre, fills the output; then the random part acts about
+        the centre. Same (self, shape, key): same map.
         """
-        height, width = shape
-        u = uniform(np.uint64(key), np.arange(5))
+        width_height = np.array(shapes, dtype=np.float64)[:, ::-1]
+        side = width_height.min(axis=1)
+        u = uniform(keys[:, None], np.arange(5))
         signed = 2.0 * u - 1.0
-        angle = np.deg2rad(self.rotation_degrees * signed[0])
-        scale = min(height, width) / size * (1.0 + self.zoom * signed[1])
-        mirror = -1.0 if u[4] < self.flip_probability else 1.0
+        angle = np.deg2rad(self.rotation_degrees * signed[:, 0])
+        scale = side / size * (1.0 + self.zoom * signed[:, 1])
+        mirror = np.where(u[:, 4] < self.flip_probability, -1.0, 1.0)
         cosine, sine = scale * np.cos(angle), scale * np.sin(angle)
-        linear = np.array([[cosine * mirror, -sine], [sine * mirror, cosine]])
-        middle_out = np.full(2, (size - 1) / 2)
-        middle_in = np.array([(width - 1) / 2, (height - 1) / 2])
-        moved = self.shift * min(height, width) * signed[2:4]
-        offset = middle_in + moved - linear @ middle_out
-        return np.column_stack([linear, offset])
+        maps = np.empty((len(keys), 2, 3))
+        maps[:, :, 0] = np.stack([cosine * mirror, sine * mirror], axis=1)
+        maps[:, :, 1] = np.stack([-sine, cosine], axis=1)
+        middle_out, middle_in = (size - 1) / 2, (width_height - 1) / 2
+        moved = (self.shift * side)[:, None] * signed[:, 2:4]
+        maps[:, :, 2] = middle_in + moved - maps[:, :, :2].sum(axis=2) * middle_out
+        return maps
 
 
 def warp(film: Grey, matrix: NDArray[np.float64], out: Grey) -> None:

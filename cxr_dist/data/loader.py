@@ -65,12 +65,12 @@ class TrainingSource(IterableDataset[Samples]):
     def micro_batch(self, epoch: int, step: int, lane: int) -> Samples:
         """The samples of (epoch, step in the epoch, lane): the pure function that all else follows from."""
         size = self.plan.micro_batch
-        samples = []
-        for position in range(step * size, (step + 1) * size):
-            draw, shard, sample = self._at(epoch, lane, position)
-            key = int(augmentation_key(self.plan.seed, epoch, draw))
-            samples.append(self.store.read(shard, sample) | {"sample_id": draw, "augmentation_key": key})
-        return samples
+        rows = [self._at(epoch, lane, position) for position in range(step * size, (step + 1) * size)]
+        keys = augmentation_key(self.plan.seed, epoch, np.array([draw for draw, _, _ in rows]))
+        return [
+            self.store.read(shard, sample) | {"sample_id": draw, "augmentation_key": key}
+            for (draw, shard, sample), key in zip(rows, keys, strict=True)
+        ]
 
     def _at(self, epoch: int, lane: int, position: int) -> tuple[int, int, int]:
         """(draw, shard, sample) at a position of a lane; a lane's current window is kept resolved."""
@@ -145,9 +145,11 @@ def collate(
         if image_size is None:
             return None
         images = np.empty((len(samples), 1, image_size, image_size), np.uint8)
-        for sample, out in zip(samples, images, strict=True):
-            film = sample["jpg"]
-            warp(film, augmentation.matrix(film.shape, image_size, sample.get("augmentation_key", 0)), out[0])
+        stored = [sample["jpg"] for sample in samples]
+        keys = np.array([sample.get("augmentation_key", 0) for sample in samples], np.uint64)
+        maps = augmentation.matrices([film.shape for film in stored], image_size, keys)
+        for film, matrix, out in zip(stored, maps, images, strict=True):
+            warp(film, matrix, out[0])
         return torch.from_numpy(images)
 
     def stage(batches: Iterator[Samples]) -> Iterator[Batch]:

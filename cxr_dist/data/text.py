@@ -21,6 +21,7 @@ from cxr_dist.errors import UserError
 
 _SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json")
+_WORDS_KEPT = 100_000  # about 15 MB; a large hospital's reports have as many different words
 _PAD_MULTIPLE = 16  # few distinct shapes, and sizes that tensor cores like
 
 # The demo's text encoder: BERT's own class, small enough for two CPU cores.
@@ -55,23 +56,48 @@ class ReportWord:
 class ReportTokenizer:
     """A Hugging Face fast tokenizer from a local folder; batches in, padded id tensors out.
 
-    Batches go to the tokenizers library itself: the layer above it takes as long as the tokenizing.
+    The tokenizers library does the work. BERT's kind splits at spaces before all else, so that a word's ids do not
+    depend on its neighbours: they are asked for once and kept, and a report costs a lookup per word.
     """
 
     def __init__(self, folder: Path, max_tokens: int) -> None:
         loaded = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
         self._tokenizer: Tokenizer = loaded.backend_tokenizer
         self._tokenizer.enable_truncation(max_tokens)
-        self._tokenizer.enable_padding(
-            pad_id=loaded.pad_token_id, pad_token=loaded.pad_token, pad_to_multiple_of=_PAD_MULTIPLE
-        )
+        self._tokenizer.no_padding()
+        self._max_tokens, self._padding_id = max_tokens, int(loaded.pad_token_id)
+        self._ends: list[int] = self._tokenizer.encode("").ids
+        bert = isinstance(self._tokenizer.pre_tokenizer, pre_tokenizers.BertPreTokenizer)
+        self._whole_words = bert and len(self._ends) == 2
+        self._ids_of_word: dict[str, list[int]] = {}
 
     def __call__(self, reports: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Token ids and attention mask, int64 [b, T]; T is the longest report's, rounded up to 16."""
-        encoded = self._tokenizer.encode_batch_fast(reports)
-        tokens = np.array([report.ids for report in encoded], dtype=np.int64)
-        mask = np.array([report.attention_mask for report in encoded], dtype=np.int64)
+        encoded = [self._encode(report) for report in reports]
+        longest = max(map(len, encoded), default=0)
+        width = -(-longest // _PAD_MULTIPLE) * _PAD_MULTIPLE
+        tokens = np.full((len(reports), width), self._padding_id, dtype=np.int64)
+        mask = np.zeros_like(tokens)
+        for row, ids in enumerate(encoded):
+            tokens[row, : len(ids)] = ids
+            mask[row, : len(ids)] = 1
         return torch.from_numpy(tokens), torch.from_numpy(mask)
+
+    def _encode(self, report: str) -> list[int]:
+        """The ids of a report with special tokens, cut at the limit."""
+        if not self._whole_words:
+            return list(self._tokenizer.encode(report).ids)
+        ids = [self._ends[0]]
+        for word in report.split(" "):
+            known = self._ids_of_word.get(word)
+            ids += self._encode_word(word) if known is None else known
+        return [*ids[: self._max_tokens - 1], self._ends[1]]
+
+    def _encode_word(self, word: str) -> list[int]:
+        ids = list(self._tokenizer.encode(word, add_special_tokens=False).ids)
+        if len(self._ids_of_word) < _WORDS_KEPT:
+            self._ids_of_word[word] = ids
+        return ids
 
     def words(self, report: str) -> tuple[list[ReportWord], int]:
         """The words that the tokens of one report stand for, in order, and how many words were cut off.

@@ -9,14 +9,18 @@ from hypothesis import strategies as st
 from cxr_dist.data.augment import Augmentation, jitter, warp
 
 
+def matrix_of(ranges, shape, size, key):
+    return ranges.matrices([shape], size, np.array([key], np.uint64))[0]
+
+
 def test_without_augmentation_it_is_the_resized_centre_square():
     rng = np.random.default_rng(0)
     film = cv2.GaussianBlur(rng.integers(0, 256, (96, 160), np.uint8), (0, 0), 4)
     out = np.empty((96, 96), np.uint8)
-    warp(film, Augmentation().matrix(film.shape, 96, key=7), out)
+    warp(film, matrix_of(Augmentation(), film.shape, 96, key=7), out)
     np.testing.assert_array_equal(out, film[:, 32:128])
     small = np.empty((48, 48), np.uint8)
-    warp(film, Augmentation().matrix(film.shape, 48, key=7), small)
+    warp(film, matrix_of(Augmentation(), film.shape, 48, key=7), small)
     reference = cv2.resize(film[:, 32:128], (48, 48), interpolation=cv2.INTER_LINEAR)
     assert np.abs(small.astype(int) - reference).max() <= 2
 
@@ -25,7 +29,7 @@ def test_without_augmentation_it_is_the_resized_centre_square():
 @given(st.integers(0, 2**64 - 1), st.integers(40, 300), st.integers(40, 300))
 def test_rotation_zoom_and_shift_stay_in_their_ranges(key, height, width):
     ranges = Augmentation(rotation_degrees=7, shift=0.05, zoom=0.1)
-    matrix = ranges.matrix((height, width), 64, key)
+    matrix = matrix_of(ranges, (height, width), 64, key)
     side = min(height, width)
     scale = np.sqrt(np.linalg.det(matrix[:, :2])) * 64 / side
     angle = np.degrees(np.arctan2(matrix[1, 0], matrix[0, 0]))
@@ -33,13 +37,20 @@ def test_rotation_zoom_and_shift_stay_in_their_ranges(key, height, width):
     assert 0.9 - 1e-9 <= scale <= 1.1 + 1e-9
     assert abs(angle) <= 7 + 1e-9
     assert np.abs(moved).max() <= 0.05 * side + 1e-9
-    np.testing.assert_array_equal(matrix, ranges.matrix((height, width), 64, key))
+    np.testing.assert_array_equal(matrix, matrix_of(ranges, (height, width), 64, key))
+
+
+def test_a_films_map_does_not_depend_on_its_batch():
+    ranges = Augmentation(rotation_degrees=7, shift=0.05, zoom=0.1, flip_probability=0.5)
+    shapes, keys = [(40, 60), (80, 50), (64, 64)], np.array([3, 2**63, 11], np.uint64)
+    for row, matrix in enumerate(ranges.matrices(shapes, 32, keys)):
+        np.testing.assert_array_equal(matrix, matrix_of(ranges, shapes[row], 32, int(keys[row])))
 
 
 def test_a_certain_flip_is_a_mirror_image():
     film = np.random.default_rng(0).integers(0, 256, (32, 32), np.uint8)
     out = np.empty_like(film)
-    warp(film, Augmentation(flip_probability=1.0).matrix(film.shape, 32, key=3), out)
+    warp(film, matrix_of(Augmentation(flip_probability=1.0), film.shape, 32, key=3), out)
     np.testing.assert_array_equal(out, film[:, ::-1])
 
 

@@ -1,10 +1,13 @@
 """Reports to ids: chosen sections in order, padding to 16, one vocabulary for one set of reports."""
 
+import json
 import random
 
 import pytest
 import torch
-from transformers import BertTokenizerFast
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer, BertTokenizerFast
 
 from cxr_dist.data.text import ReportTokenizer, learn_wordpiece, prepare_text_folder, report_text
 from cxr_dist.errors import UserError
@@ -49,6 +52,56 @@ def test_ids_are_those_of_a_bert_tokenizer_padded_to_sixteen(folder):
         assert torch.equal(row[~keep.bool()], torch.zeros(32 - len(ids), dtype=torch.int64))
     short, _ = ReportTokenizer(folder, max_tokens=32)(["clear", ""])
     assert short.shape == (2, 16)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    text=st.text(
+        st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from("aA. ,\t\n-[]MSK")), max_size=60
+    ),
+    cased=st.booleans(),
+)
+def test_words_kept_give_the_ids_of_the_library_for_any_text(tokenizers_by_case, text, cased):
+    folder, tokenizer = tokenizers_by_case[cased]
+    tokens, mask = tokenizer([text, "[MASK] Heart-size  is normal."])
+    reference = BertTokenizerFast.from_pretrained(folder)
+    for row, keep, report in zip(tokens, mask, [text, "[MASK] Heart-size  is normal."], strict=True):
+        assert row[keep.bool()].tolist() == reference(report, truncation=True, max_length=24)["input_ids"]
+
+
+@pytest.fixture(scope="module")
+def tokenizers_by_case(tmp_path_factory):
+    """Lower-cased without accents, as the tiny one, and as it is, like Bio_ClinicalBERT's."""
+    found = {}
+    for cased in (False, True):
+        folder = tmp_path_factory.mktemp("case") / "text_encoder"
+        prepare_text_folder(folder, None, iter(REPORTS))
+        if cased:
+            plain = json.loads((folder / "tokenizer.json").read_text())
+            plain["normalizer"] |= {"lowercase": False, "strip_accents": False}
+            (folder / "tokenizer.json").write_text(json.dumps(plain))
+            settings_file = folder / "tokenizer_config.json"
+            settings_file.write_text(
+                json.dumps(json.loads(settings_file.read_text()) | {"do_lower_case": False})
+            )
+        found[cased] = folder, ReportTokenizer(folder, max_tokens=24)
+    return found
+
+
+def test_another_kind_of_tokenizer_goes_to_the_library_whole(folder):
+    """Byte-level BPE knows a word by the space before it."""
+    plain = json.loads((folder / "tokenizer.json").read_text())
+    plain["pre_tokenizer"] = {
+        "type": "Metaspace",
+        "replacement": "_",
+        "prepend_scheme": "always",
+        "split": True,
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(plain))
+    tokens, mask = ReportTokenizer(folder, max_tokens=32)(["heart size", "size"])
+    reference = AutoTokenizer.from_pretrained(folder)
+    for row, keep, report in zip(tokens, mask, ["heart size", "size"], strict=True):
+        assert row[keep.bool()].tolist() == reference(report)["input_ids"]
 
 
 def test_a_folder_without_config_is_refused_and_leaves_nothing(tmp_path):
