@@ -5,7 +5,6 @@ The facts are counted from the shards when a run is evaluated; the warnings are 
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from cxr_dist.evaluate.run_result import RunResult
 from cxr_dist.shard.manifest import Manifest, open_index
@@ -25,8 +24,7 @@ def _patients(shards: Path, manifest: Manifest, split: str) -> set[bytes]:
 
 def label_terms_redacted(manifest: Manifest) -> bool:
     """Whether the recipe had the labels' words replaced in the reports."""
-    redact: Any = manifest.recipe.get("redact")
-    return bool(redact)
+    return bool(manifest.recipe.get("redact"))
 
 
 def warnings(runs: Sequence[RunResult]) -> Iterator[str]:

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,19 +25,21 @@ class Written:
 
 def manifest_of(recipe: Recipe, source: Source, selection: Selection, written: Sequence[Written]) -> Manifest:
     """The manifest of a folder whose shards are all written."""
+    samples = [sample for shard in written for sample in shard.samples]
     return Manifest(
         recipe=plain_recipe(recipe),
         reader=recipe.reader,
         task=recipe.labels.task,
         classes=selection.classes,
         text_sections=source.text_sections,
-        attributes=_attributes([sample for shard in written for sample in shard.samples]),
+        attributes=_attributes(samples),
         split_by=recipe.split.by,
         image={"short_side": recipe.image.short_side, "quality": recipe.image.quality},
         made_data=source.made_data,
         source_rows=len(source.records) + sum(source.left_out.values()),
         left_out=dict(sorted(selection.left_out.items())),
         splits={name: _split_entry(recipe, selection.classes, name, written) for name in SPLITS},
+        redacted=_redacted(recipe, samples),
         source_sha256=fingerprint(source),
     )
 
@@ -66,6 +69,14 @@ def _attributes(samples: Sequence[Sample]) -> tuple[str, ...]:
         "age": any(sample.age is not None for sample in samples),
     }
     return tuple(name for name, there in known.items() if there)
+
+
+def _redacted(recipe: Recipe, samples: Sequence[Sample]) -> dict[str, int]:
+    """Also of terms that were never found: a slip of the pen can be seen."""
+    counts = Counter(dict.fromkeys(recipe.redact, 0))
+    for sample in samples:
+        counts.update(sample.redacted)
+    return dict(counts)
 
 
 def _split_entry(recipe: Recipe, classes: Sequence[str], name: str, written: Sequence[Written]) -> SplitEntry:

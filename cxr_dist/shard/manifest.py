@@ -9,7 +9,7 @@ is one positioned read and never a walk through the tar.
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -99,6 +99,8 @@ class Manifest:
     splits: dict[str, SplitEntry]
     attributes: tuple[str, ...] = ()
     """Which of view, sex and age at least one sample has: what results can be looked at by."""
+    redacted: dict[str, int] = field(default_factory=dict)
+    """Term of the recipe's redact -> how often it was replaced in the samples' text sections."""
     source_sha256: str = ""
     """Of all that the reader found but the pixels: rows, ids, labels, texts."""
 

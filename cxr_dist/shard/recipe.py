@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from cxr_dist.errors import UserError
+from cxr_dist.shard.redact import Redaction
 from cxr_dist.shard.typed_yaml import from_yaml
 
 Values = tuple[str, ...]
@@ -184,6 +185,8 @@ class Recipe:
     """table: which column is what."""
     labels: Labels = field(default_factory=Labels)
     """Classes."""
+    redact: Values = ()
+    """Words that name the classes, replaced in all text sections so that the report does not give the answer away."""
     split: Split = field(default_factory=Split)
     """Train, val and test."""
     image: ImageFormat = field(default_factory=ImageFormat)
@@ -192,6 +195,7 @@ class Recipe:
     """Stored shards."""
 
     def __post_init__(self) -> None:
+        Redaction(terms=self.redact)  # is checked when made
         if self.reader == "table":
             _require(
                 self.table is not None, "recipe: reader table needs `table`, the .csv, .tsv or .parquet file"

@@ -15,6 +15,7 @@ from cxr_dist.shard.left_out import MISSING_IMAGE, NO_PATIENT, NOT_SELECTED
 from cxr_dist.shard.person import Sex
 from cxr_dist.shard.recipe import Recipe
 from cxr_dist.shard.record import Pixels, Record, Source
+from cxr_dist.shard.redact import Redaction
 from cxr_dist.shard.split import assign_splits
 
 
@@ -35,6 +36,8 @@ class Sample:
     group: int
     split: str
     text: Mapping[str, str]
+    redacted: Mapping[str, int]
+    """Term of the recipe's redact -> how often it was replaced in `text`."""
     source_id: str
     pixels: Pixels
 
@@ -106,6 +109,7 @@ def _samples(
     studies = _merged([r.study for r in records], [r.image_id for r in records])
     units = {"patient": patients, "study": studies, "image": [r.image_id for r in records]}
     splits = assign_splits(units[recipe.split.by], strata, recipe.split)
+    texts = map(Redaction(terms=recipe.redact).apply, (record.text for record in records))
     samples = [
         Sample(
             key=opaque("sample", record.source_id, 20),
@@ -117,12 +121,13 @@ def _samples(
             label=label,
             group=stratum,
             split=split,
-            text=record.text,
+            text=text,
+            redacted=redacted,
             source_id=record.source_id,
             pixels=record.pixels,
         )
-        for record, label, stratum, patient, study, split in zip(
-            records, labels, strata, patients, studies, splits, strict=True
+        for record, label, stratum, patient, study, split, (text, redacted) in zip(
+            records, labels, strata, patients, studies, splits, texts, strict=True
         )
         if record.pixels is not None
     ]

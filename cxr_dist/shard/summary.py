@@ -14,6 +14,12 @@ def print_summary(manifest: Manifest, console: Console) -> None:
     console.print(_splits(manifest))
     if manifest.left_out:
         console.print(_left_out(manifest))
+    if manifest.redacted:
+        never = sum(count == 0 for count in manifest.redacted.values())
+        console.print(
+            f"Redacted: {sum(manifest.redacted.values()):,} label terms in the reports; {never} of "
+            f"{len(manifest.redacted)} listed terms were never found."
+        )
     if manifest.made_data:
         console.print("These films and reports are made by a program: results on them mean nothing clinical.")
 

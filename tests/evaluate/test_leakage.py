@@ -24,7 +24,7 @@ def test_patients_in_training_are_counted(tiny_shards: Path) -> None:
 def test_redaction_is_what_the_recipe_says(tiny_shards: Path) -> None:
     manifest = load_manifest(tiny_shards)
     assert not label_terms_redacted(manifest)
-    recipe = manifest.recipe | {"redact": {"terms": ["nodule"]}}
+    recipe = manifest.recipe | {"redact": ["nodule"]}
     assert label_terms_redacted(dataclasses.replace(manifest, recipe=recipe))
 
 
