@@ -25,7 +25,7 @@ from cxr_dist.evaluate.risk_coverage import mc_answers, samples_of_answers, weig
 
 Path = tuple[str, ...]
 Resampled = dict[Path, Floats]
-_COUNTED = ("precision", "recall", "specificity", "f1")
+_COUNTED = ("accuracy", "balanced_accuracy", "precision", "recall", "specificity", "f1")
 _RANKED = ("roc_auc", "average_precision")
 
 
@@ -79,12 +79,14 @@ def counts(ones: list[OneClass], weights: Floats) -> dict[str, Floats]:
 
 def counted(tp: Floats, fp: Floats, fn: Floats, tn: Floats) -> dict[str, Floats]:
     """The metrics that follow from the cells, of any one shape; NaN where not defined."""
+    recall, specificity = divide(tp, tp + fn), divide(tn, tn + fp)
     return {
         "accuracy": divide(tp + tn, tp + fp + fn + tn),
+        "balanced_accuracy": (recall + specificity) / 2,
         "precision": divide(tp, tp + fp),
         "negative_predictive_value": divide(tn, tn + fn),
-        "recall": divide(tp, tp + fn),
-        "specificity": divide(tn, tn + fp),
+        "recall": recall,
+        "specificity": specificity,
         "f1": divide(2 * tp, 2 * tp + fp + fn),
     }
 
@@ -102,7 +104,6 @@ def _metrics_of(predictions: Predictions, weights: Floats) -> Resampled:
             zip(_RANKED, areas, strict=True)
         )
         found |= {("per_class", one.name, name): each[name] for name in (*_COUNTED, *_RANKED)}
-        found["help", "accuracy", one.name] = each["accuracy"]
     hits = cells["tp"].sum(axis=1)
     return found | {("help", "hits"): divide(hits, weights.sum(axis=1))} | _sums(predictions, weights)
 
@@ -133,9 +134,7 @@ def _over_classes(values: Resampled, predictions: Predictions) -> Resampled:
 
     macro: Resampled = {("macro", name): _mean(each(name)) for name in (*_COUNTED, *_RANKED)}
     if predictions.task == "multilabel":
-        accuracy = [values["help", "accuracy", one] for one in predictions.classes]
-        balanced = _mean((each("recall") + each("specificity")) / 2)
-        return {("accuracy",): _mean(np.stack(accuracy, axis=1)), ("balanced_accuracy",): balanced, **macro}
+        return {(name,): macro["macro", name] for name in ("accuracy", "balanced_accuracy")} | macro
     one_class_only = len(np.unique(predictions.labels)) < 2
     balanced = _mean(each("recall") * (np.nan if one_class_only else 1.0))
     return {("accuracy",): values["help", "hits"], ("balanced_accuracy",): balanced, **macro}

@@ -17,7 +17,19 @@ from cxr_dist.evaluate.calibration import reliability, scores
 from cxr_dist.evaluate.predictions import OneClass, Predictions
 from cxr_dist.evaluate.risk_coverage import mc_metrics
 
-MACRO = ("precision", "recall", "f1", "specificity", "roc_auc", "average_precision", "brier", "ece")
+MACRO = (
+    "accuracy",
+    "balanced_accuracy",
+    "precision",
+    "recall",
+    "f1",
+    "specificity",
+    "roc_auc",
+    "average_precision",
+    "brier",
+    "ece",
+)
+"""Metrics of one class against the rest, which have a mean over classes and a pooled value too."""
 Value = float | None
 
 
@@ -27,8 +39,8 @@ def compute_metrics(predictions: Predictions) -> dict[str, Any]:
     accuracy: share of right answers; multilabel: mean over classes of the share right among known labels.
     balanced_accuracy: mean recall over the classes that occur; multilabel: mean over classes of
     (recall + specificity) / 2. log_loss (nats), brier, ece: see `calibration`; multilabel: over all known
-    labels. Per class, one against the rest: the counts, [[tn, fp], [fn, tp]], and the metrics of `MACRO` with
-    the accuracy; there brier is the mean of (p - y)², 0 to 1.
+    labels. Per class, one against the rest: the counts, [[tn, fp], [fn, tp]], and the metrics of `MACRO`; there
+    brier is the mean of (p - y)², 0 to 1.
     With stochastic passes: how the uncertainty of their mean (nats) goes with right and wrong answers.
     """
     undefined: dict[str, str] = {}
@@ -115,6 +127,7 @@ def _class_metrics(one: OneClass, path: str, n: int, undefined: dict[str, str]) 
 
     known = {"no known label": positive + negative}
     put("accuracy", sk.accuracy_score, one.predicted, known)
+    put("balanced_accuracy", sk.balanced_accuracy_score, one.predicted, sides)
     put("precision", sk.precision_score, one.predicted, {"no positive answer": tp + fp})
     put("recall", sk.recall_score, one.predicted, {"no positive sample": positive})
     put("f1", sk.f1_score, one.predicted, {"neither a positive sample nor a positive answer": tp + fp + fn})
