@@ -144,7 +144,12 @@ def evaluate(
 
 
 def compare(
-    run_dirs: Positional[tuple[Path, ...]], *, split: str = "test", out: _FOLDER = Path("comparison")
+    run_dirs: Positional[tuple[Path, ...]],
+    *,
+    split: str = "test",
+    out: _FOLDER = Path("comparison"),
+    with_examples: int = 0,
+    shards: _FOLDER | None = None,
 ) -> None:
     """Set evaluated runs side by side: a table, comparison.json and report.html.
 
@@ -152,11 +157,18 @@ def compare(
         run_dirs: Evaluated run folders.
         split: The split that they were evaluated on.
         out: Folder for comparison.json and report.html.
+        with_examples: Put so many of each run's most uncertain, and of its most wrong, cases on the page, with film
+            and report. It then holds patient data: treat it as you do the shards.
+        shards: The shards, where they have moved since training.
     """
-    from cxr_dist.evaluation import compare_runs
+    from rich.console import Console
 
-    page = compare_runs(list(run_dirs), split, out)
-    print(f"page: {page.resolve()}")
+    from cxr_dist.evaluation import compare_runs
+    from cxr_dist.report.table import print_comparison
+
+    comparison = compare_runs(list(run_dirs), split, out, with_examples, shards)
+    print_comparison(comparison, Console())
+    print(f"page: {(out / 'report.html').resolve()}" + (" (holds patient data)" if with_examples else ""))
 
 
 def predict(

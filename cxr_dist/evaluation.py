@@ -15,7 +15,7 @@ from cxr_dist.distributed.reduce import from_main
 from cxr_dist.distributed.world import World
 from cxr_dist.errors import UserError
 from cxr_dist.evaluate.assess import assess
-from cxr_dist.evaluate.compare import compare
+from cxr_dist.evaluate.compare import Comparison, compare
 from cxr_dist.evaluate.ensemble import average, member_of, prepare_ensemble_folder
 from cxr_dist.evaluate.leakage import label_terms_redacted, patients_in_training
 from cxr_dist.evaluate.metrics import to_json
@@ -26,6 +26,7 @@ from cxr_dist.evaluate.subgroups import read_attributes
 from cxr_dist.evaluate.thresholds import check_sensitivity
 from cxr_dist.files import write_whole
 from cxr_dist.model.monte_carlo import McDropout
+from cxr_dist.report.examples import examples_of
 from cxr_dist.report.page import write_page
 from cxr_dist.shard.manifest import Manifest
 from cxr_dist.train.run_folder import manifest_sha256
@@ -151,10 +152,20 @@ class _Evaluation:
         }
 
 
-def compare_runs(run_dirs: list[Path], split: str, out: Path) -> Path:
-    """Write comparison.json and report.html of evaluated runs; returns the page's path."""
-    comparison = compare(run_dirs, split)
+def compare_runs(
+    run_dirs: list[Path], split: str, out: Path, examples_per_kind: int = 0, shards: Path | None = None
+) -> Comparison:
+    """Write comparison.json and report.html of evaluated runs to the folder `out`.
+
+    With `examples_per_kind` the page shows so many of each run's most uncertain and most wrong cases, read from
+    `shards` (by default where the runs were trained on them): patient data.
+    """
+    if examples_per_kind < 0:
+        raise UserError(f"--with-examples is {examples_per_kind}; expected a number of cases, or 0 for none")
+    comparison, examples = compare(run_dirs, split, shards=shards), []
+    if examples_per_kind:
+        examples = [examples_of(run, examples_per_kind, shards) for run in comparison.runs]
     out.mkdir(parents=True, exist_ok=True)
     write_whole(out / "comparison.json", to_json(comparison.to_dict()))
-    write_page(comparison, out / "report.html")
-    return out / "report.html"
+    write_page(comparison, out / "report.html", examples)
+    return comparison

@@ -135,7 +135,8 @@ def make_run(
         "patients_in_training": 0,
         "manifest_sha256": digest,
         "checkpoint_step": 180,
-        "members": [{"seed": 42, "checkpoint_step": 180}],
+        "members": [member(folder.name, mode, sections)],
+        "mc_scope": "head" if predictions.mc is not None else None,
         **assess(predictions, validation, n_bootstrap=100),
     }
     out = folder / "evaluation" / "test"
@@ -145,6 +146,21 @@ def make_run(
     (folder / "metrics.jsonl").write_text("".join(map(_line, _history())), encoding="utf-8")
     (out / "metrics.json").write_text(to_json(evaluation | changes), encoding="utf-8")
     predictions.write_csv(out / "predictions.csv")
+    return folder
+
+
+def member(run: str, mode: str = "fused", sections: tuple[str, ...] = ("findings",), seed: int = 42) -> Any:
+    """What metrics.json says of a run, or of one of the runs that an ensemble is the mean of."""
+    seen = list(sections) if mode != "image" else []
+    return {"run": run, "mode": mode, "seed": seed, "text_sections": seen, "checkpoint_step": 180}
+
+
+def make_ensemble(folder: Path, predictions: Predictions, seeds: tuple[int, ...], **options: Any) -> Path:
+    """An ensemble's folder as `cxr-dist evaluate --ensemble --out` leaves it."""
+    members = [member("enhanced", seed=seed) for seed in seeds]
+    make_run(folder, predictions, members=members, **options)
+    (folder / "metrics.jsonl").unlink()
+    (folder / "ensemble.json").write_text("{}")
     return folder
 
 

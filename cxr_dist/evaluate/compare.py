@@ -27,6 +27,8 @@ HEADLINE = {
 """Name in comparison.json -> where metrics.json has it: the table's columns, higher is better."""
 LOSSES = {"brier": ("brier",), "log_loss": ("log_loss",)}
 """Lower is better."""
+_WITH_TEXT = {"baseline": "enhanced", "demo-baseline": "demo"}
+"""Named runs that have no text, and the ones whose ablations stand beside them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,11 @@ class Comparison:
     """Per run and metric the difference to the first run; empty for the first."""
     warnings: tuple[str, ...]
     """What a reader must know before believing the table."""
+
+    @property
+    def not_evaluated(self) -> dict[str, str]:
+        """Mode (image, text, fused) that no run has -> the commands that would give the table its row."""
+        return commands_of_absent_modes(self.runs)
 
     @property
     def made_data(self) -> bool:
@@ -58,6 +65,7 @@ class Comparison:
             "made_data": self.made_data,
             "interval": {k: self.runs[0].evaluation["intervals"][k] for k in ("level", "method")},
             "warnings": list(self.warnings),
+            "not_evaluated": self.not_evaluated,
             "runs": [
                 _run_to_dict(run, differences, self.runs[0].name, self.classes)
                 for run, differences in zip(self.runs, self.differences, strict=True)
@@ -65,15 +73,20 @@ class Comparison:
         }
 
 
-def compare(run_dirs: Sequence[Path], split: str = "test", n_bootstrap: int = 1000) -> Comparison:
+def compare(
+    run_dirs: Sequence[Path], split: str = "test", n_bootstrap: int = 1000, shards: Path | None = None
+) -> Comparison:
     """Read runs, check that they can be compared, and set each against the first.
+
+    `shards` says where the shards have moved since training; the numbers do not need them.
 
     Raises UserError for a folder given twice or without an evaluation of `split`, and for runs that differ in
     classes, samples or labels.
     """
     if not run_dirs:
         raise UserError("nothing to compare: name at least one run folder")
-    runs = [read_run(folder, name, split) for folder, name in zip(run_dirs, _names(run_dirs), strict=True)]
+    named = zip(run_dirs, _names(run_dirs), strict=True)
+    runs = [read_run(folder, name, split, shards) for folder, name in named]
     for run in runs[1:]:
         _require_same_samples(runs[0], run)
     runs = [aligned(run, runs[0].predictions.keys) for run in runs]
@@ -89,6 +102,19 @@ def compare(run_dirs: Sequence[Path], split: str = "test", n_bootstrap: int = 10
 def metrics_of(classes: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Name in comparison.json -> path: the headline, the losses, and the ROC AUC of each class."""
     return HEADLINE | LOSSES | {f"roc_auc/{name}": ("per_class", name, "roc_auc") for name in classes}
+
+
+def commands_of_absent_modes(runs: Sequence[RunResult]) -> dict[str, str]:
+    """Mode that no run has -> how to train and evaluate it, by the recipe of a run that reads reports."""
+    source = min(runs, key=lambda run: ("fused", "text", "image").index(run.mode))
+    recipe = _WITH_TEXT.get(source.config.run, source.config.run)
+    modes = {run.mode for run in runs}
+    return {
+        mode: f"cxr-dist train {recipe} --model.mode {mode} --data.shards SHARDS --out RUN_DIR && "
+        "cxr-dist evaluate RUN_DIR"
+        for mode in MODE_NAMES
+        if mode not in modes
+    }
 
 
 def _differences(runs: Sequence[RunResult], n_bootstrap: int) -> list[dict[str, Difference]]:

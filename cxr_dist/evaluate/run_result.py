@@ -30,8 +30,10 @@ FIELDS = (
     "label_source",
     "label_terms_redacted",
     "patients_in_training",
+    "manifest_sha256",
     "checkpoint_step",
     "members",
+    "mc_scope",
 )
 """What metrics.json says beside the blocks of `assess`."""
 BLOCKS = ("metrics", "intervals", "calibration", "operating_points", "subgroups")
@@ -68,6 +70,11 @@ class RunResult:
         return str(self.evaluation["mode"])
 
     @property
+    def members(self) -> list[dict[str, Any]]:
+        """What `member_of` says of each run that was averaged; one for a single run."""
+        return list(self.evaluation["members"])
+
+    @property
     def metrics(self) -> dict[str, Any]:
         """What `compute_metrics` found."""
         return dict(self.evaluation["metrics"])
@@ -81,8 +88,11 @@ class RunResult:
         return Estimate(value=value, low=interval.get("low"), high=interval.get("high"))
 
 
-def read_run(folder: Path, name: str, split: str) -> RunResult:
-    """Read RUN_DIR; raises UserError, with the command to run, where it or its evaluation is not whole."""
+def read_run(folder: Path, name: str, split: str, shards: Path | None = None) -> RunResult:
+    """Read RUN_DIR; raises UserError, with the command to run, where it or its evaluation is not whole.
+
+    `shards` says where the shards have moved since training.
+    """
     config = load_config(folder / "config.yaml")
     evaluated = folder / "evaluation" / split
     again = f"run `cxr-dist evaluate {folder} --split {split}`"
@@ -106,7 +116,7 @@ def read_run(folder: Path, name: str, split: str) -> RunResult:
         predictions=predictions,
         history=_read_history(folder / "metrics.jsonl"),
         environment=environment,
-        manifest=_manifest_of(config, environment),
+        manifest=_manifest_of(shards or Path(config.data.shards), environment),
     )
 
 
@@ -145,8 +155,8 @@ def _read_history(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
-def _manifest_of(config: Config, environment: dict[str, Any]) -> Manifest | None:
-    path = Path(config.data.shards) / "manifest.json"
+def _manifest_of(shards: Path, environment: dict[str, Any]) -> Manifest | None:
+    path = shards / "manifest.json"
     if path.is_file() and sha256_of(path) == environment.get("manifest_sha256"):
         with suppress(UserError):  # of a format that this release no longer reads: as good as gone
             return load_manifest(path.parent)

@@ -12,6 +12,11 @@ from cxr_dist.evaluate.compare import Comparison
 from cxr_dist.evaluate.run_result import RunResult
 
 _SEEN = {"image": "the film alone", "text": "the report alone", "fused": "the film and the report"}
+_SCOPES = {
+    "head": "fusion and head",
+    "text": "text encoder, fusion and head",
+    "all": "both encoders, fusion and head",
+}
 _LOSSES = {"cross_entropy": "cross-entropy", "focal": "focal loss (Lin et al. 2017)"}
 
 
@@ -56,18 +61,34 @@ def _data(comparison: Comparison) -> str:
 
 
 def _model(run: RunResult) -> str:
+    if len(run.members) == 1:
+        return _one_model(run)
+    members = "; ".join(member_line(member) for member in run.members)
+    return (
+        f"an ensemble, the mean of the probabilities of {len(run.members)} runs (Lakshminarayanan et al. 2017): "
+        f"{members}. Its first member is {_one_model(run)}"
+    )
+
+
+def member_line(member: dict[str, Any]) -> str:
+    """A member of an ensemble in a few words."""
+    return f"{member['run']} sees {_SEEN[member['mode']]}, seed {member['seed']}, step {member['checkpoint_step']}"
+
+
+def _one_model(run: RunResult) -> str:
+    """The model of a run, or of an ensemble's first member, whose settings the ensemble's folder has."""
     model, data = run.config.model, run.config.data
     start = "pretrained weights" if model.pretrained else "random weights"
-    parts = [f"a model that sees {_SEEN[run.mode]}, started from {start};"]
+    parts = [f"a model that sees {_SEEN[model.mode]}, started from {start};"]
     if model.uses_image:
         parts.append(f"films of {data.image_size} × {data.image_size} pixels through {model.image_encoder};")
     if model.uses_text:
-        sections = ", ".join(run.evaluation["text_sections"])
+        sections = ", ".join(data.text_sections)
         parts.append(
             f"the sections {sections} (up to {data.max_tokens} tokens) through the text encoder "
             f"{_encoder_name(model.text_encoder)};"
         )
-    if run.mode == "fused":
+    if model.mode == "fused":
         parts.append(f"joined by cross-attention ({model.fusion}, {model.fusion_heads} heads);")
     dropout = " and ".join(f"{rate:g}" for rate in model.head_dropout)
     return " ".join(parts) + f" a head with dropout {dropout}."
@@ -92,7 +113,8 @@ def _training(run: RunResult) -> str:
         f"up to {train.epochs} epochs{limit}",
         *_optional(config),
     ]
-    return "; ".join(extras) + f"; seed {config.seed}, {config.precision}."
+    whose = "its first member: " if len(run.members) > 1 else ""
+    return whose + "; ".join(extras) + f"; seed {config.seed}, {config.precision}."
 
 
 def _optional(config: Config) -> list[str]:
@@ -122,7 +144,17 @@ def _evaluation(comparison: Comparison) -> str:
             f" Thresholds ({points['rule']}) and the temperature were chosen on {points['chosen_on']['n']} "
             f"validation images of {points['chosen_on']['patients']} patients and only then applied."
         )
-    uncertainty = first["metrics"].get("uncertainty")
-    if uncertainty is not None:
-        text += f" Uncertainty comes from {uncertainty['passes']} passes with Monte-Carlo dropout."
-    return text
+    uncertain = [run for run in comparison.runs if "uncertainty" in run.metrics]
+    return f"{text} Uncertainty: {_shared(uncertain, _uncertainty)}" if uncertain else text
+
+
+def _uncertainty(run: RunResult) -> str:
+    passes = run.metrics["uncertainty"]["passes"]
+    total = f"{passes} passes of all members together" if len(run.members) > 1 else f"{passes} passes"
+    return f"{total} with Monte-Carlo dropout{dropout_place(run)}."
+
+
+def dropout_place(run: RunResult) -> str:
+    """Where dropout acted in the stochastic passes, as the end of a sentence; empty without passes."""
+    scope = run.evaluation["mc_scope"]
+    return "" if scope is None else f" in {_SCOPES[scope]}"

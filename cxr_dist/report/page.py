@@ -1,10 +1,11 @@
 """A comparison in, report.html out: one self-contained page, with inline figures, no script and no network.
 
-The page holds numbers, names of runs and classes, and how the runs were made; never keys, patients or report
-text. The template escapes every value. The same comparison gives the same bytes.
+The page holds numbers, names of runs and classes, and how the runs were made; never keys, patients, films or
+report text, unless it is given examples: then it says so, and only its owner may read the file. The template
+escapes every value. The same comparison gives the same bytes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from cxr_dist.evaluate.compare import HEADLINE, LOSSES, MODE_NAMES, Comparison
 from cxr_dist.evaluate.run_result import RunResult
-from cxr_dist.files import write_whole
+from cxr_dist.files import whole_file
 from cxr_dist.report import figures
 from cxr_dist.report.data_flow import data_flow
+from cxr_dist.report.examples import RunExamples
 from cxr_dist.report.figures import METRIC_NAMES
-from cxr_dist.report.methods import methods
+from cxr_dist.report.methods import dropout_place, methods
 from cxr_dist.report.provenance import data_facts, facts_of_runs, leakage_statements
+from cxr_dist.report.table import sees
 
 CLASS_COLUMNS = {
     "average_precision": "Average precision",
@@ -33,15 +36,25 @@ POINT_COLUMNS = {
     "precision": "Precision (PPV)",
     "negative_predictive_value": "NPV",
 }
+_PATIENT_DATA = (
+    "This page shows films and report text of single cases. Store it, share it and delete it as you do the "
+    "shards; without --with-examples the page has nothing of the kind."
+)
+_MADE_CASES = (
+    "This page shows films and reports of single cases, drawn and written by a program. Made from real data, "
+    "it would be patient data, to be treated as the shards are."
+)
 
 
-def write_page(comparison: Comparison, out: Path) -> None:
-    """Write report.html to the file `out`, whole or not at all."""
-    write_whole(out, render_page(comparison))
+def write_page(comparison: Comparison, out: Path, examples: Sequence[RunExamples] = ()) -> None:
+    """Write report.html to the file `out`, whole or not at all; with examples, for its owner only (0600)."""
+    with whole_file(out, mode=0o600 if examples else 0o644) as file:
+        file.write(render_page(comparison, examples).encode("utf-8"))
 
 
-def render_page(comparison: Comparison) -> str:
-    """The page as one HTML text."""
+def render_page(comparison: Comparison, examples: Sequence[RunExamples] = ()) -> str:
+    """The page as one HTML text; `examples`, where they were asked for, has one entry per run."""
+    assert len(examples) in (0, len(comparison.runs))
     environment = Environment(
         loader=PackageLoader("cxr_dist", "report"),
         autoescape=True,
@@ -54,6 +67,7 @@ def render_page(comparison: Comparison) -> str:
         "signed": signed,
         "p_value": p_value,
         "undefined_reasons": undefined_reasons,
+        "dropout_place": dropout_place,
     }
     manifest = next((run.manifest for run in comparison.runs if run.manifest is not None), None)
     return environment.get_template("report.html.j2").render(
@@ -70,6 +84,9 @@ def render_page(comparison: Comparison) -> str:
         statements=leakage_statements(comparison),
         flow=None if manifest is None else data_flow(manifest),
         methods=methods(comparison),
+        examples=examples,
+        examples_warning=_MADE_CASES if comparison.made_data else _PATIENT_DATA,
+        longest_report=_longest_report(comparison.runs),
         facts={"Data": data_facts(comparison)} | facts_of_runs(comparison.runs),
         **_figures(comparison),
     )
@@ -117,7 +134,12 @@ def summary(comparison: Comparison) -> str:
 def _summary_of(run: RunResult) -> str:
     found = run.estimate("macro", "roc_auc")
     interval = "" if found.low is None else f" (95% interval {found.low:.3f} to {found.high:.3f})"
-    return f"{run.name} ({MODE_NAMES[run.mode]}) {number(found.value)}{interval}"
+    return f"{run.name} ({sees(run)}) {number(found.value)}{interval}"
+
+
+def _longest_report(runs: Sequence[RunResult]) -> int | None:
+    """After how many tokens reports are cut; None where no run reads one."""
+    return max((run.config.data.max_tokens for run in runs if run.mode != "image"), default=None)
 
 
 def _best_per_metric(comparison: Comparison) -> dict[str, float | None]:

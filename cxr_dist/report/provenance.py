@@ -5,6 +5,7 @@ from typing import Any
 
 from cxr_dist.evaluate.compare import Comparison
 from cxr_dist.evaluate.run_result import RunResult
+from cxr_dist.report.methods import member_line
 from cxr_dist.shard.manifest import Manifest
 
 _LABEL_SOURCES = {
@@ -69,7 +70,7 @@ def _manifest_facts(manifest: Manifest) -> dict[str, str]:
 def facts_of_runs(runs: Sequence[RunResult]) -> dict[str, dict[str, str]]:
     """Heading -> facts: what all runs have in common first, then what each has of its own."""
     each = [run_facts(run) for run in runs]
-    common = {name for name in each[0] if len(runs) > 1 and len({facts[name] for facts in each}) == 1}
+    common = {name for name in each[0] if len(runs) > 1 and len({facts.get(name) for facts in each}) == 1}
     shared = {name: value for name, value in each[0].items() if name in common}
     own = {
         run.name: {name: value for name, value in facts.items() if name not in common}
@@ -79,22 +80,22 @@ def facts_of_runs(runs: Sequence[RunResult]) -> dict[str, dict[str, str]]:
 
 
 def run_facts(run: RunResult) -> dict[str, str]:
-    """Settings and machine of one run, as it recorded them."""
+    """Settings and machine of one run, as it recorded them; for an ensemble, its members and the first's."""
     config, environment = run.config, run.environment
     model, data, optim, train = config.model, config.data, config.optim, config.train
     encoders = [model.image_encoder] * model.uses_image + [model.text_encoder] * model.uses_text
     sections = ", ".join(run.evaluation["text_sections"]) or "none"
     limit = f", at most {train.max_steps} steps" if train.max_steps else ""
-    return {
+    return _members(run) | {
         "Named run": str(run.evaluation["run"]),
         "Encoders": " + ".join(encoders) + (", pretrained" if model.pretrained else ", from random weights"),
         "Report sections read": sections,
-        "Fusion": model.fusion if run.mode == "fused" else "none",
+        "Fusion": model.fusion if model.mode == "fused" else "none",
         "Loss": f"{config.loss.name}, class weights {config.loss.class_weights}, sampling {data.sampling}",
         "Optimizer": f"{optim.name}, learning rate {optim.lr:g}, {optim.schedule}",
         "Batch": f"{data.global_batch} ({data.num_lanes} lanes of {data.micro_batch}), images {data.image_size} px",
         "Length": f"{train.epochs} epochs{limit}; evaluated at step {run.evaluation['checkpoint_step']}",
-        "Seed": str(config.seed),
+        "Seed": ", ".join(dict.fromkeys(str(member["seed"]) for member in run.members)),
         "Precision": f"{config.precision}, {config.parallel}",
         "Hardware": f"{_of(environment, 'device')}, {_of(environment, 'host_cpus')} CPUs, "
         f"{_of(environment, 'world_size')} ranks",
@@ -103,6 +104,13 @@ def run_facts(run: RunResult) -> dict[str, str]:
         "Manifest sha256": _of(environment, "manifest_sha256"),
         "Command": _of(environment, "command"),
     }
+
+
+def _members(run: RunResult) -> dict[str, str]:
+    if len(run.members) == 1:
+        return {}
+    members = "; ".join(map(member_line, run.members))
+    return {"Mean of": f"{len(run.members)} runs: {members}", "Settings below": "those of the first of them"}
 
 
 def _of(environment: dict[str, Any], name: str) -> str:
