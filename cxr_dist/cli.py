@@ -176,25 +176,46 @@ def predict(
     *,
     image: Path | None = None,
     report: str = "",
+    input: Path | None = None,
+    batch: int | None = None,
     mc_samples: int = 30,
     mc_scope: _McScope = "head",
-    out: Path = Path("prediction.png"),
+    out: Path | None = None,
 ) -> None:
-    """Class probabilities with uncertainty for one film, and a picture of where the model looked.
+    """Class probabilities with uncertainty for a film, a folder or a table, and pictures of where the model looked.
 
     Args:
         run_dir: A folder that `cxr-dist train` wrote.
-        image: A film, PNG or JPEG; a text-only run needs none.
-        report: The report's text, as much of it as the model was trained to see.
-        mc_samples: Monte-Carlo dropout passes.
+        image: One film, PNG or JPEG; a text-only run needs none.
+        report: Its report's text, as much of it as the model was trained to see.
+        input: In place of --image: a folder of films, with FILM.txt beside FILM.png for its report; or a .csv with
+            the columns image (relative to the table), report and, if you like, id.
+        batch: With --input: so many films per forward pass and no pictures, for thousands of films.
+        mc_samples: Monte-Carlo dropout passes; 0: none.
         mc_scope: Where dropout acts in them, as in `cxr-dist evaluate`.
-        out: The picture.
+        out: The picture (default prediction.png), its JSON beside it; with --input the folder (default predictions)
+            for predictions.csv, which names films as the input does, and a picture and JSON per case. They hold
+            private data, and only you can read them.
     """
     from cxr_dist.model.monte_carlo import McDropout
-    from cxr_dist.prediction import predict_one
 
+    if (input is None) == (image is None and not report):
+        raise UserError("say what to predict: --image FILE and --report TEXT, or --input FOLDER or TABLE.csv")
+    if batch is not None and (input is None or batch < 1):
+        raise UserError("--batch is the number of films per forward pass, 1 or more, and goes with --input")
     mc = McDropout(passes=mc_samples, scope=mc_scope)
-    print(json.dumps(predict_one(run_dir, image, report, mc, out), indent=1))
+    if input is None:
+        from cxr_dist.prediction import predict_one
+        from cxr_dist.trained import Case
+
+        facts = predict_one(run_dir, Case(image=image, report=report), mc, out or Path("prediction.png"))
+        print(json.dumps(facts, indent=1))
+        return
+    from cxr_dist.prediction_table import predict_many
+
+    outcome = predict_many(run_dir, input, mc, out or Path("predictions"), batch)
+    print(outcome)
+    sys.exit(1 if outcome.failed else 0)
 
 
 _WITH_CONFIG: dict[str, Callable[[Config], None]] = {"plan": plan, "train": train}

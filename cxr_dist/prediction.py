@@ -1,44 +1,148 @@
-"""Assembly of `cxr-dist predict`: a run folder, a film and a report in; probabilities, spread and a picture out."""
+"""Assembly of `cxr-dist predict` for one case: a trained model, a film and a report in; JSON and a picture out.
 
+Both hold the report's words; what is printed and logged does not.
+"""
+
+import dataclasses
+import glob
+import io
+import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import torch
 
+from cxr_dist.data.batch import Batch
 from cxr_dist.distributed.backend import start
 from cxr_dist.distributed.world import World
+from cxr_dist.errors import UserError
+from cxr_dist.evaluate.answer import Answers, answers
 from cxr_dist.evaluate.explain import grad_cam
-from cxr_dist.evaluate.predict import predict_batch
-from cxr_dist.model.image import normalise
-from cxr_dist.model.monte_carlo import McDropout
-from cxr_dist.report.explain import image_explanation
-from cxr_dist.trained import Case, open_run
+from cxr_dist.evaluate.predict import inputs_of, predict_passes
+from cxr_dist.evaluate.word_scores import gradient_times_input, per_word, token_attention
+from cxr_dist.files import whole_file
+from cxr_dist.model.monte_carlo import Inputs, McDropout
+from cxr_dist.report.explain import CaseView, ReportView, explanation
+from cxr_dist.trained import Case, TrainedModel, open_run
+
+PRIVATE = 0o600
+"""Mode of the files that hold films, words or names."""
+_IN_FILES_ONLY = ("report", "heat_map")
+_NOTE = "research software, not for clinical use"
 
 
-def predict_one(run_dir: Path, image: Path | None, report: str, mc: McDropout, out: Path) -> dict[str, Any]:
-    """Probabilities of one film and report, with the passes' spread, and the picture written to `out`."""
-    device = start(World(), timeout_minutes=10)
-    trained, _ = open_run(run_dir, device)
-    batch = trained.batch([Case(image=image, report=report)])
-    row = predict_batch(trained.classifier, batch, trained.config, trained.task, mc, device)[0]
-    probability, mean, variance, entropies = np.split(row[1:], len(trained.classes) * np.arange(1, 4))
-    deviation = np.sqrt(variance)
-    if batch.images is not None:
-        chosen = int(probability.argmax())
-        inputs = batch.to(device)
-        assert inputs.images is not None
-        heat = grad_cam(
-            trained.classifier, normalise(inputs.images), inputs.tokens, inputs.attention_mask, chosen
+@dataclass(frozen=True, kw_only=True)
+class Predictor:
+    """A trained model, and what is asked of it."""
+
+    trained: TrainedModel
+    mc: McDropout
+    temperature: float | None
+    """That evaluation chose on validation; None without one."""
+
+    @classmethod
+    def open(cls, run_dir: Path, mc: McDropout) -> "Predictor":
+        """The best checkpoint of a run, on this machine's device."""
+        trained, _ = open_run(run_dir, start(World(), timeout_minutes=10))
+        return cls(trained=trained, mc=mc, temperature=chosen_temperature(run_dir, trained.step))
+
+    def answer(self, batch: Batch) -> Answers:
+        """What the model says of each case of a batch."""
+        trained = self.trained
+        # The same dropout masks for every case: what is said of it does not depend on its row or its neighbours.
+        batch = dataclasses.replace(batch, sample_ids=torch.zeros_like(batch.sample_ids))
+        found = predict_passes(
+            trained.classifier, batch, trained.config, trained.task, self.mc, trained.device
         )
-        bounds = np.clip(np.stack([mean - 1.96 * deviation, mean + 1.96 * deviation], axis=1), 0, 1)
-        film, names = batch.images[0, 0].numpy(), trained.classes
-        image_explanation(film, heat, mean, bounds, names, explained=names[chosen]).savefig(out, dpi=150)
+        return answers(*found, trained.task, trained.classes, self.temperature)
+
+    def explain(self, case: Case, batch: Batch, found: Answers) -> tuple[dict[str, Any], CaseView]:
+        """One case's JSON and picture; `batch` holds it alone, and `found` is what was answered."""
+        trained = self.trained
+        chosen = int(found.probabilities[0].argmax())
+        inputs = inputs_of(trained.classifier, batch.to(trained.device))
+        heat = grad_cam(trained.classifier, inputs, chosen) if inputs.images is not None else None
+        report = self._words(case.report, inputs, chosen) if inputs.tokens is not None else None
+        view = CaseView(
+            film=None if batch.images is None else batch.images[0, 0].numpy(),
+            heat=heat,
+            probabilities=found.shown[0],
+            interval=None if found.interval is None else found.interval[:, 0],
+            classes=trained.classes,
+            explained=trained.classes[chosen],
+            report=report,
+        )
+        return self._facts(found, view), view
+
+    def _words(self, report: str, inputs: Inputs, chosen: int) -> ReportView:
+        assert self.trained.tokenizer is not None
+        words, cut = self.trained.tokenizer.words(report)
+        attention = token_attention(self.trained.classifier, inputs)
+        gradient = gradient_times_input(self.trained.classifier, inputs, chosen)
+        return ReportView(
+            words=[word.text for word in words],
+            attention=None if attention is None else per_word(attention, words),
+            gradient_times_input=per_word(gradient, words),
+            cut=cut,
+        )
+
+    def _facts(self, found: Answers, view: CaseView) -> dict[str, Any]:
+        config = self.trained.config
+        facts: dict[str, Any] = {"note": _NOTE, "run": config.run, "mode": config.model.mode}
+        facts |= {"checkpoint_step": self.trained.step, "temperature": self.temperature}
+        facts |= found.to_dict(0) | {"mc_scope": self.mc.scope if self.mc.passes else None}
+        facts |= {"explained_class": view.explained}
+        facts["heat_map"] = None if view.heat is None else view.heat.round(4).tolist()
+        facts["report"] = None if view.report is None else _report_facts(view.report)
+        return facts
+
+
+def predict_one(run_dir: Path, case: Case, mc: McDropout, out: Path) -> dict[str, Any]:
+    """Write the picture to `out` (.png) and the JSON beside it; returns what may be printed of it: no words."""
+    if out.suffix.lower() != ".png":
+        raise UserError(f"--out ends in {out.suffix or 'nothing'}: the picture's name ends in .png")
+    predictor = Predictor.open(run_dir, mc)
+    batch = predictor.trained.batch([case])
+    facts, view = predictor.explain(case, batch, predictor.answer(batch))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_case(facts, view, out)
+    files = {"picture": str(out), "json": str(out.with_suffix(".json"))}
+    return {name: value for name, value in facts.items() if name not in _IN_FILES_ONLY} | files
+
+
+def write_case(facts: dict[str, Any], view: CaseView, picture: Path) -> None:
+    """Write PICTURE.png and PICTURE.json, readable by their owner alone."""
+    with io.BytesIO() as file:
+        explanation(view).savefig(file, format="png", dpi=150)
+        drawn = file.getvalue()
+    text = json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False)
+    for path, content in ((picture, drawn), (picture.with_suffix(".json"), text.encode("utf-8"))):
+        with whole_file(path, mode=PRIVATE) as file_on_disk:
+            file_on_disk.write(content)
+
+
+def chosen_temperature(run_dir: Path, step: int) -> float | None:
+    """The temperature of an evaluation of this checkpoint; None where there is none, or it found none."""
+    for path in sorted(glob.glob("evaluation/*/metrics.json", root_dir=run_dir)):
+        evaluation = json.loads((run_dir / path).read_text(encoding="utf-8"))
+        temperature = (evaluation.get("calibration") or {}).get("temperature")
+        if temperature is not None and evaluation.get("checkpoint_step") == step:
+            return float(temperature)
+    return None
+
+
+def _report_facts(report: ReportView) -> dict[str, Any]:
+    """The words with their scores; both attentions sum to 1."""
+    scores = zip(
+        report.words,
+        [None] * len(report.words) if report.attention is None else report.attention.round(6).tolist(),
+        report.gradient_times_input.round(6).tolist(),
+        strict=True,
+    )
+    special = None if report.attention is None else round(1 - float(report.attention.sum()), 6)
     return {
-        "probabilities": dict(zip(trained.classes, probability.round(6).tolist(), strict=True)),
-        "mc_mean": dict(zip(trained.classes, mean.round(6).tolist(), strict=True)),
-        "mc_deviation": dict(zip(trained.classes, deviation.round(6).tolist(), strict=True)),
-        "predictive_entropy_nats": round(float(entropies[0]), 6),
-        "mutual_information_nats": round(max(0.0, float(entropies[0] - entropies[1])), 6),
-        "picture": str(out) if batch.images is not None else None,
-        "note": "research software, not for clinical use",
+        "words": [{"word": w, "attention": a, "gradient_times_input": g} for w, a, g in scores],
+        "attention_on_special_tokens": special,
+        "words_cut_off": report.cut,
     }

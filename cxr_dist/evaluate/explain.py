@@ -5,28 +5,24 @@ import torch
 from numpy.typing import NDArray
 
 from cxr_dist.model.classifier import Classifier
+from cxr_dist.model.monte_carlo import Inputs
 
 
-def grad_cam(
-    model: Classifier,
-    images: torch.Tensor,
-    tokens: torch.Tensor | None,
-    attention_mask: torch.Tensor | None,
-    class_index: int,
-) -> NDArray[np.float64]:
+def grad_cam(model: Classifier, inputs: Inputs, class_index: int) -> NDArray[np.float64]:
     """Heat in [0, 1] over the image tokens of one film, shape [h, w]; all 0 where nothing speaks for the class.
 
     Args:
         model: in eval mode, with an image encoder.
-        images: normalised film, float [1, 1, H, W]; tokens and mask int64 [1, T], or None in image mode.
+        inputs: of one case, b = 1.
         class_index: the class whose logit is explained.
     """
+    assert inputs.images is not None, "Grad-CAM needs a film"
     with torch.enable_grad():
-        features = model.encode(images, tokens, attention_mask)
-        assert features.image_tokens is not None, "Grad-CAM needs an image encoder"
+        features = model.encode(inputs.images, inputs.tokens, inputs.attention_mask)
+        assert features.image_tokens is not None
         logit = model.classify(features)[0, class_index]
         (gradient,) = torch.autograd.grad(logit, features.image_tokens)
     heat = (gradient.mean(dim=1, keepdim=True) * features.image_tokens.detach()).sum(-1).clamp_min(0)[0]
-    height, width = (side // 32 for side in images.shape[2:])
+    height, width = (side // 32 for side in inputs.images.shape[2:])
     heat = heat.double().reshape(height, width)
     return (heat / heat.max().clamp_min(1e-12)).cpu().numpy()

@@ -1,55 +1,99 @@
-"""The picture of `cxr-dist predict`: one film, where the model looked, and how sure it is of each class."""
+"""The picture of `cxr-dist predict`: the film, where the model looked, how sure it is, and the report's words.
+
+Everything is placed in inches, because the height follows from the number of classes and words.
+"""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from cxr_dist.report.plots import BLUE, INK, MUTED, new_figure, styled
+from cxr_dist.report.plots import BLUE, INK, MUTED, styled, wrapped
+from cxr_dist.report.words import LINE, SHARE, SIGNED, draw_words, lines_needed, measured
 
 Floats = NDArray[np.float64]
+_WIDTH, _MARGIN, _GAP = 10.5, 0.3, 0.3
+_FILM = 2.95  # side of a film
+_TITLE = 0.32  # height above axes
+_TICKS = 0.3  # height below the bars
+_FOOT = 0.34
+_HEAD = 0.55  # above the words: their title and legend
+_CUT = 0.22  # below the words: how many more there are
+_COLUMN = (_WIDTH - 2 * _MARGIN - _GAP) / 2  # the report stands in two columns, coloured in two ways
+_POINTS = 72  # per inch
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportView:
+    """The words of a report that the model read, and how each is coloured."""
+
+    words: Sequence[str]
+    attention: Floats | None
+    """[words], 0 or more: each word's share of the attention; None for a fusion that reads no report."""
+    gradient_times_input: Floats
+    """[words]: for (above 0) or against (below 0) the explained class."""
+    cut: int
+    """How many more words the report has, which the model did not read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseView:
+    """One case as it is drawn."""
+
+    film: NDArray[np.uint8] | None
+    """uint8 [H, W], as the network sees it; None for a model that reads no film."""
+    heat: Floats | None
+    """[h, w], 0 or more, a coarse map that is stretched over the film; None without a film."""
+    probabilities: Floats
+    """[C] in [0, 1]."""
+    interval: Floats | None
+    """[2, C], low and high of each probability over the stochastic passes; None without passes."""
+    classes: Sequence[str]
+    explained: str
+    """The class that heat and words speak for."""
+    report: ReportView | None
+    """None for a model that reads no report."""
 
 
 @styled
-def image_explanation(
-    image: NDArray[np.uint8],
-    heat: Floats | None,
-    probabilities: Floats,
-    bounds: Floats | None,
-    classes: Sequence[str],
-    *,
-    explained: str | None = None,
-) -> Figure:
-    """Film, film with heat, and probabilities with their spread, side by side.
-
-    Args:
-        image: uint8 [H, W], grey.
-        heat: [h, w], 0 or more, a coarse map that is stretched over the film; None for a model without image.
-        probabilities: [C] in [0, 1].
-        bounds: [C, 2], low and high of each probability over the stochastic passes; None without passes.
-        classes: C names.
-        explained: the class that the heat speaks for.
-    """
-    assert image.ndim == 2
-    assert len(probabilities) == len(classes)
-    height = max(3.4, 1.2 + 0.3 * len(classes))
-    figure, axes = new_figure(10.5, height, 1, 3, width_ratios=(1, 1, 1.25))
-    _film(axes[0], image, "Film")
-    _film(axes[1], image, "Where it looked" + (f", for {explained}" if explained else ""))
-    if heat is None:
-        axes[1].text(0.5, 0.5, "no image encoder", transform=axes[1].transAxes, ha="center", color="white")
-    else:
-        _overlay(axes[1], heat, image.shape)
-    _bars(axes[2], probabilities, bounds, classes)
-    note = "Research software, not for clinical use. The heat shows what moved the answer, not a finding."
-    figure.supxlabel(note, fontsize=8, color=MUTED)
+def explanation(case: CaseView) -> Figure:
+    """Film, film with heat, and probabilities side by side; the report below, by attention and by gradient."""
+    upper = max(_FILM if case.film is not None else 0.0, 0.27 * len(case.classes) + 0.25 + _TICKS)
+    lower = _report_height(case.report)
+    figure = Figure(figsize=(_WIDTH, _TITLE + upper + lower + _FOOT))
+    left = _MARGIN
+    if case.film is not None and case.heat is not None:
+        _film(_place(figure, left, _TITLE, _FILM, _FILM), case.film, "Film")
+        left += _FILM + 0.15
+        axes = _place(figure, left, _TITLE, _FILM, _FILM)
+        _film(axes, case.film, wrapped(f"Where it looked, for {case.explained}", 44))
+        _overlay(axes, case.heat, case.film.shape)
+        left += _FILM + 0.15
+    left += (
+        max(measured(line, 9) for name in case.classes for line in _label(name).split("\n")) / _POINTS + 0.2
+    )
+    right = _WIDTH - _MARGIN if case.film is not None else min(_WIDTH - _MARGIN, left + 5)
+    _bars(_place(figure, left, _TITLE, right - left, upper - _TICKS), case)
+    if case.report is not None:
+        _report(figure, case.report, case.explained, _TITLE + upper)
+    note = "Research software, not for clinical use. Colours show what moved the answer: not a finding, not a cause."
+    figure.text(_MARGIN / _WIDTH, 0.12 / figure.get_figheight(), note, fontsize=8, color=MUTED)
     return figure
 
 
-def _film(axes: Axes, image: NDArray[np.uint8], title: str) -> None:
-    axes.imshow(image, cmap="gray", vmin=0, vmax=255)
+def _place(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
+    """Axes at inches from the figure's upper left corner."""
+    whole = figure.get_figheight()
+    return figure.add_axes((left / _WIDTH, 1 - (top + height) / whole, width / _WIDTH, height / whole))
+
+
+def _film(axes: Axes, film: NDArray[np.uint8], title: str) -> None:
+    axes.imshow(film, cmap="gray", vmin=0, vmax=255)
     axes.set_title(title)
     axes.set_axis_off()
 
@@ -62,22 +106,88 @@ def _overlay(axes: Axes, heat: Floats, shape: tuple[int, ...]) -> None:
     axes.imshow(
         share, cmap="inferno", vmin=0, vmax=1, alpha=0.65 * share, extent=extent, interpolation="bilinear"
     )
+    if top <= 0:
+        place: dict[str, Any] = {"transform": axes.transAxes, "ha": "center", "fontsize": 8}
+        ground = {"facecolor": INK, "linewidth": 0, "pad": 3}
+        axes.text(0.5, 0.04, "nothing in the film speaks for it", color="white", bbox=ground, **place)
 
 
-def _bars(axes: Axes, probabilities: Floats, bounds: Floats | None, classes: Sequence[str]) -> None:
-    rows = np.arange(len(classes))
-    axes.barh(rows, probabilities, color=BLUE, alpha=0.8, height=0.62)
-    if bounds is not None:
-        axes.hlines(rows, bounds[:, 0], bounds[:, 1], color=INK, linewidth=1.4)
-        axes.plot(bounds, np.stack([rows, rows], axis=1), "|", color=INK, markersize=7)
-    for row, value in zip(rows, probabilities, strict=True):
-        edge = max(float(value), 0.0 if bounds is None else float(bounds[row, 1]))
-        axes.annotate(
-            f"{value:.0%}", (edge, row), xytext=(5, 0), textcoords="offset points", va="center", fontsize=8
-        )
-    axes.set_yticks(rows, classes)
-    axes.invert_yaxis()
-    axes.set(xlim=(0, 1.12), xticks=np.linspace(0, 1, 5))
+def _label(name: str) -> str:
+    return wrapped(name, 20)
+
+
+def _bars(axes: Axes, case: CaseView) -> None:
+    rows = np.arange(len(case.classes))
+    axes.barh(rows, case.probabilities, color=BLUE, alpha=0.8, height=0.62)
+    ends = case.probabilities
+    if case.interval is not None:
+        axes.hlines(rows, *case.interval, color=INK, linewidth=1.4)
+        axes.plot(case.interval, np.stack([rows, rows]), "|", color=INK, markersize=7)
+        ends = np.maximum(ends, case.interval[1])
+    for row, (value, end) in enumerate(zip(case.probabilities, ends, strict=True)):
+        place: dict[str, Any] = {"xytext": (5, 0), "textcoords": "offset points", "va": "center"}
+        axes.annotate(f"{value:.0%}", (float(end), row), fontsize=8, **place)
+    axes.set_yticks(rows, [_label(name) for name in case.classes], parse_math=False)
+    axes.get_yticklabels()[list(case.classes).index(case.explained)].set_fontweight("bold")
+    axes.set(xlim=(0, 1.16), ylim=(len(rows) - 0.4, -0.6), xticks=np.linspace(0, 1, 5))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    axes.set_title("Probability" + ("" if bounds is None else ", and its spread over the passes"))
+    axes.set_title("Probability" if case.interval is None else "Probability, and 95% of the passes")
     axes.grid(True, axis="x")
+
+
+def _report_height(report: ReportView | None) -> float:
+    if report is None:
+        return 0.0
+    lines = lines_needed(report.words, _COLUMN * _POINTS)
+    return _GAP + _HEAD + max(1, lines) * LINE / _POINTS + _CUT
+
+
+def _report(figure: Figure, report: ReportView, explained: str, top: float) -> None:
+    top += _GAP + _HEAD
+    height = _report_height(report) - _GAP - _HEAD - _CUT
+    columns = [_place(figure, x, top, _COLUMN, height) for x in (_MARGIN, _WIDTH - _MARGIN - _COLUMN)]
+    for axes, title in zip(columns, ("Report, by attention", "Report, by gradient × input"), strict=True):
+        axes.set(xlim=(0, _COLUMN * _POINTS), ylim=(height * _POINTS, 0))
+        axes.set_axis_off()
+        axes.text(0, -26, title)
+        if not report.words:
+            _say(axes, "no report was given")
+    if report.words:
+        _by_attention(columns[0], report)
+        _by_gradient(columns[1], report, explained)
+    if report.cut:
+        counted = "1 more word is" if report.cut == 1 else f"{report.cut} more words are"
+        cut_off = f"{counted} cut off: not read by the model"
+        columns[0].text(0, height * _POINTS + 12, cut_off, fontsize=8, color=MUTED)
+
+
+def _by_attention(axes: Axes, report: ReportView) -> None:
+    if report.attention is None:
+        _say(axes, "this model's fusion takes nothing of the report")
+        return
+    most = float(report.attention.max())
+    draw_words(axes, report.words, SHARE(report.attention / max(most, 1e-12)))
+    _legend(axes, SHARE, "0", f"{most:.1%} of the attention")
+
+
+def _by_gradient(axes: Axes, report: ReportView, explained: str) -> None:
+    scores = report.gradient_times_input
+    most = max(float(np.abs(scores).max()), 1e-12)
+    draw_words(axes, report.words, SIGNED(0.5 + scores / most / 2))
+    _legend(axes, SIGNED, "against", f"for {explained}")
+
+
+def _legend(axes: Axes, colours: Colormap, low: str, high: str) -> None:
+    """A ramp below the title, with what its ends mean."""
+    style: dict[str, Any] = {"fontsize": 8, "color": MUTED, "va": "center", "parse_math": False}
+    middle, start, ramp = -11.0, measured(low, 8) + 5, 46.0
+    axes.text(0, middle, low, **style)
+    frame = axes.inset_axes((start, middle - 4, ramp, 8), transform=axes.transData)
+    frame.imshow(np.linspace(0, 1, 64)[None], cmap=colours, aspect="auto")
+    frame.set(xticks=[], yticks=[])
+    frame.spines[:].set(visible=True, linewidth=0.5)
+    axes.text(start + ramp + 5, middle, high, **style)
+
+
+def _say(axes: Axes, message: str) -> None:
+    axes.text(0, 12, message, color=MUTED)

@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 
 from cxr_dist.evaluate.metrics import confusion_matrix, curves
 from cxr_dist.report import plots
-from cxr_dist.report.explain import image_explanation
 from cxr_dist.report.svg import to_svg
 
 
@@ -116,35 +115,3 @@ def test_svg_is_well_formed_themed_and_repeatable() -> None:
     ids = [set(re.findall(r'\bid="([^"]+)"', text)) for text in (svg, draw("two"))]
     assert ids[0]
     assert not ids[0] & ids[1]
-
-
-def explain(**changes: object) -> Figure:
-    given: dict[str, object] = {
-        "image": np.full((32, 48), 90, dtype=np.uint8),
-        "heat": np.eye(4),
-        "probabilities": np.array([0.2, 0.8]),
-        "bounds": np.array([[0.1, 0.3], [0.7, 0.85]]),
-        "classes": ["a", "b"],
-    }
-    return image_explanation(**(given | changes))  # type: ignore[arg-type]
-
-
-def test_explanation_shows_the_film_twice_and_the_heat_over_it() -> None:
-    film, overlay, bars = explain(explained="b").axes
-    assert np.array_equal(film.images[0].get_array(), np.full((32, 48), 90))
-    heat = overlay.images[1]
-    assert heat.get_extent() == [-0.5, 47.5, 31.5, -0.5]  # the whole film, whatever the heat's own size
-    assert np.array_equal(heat.get_array(), np.eye(4))
-    assert overlay.get_title(loc="left") == "Where it looked, for b"
-    assert [bar.get_width() for bar in bars.patches] == [0.2, 0.8]
-    assert [text.get_text() for text in bars.texts] == ["20%", "80%"]
-
-
-def test_explanation_without_heat_or_passes() -> None:
-    figure = explain(heat=None, bounds=None)
-    assert "no image encoder" in texts(figure)
-    assert figure.axes[2].get_title(loc="left") == "Probability"
-
-
-def test_explanation_of_a_constant_heat_covers_nothing() -> None:
-    assert np.asarray(explain(heat=np.zeros((4, 4))).axes[1].images[1].get_alpha()).max() == 0
