@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cxr_dist.shard.likeness import Words, correlation, fingerprint, nearest
+from cxr_dist.shard.likeness import SIDE, Words, correlation, fingerprint, nearest
 from cxr_dist.shard.manifest import Manifest, ShardEntry, open_index
 from cxr_dist.shard.processes import in_order
 
@@ -71,10 +71,14 @@ def find_near_duplicates(folder: Path, manifest: Manifest, workers: int) -> list
 
 
 def _read(folder: Path, manifest: Manifest, name: str, workers: int) -> _Split:
-    shards = manifest.splits[name].shards
+    split, start = manifest.splits[name], 0
+    hashes = np.empty((split.samples, 2, 4), np.uint64)
+    thumbnails = np.empty((split.samples, SIDE, SIDE), np.uint8)  # 1.6 kB a film: no second copy
     fingerprints = partial(_fingerprints, folder=folder, num_labels=manifest.num_labels)
-    hashes, thumbnails = zip(*in_order(fingerprints, shards, workers, unit=1), strict=True)
-    return _Split(shards=shards, hashes=np.concatenate(hashes), thumbnails=np.concatenate(thumbnails))
+    for some_hashes, some_thumbnails in in_order(fingerprints, split.shards, workers, unit=1):
+        part = slice(start, start := start + len(some_hashes))
+        hashes[part], thumbnails[part] = some_hashes, some_thumbnails
+    return _Split(shards=split.shards, hashes=hashes, thumbnails=thumbnails)
 
 
 def _fingerprints(shard: ShardEntry, folder: Path, num_labels: int) -> Fingerprints:
