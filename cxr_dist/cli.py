@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import FlagConversionOff, Positional
 
+from cxr_dist.cli_help import commands_help, runs_help
 from cxr_dist.config import Config
 from cxr_dist.errors import UserError
 from cxr_dist.runs import RUNS, named_run
@@ -185,7 +186,7 @@ def predict(
     """Class probabilities with uncertainty for a film, a folder or a table, and pictures of where the model looked.
 
     Args:
-        run_dir: A folder that `cxr-dist train` wrote.
+        run_dir: A folder that `cxr-dist train` or `cxr-dist export` wrote.
         image: One film, PNG or JPEG; a text-only run needs none.
         report: Its report's text, as much of it as the model was trained to see.
         input: In place of --image: a folder of films, with FILM.txt beside FILM.png for its report; or a .csv with
@@ -218,6 +219,28 @@ def predict(
     sys.exit(1 if outcome.failed else 0)
 
 
+def export(
+    run_dir: Positional[_FOLDER],
+    *,
+    out: _FOLDER | None = None,
+    onnx: bool = True,
+    shards: _FOLDER | None = None,
+) -> None:
+    """Make a run's best checkpoint a folder of its own: weights, tokenizer, model card, ONNX graph.
+
+    Args:
+        run_dir: A folder that `cxr-dist train` wrote; evaluate it first, so that the model card has its metrics.
+        out: The folder, absent or empty; default RUN_DIR/export. `cxr_dist.load` and `cxr-dist predict` open it.
+        onnx: Write model.onnx, too, and compare it with the network; needs pip install 'cxr_dist[export]'.
+        shards: The shards, where they have moved since training.
+    """
+    from cxr_dist.export import export as export_run
+
+    folder = out or run_dir / "export"
+    export_run(run_dir, folder, with_onnx=onnx, shards=shards)
+    print(f"exported: {folder}")
+
+
 _WITH_CONFIG: dict[str, Callable[[Config], None]] = {"plan": plan, "train": train}
 _PLAIN: dict[str, Callable[..., None]] = {
     "shard": shard,
@@ -226,8 +249,9 @@ _PLAIN: dict[str, Callable[..., None]] = {
     "evaluate": evaluate,
     "compare": compare,
     "predict": predict,
+    "export": export,
 }
-_ORDER = ("shard", "verify", "fetch", "plan", "train", "evaluate", "compare", "predict")
+_ORDER = ("shard", "verify", "fetch", "plan", "train", "evaluate", "compare", "predict", "export")
 
 
 def main() -> None:
@@ -260,7 +284,7 @@ def _dispatch(arguments: list[str]) -> None:
     command, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
     if command in _WITH_CONFIG:
         if not rest or rest[0].startswith("-"):
-            print(_run_help(command))
+            print(runs_help(command, RUNS))
             sys.exit(0 if rest[:1] in (["-h"], ["--help"]) else 2)
         prog = f"cxr-dist {command} {rest[0]}"
         _WITH_CONFIG[command](config_of(rest[0], rest[1:], prog, _WITH_CONFIG[command].__doc__))
@@ -269,28 +293,6 @@ def _dispatch(arguments: list[str]) -> None:
             _PLAIN[command], args=_booleans(rest), prog=f"cxr-dist {command}", config=(FlagConversionOff,)
         )
     elif command in ("-h", "--help"):
-        print(_help())
+        print(commands_help({name: (_WITH_CONFIG | _PLAIN)[name] for name in _ORDER}))
     else:
         raise UserError(f"unknown command {command!r}; expected one of: {', '.join(_ORDER)}")
-
-
-def _help() -> str:
-    functions = _WITH_CONFIG | _PLAIN
-    lines = [f"  {name:<10}{(functions[name].__doc__ or '').splitlines()[0]}" for name in _ORDER]
-    return "\n".join(
-        [
-            "usage: cxr-dist COMMAND …      (cxr-dist COMMAND --help for its arguments)",
-            "",
-            "Train chest X-ray classifiers on images and radiology reports together.",
-            "Research software, not for clinical use.",
-            "",
-            *lines,
-        ]
-    )
-
-
-def _run_help(command: str) -> str:
-    lines = [f"  {name:<10}{(run.__doc__ or '').splitlines()[0]}" for name, run in RUNS.items()]
-    return "\n".join(
-        [f"usage: cxr-dist {command} RUN [--section.field VALUE …]", "", "RUN is one of", *lines]
-    )

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written aside in the same folder, fsynced, renamed.
+"""Files and folders that are whole or absent: written aside in the same folder, fsynced, renamed.
 
 kill -9 while saving left 4 of 12 files corrupt when written in place, and 0 of 12 this way.
 """
@@ -6,12 +6,15 @@ kill -9 while saving left 4 of 12 files corrupt when written in place, and 0 of 
 import errno
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from cxr_dist.errors import UserError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
@@ -29,7 +32,7 @@ def whole_file(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
         aside.replace(path)
     except BaseException as error:
         aside.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(error, OSError) and error.errno in _FULL:
             raise UserError(
                 f"no space left to write {path.name}: free some, or choose another folder; "
                 "what was written before is whole"
@@ -56,3 +59,28 @@ def sha256_of(path: Path) -> str:
     """Hex sha256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill that appears as `path`, which is absent or empty, only when the block ends without an error.
+
+    Raises UserError where the disk is full; nothing is left behind then.
+    """
+    path = path.resolve()
+    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        aside.mkdir(parents=True)
+        yield aside
+        for written in (*aside.rglob("*"), aside):
+            sync_path(written)
+        aside.rename(path)
+        sync_path(path.parent)
+    except BaseException as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        # safetensors has an error of its own for a full disk.
+        if getattr(error, "errno", None) in _FULL or "No space left" in str(error):
+            raise UserError(
+                f"no space left to write {path.name}: free some, or choose another folder"
+            ) from None
+        raise

@@ -4,7 +4,6 @@ Both hold the report's words; what is printed and logged does not.
 """
 
 import dataclasses
-import glob
 import io
 import json
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from cxr_dist.evaluate.word_scores import gradient_times_input, per_word, token_
 from cxr_dist.files import whole_file
 from cxr_dist.model.monte_carlo import Inputs, McDropout
 from cxr_dist.report.explain import CaseView, ReportView, explanation
-from cxr_dist.trained import Case, TrainedModel, open_run
+from cxr_dist.trained import Case, TrainedModel, open_model
 
 PRIVATE = 0o600
 """Mode of the files that hold films, words or names."""
@@ -38,14 +37,11 @@ class Predictor:
 
     trained: TrainedModel
     mc: McDropout
-    temperature: float | None
-    """That evaluation chose on validation; None without one."""
 
     @classmethod
     def open(cls, run_dir: Path, mc: McDropout) -> "Predictor":
-        """The best checkpoint of a run, on this machine's device."""
-        trained, _ = open_run(run_dir, start(World(), timeout_minutes=10))
-        return cls(trained=trained, mc=mc, temperature=chosen_temperature(run_dir, trained.step))
+        """The best checkpoint of a run, or an exported model, on this machine's device."""
+        return cls(trained=open_model(run_dir, start(World(), timeout_minutes=10)), mc=mc)
 
     def answer(self, batch: Batch) -> Answers:
         """What the model says of each case of a batch."""
@@ -55,7 +51,7 @@ class Predictor:
         found = predict_passes(
             trained.classifier, batch, trained.config, trained.task, self.mc, trained.device
         )
-        return answers(*found, trained.task, trained.classes, self.temperature)
+        return answers(*found, trained.task, trained.classes, trained.temperature)
 
     def explain(self, case: Case, batch: Batch, found: Answers) -> tuple[dict[str, Any], CaseView]:
         """One case's JSON and picture; `batch` holds it alone, and `found` is what was answered."""
@@ -90,7 +86,7 @@ class Predictor:
     def _facts(self, found: Answers, view: CaseView) -> dict[str, Any]:
         config = self.trained.config
         facts: dict[str, Any] = {"note": _NOTE, "run": config.run, "mode": config.model.mode}
-        facts |= {"checkpoint_step": self.trained.step, "temperature": self.temperature}
+        facts |= {"checkpoint_step": self.trained.step, "temperature": self.trained.temperature}
         facts |= found.to_dict(0) | {"mc_scope": self.mc.scope if self.mc.passes else None}
         facts |= {"explained_class": view.explained}
         facts["heat_map"] = None if view.heat is None else view.heat.round(4).tolist()
@@ -120,16 +116,6 @@ def write_case(facts: dict[str, Any], view: CaseView, picture: Path) -> None:
     for path, content in ((picture, drawn), (picture.with_suffix(".json"), text.encode("utf-8"))):
         with whole_file(path, mode=PRIVATE) as file_on_disk:
             file_on_disk.write(content)
-
-
-def chosen_temperature(run_dir: Path, step: int) -> float | None:
-    """The temperature of an evaluation of this checkpoint; None where there is none, or it found none."""
-    for path in sorted(glob.glob("evaluation/*/metrics.json", root_dir=run_dir)):
-        evaluation = json.loads((run_dir / path).read_text(encoding="utf-8"))
-        temperature = (evaluation.get("calibration") or {}).get("temperature")
-        if temperature is not None and evaluation.get("checkpoint_step") == step:
-            return float(temperature)
-    return None
 
 
 def _report_facts(report: ReportView) -> dict[str, Any]:

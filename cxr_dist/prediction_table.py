@@ -137,7 +137,7 @@ def _header(predictor: Predictor, cases: CaseList) -> list[str]:
     named = ["row", *(["id"] if cases.has_ids else []), "image", "error"]
     return [
         *named,
-        *answers(made, passes, trained.task, trained.classes, predictor.temperature).columns(0),
+        *answers(made, passes, trained.task, trained.classes, trained.temperature).columns(0),
     ]
 
 

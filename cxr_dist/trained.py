@@ -1,6 +1,7 @@
-"""A trained model, ready for use: a run folder in; its network, tokenizer and settings out, and cases as batches."""
+"""A trained model, ready for use: a run or exported folder in; network and settings out, and cases as batches."""
 
 import dataclasses
+import glob
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,19 +10,24 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from cxr_dist.config import Config
+from cxr_dist import exported
 from cxr_dist.config_file import load_config
 from cxr_dist.data.augment import Augmentation
 from cxr_dist.data.batch import Batch
 from cxr_dist.data.loader import collate, decode
 from cxr_dist.data.text import ReportTokenizer
 from cxr_dist.errors import UserError
+from cxr_dist.evaluate.answer import answers
+from cxr_dist.evaluate.predict import predict_passes
+from cxr_dist.exported import Description
 from cxr_dist.model.classifier import Classifier, build_classifier
+from cxr_dist.model.monte_carlo import McDropout, McScope
 from cxr_dist.session import tokenizer_of
 from cxr_dist.shard.image import ImageFile, encode_jpeg
 from cxr_dist.shard.left_out import ImageProblem
-from cxr_dist.shard.manifest import Manifest, Task, index_dtype, load_manifest
+from cxr_dist.shard.manifest import Manifest, index_dtype, load_manifest
 from cxr_dist.train import checkpoint
 
 
@@ -36,20 +42,43 @@ class Case:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainedModel:
+class TrainedModel(Description):
     """The best checkpoint of a run, in eval mode, with all that is needed to use it."""
 
-    config: Config
-    task: Task
-    classes: tuple[str, ...]
-    image: dict[str, int]
-    """`short_side` (pixels) and `quality` of the JPEGs that it was trained on."""
     classifier: Classifier
     tokenizer: ReportTokenizer | None
     """None for a model that reads no report."""
-    step: int
-    """The checkpoint's optimizer step."""
     device: torch.device
+
+    def predict(
+        self,
+        image: str | Path | None = None,
+        report: str = "",
+        *,
+        mc_samples: int = 0,
+        mc_scope: McScope = "head",
+    ) -> dict[str, Any]:
+        """What the model says of one film and report, as JSON has it.
+
+        Args:
+            image: A film, PNG or JPEG; a model that reads no film needs none.
+            report: The report's text, as much of it as the model was trained to see.
+            mc_samples: Passes with Monte-Carlo dropout, for the intervals; 0: none.
+            mc_scope: Where dropout acts in them, as in `cxr-dist evaluate`.
+
+        Returns:
+            For each quantity, class name -> value: `probability` of the deterministic pass; `calibrated`, the
+            same at the temperature that validation chose, if it chose one; with passes their `mc_mean`,
+            `mc_deviation`, and the bounds `mc_low` and `mc_high` of the middle 95%, and entropies in nats.
+
+        Raises UserError for a film that cannot be used, or a film or report that the model does not read.
+        """
+        batch = self.batch([Case(image=None if image is None else Path(image), report=report)])
+        mc = McDropout(passes=mc_samples, scope=mc_scope)
+        found = predict_passes(
+            self.classifier, batch.to(self.device), self.config, self.task, mc, self.device
+        )
+        return answers(*found, self.task, self.classes, self.temperature).to_dict(0)
 
     def batch(self, cases: Sequence[Case]) -> Batch:
         """Cases through the very stages that a stored sample passes; sample ids count from 0. Raises UserError."""
@@ -70,7 +99,7 @@ class TrainedModel:
         """
         uses = self.config.model
         if uses.uses_image and case.image is None:
-            raise UserError("this run's model reads a film: give --image FILE")
+            raise UserError("this run's model reads a film (--image FILE), and none was given")
         if case.report and not uses.uses_text:
             raise UserError("this run's model reads no report: leave --report out")
         labels = 1 if self.task == "multiclass" else len(self.classes)
@@ -91,6 +120,13 @@ class TrainedModel:
         return encode_jpeg(grey, self.image["quality"])
 
 
+def open_model(folder: Path, device: torch.device) -> TrainedModel:
+    """The model of a run folder (whose shards are at hand) or an exported folder; raises UserError for another."""
+    if (folder / "config.yaml").is_file():
+        return open_run(folder, device)[0]
+    return open_export(folder, device)
+
+
 def open_run(
     run_dir: Path, device: torch.device, shards: Path | None = None
 ) -> tuple[TrainedModel, Manifest]:
@@ -99,22 +135,50 @@ def open_run(
     if shards is not None:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, shards=str(shards)))
     manifest = load_manifest(Path(config.data.shards))
-    state = _best_checkpoint(run_dir)
-    text = run_dir / "text_encoder" if config.model.uses_text else None
-    classifier = build_classifier(config.model, len(manifest.classes), text)
-    classifier.load_state_dict(state.model)
-    classifier.to(device, torch.float64 if config.precision == "fp64" else torch.float32)
-    trained = TrainedModel(
+    found = _best_checkpoint(run_dir)
+    description = Description(
         config=config,
         task=manifest.task,
         classes=manifest.classes,
         image=manifest.image,
+        step=found.state.step,
+        manifest_sha256=found.state.manifest_sha256,
+        temperature=chosen_temperature(run_dir, found.state.step),
+    )
+    return _assembled(description, found.model, run_dir, device), manifest
+
+
+def open_export(folder: Path, device: torch.device) -> TrainedModel:
+    """The model of a folder that `cxr-dist export` wrote, checked by sha256; raises UserError for any other."""
+    description, tensors = exported.read(folder)
+    return _assembled(description, tensors, folder, device)
+
+
+def _assembled(
+    description: Description, tensors: dict[str, Tensor], folder: Path, device: torch.device
+) -> TrainedModel:
+    """`folder` holds text_encoder/, where the model reads reports."""
+    config = description.config
+    text = folder / exported.TEXT_ENCODER if config.model.uses_text else None
+    classifier = build_classifier(config.model, len(description.classes), text)
+    classifier.load_state_dict(tensors)
+    classifier.to(device, torch.float64 if config.precision == "fp64" else torch.float32)
+    return TrainedModel(
+        **{field.name: getattr(description, field.name) for field in dataclasses.fields(description)},
         classifier=classifier.eval(),
-        tokenizer=tokenizer_of(config, run_dir),
-        step=state.state.step,
+        tokenizer=tokenizer_of(config, folder),
         device=device,
     )
-    return trained, manifest
+
+
+def chosen_temperature(run_dir: Path, step: int) -> float | None:
+    """The temperature of an evaluation of this checkpoint; None where there is none, or it found none."""
+    for path in sorted(glob.glob("evaluation/*/metrics.json", root_dir=run_dir)):
+        evaluation = json.loads((run_dir / path).read_text(encoding="utf-8"))
+        temperature = (evaluation.get("calibration") or {}).get("temperature")
+        if temperature is not None and evaluation.get("checkpoint_step") == step:
+            return float(temperature)
+    return None
 
 
 def _best_checkpoint(run_dir: Path) -> checkpoint.Checkpoint:

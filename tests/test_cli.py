@@ -44,12 +44,12 @@ def test_help_names_every_command_and_needs_no_torch():
     code = "import sys; sys.argv = ['cxr-dist', '--help']\nfrom cxr_dist.cli import main\nmain()\n"
     code += "assert not {'torch', 'transformers', 'webdataset'} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    for command in ("shard", "verify", "fetch", "plan", "train", "evaluate", "compare", "predict"):
+    for command in ("shard", "verify", "fetch", "plan", "train", "evaluate", "compare", "predict", "export"):
         assert f"\n  {command} " in done.stdout
     assert "not for clinical use" in done.stdout
 
 
-@pytest.mark.parametrize("command", ["shard", "verify", "fetch", "evaluate", "compare", "predict"])
+@pytest.mark.parametrize("command", ["shard", "verify", "fetch", "evaluate", "compare", "predict", "export"])
 def test_each_command_explains_its_arguments(cxr_dist, command):
     status, out, _ = cxr_dist(command, "--help")
     assert status == 0

@@ -54,5 +54,5 @@ def test_the_command_line_starts_without_torch():
     }
     assert names <= {
         "json", "sys", "collections.abc", "pathlib", "typing", "tyro", "tyro.conf",
-        "cxr_dist.config", "cxr_dist.errors", "cxr_dist.runs",
+        "cxr_dist.cli_help", "cxr_dist.config", "cxr_dist.errors", "cxr_dist.runs",
     }  # fmt: skip

@@ -56,7 +56,7 @@ def check_onnx() -> None:
     if missing:
         raise UserError(
             f"the ONNX graph needs {' and '.join(missing)}: pip install 'cxr_dist[export]', or export with "
-            "--no-onnx"
+            "--onnx false"
         )
 
 
@@ -88,7 +88,7 @@ def write_onnx(classifier: Classifier, task: Task, path: Path, *, image_size: in
     if not difference <= TOLERANCE:
         raise UserError(
             f"the ONNX graph differs from the network by {difference:.2g}, more than {TOLERANCE:g}: export with "
-            "--no-onnx, and report this"
+            "--onnx false, and report this"
         )
     return difference
 

@@ -59,6 +59,11 @@ def resolve_text_encoder(name_or_dir: str, bundle: Path) -> Path:
     )
 
 
+def encoder_name(name_or_dir: str) -> str:
+    """What to call a text encoder; of a local folder the last part: where it lay is nobody's business."""
+    return Path(name_or_dir).name if name_or_dir.startswith(("/", ".", "~")) else name_or_dir
+
+
 def image_weights(bundle: Path) -> dict[str, Tensor]:
     """DenseNet-121's ImageNet weights by torchvision's names, on the CPU, checked by sha256."""
     folder = bundle / IMAGE_COMPONENT

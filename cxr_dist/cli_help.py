@@ -1,0 +1,30 @@
+"""What `cxr-dist --help` and `cxr-dist train --help` print: commands and named runs, each with its first line."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+def commands_help(commands: Mapping[str, Callable[..., Any]]) -> str:
+    """The overview of all commands, in their order."""
+    return "\n".join(
+        [
+            "usage: cxr-dist COMMAND …      (cxr-dist COMMAND --help for its arguments)",
+            "",
+            "Train chest X-ray classifiers on images and radiology reports together.",
+            "Research software, not for clinical use.",
+            "",
+            *_lines(commands),
+        ]
+    )
+
+
+def runs_help(command: str, runs: Mapping[str, Callable[..., Any]]) -> str:
+    """The named runs that a command takes."""
+    return "\n".join(
+        [f"usage: cxr-dist {command} RUN [--section.field VALUE …]", "", "RUN is one of", *_lines(runs)]
+    )
+
+
+def _lines(functions: Mapping[str, Callable[..., Any]]) -> list[str]:
+    width = max(map(len, functions)) + 2
+    return [f"  {name:<{width}}{(f.__doc__ or '').splitlines()[0]}" for name, f in functions.items()]

@@ -1,0 +1,79 @@
+"""Assembly of `cxr-dist export`: a run folder in; a folder that anybody can use without it out."""
+
+from pathlib import Path
+
+import torch
+
+from cxr_dist import exported
+from cxr_dist.errors import UserError
+from cxr_dist.evaluate.ensemble import member_of
+from cxr_dist.evaluate.run_result import RunResult, read_run
+from cxr_dist.files import whole_folder
+from cxr_dist.model.graph import check_onnx, write_onnx
+from cxr_dist.report.model_card import CardFacts, model_card
+from cxr_dist.shard.manifest import Manifest
+from cxr_dist.train.run_folder import manifest_sha256
+from cxr_dist.trained import TrainedModel, open_run
+
+
+def export(run_dir: Path, out: Path, *, with_onnx: bool, shards: Path | None = None) -> None:
+    """Write the best checkpoint of a run as an exported model (exported.py has the format).
+
+    Raises UserError where `out` holds anything, the run has no checkpoint, its shards are others than it was
+    trained on, its evaluation is of another checkpoint, or the ONNX graph differs from the network; `out` is
+    then as it was.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} exists already: remove it, or choose another --out")
+    if with_onnx:
+        check_onnx()
+    trained, manifest = open_run(run_dir, torch.device("cpu"), shards)
+    _check_shards(trained)
+    result = _evaluation_of(run_dir, trained)
+    with whole_folder(out) as folder:
+        exported.write_weights(folder, trained, trained.classifier.state_dict())
+        if trained.config.model.uses_text:
+            exported.write_text_encoder(folder, run_dir / exported.TEXT_ENCODER)
+        if with_onnx:
+            data, graph = trained.config.data, folder / exported.GRAPH
+            size, longest = data.image_size, data.max_tokens
+            write_onnx(trained.classifier, trained.task, graph, image_size=size, max_tokens=longest)
+        card = model_card(_facts(trained, manifest, result, with_graph=with_onnx))
+        (folder / exported.CARD).write_text(card, encoding="utf-8")
+        exported.write_sums(folder)
+
+
+def _check_shards(trained: TrainedModel) -> None:
+    if manifest_sha256(Path(trained.config.data.shards)) != trained.manifest_sha256:
+        raise UserError(
+            "the shards are not those that the run was trained on (their manifest differs), so that the model card "
+            "would speak of other data: name the right ones with --shards DIR"
+        )
+
+
+def _evaluation_of(run_dir: Path, trained: TrainedModel) -> RunResult | None:
+    """The evaluation on the test split, if there is one; raises UserError for one of another checkpoint."""
+    if not (run_dir / "evaluation" / "test" / "metrics.json").is_file():
+        return None
+    result = read_run(run_dir, trained.config.run, "test")
+    same = result.evaluation["members"] == [member_of(trained.config, trained.step)]
+    if not same or result.evaluation["manifest_sha256"] != trained.manifest_sha256:
+        raise UserError(
+            f"the evaluation in {run_dir} is of step {result.evaluation['checkpoint_step']} or of other shards, the "
+            f"best checkpoint is of step {trained.step}: run `cxr-dist evaluate {run_dir}` again"
+        )
+    return result
+
+
+def _facts(
+    trained: TrainedModel, manifest: Manifest, result: RunResult | None, *, with_graph: bool
+) -> CardFacts:
+    return CardFacts(
+        config=trained.config,
+        manifest=manifest,
+        manifest_sha256=trained.manifest_sha256,
+        step=trained.step,
+        temperature=trained.temperature,
+        result=result,
+        with_graph=with_graph,
+    )
