@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.plan import shuffling_beside_a_permutation
 from cxr_dist.data.plan import Plan, evaluation_batches, group_weights
 from cxr_dist.errors import UserError
 
@@ -106,10 +107,18 @@ def test_epochs_and_seeds_give_other_orders_and_the_same_seed_the_same():
     assert samples_of(plan_of(rows, [1, 5], seed=2), 0) != first
 
 
-def test_positions_of_neighbours_are_unrelated_between_epochs():
-    plan = plan_of([[250, 0]] * 8, global_batch=20, micro_batch=20, shuffle_shards=8)
-    place = [np.argsort([s * 250 + i for s, i in samples_of(plan, epoch)]) for epoch in (0, 1)]
-    assert abs(np.corrcoef(*place)[0, 1]) < 0.1
+def test_an_epoch_is_mixed_like_a_full_permutation_where_lanes_are_short_and_by_windows_where_long():
+    found = shuffling_beside_a_permutation()
+    full, short, long = found["full permutation"], found["plan, 16 lanes"], found["plan, 2 lanes"]
+    for quality in (short, full):
+        assert abs(quality["position_correlation"]) < 4.5 / 100_000**0.5  # standard errors of no correlation
+    # In long lanes the samples of a shard move together: the shards' own permutation is what mixes.
+    assert abs(long["position_correlation"]) < 3 / 100**0.5
+    assert short["neighbour_distance"] == pytest.approx(full["neighbour_distance"], rel=0.05)
+    assert short["shards_per_batch"] == pytest.approx(full["shards_per_batch"], rel=0.05)
+    # Samples stored side by side stay inside their window: 8 of a lane's 50 shards, about a third of it apart.
+    assert long["neighbour_distance"] == pytest.approx(full["neighbour_distance"] * 8 / 50, rel=0.15)
+    assert long["shards_per_batch"] >= 15
 
 
 @pytest.mark.parametrize("temper", [0.0, 0.5, 1.0])
