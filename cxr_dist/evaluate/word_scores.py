@@ -1,11 +1,12 @@
 """Which words of the report the answer came from: attention rolled out, and gradient × input, per token.
 
 The two ask different things. Attention says where the network gathered from, and has no sign; gradient × input
-says which tokens raise or lower one class's logit, to first order. Neither is a proof of cause.
+says which tokens raise or lower one class's logit. Neither is a proof of cause.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from cxr_dist.model.classifier import Classifier
 from cxr_dist.model.monte_carlo import Inputs
 
 Floats = NDArray[np.float64]
+_STEPS = 16  # along the way: each costs a forward and a backward pass of the text encoder
 
 
 def attention_rollout(attentions: Sequence[Tensor]) -> Tensor:
@@ -59,19 +61,27 @@ def token_attention(model: Classifier, inputs: Inputs) -> Floats | None:
 
 
 def gradient_times_input(model: Classifier, inputs: Inputs, class_index: int) -> Floats:
-    """Σ over the embedding of (∂ logit / ∂ token embedding) · token embedding, [T]; negative speaks against.
+    """Gradient × input of a class's logit for each token embedding of one report, [T]; below 0 speaks against.
 
-    Shrikumar et al. 2017 (arXiv 1605.01713). In a model that is linear in the embeddings the scores sum to the
-    logit less its value without any token.
+    The gradient is averaged along the way from no embedding to the whole one (integrated gradients: Sundararajan
+    et al., ICML 2017), so that the scores sum to about what all tokens together do to the logit. The gradient at
+    the end alone may have the wrong sign where the network is saturated.
     """
     assert model.text is not None
-    with _recorded_embeddings(model.text.encoder) as recorded, torch.enable_grad():
-        logit = model(inputs.images, inputs.tokens, inputs.attention_mask)[0, class_index]
-    (embeddings,) = recorded
-    (gradient,) = torch.autograd.grad(logit, embeddings, allow_unused=True)
-    if gradient is None:  # the fusion takes nothing of the report
-        return np.zeros(embeddings.shape[1])
-    return (gradient * embeddings.detach()).sum(-1)[0].double().cpu().numpy()
+    with torch.no_grad():
+        features = model.encode(inputs.images, inputs.tokens, inputs.attention_mask)
+    total: Tensor | float = 0.0
+    for step in range(_STEPS):
+        # The way is walked as α = u², slowly at first: after LayerNorm most happens near 0.
+        middle = (step + 0.5) / _STEPS
+        with _scaled_embeddings(model.text.encoder, middle**2) as seen, torch.enable_grad():
+            tokens = model.text(inputs.tokens, inputs.attention_mask)
+            logit = model.classify(replace(features, text_tokens=tokens))[0, class_index]
+        whole, scaled = seen
+        (gradient,) = torch.autograd.grad(logit, scaled)
+        total = total + (gradient * whole).sum(-1)[0].double() * 2 * middle / _STEPS
+    assert isinstance(total, Tensor)
+    return total.cpu().numpy()
 
 
 def per_word(scores: Floats, words: Sequence[ReportWord]) -> Floats:
@@ -91,16 +101,17 @@ def _visible_attention(encoder: Any) -> Iterator[Any]:
 
 
 @contextmanager
-def _recorded_embeddings(encoder: Any) -> Iterator[list[Tensor]]:
-    """Token embeddings of the forward pass inside, as leaves that gradients can be taken for."""
-    recorded: list[Tensor] = []
+def _scaled_embeddings(encoder: Any, factor: float) -> Iterator[list[Tensor]]:
+    """Inside, a forward pass sees its token embeddings scaled; yields [as they are, scaled: a leaf for gradients]."""
+    seen: list[Tensor] = []
 
-    def record(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
-        recorded.append(output.detach().requires_grad_())
-        return recorded[-1]
+    def scale(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+        whole = output.detach()
+        seen[:] = whole, (factor * whole).requires_grad_()
+        return seen[1]
 
-    hook = encoder.get_input_embeddings().register_forward_hook(record)
+    hook = encoder.get_input_embeddings().register_forward_hook(scale)
     try:
-        yield recorded
+        yield seen
     finally:
         hook.remove()

@@ -1,0 +1,102 @@
+"""Grad-CAM against the paper's formula written out, and against hiding one part of the film after the other."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from cxr_dist.config import ModelConfig
+from cxr_dist.evaluate.explain import grad_cam
+from cxr_dist.model.classifier import Classifier, build_classifier
+from cxr_dist.model.monte_carlo import Inputs
+
+NARROW = ModelConfig(mode="image", image_encoder="densenet-narrow", pretrained=False)
+CELL, CELLS = 32, 4  # the film is 4 × 4 cells of 32 pixels, one per image token
+
+
+def film(images: torch.Tensor) -> Inputs:
+    return Inputs(images=images, tokens=None, attention_mask=None)
+
+
+def test_the_heat_is_the_papers_formula_written_out() -> None:
+    """Selvaraju et al. 2017, equations 1 and 2: α_k = 1/Z Σ_ij ∂y/∂A_k,ij, and ReLU(Σ_k α_k A_k)."""
+    torch.manual_seed(3)
+    model = build_classifier(NARROW, 3, None).eval()
+    image = torch.randn(1, 1, 96, 160)
+    assert model.image is not None
+    maps = functional.relu(model.image.features(image)).detach().requires_grad_()
+    score = model.head(maps.mean(dim=(2, 3)))[0, 2]
+    (gradient,) = torch.autograd.grad(score, maps)
+    _, channels, height, width = maps.shape
+    heat = np.zeros((height, width))
+    for k in range(channels):
+        alpha = sum(float(gradient[0, k, i, j]) for i in range(height) for j in range(width)) / (
+            height * width
+        )
+        heat += alpha * maps[0, k].detach().numpy()
+    heat = np.maximum(heat, 0)
+    assert heat.max() > 0
+    found = grad_cam(model, film(image), 2)
+    assert found.shape == (3, 5)
+    np.testing.assert_allclose(found, heat / heat.max(), atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def spot_finder() -> Classifier:
+    """Trained for a few seconds to tell films with a bright spot somewhere from films without."""
+    torch.manual_seed(0)
+    model = build_classifier(NARROW, 2, None)
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(30):
+        images = 0.3 * torch.randn(16, 1, CELL * CELLS, CELL * CELLS, generator=generator)
+        labels = torch.arange(16) % 2
+        for image in images[1::2]:
+            row, column = torch.randint(CELLS, (2,), generator=generator).tolist()
+            put_spot(image, row, column)
+        loss = functional.cross_entropy(model(images, None, None), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return model.eval()
+
+
+def put_spot(image: torch.Tensor, row: int, column: int) -> None:
+    top, left = row * CELL + CELL // 4, column * CELL + CELL // 4
+    image[..., top : top + CELL // 2, left : left + CELL // 2] += 3
+
+
+def by_hiding(model: Classifier, image: torch.Tensor, ground: torch.Tensor) -> np.ndarray:
+    """How far the class's logit falls when a cell shows the bare ground (Zeiler and Fergus 2014), [cells, cells]."""
+    falls = np.zeros((CELLS, CELLS))
+    with torch.no_grad():
+        whole = model(image, None, None)[0, 1]
+        for row, column in np.ndindex(CELLS, CELLS):
+            hidden, cell = (
+                image.clone(),
+                (..., slice(row * CELL, (row + 1) * CELL), slice(column * CELL, (column + 1) * CELL)),
+            )
+            hidden[cell] = ground[cell]
+            falls[row, column] = whole - model(hidden, None, None)[0, 1]
+    return falls
+
+
+def test_the_heat_is_highest_where_hiding_hurts_most(spot_finder: Classifier) -> None:
+    generator = torch.Generator().manual_seed(5)
+    for row, column in [(0, 1), (1, 2), (2, 0), (3, 3)]:
+        ground, other = 0.3 * torch.randn(2, 1, 1, CELL * CELLS, CELL * CELLS, generator=generator)
+        image = ground.clone()
+        put_spot(image, row, column)
+        falls, heat = by_hiding(spot_finder, image, other), grad_cam(spot_finder, film(image), 1)
+        assert np.unravel_index(falls.argmax(), falls.shape) == (row, column)
+        hottest = np.array(np.unravel_index(heat.argmax(), heat.shape))
+        assert np.abs(hottest - (row, column)).max() <= 1  # a token sees its neighbours' part of the film too
+        assert heat[row, column] > 0.8
+
+
+def test_the_heat_is_zero_where_nothing_speaks_for_the_class() -> None:
+    model = build_classifier(NARROW, 2, None).eval()
+    with torch.no_grad():
+        for parameter in model.head.output.parameters():
+            parameter.zero_()
+    assert not grad_cam(model, film(torch.randn(1, 1, 64, 64)), 0).any()
