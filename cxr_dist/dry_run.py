@@ -7,8 +7,9 @@ import torch
 
 from cxr_dist.config import Config
 from cxr_dist.data.loader import training_plan
+from cxr_dist.data.plan import Plan
 from cxr_dist.model.classifier import build_classifier
-from cxr_dist.session import check_against
+from cxr_dist.session import check_against, check_weights
 from cxr_dist.shard.manifest import load_manifest
 
 _BYTES_PER_PARAMETER = 16  # fp32 weight, gradient and two Adam moments
@@ -18,6 +19,7 @@ def describe(config: Config) -> dict[str, str]:
     """Name -> value, in the order in which a person asks."""
     manifest = load_manifest(Path(config.data.shards))
     check_against(config, manifest)
+    check_weights(config)
     plan = training_plan(config.data, manifest, config.seed)
     steps = config.train.epochs * plan.steps_per_epoch
     if config.train.max_steps:
@@ -37,6 +39,7 @@ def describe(config: Config) -> dict[str, str]:
             facts[f"draws of {name}"] = (
                 f"{drawn:.1f} per epoch from {have} samples ({drawn / have:.2f} times each)"
             )
+    facts["read by each node"] = _per_node(plan, sum(shard.bytes for shard in manifest.split("train").shards))
     parameters = _parameters(config, len(manifest.classes))
     facts["parameters"] = (
         f"{parameters / 1e6:.1f} million" if parameters else "not known before the run starts"
@@ -46,6 +49,17 @@ def describe(config: Config) -> dict[str, str]:
             f"{parameters * _BYTES_PER_PARAMETER / 2**30:.2f} GiB a rank (DDP), no activations"
         )
     return facts
+
+
+def _per_node(plan: Plan, total_bytes: int) -> str:
+    """Shards and bytes that a node touches in an epoch: its part, and a shard at each end of a lane's stretch."""
+    shards, parts = len(plan.shard_mass), []
+    for nodes in (n for n in (1, 2, 4, 8) if plan.num_lanes % n == 0):
+        touched = min(shards, -(-shards // nodes) + plan.num_lanes // nodes)
+        size = total_bytes * touched / shards
+        shown = f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+        parts.append(f"{touched} shards ({shown}) on {nodes}")
+    return "at most " + ", ".join(parts) + (" nodes" if len(parts) > 1 else " node") + " in an epoch"
 
 
 def _parameters(config: Config, num_classes: int) -> int | None:

@@ -2,30 +2,12 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 
 import pytest
-
-from cxr_dist.cli import main
-
-
-@pytest.fixture
-def cxr_dist(monkeypatch, capfd):
-    """cxr_dist(*arguments) -> (exit status, standard output, standard error)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["cxr-dist", *map(str, arguments)])
-        status = 0
-        try:
-            main()
-        except SystemExit as end:
-            status = end.code or 0
-        out, err = capfd.readouterr()
-        return status, out, err
-
-    return run
 
 
 SMALL = (
@@ -105,6 +87,7 @@ def test_missing_weights_say_how_to_get_them(cxr_dist, tiny_shards, tmp_path, mo
     monkeypatch.setenv("CXR_DIST_WEIGHTS", str(tmp_path / "bundle"))
     for run in ("baseline", "enhanced"):
         arguments = ("--data.shards", tiny_shards, "--out", tmp_path / run, "--data.global-batch", "16")
+        assert cxr_dist("plan", run, *arguments)[0] == 2
         status, _, err = cxr_dist("train", run, *arguments)
         assert status == 2
         assert "run `cxr-dist fetch` on a machine with network" in err
@@ -136,6 +119,7 @@ def test_the_whole_way_from_plan_to_page(cxr_dist, run_dir, tiny_shards, tmp_pat
     status, out, _ = cxr_dist("plan", "demo", "--data.shards", tiny_shards, *SMALL)
     assert status == 0
     assert "legal world sizes           1, 2" in out
+    assert re.search(r"read by each node +at most \d+ shards \(\d\.\d MB\) on 1, \d+ shards", out)
     assert "draws of Normal" in out
 
     status, _, _ = cxr_dist("evaluate", run_dir, "--mc-samples", "4")
@@ -151,33 +135,6 @@ def test_the_whole_way_from_plan_to_page(cxr_dist, run_dir, tiny_shards, tmp_pat
     comparison = json.loads((tmp_path / "comparison" / "comparison.json").read_text())
     assert {"value", "low", "high"} <= set(comparison["runs"][0]["metrics"]["macro_roc_auc"])
     assert "not for clinical use" in (tmp_path / "comparison" / "report.html").read_text()
-
-
-def test_predict_one_film(cxr_dist, run_dir, tiny_shards, tmp_path):
-    import tarfile
-
-    with tarfile.open(tiny_shards / "test-00000.tar") as tar:
-        member = next(m for m in tar if m.name.endswith(".jpg"))
-        (tmp_path / "film.jpg").write_bytes(tar.extractfile(member).read())
-    arguments = (
-        "--image",
-        tmp_path / "film.jpg",
-        "--report",
-        "The heart is large.",
-        "--out",
-        tmp_path / "look.png",
-    )
-    status, out, _ = cxr_dist("predict", run_dir, *arguments, "--mc-samples", "5")
-    assert status == 0
-    answer = json.loads(out)
-    assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-4)
-    assert answer["predictive_entropy_nats"] >= answer["mutual_information_nats"] >= 0
-    assert (tmp_path / "look.png").read_bytes().startswith(b"\x89PNG")
-
-    (tmp_path / "not-a-film.png").write_text("hello")
-    status, _, err = cxr_dist("predict", run_dir, "--image", tmp_path / "not-a-film.png")
-    assert status == 2
-    assert "the film cannot be used: image not readable; expected a PNG or JPEG" in err
 
 
 def test_the_same_run_folder_with_other_settings_is_refused(cxr_dist, run_dir, tiny_shards):
