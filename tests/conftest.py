@@ -3,11 +3,14 @@
 import dataclasses
 import os
 import subprocess
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from cxr_dist.cli import main
 from cxr_dist.config import Config
 from cxr_dist.runs import named_run
 
@@ -78,3 +81,22 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("a full disk needs root to mount a small tmpfs")
     yield folder
     subprocess.run(["umount", folder], check=True)
+
+
+@pytest.fixture
+def cxr_dist(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """cxr_dist(*arguments) -> (exit status, standard output, standard error)."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["cxr-dist", *map(str, arguments)])
+        status: Any = 0
+        try:
+            main()
+        except SystemExit as end:
+            status = end.code or 0
+        out, err = capfd.readouterr()
+        return status, out, err
+
+    return run

@@ -9,7 +9,6 @@ import sys
 
 import pytest
 
-
 SMALL = (
     "--data.global-batch",
     "16",

@@ -1,0 +1,110 @@
+"""`cxr-dist predict --image`: a picture and JSON of one case, and nothing private anywhere else."""
+
+import json
+import stat
+
+import pytest
+
+MODES = ("image", "text", "fused")
+
+
+def arguments(films, mode, out):
+    image = ("--image", films / "smith-0.jpg") if mode != "text" else ()
+    report = ("--report", (films / "smith-0.txt").read_text()) if mode != "image" else ()
+    return (*image, *report, "--mc-samples", "5", "--out", out)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_one_case_is_a_picture_and_json(cxr_dist, run_of, films, tmp_path, mode):
+    out = tmp_path / "new" / "look.png"
+    status, printed, err = cxr_dist("predict", run_of(mode), *arguments(films, mode, out))
+    assert (status, err) == (0, "")
+    answer, said = json.loads(out.with_suffix(".json").read_text()), json.loads(printed)
+    assert out.read_bytes().startswith(b"\x89PNG")
+    assert "not for clinical use" in answer["note"]
+    assert sum(answer["probability"].values()) == pytest.approx(1, abs=1e-5)
+    assert (answer["mc_passes"], answer["mc_scope"], answer["temperature"]) == (5, "head", None)
+    assert answer["probability"][answer["explained_class"]] == max(answer["probability"].values())
+    assert {name: answer[name] for name in said if name in answer} == {
+        name: said[name] for name in said if name in answer
+    }
+    assert (answer["heat_map"] is None) == (mode == "text")
+    if mode != "text":
+        assert [len(row) for row in answer["heat_map"]] == [2, 2]  # 64 pixels are 2 × 2 image tokens
+    assert (answer["report"] is None) == (mode == "image")
+
+
+@pytest.mark.parametrize("mode", ["text", "fused"])
+def test_the_words_are_in_the_files_alone_which_only_their_owner_can_read(
+    cxr_dist, run_of, films, tmp_path, mode
+):
+    out = tmp_path / "look.png"
+    _, printed, _ = cxr_dist("predict", run_of(mode), *arguments(films, mode, out))
+    report = (films / "smith-0.txt").read_text()
+    found = json.loads(out.with_suffix(".json").read_text())["report"]
+    words = [entry["word"] for entry in found["words"]]
+    assert "".join(report.split()).startswith("".join(words))
+    assert found["words_cut_off"] > 0
+    held = sum(entry["attention"] for entry in found["words"]) + found["attention_on_special_tokens"]
+    assert held == pytest.approx(1, abs=1e-4)
+    assert not [word for word in words if len(word) > 5 and word in printed]
+    for path in (out, out.with_suffix(".json")):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_scopes_and_no_passes_at_all(cxr_dist, run_of, films, tmp_path):
+    given = arguments(films, "fused", tmp_path / "a.png")
+    for scope in ("head", "text", "all"):
+        _, printed, _ = cxr_dist("predict", run_of("fused"), *given, "--mc-scope", scope)
+        assert json.loads(printed)["mc_scope"] == scope
+    _, printed, _ = cxr_dist("predict", run_of("fused"), *given, "--mc-samples", "0")
+    said = json.loads(printed)
+    assert (said["mc_passes"], said["mc_scope"]) == (0, None)
+    assert "mc_mean" not in said
+    status, _, err = cxr_dist(
+        "predict", run_of("image"), *arguments(films, "image", tmp_path / "b.png"), "--mc-scope", "text"
+    )
+    assert status == 2
+    assert "--mc-scope text: this run's model reads no report; use head or all" in err
+
+
+def test_the_temperature_of_an_evaluation_calibrates(cxr_dist, run_of, films, tmp_path):
+    run_dir = run_of("text")
+    assert cxr_dist("evaluate", run_dir, "--mc-samples", "0")[0] == 0
+    _, printed, _ = cxr_dist("predict", run_dir, *arguments(films, "text", tmp_path / "a.png"))
+    metrics = json.loads((run_dir / "evaluation" / "test" / "metrics.json").read_text())
+    said, temperature = json.loads(printed), metrics["calibration"]["temperature"]
+    assert said["temperature"] == temperature
+    powers = {name: p ** (1 / temperature) for name, p in said["probability"].items()}
+    for name, power in powers.items():
+        assert said["calibrated"][name] == pytest.approx(power / sum(powers.values()), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("mode", "given", "message"),
+    [
+        ("fused", (), "say what to predict: --image FILE and --report TEXT, or --input FOLDER or TABLE.csv"),
+        ("fused", ("--image", "a.png", "--input", "b"), "say what to predict: --image FILE"),
+        ("fused", ("--image", "a.png", "--batch", "8"), "--batch is the number of films per forward pass"),
+        ("fused", ("--input", "b", "--batch", "0"), "1 or more, and goes with --input"),
+        ("fused", ("--report", "x"), "this run's model reads a film (--image FILE), and none was given"),
+        ("image", ("--image", "a.png", "--report", "x"), "reads no report: leave --report out"),
+        ("fused", ("--image", "a.png"), "the film cannot be used: image file missing; expected a PNG or JPEG"),
+        ("fused", ("--image", "a.png", "--out", "a.jpg"), "--out ends in .jpg: the picture's name ends in"),
+    ],
+)
+def test_bad_requests_are_one_line(cxr_dist, run_of, tmp_path, monkeypatch, mode, given, message):
+    run_dir = run_of(mode)
+    monkeypatch.chdir(tmp_path)
+    status, _, err = cxr_dist("predict", run_dir, *given)
+    assert status == 2
+    assert message in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_is_no_film(cxr_dist, run_of, tmp_path):
+    (tmp_path / "smith.png").write_text("hello")
+    status, _, err = cxr_dist("predict", run_of("image"), "--image", tmp_path / "smith.png")
+    assert status == 2
+    assert "the film cannot be used: image not readable; expected a PNG or JPEG" in err
+    assert "smith" not in err
