@@ -25,7 +25,7 @@ def forest(
     """
     rows = [{"all images": whole} | dict(found) for whole, found in zip(overall, groups, strict=True)]
     labels, step = list(rows[0]), len(runs) + 1
-    figure, axes = new_figure(5.6, 1.0 + 0.2 * len(labels) * step)
+    figure, axes = new_figure(4.4, 1.0 + 0.2 * len(labels) * step)
     for j, (found, colour) in enumerate(zip(rows, colours, strict=True)):
         for i, name in enumerate(labels):
             _row(axes, i * step + j, found[name], colour)
@@ -39,7 +39,7 @@ def forest(
     keys = dot_rows(axes, runs, colours)
     hollow = Line2D([], [], marker="o", linestyle="", color=MUTED, fillstyle="none", label=f"n < {SMALL}")
     small = any(found[name]["n"] < SMALL for found in rows for name in labels)
-    figure.legend(handles=[*keys, *[hollow] * small], loc="outside upper left", ncols=4)
+    figure.legend(handles=[*keys, *[hollow] * small], loc="outside upper left", ncols=3)
     return figure
 
 

@@ -146,7 +146,7 @@ def interval_plot(
     colours: Sequence[str],
 ) -> Figure:
     """Metric -> per run (value, low, high), each in [0, 1] or None: a dot with its 95% interval."""
-    figure, axes = new_figure(4.4, 0.75 + 0.24 * len(estimates) * (len(runs) + 1))
+    figure, axes = new_figure(4.0, 0.75 + 0.24 * len(estimates) * (len(runs) + 1))
     group = len(runs) + 1
     for i, found in enumerate(estimates.values()):
         for j, (value, low, high) in enumerate(found):
@@ -157,7 +157,8 @@ def interval_plot(
                 )
             if value is not None:
                 axes.plot([value], [y], "o", color=colours[j], markersize=5.5)
-    axes.set_yticks([i * group + (len(runs) - 1) / 2 for i in range(len(estimates))], list(estimates))
+    names = [wrapped(name, 18) for name in estimates]
+    axes.set_yticks([i * group + (len(runs) - 1) / 2 for i in range(len(estimates))], names)
     axes.set(ylim=(len(estimates) * group - 1.3, -0.7))
     axes.set(xlabel="Value, with 95% interval")
     keys = dot_rows(axes, runs, colours)

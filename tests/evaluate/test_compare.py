@@ -142,6 +142,25 @@ def test_says_which_ablation_is_missing(tmp_path: Path) -> None:
     assert "No image-only run is compared" in compare([run], n_bootstrap=50).warnings[1]
 
 
+def test_names_the_command_for_each_kind_of_run_that_is_absent(tmp_path: Path) -> None:
+    image, text, fused = runs = make_runs(tmp_path, n=30)
+    rest = "--data.shards SHARDS --out RUN_DIR && cxr-dist evaluate RUN_DIR"
+    assert compare(runs, n_bootstrap=10).to_dict()["not_evaluated"] == {}
+    assert compare([fused, image], n_bootstrap=10).to_dict()["not_evaluated"] == {
+        "text": f"cxr-dist train enhanced --model.mode text {rest}"
+    }
+    # The baseline reads no report: its recipe has no text encoder worth an ablation.
+    assert compare([image]).not_evaluated["text"] == f"cxr-dist train enhanced --model.mode text {rest}"
+    assert compare([text]).not_evaluated.keys() == {"image", "fused"}
+
+
+def test_shards_that_moved_are_found_where_they_are_said_to_be(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a", make_predictions(n=20))
+    moved = (tmp_path / "shards").rename(tmp_path / "moved")
+    assert compare([run]).runs[0].manifest is None
+    assert compare([run], shards=moved).runs[0].manifest is not None
+
+
 def test_warns_of_patients_on_both_sides(tmp_path: Path) -> None:
     run = make_run(tmp_path / "a", make_predictions(n=30), mode="image", patients_in_training=3)
     assert compare([run], n_bootstrap=50).warnings == (

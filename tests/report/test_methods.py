@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from made_runs import make_predictions, make_run, make_runs
+from made_runs import make_ensemble, make_predictions, make_run, make_runs
 
 from cxr_dist.evaluate.compare import compare
 from cxr_dist.report.data_flow import data_flow
@@ -31,6 +31,30 @@ def test_runs_that_were_trained_differently_are_told_apart(tmp_path: Path) -> No
     assert text.startswith("a: ")
     assert "b: " in text
     assert text.count("mixup (α 0.2) from epoch 3") == 1
+
+
+def test_an_ensemble_names_its_members_and_whose_settings_follow(tmp_path: Path) -> None:
+    run = make_ensemble(tmp_path / "mean", make_predictions(n=20), seeds=(1, 2), mc_scope="text")
+    found = methods(compare([run]))
+    assert (
+        "an ensemble, the mean of the probabilities of 2 runs (Lakshminarayanan et al. 2017)"
+        in found["Models"]
+    )
+    assert (
+        "enhanced sees the film and the report, seed 2, step 180. Its first member is a model"
+        in found["Models"]
+    )
+    assert found["Training"].startswith("mean: its first member: cross-entropy")
+    assert found["Evaluation"].endswith(
+        "30 passes of all members together with Monte-Carlo dropout in text encoder, fusion and head."
+    )
+
+
+def test_runs_with_other_passes_are_told_apart_and_none_is_said_of_none(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / f"r{n}", make_predictions(n=20, passes=n)) for n in (0, 3, 5)]
+    text = methods(compare(runs, n_bootstrap=10))["Evaluation"]
+    assert "Uncertainty: r3: 3 passes with Monte-Carlo dropout in fusion and head. r5: 5 passes" in text
+    assert "Uncertainty" not in methods(compare(runs[:1]))["Evaluation"]
 
 
 def test_where_a_text_encoder_lay_is_not_told(tmp_path: Path) -> None:

@@ -2,19 +2,17 @@
 
 import re
 import shutil
-import subprocess
 from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from made_runs import make_predictions, make_run, make_runs
+from browser import needs_chromium, show, too_wide
+from made_runs import make_ensemble, make_predictions, make_run, make_runs
 
 from cxr_dist.evaluate.compare import compare
 from cxr_dist.report.page import number, p_value, render_page, signed, summary, write_page
-from cxr_dist.report.provenance import data_facts, leakage_statements
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+from cxr_dist.report.provenance import data_facts, facts_of_runs, leakage_statements
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +156,28 @@ def test_every_link_of_the_contents_has_its_place(page: str) -> None:
     assert set(targets) <= set(re.findall(r'\bid="([^"]+)"', page))
 
 
+def test_a_kind_of_run_that_was_not_evaluated_has_its_row(runs: list[Path], page: str) -> None:
+    assert "not evaluated" not in page
+    alone = render_page(compare(runs[2:], n_bootstrap=10))
+    for mode, name in (("image", "image only"), ("text", "report only")):
+        assert f'<span class="mode {mode}">{name}</span>: not evaluated.' in alone
+        assert f"cxr-dist train enhanced --model.mode {mode} --data.shards SHARDS" in alone
+
+
+def test_an_ensemble_is_told_from_a_run(tmp_path: Path) -> None:
+    single = make_run(tmp_path / "enhanced", make_predictions(n=40))
+    ensemble = make_ensemble(tmp_path / "ensemble", make_predictions(n=40, seed=1), seeds=(1, 2, 3))
+    comparison = compare([single, ensemble], n_bootstrap=10)
+    page = render_page(comparison)
+    assert "ensemble (image + report, mean of 3 runs)" in summary(comparison)
+    assert page.count("<small>mean of 3 runs</small>") == 1
+    assert page.count("<figcaption>Training</figcaption>") == 1  # an ensemble was not trained itself
+    facts = facts_of_runs(comparison.runs)["ensemble"]
+    assert facts["Mean of"].startswith("3 runs: enhanced sees the film and the report, seed 1, step 180; ")
+    assert (facts["Seed"], facts["Settings below"]) == ("1, 2, 3", "those of the first of them")
+    assert "Mean of" not in facts_of_runs(comparison.runs)["enhanced"]
+
+
 def test_four_runs_of_fourteen_classes_stay_a_small_file(tmp_path: Path) -> None:
     classes = tuple(f"finding {i}" for i in range(14))
     made = {"task": "multilabel", "n": 400, "classes": classes, "passes": 2}
@@ -188,25 +208,16 @@ def test_one_sample_still_makes_a_page(tmp_path: Path, task: str) -> None:
     assert "not defined" in out.read_text(encoding="utf-8")
 
 
-@pytest.mark.browser
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+@needs_chromium
 def test_a_real_browser_shows_every_figure_without_a_complaint(page: str, tmp_path: Path) -> None:
-    assert CHROMIUM is not None
-    (tmp_path / "report.html").write_text(page, encoding="utf-8")
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"]
-    command += [
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--enable-logging=stderr",
-        "--v=0",
-    ]
-    command += [f"--user-data-dir={tmp_path / 'profile'}"]
-    ran = subprocess.run(
-        [*command, "--dump-dom", (tmp_path / "report.html").as_uri()],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    assert "CONSOLE" not in ran.stderr
-    assert ran.stdout.count("<svg") == ran.stdout.count("</svg>") == 1 + 3 + 1 + 3 * 6
+    shown = show(page, tmp_path)
+    assert shown.complaints == []
+    assert shown.dom.count("<svg") == shown.dom.count("</svg>") == 1 + 3 + 1 + 3 * 6
+
+
+@needs_chromium
+def test_nothing_is_wider_than_a_phone(runs: list[Path], tmp_path: Path) -> None:
+    page = render_page(compare(runs[2:], n_bootstrap=10))
+    assert too_wide(page, 390, tmp_path) == []
+    wider = page.replace("<main>", '<main><p style="width: 500px">wide</p>')
+    assert too_wide(wider, 390, tmp_path) == ["P"]
