@@ -1,6 +1,6 @@
 """What `cxr-dist predict --input` reads: a folder of films or a table in, cases one after the other out.
 
-The rows of a table are checked and counted before any model is loaded, and read again as they are needed, so
+The rows of a table are checked and counted before the first is predicted, and read again as they are needed, so
 that memory does not grow with their number. Messages name rows, never files or cells.
 """
 

@@ -89,7 +89,11 @@ def test_the_temperature_of_an_evaluation_calibrates(cxr_dist, run_of, films, tm
         ("fused", ("--input", "b", "--batch", "0"), "1 or more, and goes with --input"),
         ("fused", ("--report", "x"), "this run's model reads a film (--image FILE), and none was given"),
         ("image", ("--image", "a.png", "--report", "x"), "reads no report: leave --report out"),
-        ("fused", ("--image", "a.png"), "the film cannot be used: image file missing; expected a PNG or JPEG"),
+        (
+            "fused",
+            ("--image", "a.png"),
+            "the film cannot be used: image file missing; expected a PNG or JPEG",
+        ),
         ("fused", ("--image", "a.png", "--out", "a.jpg"), "--out ends in .jpg: the picture's name ends in"),
     ],
 )
