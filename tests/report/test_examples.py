@@ -131,6 +131,27 @@ def test_a_case_has_the_film_and_the_sections_of_its_sample(
     assert not any(example.right for example in found.most_wrong)
 
 
+def test_several_labels_some_unknown(tiny_shards: Path, tmp_path: Path) -> None:
+    made = predictions_on(tiny_shards)
+    labels = np.eye(5, dtype=np.int16)[made.labels[:, 0]]
+    labels[:, 1], labels[:, 2] = -1, 1
+    several = dataclasses.replace(made, task="multilabel", labels=labels, mc=None)
+    digest = sha256_of(tiny_shards / "manifest.json")
+    comparison = compare([make_run(tmp_path / "a", several, manifest_sha256=digest)], n_bootstrap=10)
+    found = examples_of(comparison.runs[0], 2, tiny_shards)
+    example, row = found.most_wrong[0], several.keys.index(found.most_wrong[0].key)
+    said = dict(zip((1, 0, -1), ("yes", "no", "unknown"), strict=True))
+    assert [each.label for each in example.classes] == [said[label] for label in labels[row].tolist()]
+    names = [each.name for each in example.classes]
+    assert example.truth == ", ".join(
+        name for name, label in zip(names, labels[row], strict=True) if label == 1
+    )
+    above = [name for name, p in zip(names, several.probabilities[row], strict=True) if p >= 0.5]
+    assert example.answer == (", ".join(above) or "none")
+    assert example.right is False
+    assert "Over passes" not in render_page(comparison, [found])
+
+
 def test_a_large_film_is_shown_small(
     runs: list[Path], tiny_shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
