@@ -146,7 +146,9 @@ def _report(figure: Figure, report: ReportView, explained: str, top: float) -> N
     top += _GAP + _HEAD
     height = _report_height(report) - _GAP - _HEAD - _CUT
     columns = [_place(figure, x, top, _COLUMN, height) for x in (_MARGIN, _WIDTH - _MARGIN - _COLUMN)]
-    for axes, title in zip(columns, ("Report, by attention", "Report, by gradient × input"), strict=True):
+    for axes, title in zip(
+        columns, ("Report, by attention", "Report, by gradient × input (integrated)"), strict=True
+    ):
         axes.set(xlim=(0, _COLUMN * _POINTS), ylim=(height * _POINTS, 0))
         axes.set_axis_off()
         axes.text(0, -26, title)
