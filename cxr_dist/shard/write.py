@@ -1,90 +1,123 @@
 """`cxr-dist shard`: a recipe and a source folder in; tars, indices, keys.csv and, last, manifest.json out.
 
-Read, select, deal samples to shards, encode over processes, write. What is written depends on the recipe and
-the source alone, never on the number of workers. A folder without a manifest is not a shard folder.
+Plan, keep what an interrupted run finished, write the other shards here or elsewhere, put all together. What is
+written depends on the recipe and the source alone, never on the number of workers, tasks or attempts. A folder
+without a manifest is not a shard folder.
 """
 
 import csv
 import io
-import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from itertools import chain, pairwise
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
+from cxr_dist.errors import UserError
 from cxr_dist.files import sync_path, whole_file, write_whole
 from cxr_dist.shard.checks import FailureLimit, check_any_film, check_splits
-from cxr_dist.shard.describe import Written, fingerprint, manifest_of, plain_recipe
+from cxr_dist.shard.deal import PlannedShard, ShardPlan, plan_shards
+from cxr_dist.shard.describe import Written, manifest_of, plain_recipe
 from cxr_dist.shard.encode import Encoded, encode_all
-from cxr_dist.shard.folder import KEYS, MANIFEST, finish, prepare
+from cxr_dist.shard.folder import KEYS, MANIFEST, finish, keep_only, prepare
 from cxr_dist.shard.left_out import ImageProblem
-from cxr_dist.shard.manifest import SPLITS, Manifest
+from cxr_dist.shard.manifest import Manifest
 from cxr_dist.shard.progress import image_progress
-from cxr_dist.shard.readers import read_source
+from cxr_dist.shard.receipt import Receipt, count_left_out, read_receipt, write_receipt
 from cxr_dist.shard.recipe import Recipe
-from cxr_dist.shard.select import Sample, Selection, select
-from cxr_dist.shard.split import shuffled
+from cxr_dist.shard.select import Sample
 from cxr_dist.shard.tar import write_shard
+
+Fill = Callable[[ShardPlan, Path, Sequence[PlannedShard], FailureLimit], None]
+"""Writes the given shards, with their receipts, into the folder; raises UserError past the limit of failures."""
 
 
 def write_shards(
-    recipe: Recipe, source: Path | None, out: Path, *, workers: int, allow_left_out: float = 0.01
+    recipe: Recipe,
+    source: Path | None,
+    out: Path,
+    *,
+    workers: int,
+    allow_left_out: float = 0.01,
+    fill: Fill | None = None,
 ) -> Manifest:
     """Write the shard folder `out`, or return its manifest where it already holds the same recipe and source.
 
-    `workers` processes decode and encode; 0 does it in this one. Raises UserError where more than the share
-    `allow_left_out` of the wanted images failed, a split is empty, a class is missing from train, `out` holds
-    something else, or the disk is full. Nothing that was there before is overwritten.
+    `workers` processes decode and encode; 0 does it in this one. `fill` has the shards written elsewhere. Shards
+    that an interrupted run finished are kept. Raises UserError where more than the share `allow_left_out` of the
+    wanted images failed, a split is empty, a class is missing from train, `out` holds something else, or the disk
+    is full.
     """
-    found = read_source(recipe, source)
-    selection = select(recipe, found)
-    limit = FailureLimit.of(selection, allow_left_out)
-    check_any_film(selection.samples, selection.left_out)
-    limit.check(selection.left_out)
-    check_splits(recipe, selection.classes, selection.samples)
-    existing = prepare(out, plain_recipe(recipe), fingerprint(found))
+    plan = plan_shards(recipe, source)
+    limit = FailureLimit.of(plan.selection, allow_left_out)
+    check_any_film(plan.selection.samples, plan.selection.left_out)
+    limit.check(plan.selection.left_out)
+    check_splits(recipe, plan.selection.classes, plan.selection.samples)
+    existing = prepare(out, plain_recipe(recipe), plan.source_sha256)
     if existing is not None:
         return existing
-    written = list(_write_all(recipe, selection, out, workers, limit))
-    samples = [sample for shard in written for sample in shard.samples]
-    check_splits(recipe, selection.classes, samples)
-    _write_keys(out / KEYS, samples)
-    sync_path(out)
-    manifest = manifest_of(recipe, found, selection, written)
-    write_whole(out / MANIFEST, manifest.to_json())
-    finish(out)
-    sync_path(out)
-    return manifest
+    kept = _still_true(plan, receipts(plan, out), workers)
+    keep_only(out, kept)
+    missing = [shard for shard in plan.shards if shard.stem not in kept]
+    (fill or partial(write_planned, workers=workers))(plan, out, missing, limit)
+    return _put_together(plan, out, limit)
 
 
-def _write_all(
-    recipe: Recipe, selection: Selection, out: Path, workers: int, limit: FailureLimit
-) -> Iterator[Written]:
-    """Write shard after shard from one stream of encoded films; failures are counted into the selection."""
-    planned = _deal(recipe, selection.samples)
-    in_order = [sample for _, samples in planned for sample in samples]
-    stream = encode_all((sample.pixels for sample in in_order), recipe.image, workers)
-    multilabel = recipe.labels.task == "multilabel"
-    numbers: Counter[str] = Counter()
+def write_part(
+    recipe: Recipe,
+    source: Path | None,
+    out: Path,
+    *,
+    identity: str,
+    stems: Collection[str],
+    workers: int,
+    allow_left_out: float,
+) -> None:
+    """A task's part of `write_shards`: those of the shards `stems` that are not there yet, with their receipts.
+
+    Raises UserError where the plan made here is not the one of that `identity`.
+    """
+    plan = plan_shards(recipe, source)
+    if plan.identity != identity:
+        raise UserError(
+            "the source's rows, or the versions of cxr_dist, OpenCV or Pillow, are not those that the job was "
+            "submitted with: run `cxr-dist shard` again"
+        )
+    missing = [s for s in plan.shards if s.stem in stems and read_receipt(out, s.stem, identity) is None]
+    write_planned(plan, out, missing, FailureLimit.of(plan.selection, allow_left_out), workers=workers)
+
+
+def receipts(plan: ShardPlan, out: Path) -> dict[str, Receipt]:
+    """Stem -> receipt of every shard of the plan that is whole."""
+    found = {shard.stem: read_receipt(out, shard.stem, plan.identity) for shard in plan.shards}
+    return {stem: receipt for stem, receipt in found.items() if receipt is not None}
+
+
+def write_planned(
+    plan: ShardPlan, out: Path, shards: Sequence[PlannedShard], limit: FailureLimit, *, workers: int
+) -> None:
+    """Write shard after shard, each with its receipt, from one stream of encoded films."""
+    num_classes = len(plan.selection.classes)
+    multilabel = plan.recipe.labels.task == "multilabel"
+    in_order = [sample for shard in shards for sample in shard.samples]
+    stream = encode_all((sample.pixels for sample in in_order), plan.recipe.image, workers)
+    left_out = Counter(plan.selection.left_out)
     with image_progress("Writing shards", len(in_order)) as advance:
-        for split, samples in planned:
-            reached: list[Sample] = []
-            readable = _readable(samples, stream, reached, selection.left_out, limit, advance)
+        for shard in shards:
+            failed: dict[str, str] = {}
+            readable = _readable(shard.samples, stream, failed, advance)
             first = next(readable, None)
-            if first is None:
-                continue  # every film of this shard failed, and that was allowed
-            stem = f"{split}-{numbers[split]:05d}"
-            entry = write_shard(out, stem, chain([first], readable), len(selection.classes), multilabel)
-            numbers[split] += 1
-            yield Written(split=split, entry=entry, samples=reached)
+            entry = first and write_shard(out, shard.stem, chain([first], readable), num_classes, multilabel)
+            write_receipt(out, shard.stem, Receipt(plan=plan.identity, entry=entry, left_out=failed))
+            left_out.update(failed.values())
+            limit.check(left_out)
 
 
 def _readable(
     samples: Sequence[Sample],
     stream: Iterator[Encoded],
-    reached: list[Sample],
-    left_out: Counter[str],
-    limit: FailureLimit,
+    failed: dict[str, str],
     advance: Callable[[], None],
 ) -> Iterator[tuple[Sample, bytes]]:
     """The samples whose films could be encoded, with their JPEGs; the stream is at the first of `samples`."""
@@ -92,24 +125,53 @@ def _readable(
         jpeg = next(stream)
         advance()
         if isinstance(jpeg, ImageProblem):
-            left_out[jpeg.reason] += 1
-            limit.check(left_out)
+            failed[sample.key] = jpeg.reason
         else:
-            reached.append(sample)
             yield sample, jpeg
 
 
-def _deal(recipe: Recipe, samples: Sequence[Sample]) -> list[tuple[str, list[Sample]]]:
-    """(split, samples) per shard, of nearly equal sizes, in an order that mixes the source."""
-    by_key = {sample.key: sample for sample in samples}
-    planned = []
-    for split in SPLITS:
-        keys = shuffled((sample.key for sample in samples if sample.split == split), recipe.split.seed)
-        num_shards = math.ceil(len(keys) / recipe.shard.samples)
-        cuts = [len(keys) * shard // num_shards for shard in range(num_shards)] + [len(keys)]
-        for start, stop in pairwise(cuts):
-            planned.append((split, [by_key[key] for key in keys[start:stop]]))
-    return planned
+def _still_true(plan: ShardPlan, found: Mapping[str, Receipt], workers: int) -> dict[str, Receipt]:
+    """The receipts whose left-out films still fail in the same way: somebody may have mended the others."""
+    lacking = [
+        (shard.stem, sample, found[shard.stem].left_out[sample.key])
+        for shard in plan.shards
+        if shard.stem in found
+        for sample in shard.samples
+        if sample.key in found[shard.stem].left_out
+    ]
+    now = encode_all((sample.pixels for _, sample, _ in lacking), plan.recipe.image, workers)
+    mended = {
+        stem
+        for (stem, _, reason), again in zip(lacking, now, strict=True)
+        if not (isinstance(again, ImageProblem) and again.reason == reason)
+    }
+    return {stem: receipt for stem, receipt in found.items() if stem not in mended}
+
+
+def _put_together(plan: ShardPlan, out: Path, limit: FailureLimit) -> Manifest:
+    """Judge the whole by the receipts, then write keys.csv and the manifest."""
+    whole = receipts(plan, out)
+    assert len(whole) == len(plan.shards), "a shard without a receipt"
+    left_out = plan.selection.left_out + count_left_out(whole.values())
+    limit.check(left_out)
+    written = [
+        Written(split=shard.split, entry=entry, samples=_without(shard.samples, whole[shard.stem].left_out))
+        for shard in plan.shards
+        if (entry := whole[shard.stem].entry) is not None
+    ]
+    samples = [sample for shard in written for sample in shard.samples]
+    check_splits(plan.recipe, plan.selection.classes, samples)
+    _write_keys(out / KEYS, samples)
+    sync_path(out)
+    manifest = manifest_of(plan.recipe, plan.found, replace(plan.selection, left_out=left_out), written)
+    write_whole(out / MANIFEST, manifest.to_json())
+    finish(out)
+    sync_path(out)
+    return manifest
+
+
+def _without(samples: Sequence[Sample], keys: Collection[str]) -> list[Sample]:
+    return [sample for sample in samples if sample.key not in keys]
 
 
 def _write_keys(path: Path, samples: Sequence[Sample]) -> None:

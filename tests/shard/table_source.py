@@ -1,6 +1,7 @@
 """A small table of films on disk, made in a test's tmp_path."""
 
 import csv
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -55,3 +56,8 @@ def source_names(out: Path) -> dict[str, str]:
     """Key -> the source's name, from keys.csv."""
     with (out / "keys.csv").open(newline="") as file:
         return {row["key"]: row["source"] for row in csv.DictReader(file)}
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """File name -> sha256 of every file of a finished shard folder."""
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}

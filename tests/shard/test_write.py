@@ -1,7 +1,6 @@
 """A folder of films and a table become shards that any WebDataset reader reads, or one clear error."""
 
 import dataclasses
-import hashlib
 import io
 import json
 import stat
@@ -11,7 +10,7 @@ import pytest
 import webdataset
 from PIL import Image
 from rich.console import Console
-from table_source import make_source, source_names, table_recipe, write_film
+from table_source import contents, make_source, source_names, table_recipe, write_film
 
 from cxr_dist.errors import UserError
 from cxr_dist.shard.image import ImageFile, encode_jpeg
@@ -30,10 +29,6 @@ def source(tmp_path: Path) -> Path:
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
     return tmp_path / "shards"
-
-
-def contents(folder: Path) -> dict[str, str]:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
 
 
 def test_any_webdataset_reader_gets_every_film_with_its_report(source, out):
