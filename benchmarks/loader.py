@@ -1,38 +1,37 @@
-"""Training samples per second of one core: ours, stock webdataset with torchvision transforms, and decoding alone.
+"""Training samples per second: ours, other libraries on the same films, and decoding alone.
 
-    python -m benchmarks.loader [--samples 1000] [--repeats 5] [--side 256]
+    python -m benchmarks.loader [--sides 256 512] [--samples 960] [--repeats 5] [--workers 0 2]
+    python -m benchmarks.loader --shards SHARDS --sections findings       (films of one's own)
 
-Made films of the given short side are sharded into a temporary folder. All readers see the same tars, with the
-report tokenized by the same tokenizer to the same length limit, batches of 16, output 224×224, training augmentation.
-They take turns, and the medians and their spread over the repeats go into benchmarks/results/loader-SIDE.json.
+Made films of each short side are sharded into a temporary folder. All readers see the same films and reports, in
+batches of 16, 224×224 pixels, with training augmentation (loader_peers.py). 0 workers is one core and one process.
+They take turns; medians and their spread go into benchmarks/results/loader.json (loader-own.json with --shards).
 """
 
 import argparse
-import io
+import importlib.util
 import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
-import webdataset
-from torchvision.transforms import v2
 
+from benchmarks import loader_peers as peers
 from benchmarks.hardware import describe_machine
+from benchmarks.loader_peers import BATCH, MAX_TOKENS, SIZE, Data, Reader
 from cxr_dist.config import DataConfig
 from cxr_dist.data.loader import training_batches, training_plan
-from cxr_dist.data.store import ShardStore
-from cxr_dist.data.text import ReportTokenizer, prepare_text_folder, report_text
-from cxr_dist.shard.manifest import Manifest, load_manifest
+from cxr_dist.data.text import ReportTokenizer, prepare_text_folder
+from cxr_dist.shard.manifest import load_manifest
 from cxr_dist.shard.recipe import load_recipe
 from cxr_dist.shard.write import write_shards
 
-SECTIONS = ("indication", "findings")
-BATCH, SIZE, MAX_TOKENS = 16, 224, 128
 RECIPE = """
 reader: demo
 demo: {{studies: {studies}, side: {side}, seed: 0}}
@@ -41,10 +40,10 @@ labels:
   classes: {{Normal: normal, Cardiomegaly: cardiomegaly, Effusion: effusion, Opacity: opacity, Nodule: nodule}}
 split: {{by: patient, train: 0.9, val: 0.05, test: 0.05, seed: 0}}
 image: {{short_side: {side}, quality: 92}}
-shard: {{samples: 256}}
+shard: {{samples: 64}}
 """
-
-Reader = Callable[[int], None]
+OURS, DECODING = "cxr_dist", "decoding alone (grey)"
+Rates = dict[str, list[float]]
 
 
 def make_shards(folder: Path, samples: int, side: int) -> Path:
@@ -54,139 +53,122 @@ def make_shards(folder: Path, samples: int, side: int) -> Path:
     return folder / "shards"
 
 
-def ours(shards: Path, manifest: Manifest, tokenizer: ReportTokenizer) -> Reader:
-    """The package's training stream, in this process."""
+def ours(data: Data) -> Reader:
+    """The package's training stream."""
     config = DataConfig(
-        shards=str(shards),
+        shards=str(data.shards),
         global_batch=BATCH,
         micro_batch=BATCH,
-        workers=0,
+        workers=data.workers,
         image_size=SIZE,
-        text_sections=SECTIONS,
+        text_sections=data.sections,
     )
+    manifest = load_manifest(data.shards)
     plan = training_plan(config, manifest, seed=0)
-
-    def read(samples: int) -> None:
-        stream = training_batches(
-            config, manifest, plan, lanes=range(1), first_step=0, tokenizer=tokenizer, with_images=True
+    return peers.drained(
+        lambda: training_batches(
+            config, manifest, plan, lanes=range(1), first_step=0, tokenizer=data.tokenizer, with_images=True
         )
-        for _ in range(samples // BATCH):
-            next(stream)
-
-    return read
-
-
-def stock(shards: Path, tokenizer: ReportTokenizer) -> Reader:
-    """webdataset's usual pipeline: shuffle, PIL decoding, torchvision v2 transforms per sample, three channels."""
-    augment = v2.Compose(
-        [
-            v2.RandomAffine(degrees=7, translate=(0.05, 0.05), scale=(0.9, 1.1)),
-            v2.Resize(SIZE),
-            v2.CenterCrop(SIZE),
-            v2.ColorJitter(brightness=0.1, contrast=0.1),
-            v2.ToImage(),
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-        ]
     )
 
-    def sample(raw: dict[str, bytes]) -> tuple[torch.Tensor, str, int]:
-        from PIL import Image
 
-        plain = json.loads(raw["json"])
-        return (
-            augment(Image.open(io.BytesIO(raw["jpg"])).convert("RGB")),
-            report_text(plain, SECTIONS),
-            plain["label"],
-        )
-
-    def collate(samples: list[tuple[torch.Tensor, str, int]]) -> object:
-        images, reports, labels = zip(*samples, strict=True)
-        return torch.stack(images), tokenizer(list(reports)), torch.tensor(labels)
-
-    urls = sorted(str(path) for path in shards.glob("train-*.tar"))
+def decoding_alone(data: Data) -> Reader:
+    """The same JPEGs from memory to grey pixels, and nothing else, on one core: the ceiling."""
+    films = [sample["jpg"] for sample in data.samples()]
 
     def read(samples: int) -> None:
-        source = webdataset.WebDataset(urls, shardshuffle=len(urls), seed=0).shuffle(256).map(sample)
-        loader = webdataset.WebLoader(
-            source.batched(BATCH, collation_fn=collate), batch_size=None, num_workers=0
-        )
-        batches = iter(loader)
-        for _ in range(samples // BATCH):
-            next(batches)
+        for number in range(samples):
+            cv2.imdecode(np.frombuffer(films[number % len(films)], np.uint8), cv2.IMREAD_GRAYSCALE)
 
     return read
 
 
-def decoding_alone(shards: Path, manifest: Manifest) -> Reader:
-    """The same JPEGs from memory to grey pixels, and nothing else: the ceiling."""
-    store = ShardStore(shards, manifest, "train")
-    films = [store.read(s, i)["jpg"] for s, entry in enumerate(store.shards) for i in range(entry.samples)]
+def readers(data: Data, full_side: int) -> dict[str, Reader]:
+    """Name -> reader, for all that is installed."""
+    found: dict[str, Callable[[Data], Reader]] = {
+        OURS: ours,
+        "webdataset + torchvision v2": peers.stock_webdataset,
+        "original notebook": lambda data: peers.original(data, full_side),
+    }
+    if importlib.util.find_spec("streaming"):
+        found["MosaicML streaming + v2"] = peers.mosaicml_streaming
+    if importlib.util.find_spec("litdata"):
+        found["litdata + v2"] = peers.litdata
+    if data.workers == 0:
+        found[DECODING] = decoding_alone
+    return {name: make(data) for name, make in found.items()}
 
-    def read(samples: int) -> None:
-        for film in films[:samples]:
-            cv2.imdecode(np.frombuffer(film, np.uint8), cv2.IMREAD_GRAYSCALE)
 
-    return read
+@contextmanager
+def prepared(shards: Path, sections: tuple[str, ...], workers: int) -> Iterator[Data]:
+    """The shards, and a tokenizer learned from their reports."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        bare = Data(
+            folder=folder,
+            shards=shards,
+            sections=sections,
+            tokenizer=None,
+            workers=workers,  # type: ignore[arg-type]
+        )
+        prepare_text_folder(folder / "text", None, (sample["text"] for sample in bare.samples()))
+        tokenizer = ReportTokenizer(folder / "text", MAX_TOKENS)
+        yield Data(folder=folder, shards=shards, sections=sections, tokenizer=tokenizer, workers=workers)
+
+
+def measure(data: Data, samples: int, repeats: int, full_side: int) -> Rates:
+    """Samples per second of each reader, `repeats` times, in turns; the first turn warms up and is not counted."""
+    compared = readers(data, full_side)
+    rates: Rates = {name: [] for name in compared}
+    for turn in range(repeats + 1):
+        for name, read in compared.items():
+            start = time.perf_counter()
+            read(samples)
+            if turn:
+                rates[name].append(samples / (time.perf_counter() - start))
+    return rates
+
+
+def show(title: str, rates: Rates) -> None:
+    """Print one table."""
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    print(f"{title}: samples/s, median (lowest to highest), and ours as a multiple")
+    for name, values in rates.items():
+        spread = f"({min(values):.0f} to {max(values):.0f})"
+        print(f"  {name:<30}{medians[name]:8.0f}  {spread:<18}{medians[OURS] / medians[name]:6.2f}")
 
 
 def main() -> None:
-    """Take turns, print a table, write the result."""
+    """Measure every size and number of workers, print the tables, write the result."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--samples", type=int, default=960)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--side", type=int, default=256)
+    parser.add_argument("--sides", type=int, nargs="+", default=[256, 512])
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 2])
+    parser.add_argument("--full-side", type=int, default=2048, help="of the original notebook's PNGs, pixels")
+    parser.add_argument("--shards", type=Path, help="your own shards instead of made films")
+    parser.add_argument("--sections", nargs="+", default=["indication", "findings"])
     options = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
+    tables = []
     with tempfile.TemporaryDirectory() as name:
-        shards = make_shards(Path(name), options.samples, options.side)
-        manifest = load_manifest(shards)
-        samples = min(options.samples, manifest.split("train").samples // BATCH * BATCH)
-        store = ShardStore(shards, manifest, "train")
-        texts = [
-            report_text(json.loads(store.read(0, i)["json"]), SECTIONS)
-            for i in range(store.shards[0].samples)
-        ]
-        prepare_text_folder(Path(name) / "text", None, iter(texts))
-        tokenizer = ReportTokenizer(Path(name) / "text", MAX_TOKENS)
-        readers = {
-            "cxr_dist": ours(shards, manifest, tokenizer),
-            "webdataset + torchvision v2": stock(shards, tokenizer),
-            "decoding alone (grey)": decoding_alone(shards, manifest),
-        }
-        rates: dict[str, list[float]] = {reader: [] for reader in readers}
-        for _ in range(options.repeats):
-            for reader, read in readers.items():
-                start = time.perf_counter()
-                read(samples)
-                rates[reader].append(samples / (time.perf_counter() - start))
-    report(rates, samples, options.side)
-
-
-def report(rates: dict[str, list[float]], samples: int, side: int) -> None:
-    """Print the table and write benchmarks/results/loader-SIDE.json."""
-    medians = {reader: statistics.median(values) for reader, values in rates.items()}
-    print(
-        f"{samples} films, {side} px, one core: samples/s, median (lowest to highest), and ours as a multiple"
-    )
-    for reader, values in rates.items():
-        multiple = medians["cxr_dist"] / medians[reader]
-        print(
-            f"  {reader:<30}{medians[reader]:8.0f}  ({min(values):.0f} to {max(values):.0f})   {multiple:.2f}"
-        )
-    result = {
-        "what": "training samples per second, one core",
-        "side": side,
-        "samples": samples,
-        "rates": rates,
-        "medians": medians,
-        "machine": describe_machine(),
-    }
-    path = Path(__file__).parent / "results" / f"loader-{side}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
+        folders = {"own": options.shards} if options.shards else {}
+        for side in [] if options.shards else options.sides:
+            (Path(name) / str(side)).mkdir()
+            folders[f"{side} px"] = make_shards(Path(name) / str(side), options.samples, side)
+        for title, shards in folders.items():
+            samples = min(options.samples, load_manifest(shards).split("train").samples) // BATCH * BATCH
+            for workers in options.workers:
+                with prepared(shards, tuple(options.sections), workers) as data:
+                    rates = measure(data, samples, options.repeats, options.full_side)
+                show(f"{title}, {samples} films, {workers or 'no'} workers", rates)
+                tables.append({"films": title, "samples": samples, "workers": workers, "rates": rates})
+    result = {"what": "training samples per second", "tables": tables, "machine": describe_machine()}
+    name = "loader-own.json" if options.shards else "loader.json"
+    (Path(__file__).parent / "results" / name).write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":
