@@ -157,11 +157,17 @@ def open_export(folder: Path, device: torch.device) -> TrainedModel:
 def _assembled(
     description: Description, tensors: dict[str, Tensor], folder: Path, device: torch.device
 ) -> TrainedModel:
-    """`folder` holds text_encoder/, where the model reads reports."""
+    """`folder` holds text_encoder/, where the model reads reports. Raises UserError for weights of another network."""
     config = description.config
     text = folder / exported.TEXT_ENCODER if config.model.uses_text else None
     classifier = build_classifier(config.model, len(description.classes), text)
-    classifier.load_state_dict(tensors)
+    try:
+        classifier.load_state_dict(tensors)
+    except RuntimeError:  # whose message names every tensor
+        raise UserError(
+            f"the weights in {folder} do not fit the network that this release of cxr_dist builds from their "
+            "settings: use the release that wrote them, or train again"
+        ) from None
     classifier.to(device, torch.float64 if config.precision == "fp64" else torch.float32)
     return TrainedModel(
         **{field.name: getattr(description, field.name) for field in dataclasses.fields(description)},

@@ -21,7 +21,7 @@ from cxr_dist.errors import UserError
 from cxr_dist.evaluate.predict import predict_split
 from cxr_dist.evaluate.predictions import Predictions
 from cxr_dist.export import export
-from cxr_dist.exported import Description
+from cxr_dist.exported import Description, write_sums
 from cxr_dist.model.monte_carlo import McDropout
 from cxr_dist.runs import RUNS, named_run
 from cxr_dist.trained import Case, open_run
@@ -164,6 +164,22 @@ def test_changed_settings_and_other_weights_are_refused(copy):
     tensors = load_file(copy / "model.safetensors")
     save_file({name: tensor + 1 for name, tensor in tensors.items()}, copy / "model.safetensors")
     with pytest.raises(UserError, match=r"model.safetensors of the exported model does not have its sha256"):
+        cxr_dist.load(copy)
+
+
+def test_weights_of_another_network_are_told_in_one_line(copy):
+    settings = (copy / "config.json").read_text()
+    (copy / "config.json").write_text(settings.replace('"fusion_dim": 32', '"fusion_dim": 64'))
+    write_sums(copy)
+    with pytest.raises(UserError, match="do not fit the network that this release of cxr_dist builds"):
+        cxr_dist.load(copy)
+
+
+def test_a_field_that_this_release_does_not_know(copy):
+    settings = (copy / "config.json").read_text()
+    (copy / "config.json").write_text(settings.replace('"fusion_dim"', '"fusion_width"'))
+    write_sums(copy)
+    with pytest.raises(UserError, match=r"lacks or adds a field .*fusion_width"):
         cxr_dist.load(copy)
 
 
