@@ -40,6 +40,7 @@ def manifest_of(recipe: Recipe, source: Source, selection: Selection, written: S
         left_out=dict(sorted(selection.left_out.items())),
         splits={name: _split_entry(recipe, selection.classes, name, written) for name in SPLITS},
         redacted=_redacted(recipe, samples),
+        without_text=sum(not any(s.text.values()) for s in samples) if source.text_sections else 0,
         source_sha256=fingerprint(source),
     )
 
@@ -53,13 +54,15 @@ def plain_recipe(recipe: Recipe) -> dict[str, Any]:
 
 def fingerprint(source: Source) -> str:
     """sha256 over all rows in any order, pixels apart: whether the source is still the same."""
-    rows = sorted(
+    rows = (
         json.dumps(
             [r.source_id, r.study, r.patient, r.view, r.sex, r.age, r.values, dict(r.text), dict(r.fields)]
         )
         for r in source.records
     )
-    return hashlib.sha256("\n".join(rows).encode("utf-8")).hexdigest()
+    # Of each row its hash: the texts of all reports together would be more than a gigabyte.
+    digests = sorted(hashlib.sha256(row.encode("utf-8")).digest() for row in rows)
+    return hashlib.sha256(b"".join(digests)).hexdigest()
 
 
 def _attributes(samples: Sequence[Sample]) -> tuple[str, ...]:

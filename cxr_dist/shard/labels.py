@@ -13,8 +13,6 @@ from cxr_dist.shard.left_out import DROPPED_LABEL, NO_CLASS, NO_LABEL, TOO_RARE
 from cxr_dist.shard.manifest import UNKNOWN
 from cxr_dist.shard.recipe import Labels
 
-_ASSESSED = {"1": 1, "0": 0, "": UNKNOWN}
-
 
 @dataclass(frozen=True, kw_only=True)
 class Labelled:
@@ -30,8 +28,8 @@ def assign_labels(
 ) -> Labelled:
     """Apply a recipe's labels to the `values` of the selected records.
 
-    `columns` are those of columns.labels, if any. `occurring` are all values of the source, selected or not: a
-    value in the recipe that fits none of them is a slip of the pen, and raises UserError.
+    `columns` are the classes where each has a column of its own, as in columns.labels. `occurring` are all values
+    of the source, selected or not: a value in the recipe that fits none is a slip of the pen, and raises UserError.
     """
     if columns:
         return Labelled(classes=tuple(columns), labels=_assessed(rule, columns, values))
@@ -125,10 +123,14 @@ def _listed(known: Counter[str]) -> str:
 def _assessed(
     rule: Labels, columns: Sequence[str], values: Sequence[tuple[str, ...]]
 ) -> list[tuple[int, ...] | str]:
-    codes = _ASSESSED | {"-1": {"ignore": UNKNOWN, "zeros": 0, "ones": 1}[rule.uncertain]}
+    meaning_of = {"ignore": UNKNOWN, "zeros": 0, "ones": 1}
+    codes = {"1": 1, "0": 0, "-1": meaning_of[rule.uncertain], "": meaning_of[rule.empty]}
     codes |= {f"{code}.0": meaning for code, meaning in codes.items() if code}
     labels: list[tuple[int, ...] | str] = []
     for row in values:
+        if not any(row):
+            labels.append(NO_LABEL)
+            continue
         bad = [column for column, value in zip(columns, row, strict=True) if value not in codes]
         if bad:
             raise UserError(

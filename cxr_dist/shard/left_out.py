@@ -13,12 +13,15 @@ TOO_RARE = "label value on fewer images than labels.min_count"
 NO_LABEL = "no label"
 
 NO_PATIENT = "no patient or study id"
+NO_SPLIT = "not in the official split"
 MISSING_IMAGE = "image file missing"
 UNREADABLE_IMAGE = "image not readable"
 TOO_LARGE_IMAGE = "image has too many pixels"
 UNREADABLE_REPORT = "report not readable"
 
-FAILURES = frozenset({NO_PATIENT, MISSING_IMAGE, UNREADABLE_IMAGE, TOO_LARGE_IMAGE, UNREADABLE_REPORT})
+FAILURES = frozenset(
+    {NO_PATIENT, NO_SPLIT, MISSING_IMAGE, UNREADABLE_IMAGE, TOO_LARGE_IMAGE, UNREADABLE_REPORT}
+)
 
 
 class ImageProblem(Exception):

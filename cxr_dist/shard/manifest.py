@@ -101,6 +101,8 @@ class Manifest:
     """Which of view, sex and age at least one sample has: what results can be looked at by."""
     redacted: dict[str, int] = field(default_factory=dict)
     """Term of the recipe's redact -> how often it was replaced in the samples' text sections."""
+    without_text: int = 0
+    """Samples of a source with reports whose text sections are all empty, e.g. because the report is missing."""
     source_sha256: str = ""
     """Of all that the reader found but the pixels: rows, ids, labels, texts."""
 

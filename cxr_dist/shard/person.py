@@ -35,3 +35,15 @@ def age_of(text: str) -> float | None:
     if years > _OLDEST:
         return None
     return int(years) if years.is_integer() else round(years, 2)
+
+
+def age_between(birth: str, study: str) -> int | None:
+    """Years from the year of birth to that of the study, 0 to 125, right to one year; None where one is unknown.
+
+    A year is the first four digits of `1930`, `1930.0`, `1930-05-17` or `19300517`.
+    """
+    years = [re.match(r"\d{4}", text.strip()) for text in (birth, study)]
+    if years[0] is None or years[1] is None:
+        return None
+    age = int(years[1][0]) - int(years[0][0])
+    return age if 0 <= age <= _OLDEST else None

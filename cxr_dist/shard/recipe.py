@@ -4,12 +4,12 @@ Everything that decides the bytes of a shard folder is a field here, so the mani
 Checks that need no data happen when it is made; those that need the columns or the labels, in the readers.
 """
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from cxr_dist.errors import UserError
+from cxr_dist.shard.columns import Columns
 from cxr_dist.shard.redact import Redaction
 from cxr_dist.shard.typed_yaml import from_yaml
 
@@ -19,38 +19,6 @@ Values = tuple[str, ...]
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise UserError(message)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Columns:
-    """The table reader's columns, by the name that the table's first row has."""
-
-    image: str
-    """File of the film, relative to the recipe's `images` folder."""
-    patient: str | None = None
-    """Patient id; needed to split by patient."""
-    study: str | None = None
-    """Study id; without it every image is a study of its own."""
-    view: str | None = None
-    """Projection, kept as it is written."""
-    sex: str | None = None
-    """F, M, female or male in upper or lower case; anything else is unknown."""
-    age: str | None = None
-    """Years, or DICOM's 052Y; anything else is unknown."""
-    label: str | None = None
-    """One column with the label, or with several between `labels.separator`."""
-    labels: Values = ()
-    """Or one column per class, with 1, 0, -1 (uncertain) or empty (unknown); the column is the class's name."""
-    text: dict[str, str] = field(default_factory=dict)
-    """Section of the report -> column that holds it."""
-
-    def __post_init__(self) -> None:
-        _require(
-            (self.label is None) != (not self.labels),
-            "recipe: columns needs either label (one column) or labels (a list, one column per class)",
-        )
-        bad = [name for name in self.text if not re.fullmatch("[a-z][a-z0-9_]*", name)]
-        _require(not bad, f"recipe: columns.text has section {bad[:1]}: use lower-case letters, digits and _")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,9 +35,11 @@ class Labels:
     min_count: int = 1
     """Source values on fewer images than this are left out."""
     separator: str | None = None
-    """multilabel: what stands between the values of columns.label, e.g. `|`."""
+    """multilabel: what stands between the values of columns.label, e.g. `|`; or `list`, for ['this', 'notation']."""
     uncertain: Literal["ignore", "zeros", "ones"] = "ignore"
     """multilabel: whether -1 is unknown (not trained on), absent or present."""
+    empty: Literal["ignore", "zeros"] = "ignore"
+    """multilabel, one column per class: whether an empty cell is unknown or absent. A wholly empty row is unknown."""
 
     def __post_init__(self) -> None:
         values = [value for patterns in self.classes.values() for value in patterns] + list(self.drop)
@@ -100,6 +70,8 @@ class Split:
     """Share for the test."""
     seed: int = 42
     """Fixes the split and the order of samples."""
+    official: bool = False
+    """mimic_cxr_jpg: take the published split. The shares above are then not used, and `by` is only checked."""
 
     def __post_init__(self) -> None:
         shares = (self.train, self.val, self.test)
@@ -169,14 +141,18 @@ class Demo:
 class Recipe:
     """One data set."""
 
-    reader: Literal["openi", "table", "demo"]
+    reader: Literal["openi", "mimic_cxr_jpg", "table", "demo"]
     """Which layout the source folder has."""
     table: str | None = None
-    """table: the .csv, .tsv or .parquet, relative to --source. openi: a .csv of views (may be left away)."""
+    """Relative to --source. table: a .csv or .tsv (.gz too) or .parquet. openi: a .csv of views (may be left away).
+    mimic_cxr_jpg: the .csv.gz with a study's labels."""
     images: str = "images"
-    """table, openi: folder of the films, relative to --source."""
-    reports: str = "ecgen-radiology"
-    """openi: folder of the XML reports, relative to --source."""
+    """All but demo: folder of the films, relative to --source."""
+    reports: str | None = "ecgen-radiology"
+    """Relative to --source. openi: folder of the XML reports. mimic_cxr_jpg: folder or .zip of the .txt reports, or
+    null for none."""
+    patients: str | None = None
+    """mimic_cxr_jpg: MIMIC-IV's patients.csv.gz, relative to --source, for sex and age (may be left away)."""
     demo: Demo = field(default_factory=Demo)
     """demo: how much to draw."""
     where: dict[str, Values] = field(default_factory=dict)
@@ -196,6 +172,10 @@ class Recipe:
 
     def __post_init__(self) -> None:
         Redaction(terms=self.redact)  # is checked when made
+        _require(
+            not self.split.official or self.reader == "mimic_cxr_jpg",
+            f"recipe: reader {self.reader} knows no official split; that belongs to reader mimic_cxr_jpg",
+        )
         if self.reader == "table":
             _require(
                 self.table is not None, "recipe: reader table needs `table`, the .csv, .tsv or .parquet file"
@@ -211,9 +191,31 @@ class Recipe:
             f"recipe: reader {self.reader} takes image.monochrome1 true or false; a column belongs to reader table",
         )
         _require(
+            self.reports is not None or self.reader != "openi",
+            "recipe: reader openi needs `reports`, a folder",
+        )
+        if self.reader == "mimic_cxr_jpg":
+            _check_mimic_labels(self)
+            return
+        _require(
             self.labels.task == "multiclass",
             f"recipe: reader {self.reader} has one label per image: use task: multiclass",
         )
+
+
+def _check_mimic_labels(recipe: Recipe) -> None:
+    labels = recipe.labels
+    _require(
+        recipe.table is not None,
+        "recipe: reader mimic_cxr_jpg needs `table`, the .csv.gz of labels, e.g. mimic-cxr-2.0.0-chexpert.csv.gz",
+    )
+    _require(labels.task == "multilabel", "recipe: reader mimic_cxr_jpg needs labels.task: multilabel")
+    _require(
+        not (labels.drop or labels.separator or labels.min_count > 1),
+        "recipe: reader mimic_cxr_jpg has a column per class: leave out labels.drop, min_count and separator",
+    )
+    several = [name for name, columns in labels.classes.items() if len(columns) != 1 or columns[0] == "*"]
+    _require(not several, f"recipe: labels.classes.{''.join(several[:1])} must name one column of the labels")
 
 
 def _check_table_labels(recipe: Recipe) -> None:

@@ -44,11 +44,13 @@ class Record:
     age: float | None = None
     """Years at the study; None where unknown."""
     values: tuple[str, ...]
-    """Label values: one; or those of a list; or, with columns.labels, one per column."""
+    """Label values: one; or those of a list; or one per `Source.label_columns`."""
     text: Mapping[str, str]
     """Section -> text; every section is there, some may be empty."""
     fields: Mapping[str, str] = field(default_factory=dict)
     """What the recipe's `where` may look at."""
+    split: str = ""
+    """train, val or test where the source has an official split; else empty."""
     pixels: Pixels | None
     """None where the source has no such image."""
 
@@ -59,6 +61,8 @@ class Source:
 
     records: list[Record]
     text_sections: tuple[str, ...]
+    label_columns: tuple[str, ...] = ()
+    """The classes, where each has a column of its own with 1, 0, -1 (uncertain) or nothing."""
     left_out: Mapping[str, int] = field(default_factory=dict)
     """Rows that did not become a record, by reason."""
     made_data: bool = False

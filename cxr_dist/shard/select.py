@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 from cxr_dist.errors import UserError
 from cxr_dist.shard.labels import assign_labels, sampling_groups
-from cxr_dist.shard.left_out import MISSING_IMAGE, NO_PATIENT, NOT_SELECTED
+from cxr_dist.shard.left_out import MISSING_IMAGE, NO_PATIENT, NO_SPLIT, NOT_SELECTED
 from cxr_dist.shard.person import Sex
 from cxr_dist.shard.recipe import Recipe
 from cxr_dist.shard.record import Pixels, Record, Source
 from cxr_dist.shard.redact import Redaction
-from cxr_dist.shard.split import assign_splits
+from cxr_dist.shard.split import assign_splits, checked_official
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,11 +63,12 @@ def select(recipe: Recipe, source: Source) -> Selection:
             else "the source has no rows: check --source and the recipe's reader"
         )
     occurring = [value for record in source.records for value in record.values]
-    columns = recipe.columns.labels if recipe.columns else ()
-    labelled = assign_labels(recipe.labels, columns, [record.values for record in chosen], occurring)
+    labelled = assign_labels(
+        recipe.labels, source.label_columns, [record.values for record in chosen], occurring
+    )
     kept: list[tuple[Record, tuple[int, ...]]] = []
     for record, label in zip(chosen, labelled.labels, strict=True):
-        reason = label if isinstance(label, str) else _failure(record)
+        reason = label if isinstance(label, str) else _failure(recipe, record)
         if reason is None and not isinstance(label, str):
             kept.append((record, label))
         else:
@@ -90,9 +91,11 @@ def _selected(recipe: Recipe, record: Record) -> bool:
     return all(record.fields[column] in values for column, values in recipe.where.items())
 
 
-def _failure(record: Record) -> str | None:
+def _failure(recipe: Recipe, record: Record) -> str | None:
     if record.pixels is None:
         return MISSING_IMAGE
+    if recipe.split.official and not record.split:
+        return NO_SPLIT
     return None if record.patient and record.study else NO_PATIENT
 
 
@@ -108,7 +111,10 @@ def _samples(
     patients = _merged([r.patient for r in records], [r.image_id for r in records])
     studies = _merged([r.study for r in records], [r.image_id for r in records])
     units = {"patient": patients, "study": studies, "image": [r.image_id for r in records]}
-    splits = assign_splits(units[recipe.split.by], strata, recipe.split)
+    if recipe.split.official:
+        splits = checked_official(units[recipe.split.by], [r.split for r in records], recipe.split)
+    else:
+        splits = assign_splits(units[recipe.split.by], strata, recipe.split)
     texts = map(Redaction(terms=recipe.redact).apply, (record.text for record in records))
     samples = [
         Sample(

@@ -5,7 +5,7 @@ split, in whatever order the rows come. It gives up on exact shares where groups
 """
 
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 from cxr_dist.errors import UserError
@@ -29,6 +29,20 @@ def assign_splits(groups: Sequence[str], strata: Sequence[int], split: recipe.Sp
             members = [group for group in ordered if stratum[group] == value]
             split_of |= _by_group(members, sizes, split)
     return [split_of[group] for group in groups]
+
+
+def checked_official(groups: Sequence[str], names: Sequence[str], split: recipe.Split) -> list[str]:
+    """The published split of each sample, as it is; raises UserError where a group is in two of its parts."""
+    parts: defaultdict[str, set[str]] = defaultdict(set)
+    for group, name in zip(groups, names, strict=True):
+        parts[group].add(name)
+    divided = sum(len(found) > 1 for found in parts.values())
+    if divided:
+        raise UserError(
+            f"the official split divides {divided} of {len(parts)} units (split by {split.by}): check that the split "
+            "file is whole and belongs to this data set, or leave split.official out"
+        )
+    return list(names)
 
 
 def shuffled(names: Iterable[str], seed: int) -> list[str]:

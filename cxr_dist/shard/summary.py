@@ -14,6 +14,8 @@ def print_summary(manifest: Manifest, console: Console) -> None:
     console.print(_splits(manifest))
     if manifest.left_out:
         console.print(_left_out(manifest))
+    if manifest.without_text:
+        console.print(f"Without any text of a report: {manifest.without_text:,} images.")
     if manifest.redacted:
         never = sum(count == 0 for count in manifest.redacted.values())
         console.print(

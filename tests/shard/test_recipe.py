@@ -25,7 +25,8 @@ def load(tmp_path: Path, text: str):
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
 def test_the_recipes_of_the_package_are_valid(path):
-    assert load_recipe(path).labels.classes
+    recipe = load_recipe(path)
+    assert recipe.labels.classes or recipe.columns.labels
 
 
 def test_one_value_stands_for_a_list_and_numbers_for_their_text(tmp_path):
@@ -41,7 +42,7 @@ def test_one_value_stands_for_a_list_and_numbers_for_their_text(tmp_path):
         ("reader: [", r"recipe\.yaml is not YAML \(line \d+\)"),
         ("just words", "the file holds str; expected the fields reader, table"),
         ("table: a.csv", "recipe: reader is missing"),
-        ("reader: dicom", "reader is 'dicom'; expected one of: openi, table, demo"),
+        ("reader: dicom", "reader is 'dicom'; expected one of: openi, mimic_cxr_jpg, table, demo"),
         (TABLE + "colour: grey", "unknown field colour; expected one of: reader, table, images"),
         (TABLE + "split: {per: patient}", "unknown field split.per; expected one of: by, train"),
         (TABLE + "split: {seed: many}", "split.seed is 'many'; expected a whole number"),
@@ -57,6 +58,8 @@ def test_one_value_stands_for_a_list_and_numbers_for_their_text(tmp_path):
         (TABLE.replace("table: films.csv", ""), "reader table needs `table`"),
         (TABLE.replace("{classes", "{task: multilabel, classes"), "needs labels.separator"),
         ("reader: openi\ncolumns: {image: a, label: b}", "reader openi has no columns"),
+        ("reader: openi\nreports: null", "reader openi needs `reports`, a folder"),
+        ("reader: openi\nsplit: {official: true}", "reader openi knows no official split; that belongs to"),
         ("reader: demo\nimage: {monochrome1: {column: a, value: b}}", "reader demo takes image.monochrome1 true"),
     ],
 )  # fmt: skip

@@ -2,11 +2,16 @@
 
 from pathlib import Path
 
-from cxr_dist.shard.readers import demo, openi, table
+from cxr_dist.shard.readers import demo, mimic_cxr_jpg, openi, table
 from cxr_dist.shard.recipe import Recipe
 from cxr_dist.shard.record import Source
 
-_READERS = {"demo": demo.read, "openi": openi.read, "table": table.read}
+_READERS = {
+    "demo": demo.read,
+    "mimic_cxr_jpg": mimic_cxr_jpg.read,
+    "openi": openi.read,
+    "table": table.read,
+}
 
 
 def read_source(recipe: Recipe, folder: Path | None) -> Source:

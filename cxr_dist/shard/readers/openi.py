@@ -24,6 +24,7 @@ SECTIONS = ("indication", "comparison", "findings", "impression")
 
 def read(recipe: Recipe, folder: Path | None) -> Source:
     """All films that the reports name; raises UserError where the reports or the images are not there."""
+    assert recipe.reports is not None
     root = source_folder(folder, "openi")
     reports = sorted(inside(root, recipe.reports, "reports").glob("*.xml"))
     if not reports:

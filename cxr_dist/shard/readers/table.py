@@ -1,23 +1,28 @@
-"""A table of one's own: .csv, .tsv or .parquet with a row per film in, records out.
+"""A table of one's own: .csv, .tsv (.gz too) or .parquet with a row per film in, records out.
 
 The recipe says which column is what. All values are text; an empty cell is an unknown value.
 """
 
+import re
+import zlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from cxr_dist.errors import UserError
+from cxr_dist.shard.columns import Columns, PartOf, YearsBetween, names_in
 from cxr_dist.shard.image import ImageFile
-from cxr_dist.shard.person import age_of, sex_of
+from cxr_dist.shard.person import age_between, age_of, sex_of
 from cxr_dist.shard.readers.folder import inside, source_folder
-from cxr_dist.shard.recipe import Columns, InvertedRows, Recipe
+from cxr_dist.shard.recipe import InvertedRows, Recipe
 from cxr_dist.shard.record import Record, Source
 
 _Row = dict[str, str]
+_KINDS = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
+_QUOTED = re.compile(r"""'([^']*)'|"([^"]*)\"""")
 
 
 def read(recipe: Recipe, folder: Path | None) -> Source:
@@ -26,8 +31,6 @@ def read(recipe: Recipe, folder: Path | None) -> Source:
     assert recipe.columns is not None
     root = source_folder(folder, "table")
     rows = _read_table(inside(root, recipe.table, "table"), _named_columns(recipe))
-    _check_understood(rows, "sex", recipe.columns.sex, sex_of, "F, M, female or male")
-    _check_understood(rows, "age", recipe.columns.age, age_of, "years, or DICOM's 052Y")
     images = inside(root, recipe.images, "images")
     seen: Counter[str] = Counter()
     records = []
@@ -35,7 +38,12 @@ def read(recipe: Recipe, folder: Path | None) -> Source:
         name = row[recipe.columns.image]
         seen[name] += 1
         records.append(_record(row, recipe, images, times_seen=seen[name]))
-    return Source(records=records, text_sections=tuple(recipe.columns.text))
+    columns = recipe.columns
+    if not any(record.sex for record in records):
+        _check_unwritten(rows, "sex", names_in(columns.sex), "F, M, female or male")
+    if all(record.age is None for record in records):
+        _check_unwritten(rows, "age", names_in(columns.age), "years, or DICOM's 052Y")
+    return Source(records=records, text_sections=tuple(columns.text), label_columns=columns.labels)
 
 
 def _record(row: _Row, recipe: Recipe, images: Path, times_seen: int) -> Record:
@@ -44,15 +52,15 @@ def _record(row: _Row, recipe: Recipe, images: Path, times_seen: int) -> Record:
     name = row[columns.image]
     # Two rows may name one film: each is a sample of its own.
     source_id = name if name and times_seen == 1 else f"{name}#{times_seen}"
-    study = source_id if columns.study is None else row[columns.study]
+    study = source_id if columns.study is None else _id(row, columns.study)
     return Record(
         source_id=source_id,
         image_id=name or source_id,
         study=study,
-        patient=study if columns.patient is None else row[columns.patient],
+        patient=study if columns.patient is None else _id(row, columns.patient),
         view="" if columns.view is None else row[columns.view],
         sex="" if columns.sex is None else sex_of(row[columns.sex]),
-        age=None if columns.age is None else age_of(row[columns.age]),
+        age=_age(row, columns.age),
         values=_values(row, columns, recipe.labels.separator),
         text={section: row[column] for section, column in columns.text.items()},
         fields={column: row[column] for column in recipe.where},
@@ -60,15 +68,26 @@ def _record(row: _Row, recipe: Recipe, images: Path, times_seen: int) -> Record:
     )
 
 
-def _check_understood(
-    rows: Sequence[_Row], name: str, column: str | None, understand: Callable[[str], Any], expected: str
-) -> None:
+def _id(row: _Row, setting: str | PartOf) -> str:
+    if isinstance(setting, str):
+        return row[setting]
+    found = re.search(setting.pattern, row[setting.column])
+    return found[0] if found else ""
+
+
+def _age(row: _Row, setting: str | YearsBetween | None) -> float | None:
+    if isinstance(setting, YearsBetween):
+        return age_between(row[setting.birth], row[setting.study])
+    return None if setting is None else age_of(row[setting])
+
+
+def _check_unwritten(rows: Sequence[_Row], name: str, columns: Sequence[str], expected: str) -> None:
     """A column in a code that nobody here knows would otherwise be unknown throughout, and nobody told."""
-    written = [] if column is None else [row[column] for row in rows if row[column]]
-    if written and all(understand(value) in ("", None) for value in written):
+    written = sum(all(row[column] for column in columns) for row in rows) if columns else 0
+    if written:
         raise UserError(
-            f"recipe: columns.{name} names {column!r}, and none of its {len(written)} values is one of: {expected}; "
-            "write them so, or leave the column out"
+            f"recipe: columns.{name} names {' and '.join(map(repr, columns))}, and none of its {written} values is "
+            f"one of: {expected}; write them so, or leave the column out"
         )
 
 
@@ -77,7 +96,12 @@ def _values(row: _Row, columns: Columns, separator: str | None) -> tuple[str, ..
         return tuple(row[column] for column in columns.labels)
     if separator is None:
         return (row[columns.label],)
-    return tuple(part.strip() for part in row[columns.label].split(separator) if part.strip())
+    cell = row[columns.label]
+    if separator == "list":
+        parts = [single or double for single, double in _QUOTED.findall(cell)]
+    else:
+        parts = cell.split(separator)
+    return tuple(part.strip() for part in parts if part.strip())
 
 
 def _inverted(row: _Row, recipe: Recipe) -> bool:
@@ -90,8 +114,7 @@ def _named_columns(recipe: Recipe) -> list[tuple[str, str]]:
     columns = recipe.columns
     assert columns is not None
     names = ("image", "patient", "study", "view", "sex", "age", "label")
-    single = [(f"columns.{name}", getattr(columns, name)) for name in names]
-    named = [(setting, column) for setting, column in single if column is not None]
+    named = [(f"columns.{name}", column) for name in names for column in names_in(getattr(columns, name))]
     named += [("columns.labels", column) for column in columns.labels]
     named += [(f"columns.text.{section}", column) for section, column in columns.text.items()]
     named += [("where", column) for column in recipe.where]
@@ -111,14 +134,17 @@ def _read_table(path: Path, named: Sequence[tuple[str, str]]) -> list[_Row]:
 
 
 def _read_frame(path: Path) -> Any:
-    kind = path.suffix.lower()
-    if kind not in (".csv", ".tsv", ".parquet"):
-        raise UserError(f"the table {path.name} ends in {kind or 'nothing'}; expected .csv, .tsv or .parquet")
+    kind = next((kind for kind in _KINDS if path.name.lower().endswith(kind)), None)
+    if kind is None:
+        raise UserError(
+            f"the table {path.name} ends in {path.suffix or 'nothing'}; expected {', '.join(_KINDS)}"
+        )
     try:
         if kind == ".parquet":
             return pd.read_parquet(path)
-        return pd.read_csv(path, sep="\t" if kind == ".tsv" else ",", dtype=str, keep_default_na=False)
-    except (ValueError, OSError):  # their messages may quote a cell, and so a report
+        separator = "\t" if kind.startswith(".tsv") else ","
+        return pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False)
+    except (ValueError, OSError, EOFError, zlib.error):  # their messages may quote a cell, and so a report
         raise UserError(
             f"{path.name} cannot be read as {kind[1:]} (in UTF-8, with a first row of names)"
         ) from None

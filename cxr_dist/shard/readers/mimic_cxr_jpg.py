@@ -1,0 +1,179 @@
+"""MIMIC-CXR-JPG 2.x as it is published: files/p10/p10000032/s50414267/DICOM_ID.jpg and its .csv.gz in, records out.
+
+A record per row of the metadata. Labels and report belong to the study, and all its films share them. The reports
+come from MIMIC-CXR, sex and age from MIMIC-IV's patients.csv.gz; both may be left out.
+"""
+
+import re
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from cxr_dist.errors import UserError
+from cxr_dist.shard.image import ImageFile
+from cxr_dist.shard.person import Sex, age_between, sex_of
+from cxr_dist.shard.readers.folder import inside, source_folder
+from cxr_dist.shard.readers.mimic_reports import read_sections
+from cxr_dist.shard.readers.report_sections import SECTIONS
+from cxr_dist.shard.recipe import Recipe
+from cxr_dist.shard.record import Record, Source
+
+_FILM = (
+    "dicom_id",
+    "subject_id",
+    "study_id",
+    "StudyDate",
+    "ViewPosition",
+    "PerformedProcedureStepDescription",
+)
+_SPLITS = {"train": "train", "validate": "val", "test": "test"}
+_UNKNOWN_PERSON: tuple[Sex, str] = ("", "")
+_FRONTAL = re.compile(r"\b(AP|PA)\b")
+_LATERAL = re.compile(r"\b(LATERAL|LL|RL)\b")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Tables:
+    """What stands in other files than the metadata."""
+
+    label_columns: tuple[str, ...]
+    labels: Mapping[str, tuple[str, ...]]
+    """study_id -> a value per label column."""
+    splits: Mapping[str, str]
+    """dicom_id -> train, val or test."""
+    reports: Mapping[tuple[str, str], Mapping[str, str]]
+    """(subject_id, study_id) -> section -> text."""
+    persons: Mapping[str, tuple[Sex, str]]
+    """subject_id -> sex and the (shifted) year of birth."""
+
+
+def read(recipe: Recipe, folder: Path | None) -> Source:
+    """All films of the metadata; raises UserError for a file that is missing, not a table or lacks a column."""
+    root = source_folder(folder, "mimic_cxr_jpg")
+    films = _read_table(_published(root, "metadata"), _FILM)
+    if films["dicom_id"].duplicated().any():
+        raise UserError(
+            "the metadata name a dicom_id twice: expected the published file, with a row per film"
+        )
+    images = inside(root, recipe.images, "images")
+    tables = _tables(recipe, root, studies=zip(films["subject_id"], films["study_id"], strict=True))
+    rows = zip(*(films[column] for column in _FILM), strict=True)
+    return Source(
+        records=[_record(row, tables, images, inverted=bool(recipe.image.monochrome1)) for row in rows],
+        text_sections=() if recipe.reports is None else SECTIONS,
+        label_columns=tuple(recipe.labels.classes) or tables.label_columns,
+    )
+
+
+def _tables(recipe: Recipe, root: Path, studies: Any) -> _Tables:
+    assert recipe.table is not None
+    columns, labels = _labels(recipe, inside(root, recipe.table, "table"))
+    return _Tables(
+        label_columns=columns,
+        labels=labels,
+        splits=_official_split(_published(root, "split")) if recipe.split.official else {},
+        reports={}
+        if recipe.reports is None
+        else read_sections(inside(root, recipe.reports, "reports"), studies),
+        persons={} if recipe.patients is None else _persons(inside(root, recipe.patients, "patients")),
+    )
+
+
+def _record(row: Sequence[str], tables: _Tables, images: Path, inverted: bool) -> Record:
+    dicom, patient, study, date, view, procedure = row
+    split = tables.splits.get(dicom, "")
+    sex, birth = tables.persons.get(patient, _UNKNOWN_PERSON)
+    file = f"p{patient[:2]}/p{patient}/s{study}/{dicom}.jpg"
+    return Record(
+        source_id=dicom,
+        image_id=dicom,
+        study=study,
+        patient=patient,
+        view=view,
+        sex=sex,
+        age=age_between(birth, date),
+        values=tables.labels.get(study, ()),
+        text=tables.reports.get((patient, study), {}),
+        fields=_fields(view, procedure, split),
+        split=split,
+        pixels=ImageFile(path=images / file, inverted=inverted),
+    )
+
+
+@cache
+def _fields(view: str, procedure: str, split: str) -> Mapping[str, str]:
+    """One mapping for all films that are alike: there are a few hundred kinds, and 377,110 films."""
+    return {
+        "projection": projection(view),
+        "ViewPosition": view,
+        "PerformedProcedureStepDescription": procedure,
+        "split": split,
+    }
+
+
+def projection(view: str) -> str:
+    """frontal or lateral for a DICOM ViewPosition such as PA, AP LLD, LL or XTABLE LATERAL; empty for others."""
+    if _LATERAL.search(view):
+        return "lateral"
+    return "frontal" if _FRONTAL.search(view) else ""
+
+
+def _labels(recipe: Recipe, path: Path) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
+    """The label columns, and each study's values in them."""
+    chosen = tuple(column for (column,) in recipe.labels.classes.values())
+    table = _read_table(path, ("study_id", *chosen) if chosen else None)
+    columns = chosen or tuple(name for name in table.columns if name not in ("subject_id", "study_id"))
+    if table["study_id"].duplicated().any():
+        raise UserError(f"{path.name} names a study_id twice: expected a row per study")
+    values = zip(*(table[column] for column in columns), strict=True)
+    return columns, dict(zip(table["study_id"], values, strict=True))
+
+
+def _official_split(path: Path) -> dict[str, str]:
+    table = _read_table(path, ("dicom_id", "split"))
+    unknown = sorted(set(table["split"]) - set(_SPLITS))
+    if unknown:
+        raise UserError(f"{path.name} has the split {unknown[0]!r}; expected {', '.join(_SPLITS)}")
+    return dict(zip(table["dicom_id"], table["split"].map(_SPLITS), strict=True))
+
+
+def _persons(path: Path) -> dict[str, tuple[Sex, str]]:
+    """Sex, and year of birth: MIMIC-IV has the age in one anchor year, above 89 always as 91."""
+    table = _read_table(path, ("subject_id", "gender", "anchor_age", "anchor_year"))
+    years = pd.to_numeric(table["anchor_year"], "coerce") - pd.to_numeric(table["anchor_age"], "coerce")
+    births = ("" if year != year else str(int(year)) for year in years)  # NaN is not equal to itself
+    return dict(zip(table["subject_id"], zip(map(sex_of, table["gender"]), births, strict=True), strict=True))
+
+
+def _published(root: Path, kind: str) -> Path:
+    """mimic-cxr-VERSION-KIND.csv.gz, unpacked or not."""
+    found = sorted(root.glob(f"mimic-cxr-*-{kind}.csv*"))
+    if not found:
+        raise UserError(
+            f"no mimic-cxr-2.0.0-{kind}.csv.gz in {root}: --source is the folder of MIMIC-CXR-JPG"
+        )
+    return found[-1]
+
+
+def _read_table(path: Path, columns: Sequence[str] | None) -> Any:
+    """A table of texts with at least these columns and no others; all columns for None, study_id among them."""
+    try:
+        table = pd.read_csv(
+            path,
+            dtype=str,
+            keep_default_na=False,
+            usecols=None if columns is None else lambda name: name in columns,
+        )
+    except (ValueError, OSError, EOFError, zlib.error):  # their messages may quote a cell
+        raise UserError(
+            f"{path.name} cannot be read as .csv or .csv.gz: unpack or download it again"
+        ) from None
+    missing = [name for name in columns or ("study_id",) if name not in table.columns]
+    if missing:
+        raise UserError(f"{path.name} has no column {missing[0]!r}: expected MIMIC-CXR-JPG's published file")
+    return table

@@ -1,0 +1,107 @@
+"""A MIMIC-CXR report in, its sections out: the rules of the data set's own script, written anew.
+
+The script is txt/section_parser.py of github.com/MIT-LCP/mimic-cxr. As there, a heading is in capitals at the start of
+a line, of several findings or impressions the last one counts, and where a report has neither, its last section is
+cut after the first paragraph. The 54 reports that the script cuts by hand for its labeller are cut by rule here.
+"""
+
+import re
+from difflib import get_close_matches
+from functools import lru_cache
+
+SECTIONS = (
+    "preamble",
+    "examination",
+    "indication",
+    "history",
+    "technique",
+    "comparison",
+    "findings",
+    "impression",
+    "recommendations",
+    "notification",
+    "addendum",
+    "wet_read",
+    "last_paragraph",
+    "other",
+)
+"""`preamble` stands before the first heading, `other` under headings that are not known, which it repeats."""
+
+_HEADING = re.compile(r"\s*(?=[^:]*[A-Z])([A-Z ()/,-]+):(?:\s|$)")
+_VIEW = (
+    r"chest|portable|(one|two) views?|\b(pa|ap|frontal|lateral) (view|and|upright)|frontal semi-upright|\bribs\b|"
+    r"bone window"
+)
+# In this order: FINDINGS AND IMPRESSION is an impression, COMPARISON FINDINGS are findings.
+_SECTION_OF = (
+    (re.compile(r"(reason for (the )?)exam(ination)?|(clinical )?indications?"), "indication"),
+    (re.compile(r"(type of )?exam(ination)?s?"), "examination"),
+    (re.compile(r"reference exams?"), "comparison"),
+    (re.compile(r"clinical information|pfi"), "history"),
+    (re.compile(r".*impression.*|conclusions?"), "impression"),
+    (re.compile(r".*findings?.*"), "findings"),
+    (re.compile(r".*history.*"), "history"),
+    (re.compile(r".*comparison.*"), "comparison"),
+    (re.compile(r".*addendum.*"), "addendum"),
+    (re.compile(r"techniques?"), "technique"),
+    (re.compile(r"recommendations?(\(s\))?"), "recommendations"),
+    (re.compile(r"notifications?"), "notification"),
+    (re.compile(r"wet ?read"), "wet_read"),
+    (re.compile(rf".*({_VIEW}).*"), "findings"),  # CHEST, TWO VIEWS: stands for what they show
+)
+_SPELT = ("impression", "findings", "indication", "comparison", "technique", "examination", "history")
+
+
+def cut_sections(report: str) -> dict[str, str]:
+    """All of SECTIONS by name, white space made single; empty where the report has no such section."""
+    parts = _parts(report)
+    if not any(section in ("findings", "impression") for section, _ in parts):
+        section, lines = parts.pop()
+        first, rest = _first_paragraph(lines)
+        parts += [(section, first), ("last_paragraph", rest)]
+    sections = dict.fromkeys(SECTIONS, "")
+    for section, lines in parts:
+        text = " ".join(" ".join(lines).split())
+        if section == "other":
+            text = f"{sections['other']} {text}".strip()
+        sections[section] = text or sections[section]
+    return sections
+
+
+def _parts(report: str) -> list[tuple[str, list[str]]]:
+    """(section, lines) in their order; findings and impressions without a word are titles, and left out."""
+    parts: list[tuple[str, list[str]]] = [("preamble", [])]
+    after_bare_heading = False
+    for line in report.splitlines():
+        # The line below a heading that stands alone is its text, even where it looks like a heading.
+        heading = None if after_bare_heading else _HEADING.match(line)
+        if heading:
+            section = _section(heading[1].strip().lower())
+            parts.append((section, [line if section == "other" else line[heading.end() :]]))
+        else:
+            parts[-1][1].append(line)
+        after_bare_heading = heading is not None and not line[heading.end() :].strip()
+    return [
+        (section, lines)
+        for section, lines in parts
+        if section not in ("findings", "impression") or "".join(lines).strip()
+    ]
+
+
+@lru_cache(maxsize=4096)
+def _section(heading: str) -> str:
+    """The section of a heading in small letters; a slip such as IMPRESSOIN is read as what it is close to."""
+    spelt = get_close_matches(heading, _SPELT, n=1, cutoff=0.85)
+    for name in (heading, *spelt):
+        for pattern, section in _SECTION_OF:
+            if pattern.fullmatch(name):
+                return section
+    return "other"
+
+
+def _first_paragraph(lines: list[str]) -> tuple[list[str], list[str]]:
+    """The lines up to the first empty one that follows any text, and those after it."""
+    written = [bool(line.strip()) for line in lines]
+    start = written.index(True) if any(written) else 0
+    end = written.index(False, start) if not all(written[start:]) else len(lines)
+    return lines[:end], lines[end:]
