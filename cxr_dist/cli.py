@@ -7,58 +7,23 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import tyro
 from tyro.conf import FlagConversionOff, Positional
 
-from cxr_dist.cli_help import commands_help, runs_help
+from cxr_dist.cli_help import FOLDER, commands_help, runs_help
+from cxr_dist.cli_shard import shard
 from cxr_dist.config import Config
 from cxr_dist.errors import UserError
 from cxr_dist.runs import RUNS, named_run
 
 EXIT_STOPPED = 75  # EX_TEMPFAIL: saved and not finished; start the same command again
 
-_FOLDER = Annotated[Path, tyro.conf.arg(metavar="DIR")]
 _McScope = Literal["head", "text", "all"]
 
 
-def shard(
-    recipe: Positional[Path],
-    *,
-    out: _FOLDER,
-    source: _FOLDER | None = None,
-    workers: int = 0,
-    allow_left_out: float = 0.01,
-) -> None:
-    """Write a data set as WebDataset shards with an index and a manifest.
-
-    Args:
-        recipe: What to read and how: a YAML file, as in shards/.
-        out: Folder for the shards; a second run with the same recipe continues or does nothing.
-        source: Folder of the data set (the demo reader needs none).
-        workers: Processes; 0: one per core.
-        allow_left_out: Highest share of rows that may be unreadable or missing.
-    """
-    import os
-
-    from rich.console import Console
-
-    from cxr_dist.shard.recipe import load_recipe
-    from cxr_dist.shard.summary import print_summary
-    from cxr_dist.shard.write import write_shards
-
-    manifest = write_shards(
-        load_recipe(recipe),
-        source,
-        out,
-        workers=workers or os.cpu_count() or 1,
-        allow_left_out=allow_left_out,
-    )
-    print_summary(manifest, Console())
-
-
-def verify(shards: Positional[_FOLDER], *, near_duplicates: bool = True, workers: int = 0) -> None:
+def verify(shards: Positional[FOLDER], *, near_duplicates: bool = True, workers: int = 0) -> None:
     """Check shards: counts, sha256, duplicate keys, no patient or film in two splits. Exit 1 with what is wrong.
 
     Args:
@@ -75,7 +40,7 @@ def verify(shards: Positional[_FOLDER], *, near_duplicates: bool = True, workers
     sys.exit(1 if faults else 0)
 
 
-def fetch(*, out: _FOLDER | None = None) -> None:
+def fetch(*, out: FOLDER | None = None) -> None:
     """On a machine with network: download DenseNet-121 and Bio_ClinicalBERT into an offline bundle.
 
     Args:
@@ -113,15 +78,15 @@ def train(config: Config) -> None:
 
 
 def evaluate(
-    run_dir: Positional[_FOLDER],
+    run_dir: Positional[FOLDER],
     *,
     split: Literal["test", "val", "train"] = "test",
     mc_samples: int = 30,
     mc_scope: _McScope = "head",
     ensemble: tuple[Path, ...] = (),
-    out: _FOLDER | None = None,
+    out: FOLDER | None = None,
     at_sensitivity: float | None = None,
-    shards: _FOLDER | None = None,
+    shards: FOLDER | None = None,
 ) -> None:
     """Evaluate a run's best checkpoint; writes RUN_DIR/evaluation/SPLIT/metrics.json and predictions.csv.
 
@@ -148,9 +113,9 @@ def compare(
     run_dirs: Positional[tuple[Path, ...]],
     *,
     split: str = "test",
-    out: _FOLDER = Path("comparison"),
+    out: FOLDER = Path("comparison"),
     with_examples: int = 0,
-    shards: _FOLDER | None = None,
+    shards: FOLDER | None = None,
 ) -> None:
     """Set evaluated runs side by side: a table, comparison.json and report.html.
 
@@ -173,7 +138,7 @@ def compare(
 
 
 def predict(
-    run_dir: Positional[_FOLDER],
+    run_dir: Positional[FOLDER],
     *,
     image: Path | None = None,
     report: str = "",
@@ -220,11 +185,11 @@ def predict(
 
 
 def export(
-    run_dir: Positional[_FOLDER],
+    run_dir: Positional[FOLDER],
     *,
-    out: _FOLDER | None = None,
+    out: FOLDER | None = None,
     onnx: bool = True,
-    shards: _FOLDER | None = None,
+    shards: FOLDER | None = None,
 ) -> None:
     """Make a run's best checkpoint a folder of its own: weights, tokenizer, model card, ONNX graph.
 

@@ -1,7 +1,15 @@
-"""What `cxr-dist --help` and `cxr-dist train --help` print: commands and named runs, each with its first line."""
+"""What `cxr-dist --help` and `cxr-dist train --help` print: commands and named runs, each with its first line.
+
+Also how the help of a command shows a folder.
+"""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+FOLDER = Annotated[Path, tyro.conf.arg(metavar="DIR")]
 
 
 def commands_help(commands: Mapping[str, Callable[..., Any]]) -> str:

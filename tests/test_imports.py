@@ -44,8 +44,9 @@ def test_nothing_unpickles_and_no_file_grows_past_300_lines(path):
     assert len(path.read_text().splitlines()) <= 300
 
 
-def test_the_command_line_starts_without_torch():
-    top = ast.parse((PACKAGE / "cli.py").read_text()).body
+@pytest.mark.parametrize("module", ["cli", "cli_help", "cli_shard"])
+def test_the_command_line_starts_without_torch(module):
+    top = ast.parse((PACKAGE / f"{module}.py").read_text()).body
     names = {
         alias.name if isinstance(node, ast.Import) else str(node.module)
         for node in top
@@ -54,5 +55,5 @@ def test_the_command_line_starts_without_torch():
     }
     assert names <= {
         "json", "sys", "collections.abc", "pathlib", "typing", "tyro", "tyro.conf",
-        "cxr_dist.cli_help", "cxr_dist.config", "cxr_dist.errors", "cxr_dist.runs",
+        "cxr_dist.cli_help", "cxr_dist.cli_shard", "cxr_dist.config", "cxr_dist.errors", "cxr_dist.runs",
     }  # fmt: skip

@@ -50,7 +50,9 @@ def in_order(
 
 def _start_worker() -> None:
     cv2.setNumThreads(0)  # the processes are the parallelism
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends the pool
+    # Ctrl-C, and SLURM's warning to all processes of a task, are for the parent, which ends the pool.
+    for number in (signal.SIGINT, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _each(function: Callable[[Item], Result], items: list[Item]) -> list[Result]:
