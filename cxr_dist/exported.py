@@ -8,6 +8,7 @@ model.onnx, which is for other runtimes. README.md, the model card, has no sum: 
 
 import dataclasses
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -100,6 +101,7 @@ def write_weights(folder: Path, description: Description, tensors: dict[str, Ten
     (folder / CONFIG).write_text(description.to_json(), encoding="utf-8")
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     save_file(whole, folder / WEIGHTS, metadata={"format": "pt"})
+    shutil.copymode(folder / CONFIG, folder / WEIGHTS)  # safetensors lets only the owner read
 
 
 def write_text_encoder(folder: Path, source: Path) -> None:

@@ -10,6 +10,7 @@ from cxr_dist.config import Config
 from cxr_dist.evaluate.calibration import BINS
 from cxr_dist.evaluate.compare import Comparison
 from cxr_dist.evaluate.run_result import RunResult
+from cxr_dist.model.weights import encoder_name
 
 _SEEN = {"image": "the film alone", "text": "the report alone", "fused": "the film and the report"}
 _SCOPES = {
@@ -86,17 +87,12 @@ def _one_model(run: RunResult) -> str:
         sections = ", ".join(data.text_sections)
         parts.append(
             f"the sections {sections} (up to {data.max_tokens} tokens) through the text encoder "
-            f"{_encoder_name(model.text_encoder)};"
+            f"{encoder_name(model.text_encoder)};"
         )
     if model.mode == "fused":
         parts.append(f"joined by cross-attention ({model.fusion}, {model.fusion_heads} heads);")
     dropout = " and ".join(f"{rate:g}" for rate in model.head_dropout)
     return " ".join(parts) + f" a head with dropout {dropout}."
-
-
-def _encoder_name(name: str) -> str:
-    """A local folder by its last part: where it lay says nothing to a reader."""
-    return name.rstrip("/").split("/")[-1] if name.startswith(("/", ".", "~")) else name
 
 
 def _training(run: RunResult) -> str:

@@ -57,6 +57,7 @@ def model_card(facts: CardFacts) -> str:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
     environment.filters |= {"cell": _cell, "estimate": _estimate}
     result = facts.result

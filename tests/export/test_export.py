@@ -19,6 +19,7 @@ from cxr_dist.model import graph
 def test_nothing_of_the_machine_or_of_a_patient_is_in_it(source, secrets, run_dir, exported):
     words = [*secrets.values(), str(source), str(run_dir.parent), str(Path(cxr_dist.__file__).parents[1])]
     files = [path for path in exported.rglob("*") if path.is_file()]
+    assert len({path.stat().st_mode for path in files}) == 1  # who may read one may read all
     assert {path.suffix for path in files} == {".json", ".safetensors", ".onnx", ".md", ""}
     for path in files:
         content = path.read_bytes().lower()
