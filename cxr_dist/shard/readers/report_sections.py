@@ -71,16 +71,19 @@ def cut_sections(report: str) -> dict[str, str]:
 def _parts(report: str) -> list[tuple[str, list[str]]]:
     """(section, lines) in their order; findings and impressions without a word are titles, and left out."""
     parts: list[tuple[str, list[str]]] = [("preamble", [])]
-    after_bare_heading = False
+    alone = False
     for line in report.splitlines():
-        # The line below a heading that stands alone is its text, even where it looks like a heading.
-        heading = None if after_bare_heading else _HEADING.match(line)
-        if heading:
-            section = _section(heading[1].strip().lower())
-            parts.append((section, [line if section == "other" else line[heading.end() :]]))
-        else:
+        # The line below a heading whose colon ends its line is its text, even where it looks like a heading.
+        heading = None if alone else _HEADING.match(line)
+        alone = heading is not None and heading[0].endswith(":")
+        if heading is None:
             parts[-1][1].append(line)
-        after_bare_heading = heading is not None and not line[heading.end() :].strip()
+            continue
+        section = _section(heading[1].strip().lower())
+        if section == "other":
+            parts.append((section, [line]))
+        else:
+            parts.append((section, [] if alone else [line[heading.end() :]]))
     return [
         (section, lines)
         for section, lines in parts
@@ -100,8 +103,6 @@ def _section(heading: str) -> str:
 
 
 def _first_paragraph(lines: list[str]) -> tuple[list[str], list[str]]:
-    """The lines up to the first empty one that follows any text, and those after it."""
-    written = [bool(line.strip()) for line in lines]
-    start = written.index(True) if any(written) else 0
-    end = written.index(False, start) if not all(written[start:]) else len(lines)
+    """The lines up to the first empty one that is not the very first, and those after it."""
+    end = next((i for i, line in enumerate(lines) if i and not line.strip()), len(lines))
     return lines[:end], lines[end:]

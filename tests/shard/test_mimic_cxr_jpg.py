@@ -1,0 +1,251 @@
+"""MIMIC-CXR-JPG's published layout: labels and reports by study, the official split, views, and what is not there."""
+
+import dataclasses
+import gzip
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from mimic_tree import CLASSES, METADATA, make_mimic, read_table, write_table
+from table_source import source_names
+
+from cxr_dist.errors import UserError
+from cxr_dist.shard.manifest import open_index
+from cxr_dist.shard.readers import read_source
+from cxr_dist.shard.readers.mimic_cxr_jpg import projection
+from cxr_dist.shard.readers.report_sections import SECTIONS
+from cxr_dist.shard.recipe import Labels, Recipe, Split, load_recipe
+from cxr_dist.shard.select import select
+from cxr_dist.shard.verify import verify
+from cxr_dist.shard.write import write_shards
+
+PUBLISHED = load_recipe(Path(__file__).resolve().parents[2] / "shards" / "mimic_cxr_jpg.yaml")
+
+
+def recipe(**changes) -> Recipe:
+    return dataclasses.replace(PUBLISHED, **changes)
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Read-only."""
+    return make_mimic(tmp_path_factory.mktemp("mimic"))
+
+
+@pytest.fixture
+def mimic(published: Path, tmp_path: Path) -> Path:
+    """A copy that a test may change."""
+    return shutil.copytree(published, tmp_path / "mimic")
+
+
+def test_the_official_split_and_the_labels_reach_the_shards(published, tmp_path):
+    out = tmp_path / "shards"
+    manifest = write_shards(PUBLISHED, published, out, workers=0)
+    assert verify(out) == []
+    assert (manifest.classes, manifest.task, manifest.split_by) == (CLASSES, "multilabel", "patient")
+    assert {name: split.samples for name, split in manifest.splits.items()} == {
+        "train": 32,
+        "val": 4,
+        "test": 4,
+    }
+    assert manifest.left_out == {"not selected by the recipe's where": 40}  # the lateral films
+    assert (manifest.text_sections, manifest.without_text, manifest.attributes) == (SECTIONS, 1, ("view",))
+    official = {dicom: part for dicom, _, _, part in read_table(published, "split")[1]}
+    part_of = {"train": "train", "val": "validate", "test": "test"}
+    names = source_names(out)
+    for name, split in manifest.splits.items():
+        for shard in split.shards:
+            keys = open_index(out, shard, len(CLASSES))["key"].tolist()
+            assert {official[names[key.decode()]] for key in keys} == {part_of[name]}
+    totals = Counter()
+    for split in manifest.splits.values():
+        totals.update(split.label_counts["Edema"])
+    # Class 3: present in 2 of 20 studies (patients 3, 17), uncertain in 2 (2, 16), else absent or not mentioned.
+    assert totals == {"positive": 2, "negative": 36, "unknown": 2}
+
+
+@pytest.mark.parametrize(
+    ("rule", "counts"),
+    [
+        ({"uncertain": "ignore", "empty": "ignore"}, {1: 2, 0: 2, -1: 36}),
+        ({"uncertain": "ignore", "empty": "zeros"}, {1: 2, 0: 36, -1: 2}),
+        ({"uncertain": "zeros", "empty": "ignore"}, {1: 2, 0: 4, -1: 34}),
+        ({"uncertain": "ones", "empty": "zeros"}, {1: 4, 0: 36}),
+    ],
+)
+def test_uncertain_and_empty_cells_are_what_the_recipe_says(published, rule, counts):
+    labels = dataclasses.replace(PUBLISHED.labels, **rule)
+    selection = select(recipe(labels=labels), read_source(PUBLISHED, published))
+    assert Counter(sample.label[CLASSES.index("Edema")] for sample in selection.samples) == counts
+
+
+def test_classes_choose_and_rename_columns_and_without_them_all_are_taken(published):
+    two = recipe(labels=Labels(task="multilabel", classes={"Fluid": ("Edema",), "Air": ("Pneumothorax",)}))
+    source = read_source(two, published)
+    assert source.label_columns == ("Fluid", "Air")
+    assert source.records[3 * 4].values == ("1.0", "")
+    every = read_source(recipe(labels=Labels(task="multilabel")), published)
+    assert every.label_columns == CLASSES
+
+
+def test_negbio_is_another_table_and_a_study_it_lacks_has_no_label(published):
+    negbio = recipe(table="mimic-cxr-2.0.0-negbio.csv.gz")
+    selection = select(negbio, read_source(negbio, published))
+    assert (len(selection.samples), selection.left_out["no label"]) == (39, 1)
+
+
+def test_a_record_has_its_ids_view_file_and_report(published):
+    source = read_source(PUBLISHED, published)
+    assert len(source.records) == 80
+    lateral = source.records[1]
+    assert (lateral.patient, lateral.study, lateral.view) == ("10000032", "50414267", "LATERAL")
+    assert lateral.fields == {
+        "projection": "lateral",
+        "ViewPosition": "LATERAL",
+        "PerformedProcedureStepDescription": "CHEST (PA AND LAT)",
+        "split": "train",
+    }
+    assert lateral.pixels.path == published / f"files/p10/p10000032/s50414267/{lateral.source_id}.jpg"
+    assert all(record.pixels.exists() for record in source.records)
+    assert {name: text for name, text in lateral.text.items() if text} == {
+        "preamble": "FINAL REPORT",
+        "examination": "Chest.",
+        "indication": "Cough 0.",
+        "findings": "Seen.",
+        "impression": "Said.",
+    }
+    assert lateral.text is source.records[0].text  # one copy for all films of a study
+    assert (lateral.sex, lateral.age) == ("", None)
+
+
+@pytest.mark.parametrize("reports", ["mimic-cxr-reports.zip", "mimic-cxr-reports", "mimic-cxr-reports/files"])
+def test_reports_are_read_from_the_zip_or_what_it_unpacks_to(published, reports):
+    records = read_source(recipe(reports=reports), published).records
+    texts = [record.text["indication"] for record in records]
+    assert texts[:6] == ["Cough 0.", "Cough 0.", "Cough 0.", "Cough 0.", "", ""]
+    assert texts.count("") == 2
+
+
+def test_without_reports_there_are_no_sections(published):
+    source = read_source(recipe(reports=None), published)
+    assert (source.text_sections, source.records[0].text) == ((), {})
+
+
+def test_films_are_chosen_by_projection_view_or_procedure(published):
+    for where, count in (
+        ({}, 80),
+        ({"projection": ("lateral",)}, 40),
+        ({"ViewPosition": ("PA", "AP")}, 40),
+        ({"PerformedProcedureStepDescription": ("CHEST (PA AND LAT)",), "projection": ("frontal",)}, 40),
+    ):
+        chosen = recipe(where=where)
+        assert len(select(chosen, read_source(chosen, published)).samples) == count
+
+
+@pytest.mark.parametrize(
+    ("view", "expected"),
+    [
+        ("PA", "frontal"), ("AP", "frontal"), ("AP LLD", "frontal"), ("AP AXIAL", "frontal"), ("LATERAL", "lateral"),
+        ("LL", "lateral"), ("XTABLE LATERAL", "lateral"), ("LAO", ""), ("SWIMMERS", ""), ("", ""),
+    ],
+)  # fmt: skip
+def test_the_projection_of_a_view_position(view, expected):
+    assert projection(view) == expected
+
+
+def test_by_patient_no_patient_is_in_two_splits(published):
+    own = recipe(split=Split(by="patient", train=0.6, val=0.2, test=0.2))
+    splits: dict[str, set[str]] = {}
+    for sample in select(own, read_source(own, published)).samples:
+        splits.setdefault(sample.patient, set()).add(sample.split)
+    assert len(splits) == 20
+    assert all(len(names) == 1 for names in splits.values())
+
+
+def test_sex_and_age_come_from_mimic_iv(mimic):
+    with gzip.open(mimic / "patients.csv.gz", "wt") as file:
+        file.write("subject_id,gender,anchor_age,anchor_year,anchor_year_group,dod\n")
+        file.write("10000032,F,52,2178,2014 - 2016,\n10000033,M,,2178,2014 - 2016,\n")
+    records = read_source(recipe(patients="patients.csv.gz"), mimic).records
+    persons = [(record.sex, record.age) for record in records[::4]]
+    assert persons[:3] == [("F", 54), ("M", None), ("", None)]
+
+
+def test_an_official_split_that_divides_a_patient_is_refused(mimic, tmp_path):
+    header, rows = read_table(mimic, "split")
+    rows[0][-1] = "test"
+    write_table(mimic, "split", header, rows)
+    with pytest.raises(UserError, match=r"the official split divides 1 of 20 units \(split by patient\)"):
+        write_shards(PUBLISHED, mimic, tmp_path / "shards", workers=0)
+
+
+def test_a_film_outside_the_official_split_counts_as_failed(mimic):
+    header, rows = read_table(mimic, "split")
+    write_table(mimic, "split", header, rows[1:])
+    selection = select(PUBLISHED, read_source(PUBLISHED, mimic))
+    assert selection.left_out["not in the official split"] == 1
+
+
+def test_damaged_tables_are_named(mimic):
+    (films, _), (labels, rows) = read_table(mimic, "metadata"), read_table(mimic, "chexpert")
+    write_table(mimic, "chexpert", labels, [*rows, rows[0]])
+    with pytest.raises(
+        UserError, match=r"chexpert\.csv\.gz names a study_id twice: expected a row per study"
+    ):
+        read_source(PUBLISHED, mimic)
+    write_table(mimic, "chexpert", labels[:5], [row[:5] for row in rows])
+    with pytest.raises(UserError, match=r"chexpert\.csv\.gz has no column 'Edema'"):
+        read_source(PUBLISHED, mimic)
+    (mimic / "mimic-cxr-2.0.0-chexpert.csv.gz").write_bytes(b"\x1f\x8b\x08 cut off")
+    with pytest.raises(UserError, match=r"chexpert\.csv\.gz cannot be read as \.csv or \.csv\.gz"):
+        read_source(PUBLISHED, mimic)
+    rows = read_table(mimic, "metadata")[1]
+    write_table(mimic, "metadata", films, [*rows, rows[0]])
+    with pytest.raises(UserError, match="the metadata name a dicom_id twice"):
+        read_source(PUBLISHED, mimic)
+
+
+def test_an_unknown_part_of_the_official_split_is_named(mimic):
+    header, rows = read_table(mimic, "split")
+    write_table(mimic, "split", header, [[*row[:-1], "fold1"] for row in rows])
+    with pytest.raises(UserError, match="has the split 'fold1'; expected train, validate, test"):
+        read_source(PUBLISHED, mimic)
+
+
+def test_a_folder_that_is_not_mimic_cxr_jpg_is_refused(mimic):
+    (mimic / "mimic-cxr-reports.zip").write_bytes(b"not a zip")
+    with pytest.raises(UserError, match=r"mimic-cxr-reports\.zip cannot be read as a zip"):
+        read_source(PUBLISHED, mimic)
+    shutil.rmtree(mimic / "mimic-cxr-reports")
+    (mimic / "mimic-cxr-reports").mkdir()
+    with pytest.raises(UserError, match="none of 40 studies has a report in mimic-cxr-reports: expected"):
+        read_source(recipe(reports="mimic-cxr-reports"), mimic)
+    write_table(mimic, "metadata", METADATA[:2], [])
+    with pytest.raises(UserError, match="has no column 'study_id': expected MIMIC-CXR-JPG's published file"):
+        read_source(PUBLISHED, mimic)
+    (mimic / "mimic-cxr-2.0.0-metadata.csv.gz").unlink()
+    with pytest.raises(
+        UserError, match=r"no mimic-cxr-2\.0\.0-metadata\.csv\.gz in .*: --source is the folder"
+    ):
+        read_source(PUBLISHED, mimic)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"table": None}, r"needs `table`, the \.csv\.gz of labels"),
+        ({"labels": Labels(classes={"A": ("a",), "B": ("b",)})}, "needs labels.task: multilabel"),
+        (
+            {"labels": Labels(task="multilabel", separator="|")},
+            "leave out labels.drop, min_count and separator",
+        ),
+        (
+            {"labels": Labels(task="multilabel", classes={"A": ("a", "c"), "B": ("b",)})},
+            "labels.classes.A must name one column",
+        ),
+    ],
+)
+def test_a_recipe_that_does_not_fit_the_reader_is_named(changes, message):
+    with pytest.raises(UserError, match=message):
+        recipe(**changes)
