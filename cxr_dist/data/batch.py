@@ -1,8 +1,24 @@
 """What the loader hands to the model: one micro-batch of uint8 films, token ids and labels."""
 
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import torch
+
+
+class Replaced(NamedTuple):
+    """A damaged sample that was drawn, and what stands in for it; numbers only, so that it crosses ranks."""
+
+    draw: int
+    """Number of the draw in the epoch."""
+    shard: int
+    """Number of the shard in its split."""
+    sample: int
+    """The damaged sample in that shard."""
+    replacement: int
+    """The sample of the same shard that was read instead."""
+    reason: int
+    """Place in `stored_sample.REASONS`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +37,8 @@ class Batch:
     """int64 [b], sampling group of each sample."""
     sample_ids: torch.Tensor
     """int64 [b]: number of the draw in the epoch (training) or of the sample in the split (evaluation)."""
+    replaced: tuple[Replaced, ...] = ()
+    """Damaged samples of this batch; never any in evaluation."""
 
     def __len__(self) -> int:
         return len(self.sample_ids)
@@ -28,7 +46,7 @@ class Batch:
     def _each(self, change: str, *arguments: object, **options: object) -> "Batch":
         changed = {f.name: getattr(self, f.name) for f in fields(self)}
         for name, value in changed.items():
-            if value is not None:
+            if isinstance(value, torch.Tensor):
                 changed[name] = getattr(value, change)(*arguments, **options)
         return Batch(**changed)
 

@@ -139,6 +139,18 @@ def augmentation_key(seed: int, epoch: int, draws: Integers | int) -> NDArray[np
     return hash64(5, seed, epoch, draws)
 
 
+def replacement_order(seed: int, epoch: int, draw: int, sample: int, groups: NDArray[np.int16]) -> Integers:
+    """The other samples of a shard in the order in which they stand in for a damaged one, [n - 1].
+
+    Those of its own sampling group come first, so that what was drawn of each class stays as planned; no other
+    shard is touched, so that a node reads no more than it would have.
+    """
+    order = permutation(len(groups), 6, seed, epoch, draw)
+    order = order[order != sample]
+    own_group_first: Integers = order[np.argsort(groups[order] != groups[sample], kind="stable")]
+    return own_group_first
+
+
 def evaluation_batches(num_samples: int, batch: int, rank: int, world_size: int) -> list[range]:
     """The canonical evaluation batches of a rank: batch i holds samples [i b, (i + 1) b), i = rank mod W."""
     starts = range(rank * batch, num_samples, world_size * batch)

@@ -22,6 +22,7 @@ from cxr_dist.distributed.world import World
 from cxr_dist.errors import UserError
 from cxr_dist.model.classifier import Classifier
 from cxr_dist.train import checkpoint
+from cxr_dist.train.bad_samples import BadSamples
 from cxr_dist.train.checkpoint import TrainingState
 from cxr_dist.train.clock import Clock
 from cxr_dist.train.preempt import StopRequest
@@ -75,6 +76,7 @@ class Parts:
     open_stream: Callable[[int], Iterator[Batch]]
     """From a step on, this rank's micro-batches: for each step one per lane, in order."""
     observer: Observer
+    bad_samples: BadSamples
 
     @property
     def total_steps(self) -> int:
@@ -150,6 +152,7 @@ class TrainingRun:
             parts.backend.restore(loaded.model, loaded.optimizer)
             self.state, self._saved_step = loaded.state, chosen
         self._wrap()
+        parts.bad_samples.open(self.state.step)
         parts.observer.open(self.state.step, self.total)
 
     def one_step(self, stream: Iterator[Batch]) -> StepResult:
@@ -165,6 +168,8 @@ class TrainingRun:
         parts.backend.learning_rate = learning_rate(parts.config.optim, step, self.total, scale)
         result = parts.step(step, epoch, batches, self.stop.requested)
         self.state = dataclasses.replace(self.state, step=step + 1)
+        if result.num_replaced:
+            parts.bad_samples.add(step + 1, epoch, batches)
         self._check_finite(result)
         return result
 

@@ -46,6 +46,8 @@ class StepResult:
     """Total norm before clipping; not finite where the update was left out."""
     stop_requested: bool
     """Whether any rank asked to stop."""
+    num_replaced: int
+    """Damaged samples that were replaced in this step, on all ranks together."""
 
 
 class TrainStep:
@@ -64,10 +66,10 @@ class TrainStep:
         lanes = list(zip(self.lanes, batches, strict=True))
         inputs = [self.inputs(step, epoch, lane, batch) for lane, batch in lanes]
         weight = sum((self.loss.weight_sum(i.targets, i.known).double() for i in inputs), torch.zeros(()))
-        totals = torch.stack(
-            [weight.to(self.backend.device), torch.tensor(stop, device=weight.device).double()]
-        )
-        total_weight, stopping = sum_over_ranks(totals)
+        flags = [float(stop), float(sum(len(batch.replaced) for batch in batches))]
+        totals = torch.tensor([0.0, *flags], dtype=torch.float64, device=self.backend.device)
+        totals[0] = weight
+        total_weight, stopping, num_replaced = sum_over_ranks(totals)
         denominator = total_weight.clamp_min(1e-12).to(self.dtype)
 
         loss = torch.zeros((), dtype=self.dtype, device=self.backend.device)
@@ -83,7 +85,12 @@ class TrainStep:
 
         norm = self.backend.update()
         self.statistics.finish(keep=math.isfinite(norm))
-        return StepResult(loss=loss, gradient_norm=norm, stop_requested=bool(stopping > 0))
+        return StepResult(
+            loss=loss,
+            gradient_norm=norm,
+            stop_requested=bool(stopping > 0),
+            num_replaced=int(num_replaced),
+        )
 
     def inputs(self, step: int, epoch: int, lane: int, batch: Batch) -> Inputs:
         """A micro-batch moved to the device, normalised, jittered and, from its epoch on, mixed."""

@@ -1,0 +1,233 @@
+"""Damaged samples within a budget: replaced alike at any world size and after a resume, counted, and written down."""
+
+import dataclasses
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from run_losses import losses
+
+from cxr_dist import cli
+from cxr_dist.config import DataConfig
+from cxr_dist.data.loader import evaluation_loader, training_batches, training_plan
+from cxr_dist.data.plan import replacement_order
+from cxr_dist.data.store import ShardError
+from cxr_dist.distributed.world import World, lanes_of
+from cxr_dist.errors import UserError
+from cxr_dist.shard.manifest import load_manifest
+
+DAMAGED = {(0, 3), (1, 7), (2, 0), (2, 5)}
+
+
+@pytest.fixture
+def damaged(shards, flip_a_bit):
+    for place in DAMAGED:
+        flip_a_bit(shards, *place)
+    return shards
+
+
+@given(st.integers(1, 40), st.data())
+def test_stand_ins_are_all_other_samples_and_those_of_the_same_group_come_first(length, data):
+    groups = np.array(data.draw(st.lists(st.integers(0, 3), min_size=length, max_size=length)), np.int16)
+    sample, draw = data.draw(st.integers(0, length - 1)), data.draw(st.integers(0, 2**31))
+    order = replacement_order(1, 2, draw, sample, groups)
+    assert sorted(order) == [i for i in range(length) if i != sample]
+    same = (groups[order] == groups[sample]).tolist()
+    assert same == sorted(same, reverse=True)
+    assert order.tolist() == replacement_order(1, 2, draw, sample, groups).tolist()
+
+
+def test_the_stand_in_differs_from_draw_to_draw():
+    groups = np.zeros(50, np.int16)
+    assert len({int(replacement_order(0, 0, draw, 7, groups)[0]) for draw in range(200)}) > 30
+
+
+def stream(config, shards, world_size=1, workers=0, steps=9, first_step=0):
+    """(step, lane) -> what the micro-batch holds and what was replaced in it, over all ranks."""
+    data = dataclasses.replace(config.data, shards=str(shards), workers=workers)
+    manifest = load_manifest(shards)
+    plan, found = training_plan(data, manifest, config.seed), {}
+    for rank in range(world_size):
+        lanes = lanes_of(World(rank=rank, world_size=world_size), plan.num_lanes)
+        batches = training_batches(
+            data, manifest, plan, lanes=lanes, first_step=first_step, tokenizer=None, with_images=True
+        )
+        for step in range(first_step, first_step + steps):
+            for lane in lanes:
+                batch = next(batches)
+                found[step, lane] = (batch.images.numpy().tobytes(), batch.labels.tolist(), batch.replaced)
+    return found
+
+
+@pytest.fixture
+def patient(tiny_config):
+    """A configuration with a budget."""
+    data = dataclasses.replace(tiny_config.data, max_bad_samples=len(DAMAGED), sampling="uniform")
+    return dataclasses.replace(tiny_config, data=data)
+
+
+@pytest.mark.parametrize(("world_size", "workers"), [(1, 2), (2, 0), (4, 1)])
+def test_replacements_are_the_same_at_any_number_of_ranks_and_workers(patient, damaged, world_size, workers):
+    alone = stream(patient, damaged)
+    assert {(row.shard, row.sample) for _, _, rows in alone.values() for row in rows} == DAMAGED
+    assert stream(patient, damaged, world_size, workers) == alone
+    later = stream(patient, damaged, world_size, workers, steps=6, first_step=3)
+    assert later == {key: value for key, value in alone.items() if key[0] >= 3}
+
+
+def test_a_replacement_changes_neither_the_class_nor_the_other_samples(patient, damaged, tiny_shards):
+    whole, mended = stream(patient, tiny_shards), stream(patient, damaged)
+    size = patient.data.image_size**2
+    for key, (films, labels, _) in whole.items():
+        others, other_labels, replaced = mended[key]
+        assert labels == other_labels  # each shard of these has another sample of the class
+        parts = zip(
+            *([data[i : i + size] for i in range(0, len(data), size)] for data in (films, others)),
+            strict=True,
+        )
+        assert sum(a != b for a, b in parts) == len(replaced)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_without_a_budget_the_first_damaged_sample_ends_the_run(patient, damaged, workers):
+    data = dataclasses.replace(patient.data, max_bad_samples=0)
+    with pytest.raises(
+        ShardError, match=r"^train-0000\d\.tar: sample \d does not have .* \(crc32\): .*wrong$"
+    ):
+        stream(dataclasses.replace(patient, data=data), damaged, workers=workers)
+
+
+def test_a_shard_with_no_whole_sample_is_an_error_in_spite_of_a_budget(patient, shards, flip_a_bit):
+    for sample in range(load_manifest(shards).split("train").shards[1].samples):
+        flip_a_bit(shards, 1, sample)
+    with pytest.raises(ShardError, match=r"train-00001\.tar: sample \d+ does not have"):
+        stream(patient, shards)
+
+
+def test_evaluation_never_replaces(patient, damaged):
+    manifest = load_manifest(damaged)
+    data = dataclasses.replace(patient.data, shards=str(damaged))
+    options = {"rank": 0, "world_size": 1, "tokenizer": None, "with_images": True}
+    with pytest.raises(ShardError, match=r"train-00000\.tar: sample 3 does not have"):
+        list(evaluation_loader(data, manifest, "train", **options))
+
+
+def test_a_negative_budget_is_refused():
+    with pytest.raises(UserError, match=r"data\.max_bad_samples must be 0 or more"):
+        DataConfig(max_bad_samples=-1)
+
+
+SETTINGS = (  # noqa: SIM905  (a command line reads better)
+    "--model.mode image --data.global-batch 16 --data.micro-batch 4 --data.image-size 32 --train.log-every 1 "
+    "--train.epochs 2 --train.save-every 2 --train.keep-checkpoints 9 --data.evaluation-batch 8 --precision fp64 "
+    "--seed 3 --data.sampling uniform"
+).split()
+
+
+def flags(shards, out, budget, workers=0):
+    more = (
+        "--data.shards",
+        shards,
+        "--out",
+        out,
+        "--data.max-bad-samples",
+        budget,
+        "--data.workers",
+        workers,
+    )
+    return [*SETTINGS, *map(str, more)]
+
+
+@pytest.fixture
+def train():
+    """The command, in this process."""
+    names = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+    before = {name: signal.getsignal(name) for name in names}
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as end:
+            cli.train(cli.config_of("demo", flags(*arguments), "cxr-dist train demo"))
+        assert end.value.code == 0
+
+    yield run
+    for name, handler in before.items():
+        signal.signal(name, handler)
+
+
+def launch(ranks, *arguments):
+    """The command in processes; (exit status, output). A hang fails."""
+    launcher = (
+        ["torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m"] if ranks > 1 else []
+    )
+    command = [sys.executable, "-m", *launcher, "cxr_dist", "train", "demo", *flags(*arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return done.returncode, done.stdout + done.stderr
+
+
+def ledger(out):
+    return [json.loads(line) for line in (out / "bad_samples.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def alone(train, damaged, tmp_path):
+    """A run within its budget, in one process."""
+    train(damaged, tmp_path / "alone", len(DAMAGED))
+    return tmp_path / "alone"
+
+
+def test_a_resumed_run_has_the_same_ledger_and_losses(train, alone, damaged, tmp_path):
+    lines, resumed = ledger(alone), tmp_path / "resumed"
+    found = {(line["shard"], line["sample"]) for line in lines}
+    assert len(found) > 1
+    assert found <= {(f"train-{shard:05d}.tar", sample) for shard, sample in DAMAGED}
+    assert {line["reason"] for line in lines} == {"does not have the bytes that were written (crc32)"}
+    assert set(lines[0]) == {"step", "epoch", "draw", "shard", "sample", "reason", "replaced_by"}
+    shutil.copytree(alone, resumed, symlinks=True)  # a kill leaves it so: the ledger ahead of the checkpoint
+    for folder in (resumed / "checkpoints").glob("step-*"):
+        if int(folder.name[-8:]) > 2:
+            shutil.rmtree(folder)
+    (resumed / "best").unlink()
+    train(damaged, resumed, len(DAMAGED))
+    assert ledger(resumed) == lines
+    assert losses(resumed) == losses(alone)
+
+
+def test_a_larger_budget_goes_on_where_a_smaller_one_ended(train, alone, damaged, tmp_path):
+    out = tmp_path / "run"
+    with pytest.raises(
+        UserError, match=r"^2 damaged samples .* data\.max_bad_samples is 1: bad_samples\.jsonl in"
+    ):
+        train(damaged, out, 1)
+    train(damaged, out, len(DAMAGED))
+    assert ledger(out) == ledger(alone)
+    assert losses(out) == losses(alone)
+
+
+@pytest.mark.multiprocess
+def test_two_ranks_write_the_same_ledger_and_share_one_budget(alone, damaged, tmp_path):
+    out = tmp_path / "run"
+    status, output = launch(2, damaged, out, 1)
+    assert status != 0
+    assert re.search(
+        r"[234] damaged samples were drawn up to step \d+, and data.max_bad_samples is 1", output
+    )
+    status, output = launch(2, damaged, out, len(DAMAGED), 1)
+    assert status == 0, output
+    assert ledger(out) == ledger(alone)
+    assert losses(out) == pytest.approx(losses(alone), rel=1e-9)
+
+
+def test_one_line_and_no_hang_where_a_worker_meets_damage(damaged, tmp_path):
+    status, output = launch(1, damaged, tmp_path / "run", 0, 2)
+    assert status == 2
+    assert re.fullmatch(
+        r"cxr-dist: train-\d+\.tar: sample \d+ does not have .*", output.strip().splitlines()[-1]
+    )
+    assert "Traceback" not in output
