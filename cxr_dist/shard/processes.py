@@ -4,7 +4,9 @@ A unit of work is a few items; about two units per worker are in flight, so memo
 """
 
 import multiprocessing
+import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -53,6 +55,15 @@ def _start_worker() -> None:
     # Ctrl-C, and SLURM's warning to all processes of a task, are for the parent, which ends the pool.
     for number in (signal.SIGINT, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A pool's workers outlive a parent that was killed, waiting for work for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _each(function: Callable[[Item], Result], items: list[Item]) -> list[Result]:
