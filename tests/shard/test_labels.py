@@ -67,6 +67,12 @@ def test_one_column_per_class_keeps_unknown_apart_from_absent(uncertain, value):
     assert found.labels == [(1, 0), (1, value), (0, -1), NO_LABEL]
 
 
+def test_an_empty_cell_is_absent_where_the_recipe_says_so_but_not_an_empty_row():
+    rule = Labels(task="multilabel", empty="zeros")
+    rows = [("1", ""), ("", "-1.0"), ("", ""), ()]
+    assert assign_labels(rule, ("A", "B"), rows, []).labels == [(1, 0), (0, -1), NO_LABEL, NO_LABEL]
+
+
 def test_a_class_column_with_other_values_is_a_mistake():
     with pytest.raises(UserError, match="column 'B' holds something other than 1, 0, -1"):
         assign_labels(Labels(task="multilabel"), ("A", "B"), [("1", "maybe")], [])

@@ -14,7 +14,7 @@ from table_source import make_source, source_names, table_recipe, write_rows
 
 from cxr_dist.errors import UserError
 from cxr_dist.shard.manifest import Manifest, load_manifest, open_index
-from cxr_dist.shard.person import age_of, sex_of
+from cxr_dist.shard.person import age_between, age_of, sex_of
 from cxr_dist.shard.phantom.report import write_report
 from cxr_dist.shard.phantom.study import draw_study
 from cxr_dist.shard.recipe import load_recipe
@@ -77,6 +77,23 @@ def with_columns(source: Path, sexes: list[str], ages: list[str]) -> None:
 def recipe_with_columns():
     recipe = table_recipe()
     return dataclasses.replace(recipe, columns=dataclasses.replace(recipe.columns, sex="gender", age="years"))
+
+
+@pytest.mark.parametrize(
+    ("birth", "study", "years"),
+    [
+        ("1930.0", "20140915", 84),
+        (" 1930-05-17", "2014", 84),
+        ("2014", "2014", 0),
+        ("2015", "2014", None),
+        ("1800", "2014", None),
+        ("", "2014", None),
+        ("1930", "nan", None),
+        ("30", "2014", None),
+    ],
+)
+def test_an_age_between_two_years_is_whole_or_unknown(birth, study, years):
+    assert age_between(birth, study) == years
 
 
 def test_the_columns_reach_the_samples_and_the_manifest(tmp_path):

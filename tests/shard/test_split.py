@@ -10,7 +10,7 @@ from sklearn.model_selection import train_test_split
 
 from cxr_dist.errors import UserError
 from cxr_dist.shard.recipe import Split
-from cxr_dist.shard.split import assign_splits, shuffled
+from cxr_dist.shard.split import assign_splits, checked_official, shuffled
 
 groups_and_strata = st.lists(
     st.tuples(st.integers(0, 60).map(str), st.integers(0, 3)), min_size=1, max_size=300
@@ -72,3 +72,11 @@ def test_too_few_images_of_a_class_is_a_clear_error():
         UserError, match="too few images to split by image: 21 in 2 classes, the smallest of 1"
     ):
         assign_splits([str(i) for i in range(21)], [0] * 20 + [1], Split(by="image"))
+
+
+def test_an_official_split_is_taken_as_it_is_unless_it_divides_a_group():
+    split = Split(by="study", official=True)
+    assert checked_official(["a", "b", "a"], ["val", "test", "val"], split) == ["val", "test", "val"]
+    message = r"the official split divides 1 of 2 units \(split by study\): check that the split file"
+    with pytest.raises(UserError, match=message):
+        checked_official(["a", "b", "a"], ["val", "test", "train"], split)

@@ -1,6 +1,7 @@
 """The table reader: columns, several labels, inverted and shared films, and what does not fit the table."""
 
 import csv
+import gzip
 import io
 import json
 from collections import Counter
@@ -12,7 +13,9 @@ from PIL import Image
 from table_source import make_source, source_names, table_recipe, write_rows
 
 from cxr_dist.errors import UserError
+from cxr_dist.shard.columns import PartOf, YearsBetween
 from cxr_dist.shard.manifest import open_index
+from cxr_dist.shard.readers import read_source
 from cxr_dist.shard.recipe import Columns, ImageFormat, InvertedRows, Labels, Split
 from cxr_dist.shard.verify import verify
 from cxr_dist.shard.write import write_shards
@@ -109,6 +112,51 @@ def test_a_recipe_that_does_not_fit_the_table_is_named(source, out, changes, mes
     assert not out.exists()
 
 
+def test_a_list_of_labels_in_one_cell_an_id_in_a_path_and_an_age_between_years(tmp_path):
+    cells = {
+        "train/patient1/study2/a.png": ("['edema', ' mass']", "1930.0", "20140915", (("edema", "mass"), 84)),
+        "train/patient1/study3/b.png": ("[\"it's mass\", '']", "", "20140915", (("it's mass",), None)),
+        "train/unknown/c.png": ("nan", "1990", "1980", ((), None)),
+    }
+    rows = [[path, label, birth, study] for path, (label, birth, study, _) in cells.items()]
+    write_rows(tmp_path / "films.csv", ["path", "findings", "birth", "date"], rows)
+    (tmp_path / "images").mkdir()
+    recipe = table_recipe(
+        columns=Columns(
+            image="path",
+            patient=PartOf(column="path", pattern=r"patient\d+"),
+            study=PartOf(column="path", pattern=r"patient\d+/study\d+"),
+            age=YearsBetween(birth="birth", study="date"),
+            label="findings",
+        ),
+        labels=Labels(task="multilabel", separator="list", classes={"Edema": ("edema",), "Mass": ("*mass",)}),
+    )
+    records = read_source(recipe, tmp_path).records
+    assert [(record.values, record.age) for record in records] == [
+        expected for *_, expected in cells.values()
+    ]
+    assert [record.patient for record in records] == ["patient1", "patient1", ""]
+    assert [record.study for record in records] == ["patient1/study2", "patient1/study3", ""]
+
+
+def test_two_years_of_which_none_can_be_read_are_named(source):
+    columns = Columns(
+        image="file", patient="mrn", label="label", age=YearsBetween(birth="view", study="notes")
+    )
+    message = "columns.age names 'view' and 'notes', and none of its 80 values is one of: years"
+    with pytest.raises(UserError, match=message):
+        read_source(table_recipe(columns=columns), source)
+
+
+def test_a_table_cut_off_or_of_another_kind_is_named(source, out):
+    (source / "films.csv.gz").write_bytes(gzip.compress((source / "films.csv").read_bytes())[:-400])
+    with pytest.raises(UserError, match=r"films\.csv\.gz cannot be read as csv\.gz"):
+        write_shards(table_recipe(table="films.csv.gz"), source, out, workers=0)
+    (source / "films.csv").rename(source / "films.xlsx")
+    with pytest.raises(UserError, match=r"films\.xlsx ends in \.xlsx; expected \.csv, \.csv\.gz, \.tsv, "):
+        write_shards(table_recipe(table="films.xlsx"), source, out, workers=0)
+
+
 def test_no_image_at_all_is_told_from_some(source, out):
     for path in (source / "images").iterdir():
         path.rename(path.with_suffix(".jpeg"))
@@ -130,16 +178,16 @@ def test_a_table_that_is_not_one_is_refused_without_showing_it(source, out):
     assert "Smith" not in str(error.value)
 
 
-@pytest.mark.parametrize("kind", ["tsv", "parquet"])
-def test_tsv_and_parquet_give_the_same_shards_as_csv(source, tmp_path, kind):
+@pytest.mark.parametrize("kind", ["tsv", "tsv.gz", "csv.gz", "parquet"])
+def test_other_kinds_of_tables_give_the_same_shards_as_csv(source, tmp_path, kind):
     import pandas
 
     write_shards(table_recipe(), source, tmp_path / "csv", workers=0)
     frame = pandas.read_csv(source / "films.csv", dtype=str)
-    if kind == "tsv":
-        frame.to_csv(source / "films.tsv", sep="\t", index=False)
-    else:
+    if kind == "parquet":
         frame.to_parquet(source / "films.parquet")
+    else:
+        frame.to_csv(source / f"films.{kind}", sep="," if kind == "csv.gz" else "\t", index=False)
     write_shards(table_recipe(table=f"films.{kind}"), source, tmp_path / kind, workers=0)
     for path in (tmp_path / kind).glob("*.tar"):
         assert path.read_bytes() == (tmp_path / "csv" / path.name).read_bytes()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pyarrow.parquet import read_schema
 
 from cxr_dist.errors import UserError
 from cxr_dist.shard.columns import Columns, PartOf, YearsBetween, names_in
@@ -123,17 +124,19 @@ def _named_columns(recipe: Recipe) -> list[tuple[str, str]]:
 
 
 def _read_table(path: Path, named: Sequence[tuple[str, str]]) -> list[_Row]:
-    frame = _read_frame(path)
+    names = list(map(str, _read_frame(path, None).columns))
     for setting, column in named:
-        if column not in frame.columns:
-            valid = ", ".join(map(str, frame.columns[:60]))
+        if column not in names:
+            valid = ", ".join(names[:60])
             raise UserError(f"recipe: {setting} names the column {column!r}; {path.name} has: {valid}")
     wanted = list(dict.fromkeys(column for _, column in named))
+    frame = _read_frame(path, wanted)
     texts = {column: frame[column].map(_text).tolist() for column in wanted}
     return [dict(zip(wanted, values, strict=True)) for values in zip(*texts.values(), strict=True)]
 
 
-def _read_frame(path: Path) -> Any:
+def _read_frame(path: Path, wanted: list[str] | None) -> Any:
+    """The wanted columns as text; the first row's names alone for None."""
     kind = next((kind for kind in _KINDS if path.name.lower().endswith(kind)), None)
     if kind is None:
         raise UserError(
@@ -141,9 +144,11 @@ def _read_frame(path: Path) -> Any:
         )
     try:
         if kind == ".parquet":
-            return pd.read_parquet(path)
+            names = pd.DataFrame(columns=read_schema(path).names)
+            return names if wanted is None else pd.read_parquet(path, columns=wanted)
         separator = "\t" if kind.startswith(".tsv") else ","
-        return pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False)
+        rows = 0 if wanted is None else None
+        return pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, usecols=wanted, nrows=rows)
     except (ValueError, OSError, EOFError, zlib.error):  # their messages may quote a cell, and so a report
         raise UserError(
             f"{path.name} cannot be read as {kind[1:]} (in UTF-8, with a first row of names)"
