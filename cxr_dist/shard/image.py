@@ -65,7 +65,8 @@ def _decode(path: Path, short_side: int) -> NDArray[np.uint8]:
             # A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size, and its luma alone: a fraction of the time.
             # Twice the wanted size is left for scaling by area, which near 1:1 would blur.
             image.draft("L", (2 * short_side, 2 * short_side))
-            return _to_grey(ImageOps.exif_transpose(image))
+            ImageOps.exif_transpose(image, in_place=True)  # a copy of 2,048² pixels costs 6% of reading them
+            return _to_grey(image)
     except FileNotFoundError:
         raise ImageProblem(MISSING_IMAGE) from None
     except Image.DecompressionBombError:
@@ -83,7 +84,7 @@ def _to_grey(image: Image.Image) -> NDArray[np.uint8]:
         # Outside the film, a transparent pixel may hold any colour: lay the film on black.
         film = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", film.size, "black"), film)
-    return np.asarray(image.convert("L"), np.uint8)
+    return np.asarray(image if image.mode == "L" else image.convert("L"), np.uint8)
 
 
 def _window(values: NDArray[Any]) -> NDArray[np.uint8]:
