@@ -1,0 +1,166 @@
+"""Films per second of `cxr-dist shard`, beside decoding and resizing the same films and doing nothing with them.
+
+    python -m benchmarks.sharding [--films 600] [--side 2048] [--workers CORES] [--repeats 5]
+
+Made films are written once as PNGs into a temporary folder: 48 different ones, the rest are links to them. Three ways
+take turns: decoding and resizing alone in one process (a third of the films), the same in all processes at once, and
+the whole of sharding, from the table to the manifest; both with the start of their processes. Medians and their
+spread go into benchmarks/results/sharding.json. The bar: sharding ≥ 0.85 × workers × the rate of one process alone.
+On a machine that others use, too, the processor seconds per film say what sharding costs beside decoding.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from cxr_dist.shard.image import ImageFile
+
+# The rest is imported where it is used: every worker process imports this module first, as it does cxr-dist's own.
+
+BAR = 0.85
+SHORT_SIDE, DIFFERENT = 256, 48
+_Turns = dict[str, list[float]]
+CLASSES = ("sick", "well")
+RECIPE = f"""
+reader: table
+table: films.csv
+columns: {{image: file, patient: patient, label: label, text: {{notes: notes}}}}
+labels: {{task: multiclass, classes: {{Sick: {CLASSES[0]}, Well: {CLASSES[1]}}}}}
+split: {{by: patient, train: 0.7, val: 0.15, test: 0.15, seed: 0}}
+image: {{short_side: {SHORT_SIDE}, quality: 92}}
+shard: {{samples: 256}}
+"""
+
+
+def make_source(folder: Path, films: int, side: int) -> list[Path]:
+    """`films` PNGs of side × side pixels with a film's noise, a table with reports, and a recipe."""
+    from cxr_dist.shard.phantom.film import PhantomFilm
+    from cxr_dist.shard.phantom.study import draw_study
+
+    images = folder / "images"
+    images.mkdir()
+    paths = [images / f"{number:05d}.png" for number in range(films)]
+    for number, path in enumerate(paths):
+        if number >= DIFFERENT:
+            path.hardlink_to(paths[number % DIFFERENT])
+            continue
+        view = draw_study(0, number).views[0]
+        drawn = PhantomFilm(seed=0, study=number, view=view, side=512).read(512)
+        film = cv2.resize(drawn, (side, side), interpolation=cv2.INTER_CUBIC).astype(np.float32)
+        film += np.random.default_rng(number).normal(0, 3, film.shape).astype(np.float32)
+        cv2.imwrite(str(path), film.clip(0, 255).astype(np.uint8))
+    rows = [f"{path.name},P{n},{CLASSES[n % 2]},Report of film {n}." for n, path in enumerate(paths)]
+    (folder / "films.csv").write_text("file,patient,label,notes\n" + "\n".join(rows) + "\n")
+    (folder / "recipe.yaml").write_text(RECIPE)
+    return paths
+
+
+def decode_alone(paths: Sequence[Path]) -> None:
+    """Read, decode and resize, and throw away."""
+    cv2.setNumThreads(0)
+    for path in paths:
+        ImageFile(path=path).read(SHORT_SIDE)
+
+
+def decode_at_once(paths: Sequence[Path], workers: int) -> None:
+    """The same in several processes, with their start."""
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        pool.map(decode_alone, [paths[number::workers] for number in range(workers)], chunksize=1)
+        pool.close()
+        pool.join()  # their processor time is counted only when they have ended
+
+
+def shard(folder: Path, workers: int) -> None:
+    """All of `cxr-dist shard` but the start of its own interpreter."""
+    from cxr_dist.shard.recipe import load_recipe
+    from cxr_dist.shard.write import write_shards
+
+    with tempfile.TemporaryDirectory(dir=folder) as out:
+        write_shards(load_recipe(folder / "recipe.yaml"), folder, Path(out) / "shards", workers=workers)
+
+
+def seconds_of(way: Callable[[], None]) -> tuple[float, float]:
+    """Seconds of one call: by the clock, and of processor time in this process and those that it started."""
+    before, start = os.times(), time.perf_counter()
+    way()
+    elapsed, after = time.perf_counter() - start, os.times()
+    return elapsed, sum(after[:4]) - sum(before[:4])
+
+
+def measure(folder: Path, paths: list[Path], workers: int, repeats: int) -> tuple[_Turns, _Turns]:
+    """Films per second, and processor seconds per film, of each way and turn."""
+    some = paths[: max(1, len(paths) // 3)]
+    ways: dict[str, tuple[int, Callable[[], None]]] = {
+        "decoding and resizing, one process": (len(some), partial(decode_alone, some)),
+        f"decoding and resizing, {workers} processes": (len(paths), partial(decode_at_once, paths, workers)),
+        f"sharding, {workers} processes": (len(paths), partial(shard, folder, workers)),
+    }
+    decode_alone(paths)  # all files are in the page cache
+    shard(folder, 0)  # all modules are imported, as `cxr-dist` has when it begins
+    rates: _Turns = {name: [] for name in ways}
+    processor: _Turns = {name: [] for name in ways}
+    for _ in range(repeats):
+        for name, (films, way) in ways.items():
+            elapsed, used = seconds_of(way)
+            rates[name].append(films / elapsed)
+            processor[name].append(used / films)
+    return rates, processor
+
+
+def report(rates: _Turns, processor: _Turns, options: dict[str, int]) -> None:
+    """Print the table with the ratios, and write benchmarks/results/sharding.json."""
+    from benchmarks.hardware import describe_machine
+
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    seconds = {name: statistics.median(values) for name, values in processor.items()}
+    alone, at_once, sharding = medians.values()
+    seconds_alone, _, seconds_sharding = seconds.values()
+    ratios = {
+        f"sharding / ({options['workers']} × one process)": sharding / (options["workers"] * alone),
+        f"sharding / {options['workers']} processes at once": sharding / at_once,
+        "processor seconds, one process / sharding": seconds_alone / seconds_sharding,
+    }
+    print(
+        f"{options['films']} PNGs of {options['side']} pixels, films per second: median (lowest to highest), and"
+    )
+    print("milliseconds of processor time per film")
+    for name, values in rates.items():
+        spread = f"({min(values):.1f} to {max(values):.1f})"
+        print(f"  {name:<44}{medians[name]:8.1f}  {spread:<18}{1000 * seconds[name]:8.1f} ms")
+    for name, ratio in ratios.items():
+        print(f"  {name:<44}{ratio:8.3f}")
+    result = {"what": "sharding, films per second", "options": options, "films_per_second": rates}
+    result |= {"processor_seconds_per_film": processor, "medians": medians}
+    result |= {"ratios": ratios, "bar": BAR, "machine": describe_machine()}
+    path = Path(__file__).parent / "results" / "sharding.json"
+    path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+
+
+def main() -> None:
+    """Make the films, take turns, write the result."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--films", type=int, default=600)
+    parser.add_argument("--side", type=int, default=2048)
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        paths = make_source(Path(temporary), options.films, options.side)
+        rates, processor = measure(Path(temporary), paths, options.workers, options.repeats)
+    report(rates, processor, vars(options))
+
+
+if __name__ == "__main__":
+    main()
