@@ -54,10 +54,10 @@ def check_splits(recipe: Recipe, classes: Sequence[str], samples: Sequence[Sampl
     sizes = Counter(sample.split for sample in samples)
     empty = [name for name in SPLITS if not sizes[name]]
     if empty:
-        units = "image" if recipe.split.by == "image" else recipe.split.by
+        mend = "leave split.official out" if recipe.split.official else "a larger share in the recipe's split"
         raise UserError(
-            f"split {empty[0]} is empty: {len(samples)} images in all, split by {units}; a split needs more "
-            "rows, or a larger share in the recipe's split"
+            f"split {empty[0]} is empty: {len(samples)} images in all, split by {recipe.split.by}; a split needs more "
+            f"rows, or {mend}"
         )
     present = _positives(recipe, [sample.label for sample in samples if sample.split == "train"])
     for index, name in enumerate(classes):

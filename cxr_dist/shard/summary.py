@@ -27,7 +27,8 @@ def print_summary(manifest: Manifest, console: Console) -> None:
 
 
 def _splits(manifest: Manifest) -> Table:
-    table = Table(title=f"Split by {manifest.split_by}", title_justify="left")
+    official = ", as published" if manifest.recipe.get("split", {}).get("official") else ""
+    table = Table(title=f"Split by {manifest.split_by}{official}", title_justify="left")
     table.add_column("")
     for name in manifest.splits:
         table.add_column(name, justify="right")

@@ -2,12 +2,14 @@
 
 import dataclasses
 import gzip
+import io
 import shutil
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from mimic_tree import CLASSES, METADATA, make_mimic, read_table, write_table
+from rich.console import Console
 from table_source import source_names
 
 from cxr_dist.errors import UserError
@@ -17,6 +19,7 @@ from cxr_dist.shard.readers.mimic_cxr_jpg import projection
 from cxr_dist.shard.readers.report_sections import SECTIONS
 from cxr_dist.shard.recipe import Labels, Recipe, Split, load_recipe
 from cxr_dist.shard.select import select
+from cxr_dist.shard.summary import print_summary
 from cxr_dist.shard.verify import verify
 from cxr_dist.shard.write import write_shards
 
@@ -204,6 +207,23 @@ def test_damaged_tables_are_named(mimic):
     write_table(mimic, "metadata", films, [*rows, rows[0]])
     with pytest.raises(UserError, match="the metadata name a dicom_id twice"):
         read_source(PUBLISHED, mimic)
+
+
+def test_an_official_split_without_a_part_is_refused(mimic, tmp_path):
+    header, rows = read_table(mimic, "split")
+    write_table(mimic, "split", header, [row for row in rows if row[-1] != "test"])
+    message = "split test is empty: 36 images in all, split by patient; .* or leave split.official out"
+    with pytest.raises(UserError, match=message):
+        write_shards(PUBLISHED, mimic, tmp_path / "shards", workers=0, allow_left_out=1)
+
+
+def test_the_closing_table_says_what_is_special(published, tmp_path):
+    manifest = write_shards(PUBLISHED, published, tmp_path / "shards", workers=0)
+    console = Console(record=True, width=120, file=io.StringIO())
+    print_summary(manifest, console)
+    text = console.export_text()
+    assert "Split by patient, as published" in text
+    assert "Without any text of a report: 1 images." in text
 
 
 def test_an_unknown_part_of_the_official_split_is_named(mimic):

@@ -131,7 +131,7 @@ def _read_table(path: Path, named: Sequence[tuple[str, str]]) -> list[_Row]:
             raise UserError(f"recipe: {setting} names the column {column!r}; {path.name} has: {valid}")
     wanted = list(dict.fromkeys(column for _, column in named))
     frame = _read_frame(path, wanted)
-    texts = {column: frame[column].map(_text).tolist() for column in wanted}
+    texts = {column: [_text(value) for value in frame[column].tolist()] for column in wanted}
     return [dict(zip(wanted, values, strict=True)) for values in zip(*texts.values(), strict=True)]
 
 
