@@ -146,6 +146,21 @@ def test_a_killed_task_is_done_again_alone_and_keeps_its_finished_shards(cluster
     assert contents(tmp_path / "shards") == contents(tmp_path / "alone")
 
 
+def test_a_task_warned_of_its_time_limit_is_requeued_and_goes_on(cluster, tmp_path):
+    recipe = write_recipe(tmp_path, side=350)
+    command = start(cluster, tmp_path, recipe)
+    wait_for("shards/.unfinished/train-00001.json", tmp_path, command)
+    job = re.search(r"job (\d+) ", (tmp_path / "printed").read_text())[1]
+    cluster.run("scancel", "--signal=USR2", f"{job}_1")
+    printed = end(command, tmp_path)
+    assert tasks_submitted(printed) == [3]
+    assert "ended" not in printed
+    log = (tmp_path / "logs" / f"{job}_1_0_log.out").read_text()
+    assert "Exiting gracefully after preemption/timeout" in log
+    write_shards(load_recipe(recipe), None, tmp_path / "alone", workers=2)
+    assert contents(tmp_path / "shards") == contents(tmp_path / "alone")
+
+
 @pytest.mark.parametrize("leave", [signal.SIGINT, signal.SIGKILL])
 def test_the_same_command_takes_over_where_the_first_was_left(cluster, tmp_path, leave):
     recipe = write_recipe(tmp_path, side=500)
