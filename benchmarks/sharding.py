@@ -139,7 +139,7 @@ def report(rates: _Turns, processor: _Turns, options: dict[str, int]) -> None:
         print(f"  {name:<44}{medians[name]:8.1f}  {spread:<18}{1000 * seconds[name]:8.1f} ms")
     for name, ratio in ratios.items():
         print(f"  {name:<44}{ratio:8.3f}")
-    result = {"what": "sharding, films per second", "options": options, "films_per_second": rates}
+    result: dict[str, object] = {"what": "sharding", "options": options, "films_per_second": rates}
     result |= {"processor_seconds_per_film": processor, "medians": medians}
     result |= {"ratios": ratios, "bar": BAR, "machine": describe_machine()}
     path = Path(__file__).parent / "results" / "sharding.json"
