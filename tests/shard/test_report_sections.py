@@ -116,6 +116,8 @@ def test_without_findings_and_impression_the_last_section_is_cut_after_its_first
         "history": "Fall.",
         "last_paragraph": "Portable film of the chest shows no fracture. No effusion.",
     }
+    assert written(" COMPARISON:\n \n Clear.\n") == {"comparison": "Clear."}
+    assert written(" COMPARISON: \n \n Clear.\n") == {"last_paragraph": "Clear."}
     assert written(" FINAL REPORT\n \n Lungs are clear.\n") == {"last_paragraph": "Lungs are clear."}
     assert written(" COMPARISON: None. Lungs are clear.\n") == {"comparison": "None. Lungs are clear."}
 
