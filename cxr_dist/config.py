@@ -20,7 +20,13 @@ class DataConfig:
     """What is read, in which batches, and how it is augmented."""
 
     shards: str = ""
-    """Folder that `cxr-dist shard` wrote (it holds manifest.json)."""
+    """Folder that `cxr-dist shard` wrote (it holds manifest.json), or its URL, as s3://BUCKET/SHARDS or https://…."""
+    stage_dir: str = ""
+    """Shards are copied to this folder on the node's own disk before use. Empty: to $SLURM_TMPDIR in a job that has
+    it; without it a folder is read where it lies, and a URL is copied to $TMPDIR, else /tmp. `none`: never copied."""
+    stage_gib: float = 0.0
+    """Most GiB that staged copies take, the least recently used going first; room for shuffle_shards + 1 shards of
+    each of the node's lanes avoids copying twice. 0: what the disk has, but for 5% of it."""
     global_batch: int = 64
     """Samples per optimizer step, over all ranks."""
     micro_batch: int = 16
@@ -29,6 +35,9 @@ class DataConfig:
     """Samples per batch in evaluation; part of what makes metrics identical at any number of ranks."""
     workers: int = 2
     """DataLoader worker processes per rank; 0 reads in the training process."""
+    max_bad_samples: int = 0
+    """Damaged samples that training may meet and replace by others, each written to bad_samples.jsonl; more of them,
+    or with 0 the first, end the run. Evaluation never replaces."""
     text_sections: tuple[str, ...] = ("indication", "findings")
     """Report sections that the text encoder sees, in this order. The IMPRESSION usually names the answer."""
     max_tokens: int = 128
@@ -55,6 +64,13 @@ class DataConfig:
     """Augmentation on the device: contrast factor uniform in 1 ± this."""
 
     def __post_init__(self) -> None:
+        address = self.shards.partition("://")[2]
+        _require(
+            "?" not in address and "@" not in address.partition("/")[0],
+            "data.shards is a URL with a query or a user name: the run folder and the job's log would keep it. Give "
+            "credentials in the environment, as fsspec's documentation of that kind of URL says",
+        )
+        _require(self.stage_gib >= 0, f"data.stage_gib is {self.stage_gib}; it must be 0 or more")
         _require(self.micro_batch >= 1, f"data.micro_batch is {self.micro_batch}; it must be at least 1")
         _require(
             self.global_batch >= 1 and self.global_batch % self.micro_batch == 0,
@@ -69,6 +85,7 @@ class DataConfig:
             0 <= self.sampling_temper <= 1, f"data.sampling_temper is {self.sampling_temper}; expected 0 to 1"
         )
         _require(self.max_tokens >= 8, f"data.max_tokens is {self.max_tokens}; it must be at least 8")
+        _require(self.max_bad_samples >= 0, "data.max_bad_samples must be 0 or more")
         _require(self.evaluation_batch >= 1, "data.evaluation_batch must be at least 1")
         _require(self.shuffle_shards >= 1, "data.shuffle_shards must be at least 1")
         _require(0 <= self.flip_probability <= 1, "data.flip_probability must lie in 0 to 1")

@@ -1,12 +1,11 @@
 """`cxr-dist plan`: what a run would do, from the manifest alone; refuses what training would refuse."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
 
 from cxr_dist.config import Config
 from cxr_dist.data.loader import training_plan
+from cxr_dist.data.place import shards_folder
 from cxr_dist.data.plan import Plan
 from cxr_dist.model.classifier import build_classifier
 from cxr_dist.session import check_against, check_weights
@@ -17,7 +16,7 @@ _BYTES_PER_PARAMETER = 16  # fp32 weight, gradient and two Adam moments
 
 def describe(config: Config) -> dict[str, str]:
     """Name -> value, in the order in which a person asks."""
-    manifest = load_manifest(Path(config.data.shards))
+    manifest = load_manifest(shards_folder(config.data))
     check_against(config, manifest)
     check_weights(config)
     plan = training_plan(config.data, manifest, config.seed)

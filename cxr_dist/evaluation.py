@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
+from cxr_dist.config import DataConfig
 from cxr_dist.config_file import load_config
-from cxr_dist.data.store import ShardStore
+from cxr_dist.data.place import open_store, shards_folder
 from cxr_dist.distributed.backend import start, stop
 from cxr_dist.distributed.reduce import from_main
 from cxr_dist.distributed.world import World
@@ -73,7 +74,7 @@ class _Evaluation:
         out: Path,
     ) -> None:
         self.members, self.manifest, self.world, self.out = members, manifest, world, out
-        digests = {manifest_sha256(Path(member.config.data.shards)) for member in members}
+        digests = {manifest_sha256(shards_folder(member.config.data)) for member in members}
         if len(digests) > 1:
             raise UserError(
                 "the runs of an ensemble were trained on different shards: name the ones to evaluate on, "
@@ -123,15 +124,15 @@ class _Evaluation:
         validation: Predictions | None,
         at_sensitivity: float | None,
     ) -> None:
-        shards, folder = Path(self.members[0].config.data.shards), self.out / "evaluation" / split
+        data, folder = self.members[0].config.data, self.out / "evaluation" / split
         folder.mkdir(parents=True, exist_ok=True)
-        with contextlib.closing(ShardStore(shards, self.manifest, split)) as store:
+        with contextlib.closing(open_store(data, self.manifest, split)) as store:
             found = dataclasses.replace(found, attributes=read_attributes(store))
-        facts = self._facts(split, mc, shards) | assess(found, validation, at_sensitivity)
+        facts = self._facts(split, mc, data) | assess(found, validation, at_sensitivity)
         found.write_csv(folder / "predictions.csv")
         write_whole(folder / "metrics.json", to_json(facts))
 
-    def _facts(self, split: str, mc: McDropout, shards: Path) -> dict[str, Any]:
+    def _facts(self, split: str, mc: McDropout, data: DataConfig) -> dict[str, Any]:
         """What metrics.json says beside the blocks of `assess`."""
         modes = {member["mode"] for member in self.facts}
         sections = [section for member in self.facts for section in member["text_sections"]]
@@ -145,7 +146,7 @@ class _Evaluation:
             "made_data": self.manifest.made_data,
             "label_source": self.manifest.reader,
             "label_terms_redacted": label_terms_redacted(self.manifest),
-            "patients_in_training": patients_in_training(shards, self.manifest, split),
+            "patients_in_training": patients_in_training(data, self.manifest, split),
             "manifest_sha256": self.manifest_sha256,
             "checkpoint_step": self.facts[0]["checkpoint_step"],
             "mc_scope": mc.scope if mc.passes else None,

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from cxr_dist import exported
+from cxr_dist.data.place import shards_folder
 from cxr_dist.errors import UserError
 from cxr_dist.evaluate.ensemble import member_of
 from cxr_dist.evaluate.run_result import RunResult, read_run
@@ -44,7 +45,7 @@ def export(run_dir: Path, out: Path, *, with_onnx: bool, shards: Path | None = N
 
 
 def _check_shards(trained: TrainedModel) -> None:
-    if manifest_sha256(Path(trained.config.data.shards)) != trained.manifest_sha256:
+    if manifest_sha256(shards_folder(trained.config.data)) != trained.manifest_sha256:
         raise UserError(
             "the shards are not those that the run was trained on (their manifest differs), so that the model card "
             "would speak of other data: name the right ones with --shards DIR"

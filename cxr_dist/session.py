@@ -4,7 +4,6 @@ The one module, with cli.py, that knows all rooms. Nothing is computed here; eac
 """
 
 import contextlib
-import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,9 @@ import torch
 from cxr_dist.config import Config
 from cxr_dist.data.batch import Batch
 from cxr_dist.data.loader import training_batches, training_plan
-from cxr_dist.data.store import ShardStore
+from cxr_dist.data.place import open_store, shards_folder
+from cxr_dist.data.read import reader
+from cxr_dist.data.store import SampleError
 from cxr_dist.data.text import ReportTokenizer, prepare_text_folder, report_text
 from cxr_dist.distributed.backend import NewOptimizer, check_parallel, new_backend, start, stop
 from cxr_dist.distributed.reduce import wait_for_all
@@ -26,6 +27,7 @@ from cxr_dist.model.losses import ClassificationLoss, balanced_class_weights, ba
 from cxr_dist.model.weights import bundle_folder, image_weights, resolve_text_encoder
 from cxr_dist.observer import RunObserver
 from cxr_dist.shard.manifest import Manifest, load_manifest
+from cxr_dist.train.bad_samples import BadSamples
 from cxr_dist.train.loop import Outcome, Parts, TrainingRun
 from cxr_dist.train.preempt import StopRequest, requeue_if_due
 from cxr_dist.train.run_folder import manifest_sha256, open_run_folder, write_environment
@@ -37,7 +39,7 @@ _VOCABULARY_REPORTS = 50_000  # reports that a made-from-scratch vocabulary is l
 def train(config: Config, asked_to_stop: StopRequest) -> Outcome:
     """Train, or resume, the run of a configuration; started once per rank (all ranks)."""
     world = World.from_environment()
-    manifest = load_manifest(Path(config.data.shards))
+    manifest = load_manifest(shards_folder(config.data))
     check_against(config, manifest)
     check_parallel(config, world)
     lanes_of(world, config.data.num_lanes)
@@ -47,7 +49,7 @@ def train(config: Config, asked_to_stop: StopRequest) -> Outcome:
             prepare_run_folder(config, manifest, world, device)
         wait_for_all()
         parts = parts_of(config, manifest, world, device)
-        with contextlib.closing(parts.observer):
+        with contextlib.closing(parts.observer), contextlib.closing(parts.bad_samples):
             outcome = TrainingRun(parts, asked_to_stop).run()
             if outcome is Outcome.STOPPED:
                 requeue_if_due(asked_to_stop, world, device, parts.observer.say)
@@ -61,7 +63,7 @@ def prepare_run_folder(config: Config, manifest: Manifest, world: World, device:
     run_dir = run_folder(config)
     check_weights(config)
     open_run_folder(run_dir, config)
-    write_environment(run_dir, device, world.world_size, manifest_sha256(Path(config.data.shards)))
+    write_environment(run_dir, device, world.world_size, manifest_sha256(shards_folder(config.data)))
     prepare_text(config, manifest, run_dir)
 
 
@@ -88,13 +90,20 @@ def parts_of(config: Config, manifest: Manifest, world: World, device: torch.dev
         config=config,
         world=world,
         run_dir=run_dir,
-        manifest_sha256=manifest_sha256(Path(config.data.shards)),
+        manifest_sha256=manifest_sha256(shards_folder(config.data)),
         model=model,
         backend=backend,
         step=TrainStep(config, backend, new_loss(config, manifest), len(manifest.classes), lanes),
         plan=plan,
         open_stream=stream,
         observer=RunObserver(config, manifest, run_dir, world, device, tokenizer),
+        bad_samples=BadSamples(
+            run_dir,
+            [shard.file for shard in manifest.split("train").shards],
+            config.data.max_bad_samples,
+            world,
+            device,
+        ),
     )
 
 
@@ -134,10 +143,16 @@ def prepare_text(config: Config, manifest: Manifest, run_dir: Path) -> None:
 
 
 def _reports(config: Config, manifest: Manifest) -> Iterator[str]:
-    store = ShardStore(Path(config.data.shards), manifest, "train")
+    """The training reports that a vocabulary is learned from; without damaged ones, where a run may replace them."""
+    store = open_store(config.data, manifest, "train")
+    read = reader(store, manifest.image["short_side"], None)
     positions = ((shard, i) for shard, entry in enumerate(store.shards) for i in range(entry.samples))
     for (shard, sample), _ in zip(positions, range(_VOCABULARY_REPORTS), strict=False):
-        yield report_text(json.loads(store.read(shard, sample)["json"]), config.data.text_sections)
+        try:
+            yield report_text(read(shard, sample)["json"], config.data.text_sections)
+        except SampleError:
+            if config.data.max_bad_samples == 0:
+                raise
     store.close()
 
 

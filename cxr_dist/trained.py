@@ -16,7 +16,9 @@ from cxr_dist import exported
 from cxr_dist.config_file import load_config
 from cxr_dist.data.augment import Augmentation
 from cxr_dist.data.batch import Batch
-from cxr_dist.data.loader import collate, decode
+from cxr_dist.data.loader import collate
+from cxr_dist.data.place import at, shards_folder
+from cxr_dist.data.read import decode
 from cxr_dist.data.text import ReportTokenizer
 from cxr_dist.errors import UserError
 from cxr_dist.evaluate.answer import answers
@@ -87,9 +89,10 @@ class TrainedModel(Description):
     def batch_of(self, samples: Sequence[dict[str, Any]]) -> Batch:
         """What `sample` made of one case or more, as one batch; samples are used up."""
         size = self.config.data.image_size if self.config.model.uses_image else None
-        to_pixels = decode(self.image["short_side"], size)
+        for sample in samples:
+            decode(sample, self.image["short_side"], size)
         to_batch = collate(size, Augmentation(), self.tokenizer, self.config.data.text_sections)
-        batch: Batch = next(iter(to_batch(to_pixels(iter([list(samples)])))))
+        batch: Batch = next(iter(to_batch(iter([list(samples)]))))
         return batch
 
     def sample(self, case: Case, number: int = 0) -> dict[str, Any]:
@@ -132,9 +135,8 @@ def open_run(
 ) -> tuple[TrainedModel, Manifest]:
     """The best checkpoint of a run, and the manifest of its shards (`shards`: where they have moved)."""
     config = load_config(run_dir / "config.yaml")
-    if shards is not None:
-        config = dataclasses.replace(config, data=dataclasses.replace(config.data, shards=str(shards)))
-    manifest = load_manifest(Path(config.data.shards))
+    config = dataclasses.replace(config, data=at(config.data, shards))
+    manifest = load_manifest(shards_folder(config.data))
     found = _best_checkpoint(run_dir)
     description = Description(
         config=config,

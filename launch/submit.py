@@ -19,6 +19,7 @@ import tyro
 
 from cxr_dist.cli import EXIT_STOPPED, config_of
 from cxr_dist.config import Config
+from cxr_dist.data.place import shards_folder
 from cxr_dist.distributed.world import World, lanes_of
 from cxr_dist.errors import UserError
 from cxr_dist.shard.manifest import load_manifest
@@ -108,7 +109,7 @@ def _join_local_tasks() -> None:
 
 def check(config: Config, site: Site) -> None:
     """Raise UserError for what would fail in the job: no shards, or a world size that does not fit."""
-    load_manifest(Path(config.data.shards))
+    load_manifest(shards_folder(config.data))
     lanes_of(World(world_size=site.world_size), config.data.num_lanes)
 
 

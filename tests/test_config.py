@@ -49,7 +49,7 @@ def test_an_unknown_field_in_a_saved_config_is_named(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text(to_yaml(Config()).replace("micro_batch:", "microbatch:"))
     with pytest.raises(
-        UserError, match=r"unknown field data.'microbatch'; expected one of: shards, global_batch"
+        UserError, match=r"unknown field data.'microbatch'; expected one of: shards, stage_dir"
     ):
         load_config(path)
     with pytest.raises(UserError, match="that is not a run folder"):

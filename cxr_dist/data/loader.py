@@ -1,18 +1,21 @@
 """The streams of micro-batches, as webdataset pipelines: a source of samples, then small stages.
 
-    source    (epoch, lane, step) or a batch's range -> lists of ordinary WebDataset sample dicts
-    decode    "jpg" bytes -> grey uint8 [h, w]; "json" bytes -> dict
+    source    (epoch, lane, step) or a batch's range -> lists of WebDataset sample dicts, decoded (read.py):
+              "jpg" grey uint8 [h, w], "json" a dict
     collate   one affine warp per film into uint8 [b, 1, H, W]; the reports tokenized together -> Batch
 
 A stage is a function from an iterator to an iterator; add one of your own to the list in `training_batches`.
 DataLoader worker j of M makes the rank's micro-batches j, j + M, ... and the DataLoader returns them in order.
+A worker's error comes back as a value, so that what the user reads is its one line and not a traceback.
 """
 
-import json
+import atexit
+import contextlib
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -24,9 +27,12 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from cxr_dist.config import DataConfig
 from cxr_dist.data.augment import Augmentation, warp
 from cxr_dist.data.batch import Batch
+from cxr_dist.data.place import open_store
 from cxr_dist.data.plan import Plan, augmentation_key, evaluation_batches, group_weights
+from cxr_dist.data.read import Read, Replacing, reader
 from cxr_dist.data.store import ShardError, ShardStore
 from cxr_dist.data.text import ReportTokenizer, report_text
+from cxr_dist.errors import UserError
 from cxr_dist.shard.manifest import Manifest
 
 Samples = list[dict[str, Any]]
@@ -50,8 +56,8 @@ def training_plan(config: DataConfig, manifest: Manifest, seed: int) -> Plan:
 class TrainingSource(IterableDataset[Samples]):
     """Samples of the rank's micro-batches from a step on, for ever: step by step, lane by lane."""
 
-    def __init__(self, store: ShardStore, plan: Plan, lanes: range, first_step: int) -> None:
-        self.store, self.plan, self.lanes, self.first_step = store, plan, lanes, first_step
+    def __init__(self, read: Replacing, plan: Plan, lanes: range, first_step: int) -> None:
+        self.read, self.plan, self.lanes, self.first_step = read, plan, lanes, first_step
         self._windows: dict[int, tuple[tuple[int, int], list[Any]]] = {}
 
     def __iter__(self) -> Iterator[Samples]:
@@ -68,7 +74,7 @@ class TrainingSource(IterableDataset[Samples]):
         rows = [self._at(epoch, lane, position) for position in range(step * size, (step + 1) * size)]
         keys = augmentation_key(self.plan.seed, epoch, np.array([draw for draw, _, _ in rows]))
         return [
-            self.store.read(shard, sample) | {"sample_id": draw, "augmentation_key": key}
+            self.read(epoch, draw, shard, sample) | {"sample_id": draw, "augmentation_key": key}
             for (draw, shard, sample), key in zip(rows, keys, strict=True)
         ]
 
@@ -79,15 +85,29 @@ class TrainingSource(IterableDataset[Samples]):
         if known != (epoch, window):
             rows = list(zip(*(column.tolist() for column in self._resolve(epoch, lane, window)), strict=True))
             self._windows[lane] = (epoch, window), rows
+            if self.read.store.staged:
+                self._expect(epoch, lane, window)
         draw, shard, sample = rows[place]
         return draw, shard, sample
+
+    def _expect(self, epoch: int, lane: int, window: int) -> None:
+        """Have the shards of a lane's new window copied, and then those of its next."""
+        last = (window + 1) * self.plan.window >= self.plan.draws_per_lane
+        upcoming = []
+        for e, w in ((epoch, window), (epoch + 1, 0) if last else (epoch, window + 1)):
+            shards, _ = self.plan.locate(e, self.plan.window_draws(e, lane, w))
+            upcoming += list(dict.fromkeys(shards.tolist()))
+        current = {shard for _, rows in self._windows.values() for _, shard, _ in rows}
+        self.read.store.expect(current, upcoming)
 
     def _resolve(self, epoch: int, lane: int, window: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         draws = self.plan.window_draws(epoch, lane, window)
         shards, places = self.plan.locate(epoch, draws)
         samples = np.empty_like(draws)
         for shard in np.unique(shards):
-            order, mass = self.plan.sample_order(epoch, int(shard), self.store.index(int(shard))["group"])
+            order, mass = self.plan.sample_order(
+                epoch, int(shard), self.read.store.index(int(shard))["group"]
+            )
             inside = shards == shard
             samples[inside] = order[np.searchsorted(mass, places[inside], side="right")]
         return draws, shards, samples
@@ -96,41 +116,22 @@ class TrainingSource(IterableDataset[Samples]):
 class EvaluationSource(IterableDataset[Samples]):
     """Samples of the rank's canonical evaluation batches, each once, in order."""
 
-    def __init__(self, store: ShardStore, batches: list[range]) -> None:
-        self.store, self.batches = store, batches
+    def __init__(self, store: ShardStore, read: Read, batches: list[range]) -> None:
+        self.store, self.read, self.batches, self._shard = store, read, batches, -1
         self.first = np.concatenate([[0], np.cumsum([shard.samples for shard in store.shards])])
 
     def __iter__(self) -> Iterator[Samples]:
         worker, num_workers = _worker()
-        for batch in self.batches[worker::num_workers]:
-            yield [self._read(sample_id) for sample_id in batch]
+        with contextlib.closing(self.store):
+            for batch in self.batches[worker::num_workers]:
+                yield [self._read(sample_id) for sample_id in batch]
 
     def _read(self, sample_id: int) -> dict[str, Any]:
         shard = int(np.searchsorted(self.first, sample_id, side="right")) - 1
-        return self.store.read(shard, sample_id - int(self.first[shard])) | {"sample_id": sample_id}
-
-
-def decode(short_side: int, image_size: int | None) -> Stage:
-    """Stage: JPEG of `short_side` to grey pixels, JSON to a dict; `image_size` None leaves the film out (text mode).
-
-    A film stored at twice the needed size or more is decoded at half size: the JPEG's own low-pass, and faster.
-    """
-    half = image_size is not None and short_side >= 2 * image_size
-    flag = cv2.IMREAD_REDUCED_GRAYSCALE_2 if half else cv2.IMREAD_GRAYSCALE
-
-    def stage(batches: Iterator[Samples]) -> Iterator[Samples]:
-        for samples in batches:
-            for sample in samples:
-                sample["json"] = json.loads(sample["json"])
-                if image_size is not None:
-                    sample["jpg"] = cv2.imdecode(np.frombuffer(sample["jpg"], np.uint8), flag)
-                    if sample["jpg"] is None:
-                        raise ShardError(
-                            f"{sample['__url__']}: the film of sample {sample['__key__']} does not decode"
-                        )
-            yield samples
-
-    return stage
+        if shard != self._shard:  # they come in order
+            self._shard = shard
+            self.store.expect({shard}, range(shard + 1, min(shard + 3, len(self.store.shards))))
+        return self.read(shard, sample_id - int(self.first[shard])) | {"sample_id": sample_id}
 
 
 def collate(
@@ -163,6 +164,7 @@ def collate(
                 labels=torch.tensor(np.stack([s["record"]["label"] for s in samples]), dtype=torch.int64),
                 groups=torch.tensor([int(s["record"]["group"]) for s in samples]),
                 sample_ids=torch.tensor([s["sample_id"] for s in samples]),
+                replaced=tuple(s["replaced"] for s in samples if "replaced" in s),
             )
 
     return stage
@@ -182,9 +184,39 @@ def start_worker(worker: int) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
-def _loader(source: IterableDataset[Samples], stages: list[Stage], workers: int) -> DataLoader[Batch]:
-    return DataLoader(
-        webdataset.DataPipeline(source, *stages),
+@dataclass(frozen=True)
+class _Failure:
+    """An error of a worker, on its way to the training process."""
+
+    message: str
+
+
+def _errors_as_values(batches: Iterator[Batch]) -> Iterator[Batch | _Failure]:
+    """Last stage: the DataLoader itself would bring a traceback along with the message."""
+    try:
+        yield from batches
+    except UserError as error:
+        yield _Failure(str(error))
+
+
+def _in_order(loader: DataLoader[Batch | _Failure]) -> Iterator[Batch]:
+    for item in loader:
+        if isinstance(item, _Failure):
+            raise ShardError(item.message)
+        yield item
+
+
+@atexit.register
+def _end_workers() -> None:
+    """Workers ignore TERM, by which multiprocessing ends those that an error left over, and waits for ever."""
+    for process in multiprocessing.active_children():
+        if process.daemon and process.pid is not None:
+            process.kill()
+
+
+def _loader(source: IterableDataset[Samples], stages: list[Stage], workers: int) -> Iterator[Batch]:
+    loader = DataLoader(
+        webdataset.DataPipeline(source, *stages, _errors_as_values),
         batch_size=None,
         num_workers=workers,
         worker_init_fn=start_worker,
@@ -192,6 +224,7 @@ def _loader(source: IterableDataset[Samples], stages: list[Stage], workers: int)
         prefetch_factor=4 if workers else None,
         multiprocessing_context="fork" if workers else None,
     )
+    return _in_order(loader)
 
 
 def training_batches(
@@ -206,10 +239,12 @@ def training_batches(
 ) -> Iterator[Batch]:
     """The rank's micro-batches from a global step on, without end: for each step, one per lane, in order."""
     size = config.image_size if with_images else None
-    source = TrainingSource(ShardStore(Path(config.shards), manifest, "train"), plan, lanes, first_step)
+    store = open_store(config, manifest, "train")
+    read = reader(store, manifest.image["short_side"], size)
+    replacing = Replacing(store, read, plan.seed, replace=config.max_bad_samples > 0)
+    source = TrainingSource(replacing, plan, lanes, first_step)
     to_batch = collate(size, Augmentation.of(config), tokenizer, config.text_sections)
-    stages = [decode(manifest.image["short_side"], size), to_batch]
-    return iter(_loader(source, stages, config.workers))
+    return _loader(source, [to_batch], config.workers)
 
 
 def evaluation_loader(
@@ -221,11 +256,11 @@ def evaluation_loader(
     world_size: int,
     tokenizer: ReportTokenizer | None,
     with_images: bool,
-) -> DataLoader[Batch]:
-    """The rank's canonical evaluation batches of a split, without augmentation."""
+) -> Iterator[Batch]:
+    """The rank's canonical evaluation batches of a split, without augmentation; damage is always an error."""
     size = config.image_size if with_images else None
     batches = evaluation_batches(manifest.split(split).samples, config.evaluation_batch, rank, world_size)
-    source = EvaluationSource(ShardStore(Path(config.shards), manifest, split), batches)
+    store = open_store(config, manifest, split)
+    source = EvaluationSource(store, reader(store, manifest.image["short_side"], size), batches)
     to_batch = collate(size, Augmentation(), tokenizer, config.text_sections)
-    stages = [decode(manifest.image["short_side"], size), to_batch]
-    return _loader(source, stages, config.workers)
+    return _loader(source, [to_batch], config.workers)

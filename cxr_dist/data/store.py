@@ -8,13 +8,15 @@ import hashlib
 import os
 import zlib
 from collections import OrderedDict
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
 from cxr_dist.errors import UserError
 from cxr_dist.shard.manifest import Manifest, ShardEntry, open_index
+from cxr_dist.shard.stored_sample import CUT_SHORT, OTHER_BYTES
 
 _OPEN_SHARDS = 64  # file descriptors kept; a lane's window spans a few shards
 
@@ -23,33 +25,85 @@ class ShardError(UserError):
     """A shard that is not what the manifest and its index say."""
 
 
-class ShardStore:
-    """Random access to the samples of one split. Safe to make before a fork: files open on first use."""
+class SampleError(ShardError):
+    """One damaged sample in a shard that is otherwise readable; `reason` is one of `stored_sample.REASONS`."""
 
-    def __init__(self, folder: Path, manifest: Manifest, split: str) -> None:
+    def __init__(self, file: str, sample: int, reason: str) -> None:
+        super().__init__(
+            f"{file}: sample {sample} {reason}: copy the shard again, or run `cxr-dist verify` for all that is wrong"
+        )
+        self.reason = reason
+
+
+class ShardCopies(Protocol):
+    """What a store needs of `stage.Stage`: copies of shards of a slow or remote place, in the store's folder."""
+
+    def open_tar(self, shard: ShardEntry) -> int:
+        """Descriptor of the shard's copy."""
+
+    def bring_index(self, shard: ShardEntry) -> None:
+        """Have the shard's index in the folder."""
+
+    def doubt(self, shard: ShardEntry) -> None:
+        """Check the copy again at the next opening."""
+
+    def prefetch(self, shards: Iterable[ShardEntry]) -> None:
+        """Copy shards in the background."""
+
+    def close(self) -> None:
+        """End the background copying."""
+
+
+class ShardStore:
+    """Random access to the samples of one split. Safe to make before a fork: files open on first use.
+
+    With `copies`, the shards of `folder` are the staged ones, and come when they are needed.
+    """
+
+    def __init__(
+        self, folder: Path, manifest: Manifest, split: str, copies: ShardCopies | None = None
+    ) -> None:
         self.folder = folder
         self.shards = manifest.split(split).shards
-        self._num_labels = manifest.num_labels
-        self._open: OrderedDict[int, tuple[int, NDArray[Any]]] = OrderedDict()
+        self._num_labels, self._copies = manifest.num_labels, copies
+        self._tars: OrderedDict[int, int] = OrderedDict()
+        self._indices: OrderedDict[int, NDArray[Any]] = OrderedDict()
+
+    @property
+    def staged(self) -> bool:
+        """Whether shards are copied before use, so that `expect` has an effect."""
+        return self._copies is not None
+
+    def expect(self, current: set[int], upcoming: Iterable[int]) -> None:
+        """Say which shards are read now, so that all others close, and which to copy ahead, in this order."""
+        if self._copies is not None:
+            for shard in self._tars.keys() - current:
+                os.close(self._tars.pop(shard))
+            self._copies.prefetch([self.shards[shard] for shard in upcoming])
 
     def index(self, shard: int) -> NDArray[Any]:
         """The shard's index, memory-mapped, shape [samples]; dtype of `manifest.index_dtype`."""
-        return self._opened(shard)[1]
+        if shard in self._indices:
+            self._indices.move_to_end(shard)
+            return self._indices[shard]
+        if len(self._indices) >= _OPEN_SHARDS:
+            self._indices.popitem(last=False)
+        entry = self.shards[shard]
+        if self._copies is not None:
+            self._copies.bring_index(entry)
+        self._check_index(entry)
+        self._indices[shard] = open_index(self.folder, entry, self._num_labels)
+        return self._indices[shard]
 
     def read(self, shard: int, sample: int) -> dict[str, Any]:
-        """Read one sample: {"__key__", "__url__", "jpg": bytes, "json": bytes, "record": its index record}."""
-        descriptor, index = self._opened(shard)
-        record = index[sample]
-        start, size = int(record["offset"]), int(record["size"])
-        data = os.pread(descriptor, size, start)
-        if len(data) < size or zlib.crc32(data) != int(record["crc32"]):
-            reason = (
-                "is cut short" if len(data) < size else "does not have the bytes that were written (crc32)"
-            )
-            raise ShardError(
-                f"{self.shards[shard].file}: sample {sample} {reason}: copy the shard again, or run "
-                "`cxr-dist verify` for all that is wrong"
-            )
+        """Read one sample: {"__key__", "__url__", "jpg": bytes, "json": bytes, "record": its index record}.
+
+        Raises SampleError for damage of this sample, ShardError where the shard or its index is another one.
+        """
+        record = self.index(shard)[sample]
+        start, data = int(record["offset"]), self._bytes_of(shard, record)
+        if reason := _damage(data, record):
+            raise SampleError(self.shards[shard].file, sample, reason)
         jpg, json = int(record["jpg_offset"]) - start, int(record["json_offset"]) - start
         return {
             "__key__": record["key"].decode("ascii"),
@@ -61,19 +115,31 @@ class ShardStore:
 
     def close(self) -> None:
         """Close all files."""
-        while self._open:
-            os.close(self._open.popitem()[1][0])
+        self._indices.clear()
+        while self._tars:
+            os.close(self._tars.popitem()[1])
+        if self._copies is not None:
+            self._copies.close()
 
-    def _opened(self, shard: int) -> tuple[int, NDArray[Any]]:
-        if shard in self._open:
-            self._open.move_to_end(shard)
-            return self._open[shard]
-        if len(self._open) >= _OPEN_SHARDS:
-            os.close(self._open.popitem(last=False)[1][0])
+    def _bytes_of(self, shard: int, record: Any) -> bytes:
+        """The sample's bytes in the tar; where a staged copy has gone bad, those of a new one."""
+        data = os.pread(self._tar(shard), int(record["size"]), int(record["offset"]))
+        if self._copies is None or not _damage(data, record):
+            return data
+        os.close(self._tars.pop(shard))
+        self._copies.doubt(self.shards[shard])
+        return os.pread(self._tar(shard), int(record["size"]), int(record["offset"]))
+
+    def _tar(self, shard: int) -> int:
+        """Descriptor of the shard's tar."""
+        if shard in self._tars:
+            self._tars.move_to_end(shard)
+            return self._tars[shard]
+        if len(self._tars) >= _OPEN_SHARDS:
+            os.close(self._tars.popitem(last=False)[1])
         entry = self.shards[shard]
-        self._check_index(entry)
-        self._open[shard] = self._open_tar(entry), open_index(self.folder, entry, self._num_labels)
-        return self._open[shard]
+        self._tars[shard] = self._copies.open_tar(entry) if self._copies else self._open_tar(entry)
+        return self._tars[shard]
 
     def _check_index(self, entry: ShardEntry) -> None:
         path = self.folder / entry.index
@@ -95,3 +161,10 @@ class ShardStore:
                 f"{entry.file} has {found} bytes; the manifest says {entry.bytes}: copy it again"
             )
         return descriptor
+
+
+def _damage(data: bytes, record: Any) -> str:
+    """What is wrong with a sample's bytes; empty where nothing is."""
+    if len(data) < int(record["size"]):
+        return CUT_SHORT
+    return "" if zlib.crc32(data) == int(record["crc32"]) else OTHER_BYTES

@@ -3,23 +3,28 @@
 The facts are counted from the shards when a run is evaluated; the warnings are made from what runs recorded.
 """
 
+import contextlib
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
+from cxr_dist.config import DataConfig
+from cxr_dist.data.place import open_store
 from cxr_dist.evaluate.run_result import RunResult
-from cxr_dist.shard.manifest import Manifest, open_index
+from cxr_dist.shard.manifest import Manifest
 
 
-def patients_in_training(shards: Path, manifest: Manifest, split: str) -> int:
+def patients_in_training(data: DataConfig, manifest: Manifest, split: str) -> int:
     """Number of patients of `split` who are in the training split too; 0 for the training split itself."""
     if split == "train":
         return 0
-    return len(_patients(shards, manifest, split) & _patients(shards, manifest, "train"))
+    return len(_patients(data, manifest, split) & _patients(data, manifest, "train"))
 
 
-def _patients(shards: Path, manifest: Manifest, split: str) -> set[bytes]:
-    indices = [open_index(shards, shard, manifest.num_labels) for shard in manifest.splits[split].shards]
-    return {patient for index in indices for patient in index["patient"].tolist()}
+def _patients(data: DataConfig, manifest: Manifest, split: str) -> set[bytes]:
+    if not manifest.splits[split].samples:
+        return set()
+    with contextlib.closing(open_store(data, manifest, split)) as store:
+        indices = [store.index(shard) for shard in range(len(store.shards))]
+        return {patient for index in indices for patient in index["patient"].tolist()}
 
 
 def label_terms_redacted(manifest: Manifest) -> bool:

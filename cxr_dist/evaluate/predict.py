@@ -4,8 +4,6 @@ No collective inside the loop; at the end one gather, and it is an error if the 
 not exactly the split's. So the table does not depend on the number of ranks or shards.
 """
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,8 +11,8 @@ from numpy.typing import NDArray
 from cxr_dist.config import Config
 from cxr_dist.data.batch import Batch
 from cxr_dist.data.loader import evaluation_loader
+from cxr_dist.data.place import open_store
 from cxr_dist.data.plan import evaluation_batches
-from cxr_dist.data.store import ShardStore
 from cxr_dist.data.text import ReportTokenizer
 from cxr_dist.distributed.backend import autocast
 from cxr_dist.distributed.reduce import gather_rows
@@ -131,7 +129,7 @@ def _gather(
 
 def _table(rows: np.ndarray, config: Config, manifest: Manifest, split: str, passes: int) -> Predictions:
     classes = len(manifest.classes)
-    store = ShardStore(Path(config.data.shards), manifest, split)
+    store = open_store(config.data, manifest, split)
     index = np.concatenate([np.asarray(store.index(shard)) for shard in range(len(store.shards))])
     store.close()
     _, deterministic, mean, variance, entropies = np.split(

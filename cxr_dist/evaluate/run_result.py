@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from cxr_dist.config import Config
+from cxr_dist.config import Config, DataConfig
 from cxr_dist.config_file import load_config
+from cxr_dist.data.place import at, shards_folder
 from cxr_dist.errors import UserError
 from cxr_dist.evaluate.predictions import Predictions
 from cxr_dist.files import sha256_of
@@ -116,7 +117,7 @@ def read_run(folder: Path, name: str, split: str, shards: Path | None = None) ->
         predictions=predictions,
         history=_read_history(folder / "metrics.jsonl"),
         environment=environment,
-        manifest=_manifest_of(shards or Path(config.data.shards), environment),
+        manifest=_manifest_of(at(config.data, shards), environment),
     )
 
 
@@ -155,9 +156,9 @@ def _read_history(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
-def _manifest_of(shards: Path, environment: dict[str, Any]) -> Manifest | None:
-    path = shards / "manifest.json"
-    if path.is_file() and sha256_of(path) == environment.get("manifest_sha256"):
-        with suppress(UserError):  # of a format that this release no longer reads: as good as gone
+def _manifest_of(data: DataConfig, environment: dict[str, Any]) -> Manifest | None:
+    with suppress(UserError):  # a URL that does not answer, a format that is no longer read: as good as gone
+        path = shards_folder(data) / "manifest.json"
+        if path.is_file() and sha256_of(path) == environment.get("manifest_sha256"):
             return load_manifest(path.parent)
     return None

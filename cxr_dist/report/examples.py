@@ -16,6 +16,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from cxr_dist.config import DataConfig
+from cxr_dist.data.place import at, open_store, shards_folder
 from cxr_dist.data.store import ShardStore
 from cxr_dist.errors import UserError
 from cxr_dist.evaluate.predictions import Predictions
@@ -74,8 +76,9 @@ def examples_of(run: RunResult, count: int, shards: Path | None = None) -> RunEx
 
     Raises UserError where the shards are not those of the evaluation, or a sample is damaged.
     """
-    folder, manifest = _evaluated_shards(run, shards)
-    with contextlib.closing(ShardStore(folder, manifest, str(run.evaluation["split"]))) as store:
+    data = at(run.config.data, shards)
+    manifest = _evaluated_shards(run, data)
+    with contextlib.closing(open_store(data, manifest, str(run.evaluation["split"]))) as store:
         return RunExamples(
             most_uncertain=_read(run, store, most_uncertain(run.predictions, count)),
             most_wrong=_read(run, store, most_wrong(run.predictions, count)),
@@ -115,16 +118,15 @@ def _wrong(p: Predictions) -> NDArray[np.bool_]:
     return np.asarray(((p.predicted != p.labels) & (p.labels != UNKNOWN)).any(axis=1))
 
 
-def _evaluated_shards(run: RunResult, shards: Path | None) -> tuple[Path, Manifest]:
-    folder = shards or Path(run.config.data.shards)
-    path = folder / "manifest.json"
+def _evaluated_shards(run: RunResult, data: DataConfig) -> Manifest:
+    path = shards_folder(data) / "manifest.json"
     if not path.is_file() or sha256_of(path) != run.evaluation["manifest_sha256"]:
         found = "another manifest.json is" if path.is_file() else "no manifest.json is"
         raise UserError(
             f"{found} where {run.name} should have its shards: examples are read from the shards that it was "
             "evaluated on. Name their folder with --shards DIR, or evaluate the run again on those at hand"
         )
-    return folder, load_manifest(folder)
+    return load_manifest(path.parent)
 
 
 def _read(run: RunResult, store: ShardStore, rows: NDArray[np.int64]) -> tuple[Example, ...]:

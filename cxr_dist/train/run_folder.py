@@ -23,7 +23,10 @@ from cxr_dist.files import sha256_of, write_whole
 # data), the engine, and how work is spread and watched.
 _FREE_FIELDS = {
     "data.shards",
+    "data.stage_dir",
+    "data.stage_gib",
     "data.workers",
+    "data.max_bad_samples",
     "model.weights",
     "parallel",
     "deepspeed",
@@ -86,10 +89,10 @@ def write_environment(folder: Path, device: torch.device, world_size: int, manif
 
 
 class MetricsLog:
-    """metrics.jsonl: one line per logged step, and one per validation."""
+    """metrics.jsonl: one line per logged step, and one per validation; or another file of lines with a step."""
 
-    def __init__(self, folder: Path, resumed_step: int) -> None:
-        path = folder / "metrics.jsonl"
+    def __init__(self, folder: Path, resumed_step: int, name: str = "metrics.jsonl") -> None:
+        path = folder / name
         if path.exists():  # drop what the resumed run will write again, and a line cut short by a kill
             kept = [line for line in path.read_text().splitlines() if _step_of(line) <= resumed_step]
             write_whole(path, "".join(line + "\n" for line in kept))

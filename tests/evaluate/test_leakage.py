@@ -6,6 +6,7 @@ from pathlib import Path
 
 from made_runs import make_predictions, make_run
 
+from cxr_dist.config import DataConfig
 from cxr_dist.data.store import ShardStore
 from cxr_dist.evaluate.leakage import label_terms_redacted, patients_in_training
 from cxr_dist.evaluate.run_result import finished_predictions
@@ -14,11 +15,11 @@ from cxr_dist.shard.manifest import load_manifest
 
 
 def test_patients_in_training_are_counted(tiny_shards: Path) -> None:
-    manifest = load_manifest(tiny_shards)
-    assert patients_in_training(tiny_shards, manifest, "test") == 0
+    manifest, data = load_manifest(tiny_shards), DataConfig(shards=str(tiny_shards))
+    assert patients_in_training(data, manifest, "test") == 0
     leaky = dataclasses.replace(manifest, splits=manifest.splits | {"test": manifest.splits["train"]})
-    assert patients_in_training(tiny_shards, leaky, "test") == manifest.splits["train"].patients > 0
-    assert patients_in_training(tiny_shards, manifest, "train") == 0
+    assert patients_in_training(data, leaky, "test") == manifest.splits["train"].patients > 0
+    assert patients_in_training(data, manifest, "train") == 0
 
 
 def test_redaction_is_what_the_recipe_says(tiny_shards: Path) -> None:
@@ -40,8 +41,8 @@ def test_attributes_are_read_in_the_order_of_the_split(tiny_shards: Path) -> Non
 
 def test_an_earlier_evaluation_is_used_for_its_own_checkpoint_and_shards_only(tmp_path: Path) -> None:
     made = make_predictions(n=20)
-    run = make_run(tmp_path / "a", made, manifest_sha256="b" * 64)
     members = [{"seed": 42, "checkpoint_step": 180}]
+    run = make_run(tmp_path / "a", made, manifest_sha256="b" * 64, members=members)
     other = [{"seed": 42, "checkpoint_step": 181}]
     found = finished_predictions(run, "test", members, "b" * 64)
     assert found is not None

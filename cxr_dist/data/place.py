@@ -1,0 +1,104 @@
+"""Which shards are read from where: the configuration and the environment in, an opened ShardStore out.
+
+A local folder is staged only where that was asked for: by data.stage_dir, or by a job whose site sets
+$SLURM_TMPDIR, a folder on the node's own disk for just that. $TMPDIR alone asks for nothing, because laptops
+and login nodes set it too. A URL cannot be read in place, so it is always staged.
+"""
+
+import dataclasses
+import hashlib
+import os
+import stat
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from cxr_dist.config import DataConfig
+from cxr_dist.data.origin import fetch_manifest, is_remote
+from cxr_dist.data.stage import Stage
+from cxr_dist.data.stage_space import StageSpace
+from cxr_dist.data.store import ShardStore
+from cxr_dist.errors import UserError
+from cxr_dist.files import sha256_of, write_whole
+from cxr_dist.shard.manifest import Manifest
+
+
+def open_store(data: DataConfig, manifest: Manifest, split: str) -> ShardStore:
+    """The samples of a split, read in place or from staged copies; raises UserError where staging cannot work."""
+    root = stage_root(data)
+    if root is None:
+        return ShardStore(Path(data.shards), manifest, split)
+    largest = max(manifest.split(split).shards, key=lambda shard: shard.bytes)
+    limit_bytes = int(data.stage_gib * 2**30)
+    if 0 < limit_bytes < largest.bytes:
+        raise UserError(
+            f"data.stage_gib {data.stage_gib:g} does not hold one shard: {largest.file} has "
+            f"{largest.bytes / 2**30:.3g} GiB"
+        )
+    folder = _dataset_folder(root, sha256_of(shards_folder(data) / "manifest.json"))
+    stage = Stage(data.shards, folder, StageSpace(root=folder.parent, limit_bytes=limit_bytes))
+    return ShardStore(folder, manifest, split, stage)
+
+
+def shards_folder(data: DataConfig) -> Path:
+    """A folder of this machine that holds manifest.json: `data.shards`, or where that of a URL was fetched to."""
+    root = stage_root(data)
+    if not is_remote(data.shards) or root is None:
+        return Path(data.shards)
+    content = fetch_manifest(data.shards)
+    folder = _dataset_folder(root, hashlib.sha256(content).hexdigest())
+    if not (folder / "manifest.json").is_file():
+        write_whole(folder / "manifest.json", content)
+    return folder
+
+
+def at(data: DataConfig, shards: Path | None) -> DataConfig:
+    """The configuration for reading a run's shards elsewhere than in its training: in `shards` if they moved there.
+
+    The training job's staging folder was that of its node: here the environment decides.
+    """
+    return dataclasses.replace(data, stage_dir="", shards=str(shards) if shards else data.shards)
+
+
+def stage_root(data: DataConfig, environment: Mapping[str, str] = os.environ) -> Path | None:
+    """Where shards are staged; None: they are read where they lie."""
+    if data.stage_dir == "none" and is_remote(data.shards):
+        raise UserError("data.stage_dir is none, but shards at a URL can only be read from staged copies")
+    if data.stage_dir:
+        return None if data.stage_dir == "none" else Path(data.stage_dir)
+    job = environment.get("SLURM_TMPDIR")
+    if is_remote(data.shards):
+        return Path(job or environment.get("TMPDIR") or tempfile.gettempdir())
+    # On the disk that they are on already, for one because the job script put them there, a copy gains nothing.
+    if job and _device(Path(job)) != _device(Path(data.shards)):
+        return Path(job)
+    return None
+
+
+def _dataset_folder(root: Path, manifest_sha256: str) -> Path:
+    """The folder of one data set's copies, which only this user can enter."""
+    own = root / f"cxr_dist-{os.getuid()}"
+    folder = own / manifest_sha256[:32]
+    try:
+        own.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if _is_private(own):
+            folder.mkdir(mode=0o700, exist_ok=True)
+            return folder
+    except OSError as error:
+        raise UserError(
+            f"{own} cannot be made ({error.strerror}): name another folder with --data.stage-dir"
+        ) from None
+    raise UserError(
+        f"{own} is not a folder that only you can enter (mode 0700): remove it, or name another folder with "
+        "--data.stage-dir"
+    )
+
+
+def _is_private(folder: Path) -> bool:
+    """In a place that all may write to, as /tmp, another user could have made the folder, or a link, first."""
+    found = folder.lstat()
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
+
+
+def _device(path: Path) -> int | None:
+    return path.stat().st_dev if path.exists() else None

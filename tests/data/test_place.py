@@ -1,0 +1,103 @@
+"""Where shards are staged, and that only their user can enter there."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from cxr_dist.config import DataConfig
+from cxr_dist.data.place import at, open_store, shards_folder, stage_root
+from cxr_dist.errors import UserError
+from cxr_dist.shard.manifest import load_manifest
+
+
+@pytest.fixture
+def other_disk():
+    """A folder on another file system than the temporary one."""
+    if not os.path.isdir("/dev/shm") or os.stat("/dev/shm").st_dev == os.stat(tempfile.gettempdir()).st_dev:
+        pytest.skip("needs /dev/shm as a second file system")
+    folder = Path(tempfile.mkdtemp(dir="/dev/shm"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_a_folder_is_staged_only_where_that_was_asked_for(tmp_path, other_disk):
+    shards = DataConfig(shards=str(tmp_path))
+    assert stage_root(shards, {}) is None
+    assert stage_root(shards, {"TMPDIR": str(other_disk)}) is None
+    assert stage_root(shards, {"SLURM_TMPDIR": str(other_disk)}) == other_disk
+    assert stage_root(shards, {"SLURM_TMPDIR": str(tmp_path)}) is None  # on that disk already
+    asked = DataConfig(shards=str(tmp_path), stage_dir=str(tmp_path / "disk"))
+    assert stage_root(asked, {"SLURM_TMPDIR": str(other_disk)}) == tmp_path / "disk"
+    assert stage_root(DataConfig(shards=str(tmp_path), stage_dir="none"), {"SLURM_TMPDIR": "/x"}) is None
+
+
+def test_a_url_is_always_staged():
+    shards = DataConfig(shards="s3://bucket/shards")
+    assert stage_root(shards, {}) == Path(tempfile.gettempdir())
+    assert stage_root(shards, {"TMPDIR": "/t"}) == Path("/t")
+    assert stage_root(shards, {"TMPDIR": "/t", "SLURM_TMPDIR": "/s"}) == Path("/s")
+    never = DataConfig(shards="s3://bucket/shards", stage_dir="none")
+    with pytest.raises(UserError, match="at a URL can only be read from staged copies"):
+        stage_root(never, {})
+
+
+def test_reading_elsewhere_forgets_the_training_job_s_folder(tmp_path):
+    trained = DataConfig(shards="s3://bucket/shards", stage_dir="/job/123")
+    assert at(trained, None) == DataConfig(shards="s3://bucket/shards")
+    assert at(trained, tmp_path) == DataConfig(shards=str(tmp_path))
+
+
+def test_the_staging_folder_is_private_and_one_for_each_data_set(tiny_shards, tmp_path):
+    data = DataConfig(shards=str(tiny_shards), stage_dir=str(tmp_path / "disk"))
+    manifest = load_manifest(tiny_shards)
+    folder = open_store(data, manifest, "train").folder
+    assert folder.parent.stat().st_mode & 0o777 == folder.stat().st_mode & 0o777 == 0o700
+    other = shutil.copytree(tiny_shards, tmp_path / "other")
+    (other / "manifest.json").write_text((other / "manifest.json").read_text() + "\n")
+    again = DataConfig(shards=str(other), stage_dir=str(tmp_path / "disk"))
+    assert open_store(again, load_manifest(other), "train").folder != folder
+
+
+def test_a_folder_that_others_can_enter_or_that_cannot_be_made_is_refused(tiny_shards, tmp_path):
+    data = DataConfig(shards=str(tiny_shards), stage_dir=str(tmp_path))
+    own = tmp_path / f"cxr_dist-{os.getuid()}"
+    own.mkdir(mode=0o755)
+    with pytest.raises(UserError, match=r"is not a folder that only you can enter \(mode 0700\): remove it"):
+        open_store(data, load_manifest(tiny_shards), "train")
+    own.rmdir()
+    own.symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    with pytest.raises(UserError, match="is not a folder that only you can enter"):
+        open_store(data, load_manifest(tiny_shards), "train")
+    (tmp_path / "file").touch()
+    data = DataConfig(shards=str(tiny_shards), stage_dir=str(tmp_path / "file"))
+    with pytest.raises(
+        UserError, match=r"cannot be made \(Not a directory\): name another folder with --data"
+    ):
+        open_store(data, load_manifest(tiny_shards), "train")
+
+
+def test_a_url_with_a_secret_is_refused_without_repeating_it():
+    for url in ("https://host/shards?sig=s3cret", "https://me:s3cret@host/shards"):
+        with pytest.raises(UserError, match=r"data\.shards is a URL with a query or a user name") as caught:
+            DataConfig(shards=url)
+        assert "s3cret" not in str(caught.value)
+    assert DataConfig(shards="s3://bucket/me@home/shards").shards
+
+
+@pytest.mark.parametrize(
+    ("shards", "message"),
+    [
+        (
+            "gs://bucket/shards",
+            r"reading gs:// needs another library: pip install 'cxr_dist\[remote\]' has those",
+        ),
+        ("nonsense://x", r"data\.shards: nonsense:// cannot be opened \(ValueError\)"),
+    ],
+)
+def test_a_kind_of_url_that_cannot_be_read_is_named(shards, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        shards_folder(DataConfig(shards=shards, stage_dir=str(tmp_path)))
