@@ -27,7 +27,7 @@ SECTIONS = (
 )
 """`preamble` stands before the first heading, `other` under headings that are not known, which it repeats."""
 
-_HEADING = re.compile(r"\s*(?=[^:]*[A-Z])([A-Z ()/,-]+):(?:\s|$)")
+_HEADING = re.compile(r"(?=[^:]*[A-Z])([A-Z ()/,-]+):(?:\s|$)")
 _VIEW = (
     r"chest|portable|(one|two) views?|\b(pa|ap|frontal|lateral) (view|and|upright)|frontal semi-upright|\bribs\b|"
     r"bone window"
@@ -72,9 +72,9 @@ def _parts(report: str) -> list[tuple[str, list[str]]]:
     """(section, lines) in their order; findings and impressions without a word are titles, and left out."""
     parts: list[tuple[str, list[str]]] = [("preamble", [])]
     alone = False
-    for line in report.splitlines():
+    for line in map(str.lstrip, report.splitlines()):
         # The line below a heading whose colon ends its line is its text, even where it looks like a heading.
-        heading = None if alone else _HEADING.match(line)
+        heading = None if alone or ":" not in line else _HEADING.match(line)
         alone = heading is not None and heading[0].endswith(":")
         if heading is None:
             parts[-1][1].append(line)
