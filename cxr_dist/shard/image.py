@@ -16,7 +16,10 @@ from PIL import Image, ImageOps
 
 from cxr_dist.shard.left_out import MISSING_IMAGE, TOO_LARGE_IMAGE, UNREADABLE_IMAGE, ImageProblem
 
-PIXEL_LIMIT = 100_000_000
+PIXEL_LIMIT = (
+    100_000_000  # half of it where a pixel is held in several bytes more than once: below 1 GiB in all
+)
+_SIDE_LIMIT = 65_500  # of a JPEG
 _FORMATS = ("JPEG", "PNG")  # by content; Pillow would otherwise run EPS through Ghostscript
 
 
@@ -60,7 +63,7 @@ def _decode(path: Path, short_side: int) -> NDArray[np.uint8]:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit follows
             image = Image.open(path, formats=_FORMATS)
         with image:
-            if image.width * image.height > PIXEL_LIMIT:
+            if _too_large(image):
                 raise ImageProblem(TOO_LARGE_IMAGE)
             # A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size, and its luma alone: a fraction of the time.
             # Twice the wanted size is left for scaling by area, which near 1:1 would blur.
@@ -75,6 +78,12 @@ def _decode(path: Path, short_side: int) -> NDArray[np.uint8]:
         raise
     except Exception:  # decoders of damaged files raise OSError, SyntaxError, ValueError, zlib.error, ...
         raise ImageProblem(UNREADABLE_IMAGE) from None
+
+
+def _too_large(image: Image.Image) -> bool:
+    several = "A" in image.mode or "transparency" in image.info or image.mode.startswith(("I", "F"))
+    limit = PIXEL_LIMIT // 2 if several else PIXEL_LIMIT
+    return image.width * image.height > limit or max(image.size) > _SIDE_LIMIT
 
 
 def _to_grey(image: Image.Image) -> NDArray[np.uint8]:

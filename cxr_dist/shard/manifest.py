@@ -9,6 +9,7 @@ is one positioned read and never a walk through the tar.
 
 import dataclasses
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxr_dist.errors import UserError
+from cxr_dist.shard.index_checks import index_is_sound
 
 FORMAT = "cxr_dist shards"
 FORMAT_VERSION = 1
@@ -151,8 +153,20 @@ class Manifest:
 
 
 def _split(plain: dict[str, Any]) -> SplitEntry:
-    shards = tuple(ShardEntry(**s | {"group_counts": tuple(s["group_counts"])}) for s in plain["shards"])
-    return SplitEntry(**plain | {"shards": shards})
+    return SplitEntry(**plain | {"shards": tuple(map(_shard, plain["shards"]))})
+
+
+def _shard(plain: dict[str, Any]) -> ShardEntry:
+    shard = ShardEntry(**plain | {"group_counts": tuple(plain["group_counts"])})
+    for name, ending in ((shard.file, ".tar"), (shard.index, ".index.npy")):
+        if not re.fullmatch(rf"[A-Za-z0-9_-]+{re.escape(ending)}", str(name)):  # no path, no URL, no command
+            raise UserError(
+                f"the manifest names a file that `cxr-dist shard` does not write (expected NAME{ending})"
+            )
+    numbers = (shard.samples, shard.bytes, *shard.group_counts)
+    if not all(type(number) is int and number >= 0 for number in numbers):
+        raise UserError(f"the manifest's numbers for {shard.file} are not counts: run `cxr-dist shard` again")
+    return shard
 
 
 def load_manifest(folder: Path) -> Manifest:
@@ -169,10 +183,11 @@ def load_manifest(folder: Path) -> Manifest:
 def open_index(folder: Path, shard: ShardEntry, num_labels: int) -> NDArray[Any]:
     """Memory-map a shard's index, shape [samples]; raises UserError where it is missing or does not fit."""
     try:
-        index = np.load(folder / shard.index, mmap_mode="r", allow_pickle=False)
+        index = np.lib.format.open_memmap(folder / shard.index, mode="r")  # refuses pickled objects
     except (OSError, ValueError):
         raise UserError(f"{shard.index} is missing or damaged: run `cxr-dist verify`") from None
     if index.dtype != index_dtype(num_labels) or index.shape != (shard.samples,):
         raise UserError(f"{shard.index} does not fit the manifest: run `cxr-dist verify`")
-    assert isinstance(index, np.ndarray)
+    if not index_is_sound(index, shard.bytes, len(shard.group_counts)):
+        raise UserError(f"{shard.index} has a sample that cannot be in its shard: shard the data again")
     return index

@@ -15,9 +15,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from cxr_dist.errors import UserError
 from cxr_dist.shard.likeness import SIDE, Words, correlation, fingerprint, nearest
 from cxr_dist.shard.manifest import Manifest, ShardEntry, open_index
 from cxr_dist.shard.processes import in_order
+from cxr_dist.shard.stored_sample import NO_FILM
 
 _NEAREST = 4  # films compared with each
 _QUERIES = 1024  # films whose nearest are looked for at once
@@ -89,10 +91,13 @@ def _fingerprints(shard: ShardEntry, folder: Path, num_labels: int) -> Fingerpri
 
 def _films(path: Path, index: NDArray[Any]) -> Iterator[NDArray[np.uint8]]:
     with path.open("rb") as file:
-        for record in index:
+        for number, record in enumerate(index):
             file.seek(int(record["jpg_offset"]))
             jpeg = np.frombuffer(file.read(int(record["jpg_size"])), np.uint8)
-            yield np.asarray(cv2.imdecode(jpeg, cv2.IMREAD_GRAYSCALE), np.uint8)
+            film = cv2.imdecode(jpeg, cv2.IMREAD_GRAYSCALE)
+            if film is None:
+                raise UserError(f"{path.name}: sample {number} {NO_FILM}")
+            yield np.asarray(film, np.uint8)
 
 
 def _compare(splits: dict[str, _Split], pair: tuple[str, str], workers: int) -> _Compared:

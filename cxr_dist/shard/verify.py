@@ -7,6 +7,7 @@ import tarfile
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from cxr_dist.errors import UserError
 from cxr_dist.files import sha256_of
 from cxr_dist.shard.manifest import Manifest, ShardEntry, SplitEntry, load_manifest, open_index
 from cxr_dist.shard.near_duplicates import find_near_duplicates
+from cxr_dist.shard.stored_sample import DamagedSample, check_film, decode_facts
 from cxr_dist.shard.tar import members_of
 
 _Indices = Mapping[str, Sequence[NDArray[Any]]]
@@ -37,7 +39,8 @@ def verify(shards: Path, *, near_duplicates: bool = True, workers: int = 0) -> l
             index = _open(shards, shard, manifest.num_labels, problems)
             if index is not None:
                 indices[name].append(index)
-                problems += _check_groups(shard, index) + _check_tar(shards, shard, index)
+                problems += _check_groups(shard, index)
+                problems += _check_tar(shards, shard, index, manifest.image["short_side"])
         problems += _check_counts(name, split, manifest, indices[name])
     problems += _check_keys(indices) + _check_leaks(manifest, indices) + _check_strays(shards, manifest)
     return problems or (find_near_duplicates(shards, manifest, workers) if near_duplicates else [])
@@ -45,16 +48,16 @@ def verify(shards: Path, *, near_duplicates: bool = True, workers: int = 0) -> l
 
 def _open(folder: Path, shard: ShardEntry, num_labels: int, problems: list[str]) -> NDArray[Any] | None:
     """The shard's index if it can be read; appends what is wrong with it."""
+    path = folder / shard.index
+    if path.is_file() and sha256_of(path) != shard.index_sha256:
+        problems.append(f"{shard.index}: sha256 differs from the manifest's")
     try:
-        index = open_index(folder, shard, num_labels)
+        return open_index(folder, shard, num_labels)
     except UserError:
         problems.append(
             f"{shard.index}: missing, damaged, or not the {shard.samples} samples of the manifest"
         )
         return None
-    if sha256_of(folder / shard.index) != shard.index_sha256:
-        problems.append(f"{shard.index}: sha256 differs from the manifest's")
-    return index
 
 
 def _check_groups(shard: ShardEntry, index: NDArray[Any]) -> list[str]:
@@ -64,7 +67,7 @@ def _check_groups(shard: ShardEntry, index: NDArray[Any]) -> list[str]:
     return []
 
 
-def _check_tar(folder: Path, shard: ShardEntry, index: NDArray[Any]) -> list[str]:
+def _check_tar(folder: Path, shard: ShardEntry, index: NDArray[Any], short_side: int) -> list[str]:
     path = folder / shard.file
     if not path.is_file():
         return [f"{shard.file}: missing"]
@@ -73,21 +76,42 @@ def _check_tar(folder: Path, shard: ShardEntry, index: NDArray[Any]) -> list[str
         problems.append(f"{shard.file}: {path.stat().st_size} bytes, the manifest says {shard.bytes}")
     if sha256_of(path) != shard.sha256:
         problems.append(f"{shard.file}: sha256 differs from the manifest's")
-    return problems + _check_spans(path, index) + _check_members(path, index)
+    return problems + _check_samples(path, index, short_side) + _check_members(path, index)
 
 
-def _check_spans(path: Path, index: NDArray[Any]) -> list[str]:
+def _check_samples(path: Path, index: NDArray[Any], short_side: int) -> list[str]:
+    damaged: list[int] = []
+    unusable: dict[int, str] = {}
     with path.open("rb") as file:
-        damaged = []
         for number, record in enumerate(index):
             file.seek(int(record["offset"]))
-            if zlib.crc32(file.read(int(record["size"]))) != record["crc32"]:
+            data = file.read(int(record["size"]))
+            if zlib.crc32(data) != record["crc32"]:
                 damaged.append(number)
-    if not damaged:
-        return []
-    return [
-        f"{path.name}: {len(damaged)} of {len(index)} samples do not have their crc32, first sample {damaged[0]}"
-    ]
+            elif reason := _unusable(data, record, short_side):
+                unusable[number] = reason
+    problems = []
+    if damaged:
+        problems.append(
+            f"{path.name}: {len(damaged)} of {len(index)} samples do not have their crc32, first sample {damaged[0]}"
+        )
+    if unusable:
+        number, reason = next(iter(unusable.items()))
+        problems.append(
+            f"{path.name}: {len(unusable)} of {len(index)} samples, first sample {number}, {reason}"
+        )
+    return problems
+
+
+def _unusable(data: bytes, record: Any, short_side: int) -> str | None:
+    """Why training could not use these bytes, though they are those that were written."""
+    jpg, json = (int(record[f"{kind}_offset"]) - int(record["offset"]) for kind in ("jpg", "json"))
+    try:
+        check_film(data[jpg : jpg + int(record["jpg_size"])], short_side)
+        decode_facts(data[json : json + int(record["json_size"])])
+    except DamagedSample as damage:
+        return damage.reason
+    return None
 
 
 def _check_members(path: Path, index: NDArray[Any]) -> list[str]:
@@ -99,10 +123,12 @@ def _check_members(path: Path, index: NDArray[Any]) -> list[str]:
         for kind in ("jpg", "json")
     ]
     try:
-        found = [(name, offset, len(content)) for name, offset, content in members_of(path)]
-    except (tarfile.TarError, OSError, EOFError):
+        found = list(islice(members_of(path), len(expected) + 1))
+    except (tarfile.TarError, OSError, ValueError):
         return [f"{path.name}: not a whole tar"]
-    if len(found) != len(expected):
+    if len(found) > len(expected):
+        return [f"{path.name}: more members than the {len(expected)} of the index"]
+    if len(found) < len(expected):
         return [f"{path.name}: {len(found)} members, the index says {len(expected)}"]
     differing = [
         number // 2 for number, pair in enumerate(zip(found, expected, strict=True)) if pair[0] != pair[1]

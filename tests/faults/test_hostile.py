@@ -1,0 +1,294 @@
+"""Shards and sources made to do harm: one typed error, nothing executed, memory within bounds, no content in words."""
+
+import pickle
+import random
+import subprocess
+import sys
+import tarfile
+import zipfile
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+
+from benchmarks.forge import forge, forge_entry, forge_index, forge_sample, member, members_of_sample
+from cxr_dist.data.read import reader
+from cxr_dist.data.store import ShardStore
+from cxr_dist.errors import UserError
+from cxr_dist.shard.manifest import load_manifest, open_index
+from cxr_dist.shard.verify import verify
+
+GIGABYTE = 2**30
+
+
+def read_all(folder):
+    """All training samples, as the loader reads and decodes them."""
+    manifest = load_manifest(folder)
+    store = ShardStore(folder, manifest, "train")
+    read = reader(store, manifest.image["short_side"], 64)
+    return [read(shard, i) for shard, entry in enumerate(store.shards) for i in range(entry.samples)]
+
+
+def noisy(height, width, *options, channels=()):
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, *channels), dtype=np.uint8)
+    return cv2.imencode(".jpg", pixels, list(options))[1].tobytes()
+
+
+def with_size(jpeg, height, width):
+    """The same JPEG, whose header claims another size."""
+    frame = jpeg.index(b"\xff\xc0") + 5
+    return jpeg[:frame] + height.to_bytes(2, "big") + width.to_bytes(2, "big") + jpeg[frame + 4 :]
+
+
+def eps():
+    return b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\n(x) run\n"
+
+
+FILMS = {
+    "169 megapixels": (with_size(noisy(64, 64), 13_000, 13_000), "more pixels"),
+    "400 megapixels": (with_size(noisy(64, 64), 20_000, 20_000), "more pixels"),
+    "a line of 4,294 megapixels": (with_size(noisy(64, 64), 65_535, 65_535), "more pixels"),
+    "colour": (noisy(64, 64, channels=(3,)), "not a grey JPEG"),
+    "PNG": (cv2.imencode(".png", np.zeros((64, 64), np.uint8))[1].tobytes(), "not a grey JPEG"),
+    "EPS": (eps(), "not a grey JPEG"),
+    "nothing": (b"", "not a grey JPEG"),
+    "a header alone": (b"\xff\xd8\xff", "not a grey JPEG"),
+    "a pickle": (pickle.dumps({"SECRET": 1}), "not a grey JPEG"),
+}
+
+
+@pytest.mark.parametrize("name", FILMS)
+def test_a_stored_film_that_is_none_is_named_and_not_decoded(shards, name):
+    film, reason = FILMS[name]
+    forge_sample(shards, 2, jpg=film)
+    with pytest.raises(UserError, match=rf"^train-00000\.tar: sample 2 has a film .*{reason}"):
+        read_all(shards)
+    problems = verify(shards)
+    assert any(p.startswith("train-00000.tar: 1 of ") and reason in p for p in problems)
+    assert not any("sha256" in p or "crc32" in p for p in problems)
+
+
+FACTS = {
+    "not UTF-8": b'{"text": {"findings": "SECRET \xff\xfe"}}',
+    "not JSON": b"SECRET",
+    "a list": b'["SECRET"]',
+    "no text": b'{"label": 0, "SECRET": 1}',
+    "a number for a section": b'{"text": {"findings": 7, "SECRET": "x"}}',
+    "nested a million times": b"[" * 1_000_000,
+}
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_stored_facts_that_are_none_are_named_without_their_content(shards, name):
+    forge_sample(shards, 1, json=FACTS[name])
+    with pytest.raises(
+        UserError, match=r"^train-00000\.tar: sample 1 has a JSON that is not an object"
+    ) as error:
+        read_all(shards)
+    problems = verify(shards)
+    assert any("first sample 1, has a JSON" in problem for problem in problems)
+    assert "SECRET" not in str(error.value) + str(error.value.__context__) + "".join(problems)
+
+
+TRAVERSALS = (
+    "../outside.tar",
+    "/etc/passwd",
+    "pipe:touch canary",
+    "a/b.tar",
+    "..tar",
+    ".hidden.tar",
+    "x.tar\n",
+)
+
+
+@pytest.mark.parametrize("name", TRAVERSALS)
+@pytest.mark.parametrize("field", ["file", "index"])
+def test_names_in_the_manifest_lead_nowhere_else(shards, field, name, monkeypatch):
+    monkeypatch.chdir(shards)
+    forge_entry(shards, **{field: name if field == "file" else name.replace(".tar", ".index.npy")})
+    for use in (read_all, verify):
+        with pytest.raises(
+            UserError, match=r"the manifest names a file that `cxr-dist shard` does not write"
+        ):
+            use(shards)
+    assert not (shards / "canary").exists()
+
+
+@pytest.mark.parametrize("value", [-1, 1.5, "7", True])
+def test_counts_in_the_manifest_are_counts(shards, value):
+    forge_entry(shards, bytes=value)
+    with pytest.raises(UserError, match=r"numbers for train-00000\.tar are not counts"):
+        load_manifest(shards)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("offset", -1), ("offset", 2**62), ("size", 0), ("size", 2**31 - 1), ("jpg_offset", 0), ("jpg_size", -5),
+        ("json_size", 2**31 - 1), ("group", 99), ("group", -1), ("label", 99), ("key", b"../../x"), ("key", b"=1+1"),
+    ],
+)  # fmt: skip
+def test_an_impossible_index_is_refused_before_anything_is_read(shards, field, value):
+    def change(index):
+        index[field][3] = value
+
+    forge_index(shards, change)
+    with pytest.raises(UserError, match=r"train-00000\.index\.npy has a sample that cannot be in its shard"):
+        read_all(shards)
+    assert any("train-00000.index.npy: missing, damaged, or not" in problem for problem in verify(shards))
+
+
+class Bomb:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, canary):
+        self.canary = canary
+
+    def __reduce__(self):
+        return (open, (self.canary, "w"))
+
+
+def test_nothing_is_unpickled(shards, tmp_path):
+    canary = tmp_path / "canary"
+    objects = np.array([Bomb(str(canary))], dtype=object)
+    forge(shards, index=objects)
+    with pytest.raises(UserError, match=r"train-00000\.index\.npy is missing or damaged"):
+        read_all(shards)
+    assert verify(shards)
+    with zipfile.ZipFile(shards / "train-00000.index.npy", "w") as archive:
+        archive.writestr("x.npy", pickle.dumps(Bomb(str(canary))))
+    assert any("missing, damaged" in problem for problem in verify(shards))
+    assert not canary.exists()
+
+
+def test_other_members_are_found_and_never_opened(shards, tmp_path):
+    tar, canary = (shards / "train-00000.tar").read_bytes(), tmp_path / "canary"
+    last = open_index(shards, load_manifest(shards).split("train").shards[0], 1)[-1]
+    end = int(last["offset"]) + int(last["size"])
+    extra = [
+        member("sample.pyd", pickle.dumps(Bomb(str(canary)))),
+        member("pipe:touch canary.jpg", b"x"),
+        member("../../outside.json", b"{}"),
+        member("link.jpg", b"", type=tarfile.SYMTYPE, linkname="/etc/passwd"),
+        member("device.jpg", b"", type=tarfile.CHRTYPE),
+        member("huge.jpg", b"", size=2**40),
+        member("x", b"1" * 700, type=tarfile.XHDTYPE),
+    ]
+    for block in extra:
+        forge(shards, block + tar)
+        with pytest.raises(UserError, match=r"sample 0 does not have|cannot be in its shard"):
+            read_all(shards)  # the index's byte ranges are not where they were
+        assert any("train-00000.tar" in problem for problem in verify(shards))
+        forge(shards, tar[:end] + block + bytes(1024))
+        assert any(
+            problem.startswith("train-00000.tar: ")
+            and ("more members" in problem or "not a whole tar" in problem)
+            for problem in verify(shards)
+        )
+    assert not canary.exists()
+
+
+def test_flips_with_agreeing_checksums_give_a_sample_or_a_typed_error(shards):
+    manifest, chance, outcomes = load_manifest(shards), random.Random(0), {"sample": 0, "error": 0}
+    entry = manifest.split("train").shards[0]
+    index = np.array(open_index(shards, entry, manifest.num_labels))
+    film, facts = (members_of_sample(shards, 0, kind) for kind in ("jpg", "json"))
+    for number in range(300):
+        damaged = [bytearray(film), bytearray(facts), bytearray(index.tobytes())]
+        for _ in range(chance.randrange(1, 4)):
+            target = damaged[number % 3]
+            target[chance.randrange(len(target))] ^= 1 << chance.randrange(8)
+        try:
+            forge(shards, index=np.frombuffer(bytes(damaged[2]), index.dtype))
+            if number % 3 < 2:
+                forge_sample(shards, 0, jpg=bytes(damaged[0]), json=bytes(damaged[1]))
+            read_all(shards)
+            outcomes["sample"] += 1
+        except UserError:
+            outcomes["error"] += 1
+    assert min(outcomes.values()) > 20
+
+
+MEASURED = """
+import re, sys
+from pathlib import Path
+{body}
+# Not getrusage: its maximum counts the memory of the process that started this one.
+print("peak", re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+"""
+
+
+def peak_bytes(body, *arguments):
+    """Most memory that a fresh process held, running `body` with sys.argv[1:]; the printed lines, too."""
+    command = [sys.executable, "-c", MEASURED.format(body=body), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    *lines, peak = done.stdout.splitlines()
+    return int(peak.split()[1]) * 1024, lines
+
+
+VERIFY = "from cxr_dist.shard.verify import verify\nprint('\\n'.join(verify(Path(sys.argv[1]))))"
+
+
+def test_a_million_members_take_neither_memory_nor_minutes(shards):
+    tar, tiny = (shards / "train-00000.tar").read_bytes(), member("x.jpg", b"")
+    with (shards / "train-00000.tar").open("wb") as file:
+        file.write(tar[: -tarfile.RECORDSIZE])
+        for _ in range(1000):
+            file.write(tiny * 1000)
+        file.write(bytes(1024))
+    size = (shards / "train-00000.tar").stat().st_size
+    forge_entry(shards, bytes=size)
+    peak, lines = peak_bytes(VERIFY, shards)
+    assert any("train-00000.tar: more members than the" in line for line in lines)
+    assert peak < GIGABYTE
+
+
+GREY, GREY_16, CLEAR = (8, 0, 1), (16, 0, 2), (8, 6, 4)  # bit depth, PNG's colour type, bytes per pixel
+
+
+def bomb(path, side, kind=GREY):
+    """A true PNG of side × side black pixels, whose file is small."""
+    bits, colour, pixel_bytes = kind
+    packer = zlib.compressobj(1)
+    rows = bytes(pixel_bytes * side + 1) * 100
+    data = b"".join([packer.compress(rows) for _ in range(side // 100)] + [packer.flush()])
+    header = side.to_bytes(4, "big") * 2 + bytes([bits, colour, 0, 0, 0])
+    with path.open("wb") as file:
+        file.write(b"\x89PNG\r\n\x1a\n")
+        for name, content in ((b"IHDR", header), (b"IDAT", data), (b"IEND", b"")):
+            check = zlib.crc32(name + content).to_bytes(4, "big")
+            file.write(len(content).to_bytes(4, "big") + name + content + check)
+    return path
+
+
+READ = (
+    "from cxr_dist.shard.image import ImageFile\nfrom cxr_dist.shard.left_out import ImageProblem\n"
+    "for name in sys.argv[1:]:\n"
+    "    try: print(ImageFile(path=Path(name)).read(256).shape)\n"
+    "    except ImageProblem as problem: print(problem.reason)\n"
+)
+
+
+def test_hostile_source_images_are_left_out_by_their_header(tmp_path):
+    images = [
+        bomb(tmp_path / "169.png", 13_000),
+        bomb(tmp_path / "400.png", 20_000),
+        bomb(tmp_path / "deep.png", 7_200, GREY_16),
+        bomb(tmp_path / "clear.png", 7_200, CLEAR),
+        tmp_path / "line.png",
+        tmp_path / "script.jpg",
+    ]
+    images[-2].write_bytes(cv2.imencode(".png", np.zeros((1, 70_000), np.uint8))[1].tobytes())
+    images[-1].write_bytes(eps())
+    peak, lines = peak_bytes(READ, *images)
+    assert lines == ["image has too many pixels"] * 5 + ["image not readable"]
+    assert peak < GIGABYTE / 4
+
+
+@pytest.mark.parametrize(("side", "kind"), [(10_000, GREY), (7_000, GREY_16), (7_000, CLEAR)])
+def test_the_largest_images_that_are_read_fit_in_a_gigabyte(tmp_path, side, kind):
+    peak, lines = peak_bytes(READ, bomb(tmp_path / "film.png", side, kind))
+    assert lines == ["(256, 256)"]
+    assert peak < GIGABYTE
