@@ -1,0 +1,43 @@
+"""Every fault of the table is noticed here, and what stock webdataset makes of it is as the table says."""
+
+import pytest
+
+from benchmarks.fault_damages import make_shards
+from benchmarks.fault_trials import TRIALS
+from benchmarks.faults import measure_damages, measure_trials
+
+SILENT_IN_STOCK = {"one flipped bit in a film", "cut between members", "a zeroed header", "a member missing",
+                   "keys twice, across shards"}  # fmt: skip
+STOCK = {
+    "a key with dots": "silent: 1 of 20",
+    "an error while a shard is written": "silent",
+    "a pickle among the members": "executed",
+    "a shell command for a name": "executed",
+    "a film of 169 megapixels": "silent",
+    "a report that is not UTF-8": "leaked",
+    "a damaged film on one of two ranks": "silent",
+}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return make_shards(tmp_path_factory.mktemp("faults"))
+
+
+def test_no_damage_is_silent_here_and_much_of_it_is_in_stock_webdataset(whole, tmp_path):
+    for name, row in measure_damages(whole, tmp_path, 10).items():
+        assert "silent" not in row["cxr_dist"], name
+        assert row["cxr_dist"].get("noticed", 0) >= 5, (
+            name
+        )  # a flip in the tar's closing blocks harms nothing
+        if name in SILENT_IN_STOCK:
+            assert row["webdataset"] == {"silent": 10}, name
+        assert row["webdataset, warn_and_continue"].get("silent", 0) >= 7, name
+
+
+def test_no_hostile_shard_is_silent_executed_or_repeated_in_a_message(whole, tmp_path):
+    rows = measure_trials(whole, tmp_path)
+    assert set(rows) == set(TRIALS) == set(STOCK)
+    for name, row in rows.items():
+        assert row["cxr_dist"].startswith("noticed: "), name
+        assert row["webdataset"].startswith(STOCK[name]), name
