@@ -163,6 +163,7 @@ def _assembled(
     config = description.config
     text = folder / exported.TEXT_ENCODER if config.model.uses_text else None
     classifier = build_classifier(config.model, len(description.classes), text)
+    classifier.to(device, torch.float64 if config.precision == "fp64" else torch.float32)
     try:
         classifier.load_state_dict(tensors)
     except RuntimeError:  # whose message names every tensor
@@ -170,7 +171,6 @@ def _assembled(
             f"the weights in {folder} do not fit the network that this release of cxr_dist builds from their "
             "settings: use the release that wrote them, or train again"
         ) from None
-    classifier.to(device, torch.float64 if config.precision == "fp64" else torch.float32)
     return TrainedModel(
         **{field.name: getattr(description, field.name) for field in dataclasses.fields(description)},
         classifier=classifier.eval(),
