@@ -16,9 +16,7 @@ from PIL import Image, ImageOps
 
 from cxr_dist.shard.left_out import MISSING_IMAGE, TOO_LARGE_IMAGE, UNREADABLE_IMAGE, ImageProblem
 
-PIXEL_LIMIT = (
-    100_000_000  # half of it where a pixel is held in several bytes more than once: below 1 GiB in all
-)
+PIXEL_LIMIT = 100_000_000  # half of it where a pixel is several bytes: decoding takes below 1 GiB
 _SIDE_LIMIT = 65_500  # of a JPEG
 _FORMATS = ("JPEG", "PNG")  # by content; Pillow would otherwise run EPS through Ghostscript
 
