@@ -41,7 +41,7 @@ test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations=10
 
 bench: setup
-	for name in loader sharding plan mc_dropout faults; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+	for name in loader workers sharding plan mc_dropout faults; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 clean:
 	rm -rf $(DEMO) .pytest_cache .mypy_cache .ruff_cache .hypothesis build
