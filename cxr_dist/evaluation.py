@@ -48,6 +48,8 @@ def evaluate_runs(
     validation, which is evaluated first unless it was already, with these checkpoints on these shards.
     """
     check_sensitivity(at_sensitivity)
+    if len({run_dir.resolve() for run_dir in run_dirs}) < len(run_dirs):
+        raise UserError("a run is in the ensemble twice: name each run once")
     world = World.from_environment()
     device = start(world, load_config(run_dirs[0] / "config.yaml").train.timeout_minutes)
     try:

@@ -114,6 +114,16 @@ def run_dir(tiny_shards, tmp_path_factory):
     return folder
 
 
+def test_an_ensemble_needs_a_folder_and_each_run_once(cxr_dist, run_dir, tmp_path):
+    status, _, err = cxr_dist("evaluate", run_dir, "--ensemble", tmp_path / "other")
+    assert status == 2
+    assert "an ensemble needs both: --ensemble RUN_DIR … and --out DIR" in err
+    status, _, err = cxr_dist("evaluate", run_dir, "--ensemble", run_dir, "--out", tmp_path / "ensemble")
+    assert status == 2
+    assert "a run is in the ensemble twice" in err
+    assert not (tmp_path / "ensemble").exists()
+
+
 def test_the_whole_way_from_plan_to_page(cxr_dist, run_dir, tiny_shards, tmp_path):
     status, out, _ = cxr_dist("plan", "demo", "--data.shards", tiny_shards, *SMALL)
     assert status == 0
