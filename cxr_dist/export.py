@@ -9,7 +9,7 @@ from cxr_dist.data.place import shards_folder
 from cxr_dist.errors import UserError
 from cxr_dist.evaluate.ensemble import member_of
 from cxr_dist.evaluate.run_result import RunResult, read_run
-from cxr_dist.files import whole_folder
+from cxr_dist.files import holds_something, whole_folder
 from cxr_dist.model.graph import check_onnx, write_onnx
 from cxr_dist.report.model_card import CardFacts, model_card
 from cxr_dist.shard.manifest import Manifest
@@ -24,7 +24,7 @@ def export(run_dir: Path, out: Path, *, with_onnx: bool, shards: Path | None = N
     trained on, its evaluation is of another checkpoint, or the ONNX graph differs from the network; `out` is
     then as it was.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if holds_something(out):
         raise UserError(f"{out} exists already: remove it, or choose another --out")
     if with_onnx:
         check_onnx()

@@ -46,6 +46,11 @@ def write_whole(path: Path, content: bytes | str) -> None:
         file.write(content.encode("utf-8") if isinstance(content, str) else content)
 
 
+def holds_something(path: Path) -> bool:
+    """Whether writing a folder here would meet anything: a file, or a folder that is not empty."""
+    return path.exists() and (not path.is_dir() or any(path.iterdir()))
+
+
 def sync_path(path: Path) -> None:
     """Make a file's bytes, or the renames inside a folder, survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -20,7 +20,7 @@ import numpy as np
 from cxr_dist.cases import CaseList, NamedCase, read_input
 from cxr_dist.errors import UserError
 from cxr_dist.evaluate.answer import answers
-from cxr_dist.files import whole_file
+from cxr_dist.files import holds_something, whole_file
 from cxr_dist.model.monte_carlo import McDropout
 from cxr_dist.prediction import PRIVATE, Predictor, write_case
 from cxr_dist.shard.progress import image_progress
@@ -67,7 +67,7 @@ def predict_many(
 
     Raises UserError for an input that is no folder or table, and for an `out` that holds something.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if holds_something(out):
         raise UserError("--out holds something already: choose a new or empty folder")
     predictor = Predictor.open(run_dir, mc)
     source_cases = read_input(source, predictor.trained.config.model)

@@ -17,6 +17,7 @@ from cxr_dist.config import Config
 from cxr_dist.errors import UserError
 from cxr_dist.evaluate.predictions import Predictions
 from cxr_dist.evaluate.uncertainty import McSummary, entropy
+from cxr_dist.files import holds_something
 
 
 def member_of(config: Config, step: int) -> dict[str, Any]:
@@ -71,7 +72,7 @@ def prepare_ensemble_folder(out: Path, first_run: Path) -> None:
     Raises UserError for a folder that holds something else, as a run's own.
     """
     marker = out / "ensemble.json"
-    if out.exists() and not marker.is_file() and any(out.iterdir()):
+    if holds_something(out) and not marker.is_file():
         raise UserError(f"{out} is not an ensemble's folder: choose an empty or new one for --out")
     out.mkdir(mode=0o700, parents=True, exist_ok=True)
     marker.write_text(json.dumps({"format": "cxr_dist ensemble", "settings_of": first_run.resolve().name}))

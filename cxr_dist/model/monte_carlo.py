@@ -93,8 +93,10 @@ def _summaries(
     if image is None and text is None:
         once: Tensor = model.summary(features)[sample_of]
         return once
-    parts, order = [], _by_length(inputs.attention_mask, sample_of)
-    for rows in _chunks(order, inputs.attention_mask, sample_of, films=image is not None):
+    # Reports of like length together: less padding to compute.
+    lengths = _lengths(inputs.attention_mask, sample_of)
+    parts, order = [], lengths.argsort(stable=True)
+    for rows in _chunks(order, lengths[order].tolist(), films=image is not None):
         part, chosen = features.select(sample_of[rows]), keys.select(rows)
         if image is not None:
             assert inputs.images is not None
@@ -109,18 +111,13 @@ def _summaries(
     return torch.cat(parts)[order.argsort()]
 
 
-def _by_length(attention_mask: Tensor | None, sample_of: Tensor) -> Tensor:
-    """The rows in an order that brings reports of like length together: less padding to compute."""
-    if attention_mask is None:
-        return torch.arange(len(sample_of), device=sample_of.device)
-    return attention_mask.sum(1)[sample_of].argsort(stable=True)
+def _lengths(attention_mask: Tensor | None, sample_of: Tensor) -> Tensor:
+    """Tokens of each row's report, [P · b]; all 1 without reports."""
+    return torch.ones_like(sample_of) if attention_mask is None else attention_mask.sum(1)[sample_of]
 
 
-def _chunks(
-    order: Tensor, attention_mask: Tensor | None, sample_of: Tensor, *, films: bool
-) -> Iterator[Tensor]:
-    """Rows that go through an encoder together: a function of the batch alone, as all here."""
-    lengths = [1] * len(order) if attention_mask is None else attention_mask.sum(1)[sample_of[order]].tolist()
+def _chunks(order: Tensor, lengths: list[int], *, films: bool) -> Iterator[Tensor]:
+    """Rows that go through an encoder together, from rows in order of their lengths: a function of the batch alone."""
     limit = _FILMS_AT_ONCE if films else _ROWS_AT_ONCE
     start = 0
     for end in range(1, len(order) + 1):
