@@ -7,12 +7,12 @@ from cluster import Cluster
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
-# Encoders frozen for two epochs, mixup in the last one, one validation at the end.
+# Encoders frozen for two epochs of five steps, mixup from the third one on, one validation at the end.
 FLAGS = (  # noqa: SIM905  (a command line reads better)
     "--model.image-encoder densenet-narrow --model.text-encoder tiny --model.pretrained false "
     "--model.fusion-dim 64 --model.fusion-heads 4 --model.gradient-checkpointing false --precision fp32 "
     "--data.global-batch 16 --data.micro-batch 4 --data.image-size 64 --data.max-tokens 32 --data.workers 1 "
-    "--data.evaluation-batch 5 --train.epochs 3 --train.eval-every 100 --train.log-every 1 --seed 1"
+    "--data.evaluation-batch 5 --train.epochs 8 --train.eval-every 100 --train.log-every 1 --seed 1"
 ).split()
 
 
