@@ -16,6 +16,7 @@ from cxr_dist.cli_help import FOLDER, commands_help, runs_help
 from cxr_dist.cli_shard import shard
 from cxr_dist.config import Config
 from cxr_dist.errors import UserError
+from cxr_dist.offline import stay_offline
 from cxr_dist.runs import RUNS, named_run
 
 EXIT_STOPPED = 75  # EX_TEMPFAIL: saved and not finished; start the same command again
@@ -247,6 +248,8 @@ def _booleans(arguments: Sequence[str]) -> list[str]:
 
 def _dispatch(arguments: list[str]) -> None:
     command, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
+    if command != "fetch":
+        stay_offline()
     if command in _WITH_CONFIG:
         if not rest or rest[0].startswith("-"):
             print(runs_help(command, RUNS))

@@ -22,6 +22,7 @@ from cxr_dist.config import Config
 from cxr_dist.data.place import shards_folder
 from cxr_dist.distributed.world import World, lanes_of
 from cxr_dist.errors import UserError
+from cxr_dist.offline import stay_offline
 from cxr_dist.shard.manifest import load_manifest
 from cxr_dist.train.preempt import StopRequest
 
@@ -81,6 +82,7 @@ class TrainingJob:
         """Train or resume (all ranks). Leaves with the status for "stopped" where steps remain."""
         config = config_of(self.run, self.flags, f"cxr-dist train {self.run}")
         asked_to_stop = StopRequest(config.train.max_minutes)  # after submitit's handlers, before torch
+        stay_offline()
         _join_local_tasks()
         from cxr_dist.session import train
         from cxr_dist.train.loop import Outcome

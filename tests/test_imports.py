@@ -44,7 +44,7 @@ def test_nothing_unpickles_and_no_file_grows_past_300_lines(path):
     assert len(path.read_text().splitlines()) <= 300
 
 
-@pytest.mark.parametrize("module", ["cli", "cli_help", "cli_shard"])
+@pytest.mark.parametrize("module", ["cli", "cli_help", "cli_shard", "offline"])
 def test_the_command_line_starts_without_torch(module):
     top = ast.parse((PACKAGE / f"{module}.py").read_text()).body
     names = {
@@ -54,6 +54,7 @@ def test_the_command_line_starts_without_torch(module):
         for alias in node.names
     }
     assert names <= {
-        "json", "sys", "collections.abc", "pathlib", "typing", "tyro", "tyro.conf",
-        "cxr_dist.cli_help", "cxr_dist.cli_shard", "cxr_dist.config", "cxr_dist.errors", "cxr_dist.runs",
+        "json", "os", "sys", "collections.abc", "pathlib", "typing", "tyro", "tyro.conf",
+        "cxr_dist.cli_help", "cxr_dist.cli_shard", "cxr_dist.config", "cxr_dist.errors", "cxr_dist.offline",
+        "cxr_dist.runs",
     }  # fmt: skip
