@@ -29,8 +29,9 @@ class DataConfig:
     each of the node's lanes avoids copying twice. 0: what the disk has, but for 5% of it."""
     global_batch: int = 64
     """Samples per optimizer step, over all ranks."""
-    micro_batch: int = 16
-    """Samples per forward pass; global_batch / micro_batch is the number of lanes, which the world size divides."""
+    micro_batch: int | Literal["auto"] = 16
+    """Samples per forward pass; global_batch / micro_batch is the number of lanes, which the world size divides.
+    `auto`: the largest that fits the device, tried out at the run's first start and kept in its config.yaml."""
     evaluation_batch: int = 32
     """Samples per batch in evaluation; part of what makes metrics identical at any number of ranks."""
     workers: int = 2
@@ -71,12 +72,14 @@ class DataConfig:
             "credentials in the environment, as fsspec's documentation of that kind of URL says",
         )
         _require(self.stage_gib >= 0, f"data.stage_gib is {self.stage_gib}; it must be 0 or more")
-        _require(self.micro_batch >= 1, f"data.micro_batch is {self.micro_batch}; it must be at least 1")
-        _require(
-            self.global_batch >= 1 and self.global_batch % self.micro_batch == 0,
-            f"data.global_batch {self.global_batch} is not a multiple of data.micro_batch {self.micro_batch}: "
-            f"choose e.g. {max(1, round(self.global_batch / self.micro_batch)) * self.micro_batch}",
-        )
+        _require(self.global_batch >= 1, f"data.global_batch is {self.global_batch}; it must be at least 1")
+        if self.micro_batch != "auto":
+            _require(self.micro_batch >= 1, f"data.micro_batch is {self.micro_batch}; it must be at least 1")
+            _require(
+                self.global_batch % self.micro_batch == 0,
+                f"data.global_batch {self.global_batch} is not a multiple of data.micro_batch {self.micro_batch}: "
+                f"choose e.g. {max(1, round(self.global_batch / self.micro_batch)) * self.micro_batch}",
+            )
         _require(self.workers >= 0, f"data.workers is {self.workers}; it must be 0 or more")
         _require(
             self.image_size >= 32, f"data.image_size is {self.image_size}; it must be at least 32 pixels"
@@ -92,7 +95,8 @@ class DataConfig:
 
     @property
     def num_lanes(self) -> int:
-        """K = global batch / micro-batch."""
+        """K = global batch / micro-batch, once that is a number."""
+        assert self.micro_batch != "auto", "train/micro_batch.py comes first"
         return self.global_batch // self.micro_batch
 
 
@@ -124,6 +128,9 @@ class ModelConfig:
     """The bundle that `cxr-dist fetch` made; empty: $CXR_DIST_WEIGHTS, else ~/.cache/cxr_dist/weights."""
     gradient_checkpointing: bool = False
     """Recompute the text encoder's activations in the backward pass: less memory, about a third more time."""
+    sync_batchnorm: bool = False
+    """BatchNorm over the micro-batches that all ranks compute at the same moment, where one is too small for
+    statistics of its own. The price: results then depend on the world size. A single rank has plain BatchNorm."""
 
     def __post_init__(self) -> None:
         _require(
@@ -179,10 +186,16 @@ class OptimConfig:
     """`plateau`: the learning rate is multiplied by this."""
     plateau_patience: int = 2
     """`plateau`: after this many evaluations without improvement."""
+    ema_decay: float = 0.0
+    """After each update: average = decay * average + (1 - decay) * weight, from the first weights on, without a
+    warm-up of the decay. Validation, checkpoints' models and all that reads them have the average. 0: off."""
 
     def __post_init__(self) -> None:
         _require(self.lr > 0, f"optim.lr is {self.lr}; it must be positive")
         _require(self.warmup_steps >= 0, "optim.warmup_steps must be 0 or more")
+        _require(
+            0 <= self.ema_decay < 1, f"optim.ema_decay is {self.ema_decay}; expected 0 (off) to below 1, as 0.999"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

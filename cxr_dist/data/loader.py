@@ -47,7 +47,7 @@ def training_plan(config: DataConfig, manifest: Manifest, seed: int) -> Plan:
         shard_group_counts=counts,
         weights=group_weights(counts.sum(axis=0), temper),
         global_batch=config.global_batch,
-        micro_batch=config.micro_batch,
+        micro_batch=config.global_batch // config.num_lanes,
         seed=seed,
         shuffle_shards=config.shuffle_shards,
     )
