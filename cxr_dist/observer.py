@@ -10,7 +10,6 @@ from cxr_dist.config import Config
 from cxr_dist.data.text import ReportTokenizer
 from cxr_dist.distributed.reduce import from_main
 from cxr_dist.distributed.world import World
-from cxr_dist.evaluate.metrics import compute_metrics, mean_auc
 from cxr_dist.evaluate.predict import predict_split
 from cxr_dist.model.classifier import Classifier
 from cxr_dist.report.tensorboard import TensorBoardSink
@@ -78,6 +77,11 @@ class RunObserver:
         )
         score = torch.full((), torch.nan, dtype=torch.float64, device=self.device)
         if self.world.is_main:
+            from cxr_dist.evaluate.metrics import (
+                compute_metrics,
+                mean_auc,
+            )  # takes a second of each rank's start
+
             metrics, auc = compute_metrics(predictions), mean_auc(predictions)
             summary = {
                 "mean_auc": auc,

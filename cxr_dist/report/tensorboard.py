@@ -1,15 +1,18 @@
-"""What training shows in TensorBoard (rank 0): scalars, ROC and confusion figures, samples drawn per class."""
+"""What training shows in TensorBoard (rank 0): scalars, ROC and confusion figures, samples drawn per class.
+
+matplotlib and scikit-learn are imported at the first validation: a job's first step need not wait for them.
+"""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
-from cxr_dist.evaluate.metrics import confusion_matrix, curves
 from cxr_dist.evaluate.predictions import Predictions
-from cxr_dist.report import plots
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class TensorBoardSink:
@@ -26,6 +29,9 @@ class TensorBoardSink:
 
     def validation(self, metrics: Mapping[str, Any], predictions: Predictions, step: int) -> None:
         """What `compute_metrics` found, as validation/…, and the figures; undefined values leave a gap."""
+        from cxr_dist.evaluate.metrics import confusion_matrix, curves
+        from cxr_dist.report import plots
+
         for name, value in _scalars(metrics):
             self._scalar(f"validation/{name}", value, step)
         aucs = {name: values["roc_auc"] for name, values in metrics["per_class"].items()}
@@ -46,7 +52,7 @@ class TensorBoardSink:
     def _scalar(self, tag: str, value: float, step: int) -> None:
         self._writer.add_scalar(tag, value, step)  # type: ignore[no-untyped-call]
 
-    def _figure(self, tag: str, figure: Figure, step: int) -> None:
+    def _figure(self, tag: str, figure: "Figure", step: int) -> None:
         self._writer.add_figure(tag, figure, step)  # type: ignore[no-untyped-call]
 
 
