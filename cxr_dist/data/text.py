@@ -22,7 +22,7 @@ from cxr_dist.errors import UserError
 _SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json")
 _WORDS_KEPT = 100_000  # about 15 MB; a large hospital's reports have as many different words
-_PAD_MULTIPLE = 16  # few distinct shapes, and sizes that tensor cores like
+PAD_MULTIPLE = 16  # few distinct shapes, and sizes that tensor cores like
 
 # The demo's text encoder: BERT's own class, small enough for two CPU cores.
 _TINY_BERT: dict[str, Any] = {
@@ -75,7 +75,7 @@ class ReportTokenizer:
         """Token ids and attention mask, int64 [b, T]; T is the longest report's, rounded up to 16."""
         encoded = [self._encode(report) for report in reports]
         longest = max(map(len, encoded), default=0)
-        width = -(-longest // _PAD_MULTIPLE) * _PAD_MULTIPLE
+        width = -(-longest // PAD_MULTIPLE) * PAD_MULTIPLE
         tokens = np.full((len(reports), width), self._padding_id, dtype=np.int64)
         mask = np.zeros_like(tokens)
         for row, ids in enumerate(encoded):

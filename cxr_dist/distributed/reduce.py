@@ -18,6 +18,13 @@ def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
     return values
 
 
+def least_over_ranks(values: torch.Tensor) -> torch.Tensor:
+    """The smallest of all ranks' values, in place (all ranks)."""
+    if not _alone():
+        dist.all_reduce(values, op=dist.ReduceOp.MIN)
+    return values
+
+
 def from_main(values: torch.Tensor) -> torch.Tensor:
     """Rank 0's values on every rank, in place (all ranks)."""
     if not _alone():

@@ -50,21 +50,31 @@ _PACKAGES = (
 def open_run_folder(folder: Path, config: Config) -> None:
     """Create the folder, or check that it is this configuration's (rank 0).
 
-    Raises UserError showing every field that differs.
+    Raises UserError as `check_same_run` does, and for a folder of something else.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     path = folder / "config.yaml"
-    if path.exists():
-        changed = differences(load_config(path), config)
-        changed = [line for line in changed if line.split(":")[0] not in _FREE_FIELDS]
-        if changed:
-            raise UserError(
-                f"{folder} holds a run of another configuration:\n  " + "\n  ".join(changed) + "\n"
-                "choose another --out, or give the same settings to resume it"
-            )
-    elif any(folder.iterdir()):
+    check_same_run(folder, config)
+    if not path.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty and holds no run: choose another --out")
     write_whole(path, to_yaml(config))
+
+
+def check_same_run(folder: Path, config: Config) -> None:
+    """Raise UserError showing every field in which the run of a folder, if it holds one, is another.
+
+    `data.micro_batch: auto` takes whatever number the run has.
+    """
+    path = folder / "config.yaml"
+    if not path.exists():
+        return
+    free = _FREE_FIELDS | ({"data.micro_batch"} if config.data.micro_batch == "auto" else set())
+    changed = [line for line in differences(load_config(path), config) if line.split(":")[0] not in free]
+    if changed:
+        raise UserError(
+            f"{folder} holds a run of another configuration:\n  " + "\n  ".join(changed) + "\n"
+            "choose another --out, or give the same settings to resume it"
+        )
 
 
 def manifest_sha256(shards: Path) -> str:
