@@ -39,7 +39,7 @@ def describe(config: Config) -> dict[str, str]:
                 f"{drawn:.1f} per epoch from {have} samples ({drawn / have:.2f} times each)"
             )
     facts["read by each node"] = _per_node(plan, sum(shard.bytes for shard in manifest.split("train").shards))
-    parameters = _parameters(config, len(manifest.classes))
+    parameters = num_parameters(config, len(manifest.classes))
     facts["parameters"] = (
         f"{parameters / 1e6:.1f} million" if parameters else "not known before the run starts"
     )
@@ -61,7 +61,7 @@ def _per_node(plan: Plan, total_bytes: int) -> str:
     return "at most " + ", ".join(parts) + (" nodes" if len(parts) > 1 else " node") + " in an epoch"
 
 
-def _parameters(config: Config, num_classes: int) -> int | None:
+def num_parameters(config: Config, num_classes: int) -> int | None:
     """Number of parameters; None where the text encoder's size is only known when the run starts."""
     from cxr_dist.model.weights import bundle_folder, resolve_text_encoder
 
