@@ -12,12 +12,13 @@ from cxr_dist.errors import UserError
 
 def to_yaml(config: Config) -> str:
     """The resolved configuration as YAML, fields in the order of declaration."""
-    return yaml.safe_dump(_plain(config), sort_keys=False)
+    return yaml.safe_dump(to_plain(config), sort_keys=False)
 
 
-def _plain(value: Any) -> Any:
+def to_plain(value: Any) -> Any:
+    """A configuration as JSON and YAML have it."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -54,5 +55,5 @@ def differences(old: Config, new: Config) -> list[str]:
             flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
         return flat
 
-    a, b = flatten(_plain(old)), flatten(_plain(new))
+    a, b = flatten(to_plain(old)), flatten(to_plain(new))
     return [f"{name}: {a[name]} -> {b[name]}" for name in a if a[name] != b[name] and name != "out"]

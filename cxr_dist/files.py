@@ -18,25 +18,37 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
+def full_disk_says(message: str) -> Iterator[None]:
+    """Inside, a full disk, or a quota that is used up, raises UserError with this message."""
+    try:
+        yield
+    except Exception as error:
+        # safetensors has an error of its own, which only its text tells apart.
+        if getattr(error, "errno", None) in _FULL or any(f"(os error {n})" in str(error) for n in _FULL):
+            raise UserError(message) from None
+        raise
+
+
+@contextmanager
 def whole_file(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
     """Open a file to write that appears under `path` only when the block ends without an error.
 
     Raises UserError where the disk is full; nothing is left behind then.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    if_full = (
+        f"no space left to write {path.name}: free some, or choose another folder; "
+        "what was written before is whole"
+    )
     try:
-        with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except BaseException as error:
+        with full_disk_says(if_full):
+            with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(path)
+    except BaseException:
         aside.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno in _FULL:
-            raise UserError(
-                f"no space left to write {path.name}: free some, or choose another folder; "
-                "what was written before is whole"
-            ) from None
         raise
 
 
@@ -73,6 +85,14 @@ def whole_folder(path: Path) -> Iterator[Path]:
     Raises UserError where the disk is full; nothing is left behind then.
     """
     path = path.resolve()
+    if_full = f"no space left to write {path.name}: free some, or choose another folder"
+    with full_disk_says(if_full), folder_aside(path) as aside:
+        yield aside
+
+
+@contextmanager
+def folder_aside(path: Path) -> Iterator[Path]:
+    """`whole_folder` that leaves the errors as they are."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         aside.mkdir(parents=True)
@@ -81,11 +101,6 @@ def whole_folder(path: Path) -> Iterator[Path]:
             sync_path(written)
         aside.rename(path)
         sync_path(path.parent)
-    except BaseException as error:
+    except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
-        # safetensors has an error of its own for a full disk.
-        if getattr(error, "errno", None) in _FULL or "No space left" in str(error):
-            raise UserError(
-                f"no space left to write {path.name}: free some, or choose another folder"
-            ) from None
         raise

@@ -3,27 +3,31 @@
     checkpoints/step-00001200/  model.safetensors  optimizer.safetensors  state.json  sha256.json
 
 A folder is written aside, fsynced and renamed; old ones are deleted last, so that there is always a loadable
-one. Optimizer moments are stored by parameter name. No pickle anywhere.
+one. Optimizer moments are stored by parameter name. No pickle anywhere, and no state of a random generator:
+every random number of a run is a function of (seed, epoch, step, lane, sample).
 """
 
 import dataclasses
-import errno
 import json
+import os
 import re
 import shutil
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from cxr_dist.distributed.backend import Tensors
 from cxr_dist.errors import UserError
-from cxr_dist.files import sha256_of, sync_path
+from cxr_dist.files import folder_aside, full_disk_says, sha256_of, sync_path
 from cxr_dist.train.schedule import Progress
 
-FORMAT_VERSION = 1
-_OPTIMIZER = "optimizer.safetensors"
+FORMAT_VERSION = 2
+_READABLE = (1, 2)  # the first has no config
+_MODEL, _OPTIMIZER, _STATE = _FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 _NAME = re.compile(r"step-(\d{8})")
 
 
@@ -36,6 +40,8 @@ class TrainingState:
     progress: Progress
     manifest_sha256: str
     """Of the shards that the run reads; another manifest means another order of samples."""
+    config: dict[str, Any] = field(default_factory=dict)
+    """Of the job that wrote it, as config.yaml has it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,49 +56,57 @@ class Checkpoint:
 
 def save(run_dir: Path, state: TrainingState, model: Tensors, optimizer: Tensors) -> Path:
     """Write a checkpoint (rank 0). Raises UserError on a full disk; older checkpoints are untouched."""
-    folder = run_dir / "checkpoints"
-    folder.mkdir(parents=True, exist_ok=True)
-    final, aside = folder / f"step-{state.step:08d}", folder / f".step-{state.step:08d}.partial"
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
-    try:
-        save_file({n: t.detach().cpu().contiguous() for n, t in model.items()}, aside / "model.safetensors")
-        save_file({n: t.detach().cpu().contiguous() for n, t in optimizer.items()}, aside / _OPTIMIZER)
-        plain = {"format_version": FORMAT_VERSION} | dataclasses.asdict(state)
-        (aside / "state.json").write_text(json.dumps(plain, indent=1))
-        sums = {path.name: sha256_of(path) for path in sorted(aside.iterdir())}
-        (aside / "sha256.json").write_text(json.dumps(sums, indent=1))
-        for path in aside.iterdir():
-            sync_path(path)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(aside, ignore_errors=True)
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
-            raise UserError(
-                f"no space left for the checkpoint of step {state.step}: the one before is whole; free some space "
-                "and start the same command again to resume from it"
-            ) from None
-        raise
-    if final.exists():  # a damaged one that loading skipped
-        shutil.rmtree(final)
-    aside.rename(final)
-    sync_path(folder)
+    final = _folder(run_dir, state.step)
+    with _room_for(state.step):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        _discard(*final.parent.glob(".*.partial"))  # of writers that were killed
+        with folder_aside(final.resolve()) as aside:
+            save_file({n: t.detach().cpu().contiguous() for n, t in model.items()}, aside / _MODEL)
+            save_file({n: t.detach().cpu().contiguous() for n, t in optimizer.items()}, aside / _OPTIMIZER)
+            plain = {"format_version": FORMAT_VERSION} | dataclasses.asdict(state)
+            (aside / _STATE).write_text(json.dumps(plain, indent=1))
+            sums = {name: sha256_of(aside / name) for name in _FILES}
+            (aside / "sha256.json").write_text(json.dumps(sums, indent=1))
+            _discard(final)  # a damaged one that loading skipped
     return final
 
 
 def mark_best(run_dir: Path, step: int) -> None:
     """Point RUN_DIR/best to a step's checkpoint, in one rename (rank 0)."""
-    aside = run_dir / ".best.partial"
-    aside.unlink(missing_ok=True)
-    aside.symlink_to(Path("checkpoints") / f"step-{step:08d}")
-    aside.replace(run_dir / "best")
+    best, aside = run_dir / "best", run_dir / ".best.partial"
+    if best.is_dir() and not best.is_symlink():
+        raise UserError(
+            f"{best} is a folder where a link belongs (was the run folder copied without its links?): delete it, "
+            "and start the same command again"
+        )
+    with _room_for(step):
+        aside.unlink(missing_ok=True)
+        aside.symlink_to(_folder(Path(), step))
+        aside.replace(best)
+        sync_path(run_dir)
 
 
-def prune(run_dir: Path, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints and the best (rank 0)."""
+def mend_best(run_dir: Path, state: TrainingState) -> None:
+    """Make RUN_DIR/best what it was when this state was saved, from which a run resumes (rank 0).
+
+    A kill may have come between a checkpoint and its mark, and a later best may be one that loading skipped. There
+    is no mark where the best was pruned since.
+    """
+    if _folder(run_dir, state.progress.best_step).is_dir():
+        mark_best(run_dir, state.progress.best_step)
+    elif (run_dir / "best").is_symlink():
+        (run_dir / "best").unlink()
+
+
+def prune(run_dir: Path, *, newest: int, keep: int) -> None:
+    """Delete all but the best and the last `keep` checkpoints up to the newest, which was just written (rank 0).
+
+    Later ones are what the run did not resume from, because they are damaged.
+    """
     best = (run_dir / "best").resolve()
-    for folder in _newest_first(run_dir)[keep:]:
-        if folder.resolve() != best:
-            shutil.rmtree(folder)
+    found = _newest_first(run_dir)
+    kept = [folder for folder in found if folder.name <= _folder(run_dir, newest).name][:keep]
+    _discard(*(folder for folder in found if folder not in kept and folder.resolve() != best))
 
 
 def load(folder: Path, *, model_only: bool = False) -> Checkpoint:
@@ -102,22 +116,22 @@ def load(folder: Path, *, model_only: bool = False) -> Checkpoint:
     """
     try:
         sums = json.loads((folder / "sha256.json").read_text())
-        if model_only:
-            del sums[_OPTIMIZER]
-        wrong = [name for name, expected in sums.items() if sha256_of(folder / name) != expected]
+        checked = [name for name in _FILES if not (model_only and name == _OPTIMIZER)]
+        wrong = [name for name in checked if sha256_of(folder / name) != sums[name]]
         if wrong:
             raise UserError(f"{folder.name}: {wrong[0]} does not have the bytes that were written (sha256)")
-        plain = json.loads((folder / "state.json").read_text())
-    except (OSError, ValueError, KeyError) as error:
+        plain = json.loads((folder / _STATE).read_text())
+    except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{folder.name}: incomplete or unreadable ({type(error).__name__})") from None
-    if plain.pop("format_version") != FORMAT_VERSION:
-        raise UserError(f"{folder.name}: of another format version; this release reads {FORMAT_VERSION}")
+    version = plain.pop("format_version")
+    if version not in _READABLE:
+        raise UserError(f"{folder.name}: of format version {version}; this release reads {_READABLE}")
     state = TrainingState(**plain | {"progress": Progress(**plain["progress"])})
     return Checkpoint(
         folder=folder,
-        model=load_file(folder / "model.safetensors"),
+        model=load_file(folder / _MODEL),
         optimizer={} if model_only else load_file(folder / _OPTIMIZER),
         state=state,
     )
@@ -146,3 +160,27 @@ def _newest_first(run_dir: Path) -> list[Path]:
     folder = run_dir / "checkpoints"
     found = [p for p in folder.iterdir() if _NAME.fullmatch(p.name)] if folder.is_dir() else []
     return sorted(found, reverse=True)
+
+
+def _folder(run_dir: Path, step: int) -> Path:
+    return run_dir / "checkpoints" / f"step-{step:08d}"
+
+
+@contextmanager
+def _room_for(step: int) -> Iterator[None]:
+    if_full = (
+        f"no space left for the checkpoint of step {step}: the one before is whole; free some space "
+        "and start the same command again to resume from it"
+    )
+    with full_disk_says(if_full):
+        yield
+
+
+def _discard(*paths: Path) -> None:
+    """Delete folders, or whatever lies in their place; each vanishes under its name at once."""
+    for path in paths:
+        if os.path.lexists(path):
+            aside = path if path.name.startswith(".") else path.with_name(f".{path.name}.partial")
+            path.rename(aside)
+            is_folder = aside.is_dir() and not aside.is_symlink()
+            shutil.rmtree(aside) if is_folder else aside.unlink()

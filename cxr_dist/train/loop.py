@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 
 from cxr_dist.config import Config
+from cxr_dist.config_file import to_plain
 from cxr_dist.data.batch import Batch
 from cxr_dist.data.plan import Plan
 from cxr_dist.distributed.backend import Backend
@@ -22,6 +23,7 @@ from cxr_dist.distributed.world import World
 from cxr_dist.errors import UserError
 from cxr_dist.model.classifier import Classifier
 from cxr_dist.train import checkpoint
+from cxr_dist.train.background_save import BackgroundSaver
 from cxr_dist.train.bad_samples import BadSamples
 from cxr_dist.train.checkpoint import TrainingState
 from cxr_dist.train.clock import Clock
@@ -99,15 +101,29 @@ class TrainingRun:
         per_epoch = parts.plan.steps_per_epoch
         self.eval_every = self.train.eval_every or per_epoch
         self.save_every = self.train.save_every or self.eval_every
-        self.state = TrainingState(step=0, progress=Progress(), manifest_sha256=parts.manifest_sha256)
+        self.state = TrainingState(
+            step=0,
+            progress=Progress(),
+            manifest_sha256=parts.manifest_sha256,
+            config=to_plain(parts.config),
+        )
         self.drawn = torch.zeros(parts.plan.shard_group_counts.shape[1], dtype=torch.int64)
         self.nonfinite = 0
         self._saved_step = -1
+        self._saver = BackgroundSaver(parts.run_dir, self.train.keep_checkpoints)
         self._clock = Clock()
 
     def run(self) -> Outcome:
         """Train to the end, or to the step after which someone asked to stop (all ranks)."""
-        self.restore()
+        with self._saver:  # a write that has begun is finished, whatever happens
+            self.restore()
+            outcome = self.take_steps()
+            self.save()
+        wait_for_all()  # it is on disk: a rank that left earlier might have got rank 0 killed
+        return outcome
+
+    def take_steps(self) -> Outcome:
+        """While steps remain: step, log, validate if due, save if due (all ranks)."""
         stream = self.parts.open_stream(self.state.step)
         self.validate_if_due()
         self._clock.start(self.state.step)
@@ -115,11 +131,9 @@ class TrainingRun:
             result = self.one_step(stream)
             self.log_if_due(result)
             if result.stop_requested and self.state.step < self.total:
-                self.save()
                 return Outcome.STOPPED
             self.validate_if_due()
             self.save_if_due()
-        self.save()
         return Outcome.FINISHED
 
     @property
@@ -150,7 +164,10 @@ class TrainingRun:
                     "the checkpoint was made from other shards (manifest sha256): choose another --out"
                 )
             parts.backend.restore(loaded.model, loaded.optimizer)
-            self.state, self._saved_step = loaded.state, chosen
+            self.state = dataclasses.replace(loaded.state, config=self.state.config)
+            self._saved_step = chosen
+            if parts.world.is_main:
+                checkpoint.mend_best(parts.run_dir, self.state)
         self._wrap()
         parts.bad_samples.open(self.state.step)
         parts.observer.open(self.state.step, self.total)
@@ -208,23 +225,20 @@ class TrainingRun:
                 self.save()
 
     def save_if_due(self) -> None:
-        """Save at the set steps (all ranks)."""
+        """Save at the set steps (all ranks). Raises what the write before has raised (rank 0)."""
+        self._saver.check()
         if is_due(self.state.step, self.save_every, self.total):
             self.save()
 
     def save(self) -> None:
-        """Write a checkpoint of this step, unless it is there already (all ranks)."""
+        """Begin to write a checkpoint of this step, unless that was done already (all ranks)."""
         if self._saved_step == self.state.step:
             return
         with self._clock.paused():
             parts = self.parts
             model, optimizer = parts.backend.model_tensors(), parts.backend.optimizer_tensors()
             if parts.world.is_main:
-                checkpoint.save(parts.run_dir, self.state, model, optimizer)
-                if self.state.progress.best_step == self.state.step:
-                    checkpoint.mark_best(parts.run_dir, self.state.step)
-                checkpoint.prune(parts.run_dir, self.train.keep_checkpoints)
-            wait_for_all()
+                self._saver.save(self.state, model, optimizer)
             self._saved_step = self.state.step
 
     def _wrap(self) -> None:

@@ -1,0 +1,70 @@
+"""A run goes on from its checkpoint alone: what global random generators hold does not matter."""
+
+import dataclasses
+import json
+import random
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from run_losses import losses
+from safetensors.torch import load_file
+
+from cxr_dist.config import Config
+from cxr_dist.config_file import to_plain
+from cxr_dist.session import train
+from cxr_dist.train.loop import Outcome
+from cxr_dist.train.preempt import StopRequest
+
+LAST, RESUMED = 6, 3
+
+
+@pytest.fixture
+def finished(tiny_config: Config) -> Config:
+    """A run of six steps left alone, with mixup and dropout, validated and saved after each."""
+    settings = dataclasses.replace(
+        tiny_config.train,
+        max_steps=LAST,
+        save_every=1,
+        eval_every=1,
+        keep_checkpoints=LAST,
+        mixup_alpha=0.4,
+        mixup_from_epoch=1,
+    )
+    config = dataclasses.replace(tiny_config, train=settings)
+    assert train(config, StopRequest(0)) is Outcome.FINISHED
+    return config
+
+
+def cut_back(config: Config, out: Path) -> Config:
+    """A copy of the run as a kill after `RESUMED` would have left it."""
+    shutil.copytree(config.out, out, symlinks=True)
+    for step in range(RESUMED + 1, LAST + 1):
+        shutil.rmtree(out / "checkpoints" / f"step-{step:08d}")
+    return dataclasses.replace(config, out=str(out))
+
+
+def scramble_generators() -> None:
+    """All global ones, to a state that is not repeated."""
+    random.seed()
+    np.random.seed()
+    torch.seed()
+
+
+def test_a_resumed_run_is_the_same_whatever_the_global_generators_hold(finished, tmp_path):
+    scramble_generators()
+    resumed = cut_back(finished, tmp_path / "resumed")
+    assert train(resumed, StopRequest(0)) is Outcome.FINISHED
+    assert losses(Path(resumed.out)) == losses(Path(finished.out))
+    last = Path("checkpoints") / f"step-{LAST:08d}"
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        expected = load_file(Path(finished.out) / last / name)
+        for tensor, value in load_file(Path(resumed.out) / last / name).items():
+            assert value.equal(expected[tensor]), tensor
+    expected = json.loads((Path(finished.out) / last / "state.json").read_text())
+    state = json.loads((Path(resumed.out) / last / "state.json").read_text())
+    assert state["progress"] == expected["progress"]
+    assert state["config"] == to_plain(resumed)
+    assert (Path(resumed.out) / "best").resolve().name == (Path(finished.out) / "best").resolve().name
