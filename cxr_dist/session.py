@@ -4,6 +4,7 @@ The one module, with cli.py, that knows all rooms. Nothing is computed here; eac
 """
 
 import contextlib
+import tempfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,13 @@ from cxr_dist.observer import RunObserver
 from cxr_dist.shard.manifest import Manifest, load_manifest
 from cxr_dist.train.bad_samples import BadSamples
 from cxr_dist.train.loop import Outcome, Parts, TrainingRun
+from cxr_dist.train.memory import out_of_memory_explained
+from cxr_dist.train.micro_batch import (
+    check_world_size,
+    largest_that_fits,
+    settled,
+    with_recorded_micro_batch,
+)
 from cxr_dist.train.preempt import StopRequest, requeue_if_due
 from cxr_dist.train.run_folder import manifest_sha256, open_run_folder, write_environment
 from cxr_dist.train.step import TrainStep
@@ -42,20 +50,47 @@ def train(config: Config, asked_to_stop: StopRequest) -> Outcome:
     manifest = load_manifest(shards_folder(config.data))
     check_against(config, manifest)
     check_parallel(config, world)
-    lanes_of(world, config.data.num_lanes)
+    micro_batch = micro_batch_here(config, manifest, world)
     device = start(world, config.train.timeout_minutes)
     try:
+        config = settled(config, world, device, micro_batch)
         if world.is_main:
             prepare_run_folder(config, manifest, world, device)
         wait_for_all()
-        parts = parts_of(config, manifest, world, device)
+        with out_of_memory_explained(config, world, device, lambda: "while building the model"):
+            parts = parts_of(config, manifest, world, device)
         with contextlib.closing(parts.observer), contextlib.closing(parts.bad_samples):
-            outcome = TrainingRun(parts, asked_to_stop).run()
+            run = TrainingRun(parts, asked_to_stop)
+            with out_of_memory_explained(config, world, device, lambda: f"after step {run.state.step}"):
+                outcome = run.run()
             if outcome is Outcome.STOPPED:
                 requeue_if_due(asked_to_stop, world, device, parts.observer.say)
             return outcome
     finally:
         stop()
+
+
+def micro_batch_here(config: Config, manifest: Manifest, world: World) -> int:
+    """The run's micro-batch; for `auto` the one of its folder, else the largest that fits this rank's device.
+
+    Raises UserError where these ranks cannot share the lanes. The ranks must not have met.
+    """
+    config = with_recorded_micro_batch(config, run_folder(config))
+    check_world_size(config, world)
+    if config.data.micro_batch != "auto":
+        return config.data.micro_batch
+    device = start(World(local_rank=world.local_rank), config.train.timeout_minutes)
+    new_step = partial(trial_step, manifest=manifest, device=device)
+    return largest_that_fits(config, world, device, manifest.num_labels, new_step)
+
+
+def trial_step(config: Config, lanes: range, *, manifest: Manifest, device: torch.device) -> TrainStep:
+    """The run's step over some lanes in a world of one, with random weights."""
+    with tempfile.TemporaryDirectory() as folder:
+        prepare_text(config, manifest, Path(folder))
+        model = new_model(config, manifest, Path(folder), device)
+    backend = new_backend(config, World(), device, model, new_optimizer(config))
+    return TrainStep(config, backend, new_loss(config, manifest), len(manifest.classes), lanes)
 
 
 def prepare_run_folder(config: Config, manifest: Manifest, world: World, device: torch.device) -> None:

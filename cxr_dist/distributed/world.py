@@ -95,3 +95,14 @@ def lanes_of(world: World, num_lanes: int) -> range:
             f"data.micro_batch): use {', '.join(map(str, legal))} ranks, or change data.micro_batch"
         )
     return range(world.rank, num_lanes, world.world_size)
+
+
+def micro_batches_for(global_batch: int, world_size: int) -> list[int]:
+    """The micro-batches with which all ranks have equally many lanes, the largest first.
+
+    Empty where the world size does not divide the global batch.
+    """
+    if global_batch % world_size:
+        return []
+    per_rank = global_batch // world_size
+    return [size for size in range(per_rank, 0, -1) if per_rank % size == 0]
