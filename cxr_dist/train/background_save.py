@@ -74,7 +74,10 @@ class BackgroundSaver:
         """Wait for the write under way. Raises UserError where the disk is full."""
         writing, self._writing = self._writing, None
         if writing is not None:
-            writing.result()
+            try:
+                writing.result()
+            finally:
+                del writing  # its error's traceback would hold this frame, and all tensors of its callers
 
     def __enter__(self) -> "BackgroundSaver":
         return self

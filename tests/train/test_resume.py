@@ -1,4 +1,4 @@
-"""A run goes on from its checkpoint alone: what global random generators hold does not matter."""
+"""A run goes on from its checkpoint alone, and ends where it cannot save one."""
 
 import dataclasses
 import json
@@ -13,7 +13,8 @@ from run_losses import losses
 from safetensors.torch import load_file
 
 from cxr_dist.config import Config
-from cxr_dist.config_file import to_plain
+from cxr_dist.config_file import to_plain, to_yaml
+from cxr_dist.errors import UserError
 from cxr_dist.session import train
 from cxr_dist.train.loop import Outcome
 from cxr_dist.train.preempt import StopRequest
@@ -68,3 +69,17 @@ def test_a_resumed_run_is_the_same_whatever_the_global_generators_hold(finished,
     assert state["progress"] == expected["progress"]
     assert state["config"] == to_plain(resumed)
     assert (Path(resumed.out) / "best").resolve().name == (Path(finished.out) / "best").resolve().name
+
+
+def test_a_full_disk_ends_the_run_with_the_reason(tiny_config, full_disk):
+    run_dir = Path(tiny_config.out)
+    run_dir.mkdir()
+    (run_dir / "checkpoints").symlink_to(full_disk)
+    settings = dataclasses.replace(tiny_config.train, save_every=1)
+    config = dataclasses.replace(tiny_config, train=settings)
+    (run_dir / "config.yaml").write_text(to_yaml(config))
+    with pytest.raises(
+        UserError, match="no space left for the checkpoint of step 1: .* start the same command"
+    ):
+        train(config, StopRequest(0))
+    assert max(losses(run_dir)) < 5
