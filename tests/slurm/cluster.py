@@ -18,6 +18,7 @@ from pathlib import Path
 NODES = ("cxrtest1", "cxrtest2")
 PROGRAMS = ("munged", "slurmctld", "slurmd", "srun", "sbatch", "scontrol")
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE")
+_FIRST_PORT = 16800
 _HOSTS = Path("/etc/hosts")
 _HOSTS_LINE = f"127.0.0.1 {' '.join(NODES)} # cxr_dist tests\n"
 
@@ -58,6 +59,19 @@ class Cluster:
         """What `scontrol show job` knows: JobState, Restarts, ExitCode and so on."""
         line = self.run("scontrol", "--oneliner", "show", "job", job_id)
         return dict(word.split("=", 1) for word in line.split() if "=" in word)
+
+    @contextmanager
+    def configured(self, *lines: str) -> Iterator[None]:
+        """Run the block with more lines in slurm.conf."""
+        path = self.folder / "slurm.conf"
+        before = path.read_text()
+        try:
+            path.write_text(before + "".join(f"{line}\n" for line in lines))
+            self.run("scontrol", "reconfigure")
+            yield
+        finally:
+            path.write_text(before)
+            self.run("scontrol", "reconfigure")
 
     def wait(self, job_id: str, seconds: float = 180) -> dict[str, str]:
         """Wait until the job has ended, and return what is known of it."""
@@ -102,13 +116,15 @@ def _configure(folder: Path) -> None:
     (folder / "state").mkdir()
     first = _free_ports(3)
     values = {"controller_port": first, "first_port": first + 1, "last_port": first + 2}
+    # A job's rendezvous port comes from its id: clusters side by side on this machine must not share ids.
+    values["first_job"] = 1 + (first - _FIRST_PORT) // 3 * 500
     template = string.Template(Path(__file__).with_name("slurm.conf.template").read_text())
     (folder / "slurm.conf").write_text(template.substitute(values, folder=folder))
 
 
 def _free_ports(count: int) -> int:
     """The first of `count` ports in a row that nothing listens on, below the ephemeral range."""
-    for first in range(16800, 19900, count):
+    for first in range(_FIRST_PORT, 19900, count):
         with ExitStack() as stack:
             try:
                 for port in range(first, first + count):
@@ -146,6 +162,7 @@ def _daemon(cluster: Cluster, name: str, *arguments: str) -> Iterator[None]:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
+            start_new_session=True,  # Ctrl-C is for us, who then end the jobs before the daemons
         )
     try:
         yield
