@@ -1,5 +1,7 @@
 """`cxr-dist plan`: what a run would do, from the manifest alone; refuses what training would refuse."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -8,8 +10,9 @@ from cxr_dist.data.loader import training_plan
 from cxr_dist.data.place import shards_folder
 from cxr_dist.data.plan import Plan
 from cxr_dist.model.classifier import build_classifier
-from cxr_dist.session import check_against, check_weights
+from cxr_dist.session import check_against, check_weights, run_folder
 from cxr_dist.shard.manifest import load_manifest
+from cxr_dist.train.micro_batch import with_recorded_micro_batch
 
 _BYTES_PER_PARAMETER = 16  # fp32 weight, gradient and two Adam moments
 
@@ -19,7 +22,11 @@ def describe(config: Config) -> dict[str, str]:
     manifest = load_manifest(shards_folder(config.data))
     check_against(config, manifest)
     check_weights(config)
-    plan = training_plan(config.data, manifest, config.seed)
+    config = with_recorded_micro_batch(config, run_folder(config))
+    auto = config.data.micro_batch == "auto"
+    # With `auto` the finest split: it allows all that any does, and reads the most shards.
+    data = replace(config.data, micro_batch=1) if auto else config.data
+    plan = training_plan(data, manifest, config.seed)
     steps = config.train.epochs * plan.steps_per_epoch
     if config.train.max_steps:
         steps = min(steps, config.train.max_steps)
@@ -28,7 +35,9 @@ def describe(config: Config) -> dict[str, str]:
         "training samples": f"{plan.num_samples} in {len(plan.shard_mass)} shards",
         "steps per epoch": f"{plan.steps_per_epoch} of global batch {plan.global_batch}",
         "steps in all": str(steps),
-        "lanes": f"{plan.num_lanes} of micro-batch {plan.micro_batch}",
+        "lanes": "found out on the device, when the run first starts (data.micro_batch auto)"
+        if auto
+        else f"{plan.num_lanes} of micro-batch {plan.micro_batch}",
         "legal world sizes": ", ".join(legal),
     }
     names = [*manifest.classes, "none of them"]
