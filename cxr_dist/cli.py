@@ -62,6 +62,13 @@ def plan(config: Config) -> None:
         print(f"{name:<28}{value}")
 
 
+def doctor(config: Config) -> None:
+    """Check what a run needs before it takes GPUs: software, GPU, shards, weights, disks, ranks. Exit 1 on a failure."""
+    from cxr_dist.doctor.examine import examine
+
+    sys.exit(0 if examine(config) else 1)
+
+
 def train(config: Config) -> None:
     """Train a run, or resume it where its folder holds a checkpoint."""
     from cxr_dist.train.preempt import StopRequest
@@ -207,7 +214,7 @@ def export(
     print(f"exported: {folder}")
 
 
-_WITH_CONFIG: dict[str, Callable[[Config], None]] = {"plan": plan, "train": train}
+_WITH_CONFIG: dict[str, Callable[[Config], None]] = {"plan": plan, "doctor": doctor, "train": train}
 _PLAIN: dict[str, Callable[..., None]] = {
     "shard": shard,
     "verify": verify,
@@ -217,7 +224,7 @@ _PLAIN: dict[str, Callable[..., None]] = {
     "predict": predict,
     "export": export,
 }
-_ORDER = ("shard", "verify", "fetch", "plan", "train", "evaluate", "compare", "predict", "export")
+_ORDER = ("shard", "verify", "fetch", "plan", "doctor", "train", "evaluate", "compare", "predict", "export")
 
 
 def main() -> None:

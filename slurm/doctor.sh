@@ -1,0 +1,21 @@
+#!/bin/bash
+# Check a run on the nodes that it is for: sbatch [SBATCH OPTIONS] slurm/doctor.sh RUN SHARDS RUN_DIR [TRAIN FLAGS]
+# RUN is enhanced, baseline, …; the rest is what the run itself will get. Submit from the repository's root, or set
+# CXR_DIST_HOME to it. Give sbatch the run's own --nodes, --ntasks-per-node and --gpus-per-node: the ranks try to meet.
+# Takes a minute; fails, and says what to do, where the run would.
+#SBATCH --job-name=cxr-doctor
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=1
+#SBATCH --cpus-per-task=4
+#SBATCH --time=00:15:00
+#SBATCH --no-requeue
+#SBATCH --output=%x-%j.log
+
+set -euo pipefail
+source "${CXR_DIST_HOME:-$SLURM_SUBMIT_DIR}/slurm/job.sh"
+if (($# < 3)); then
+    echo "usage: sbatch [SBATCH OPTIONS] slurm/doctor.sh RUN SHARDS RUN_DIR [TRAIN FLAGS]" >&2
+    exit 2
+fi
+run_tasks doctor "$1" --data.shards "$2" --out "$3" "${@:4}"
