@@ -38,7 +38,7 @@ from cxr_dist.train.micro_batch import (
     with_recorded_micro_batch,
 )
 from cxr_dist.train.preempt import StopRequest, requeue_if_due
-from cxr_dist.train.run_folder import manifest_sha256, open_run_folder, write_environment
+from cxr_dist.train.run_folder import manifest_sha256, mark_finished, open_run_folder, write_environment
 from cxr_dist.train.step import TrainStep
 
 _VOCABULARY_REPORTS = 50_000  # reports that a made-from-scratch vocabulary is learned from, at most
@@ -63,6 +63,8 @@ def train(config: Config, asked_to_stop: StopRequest) -> Outcome:
             run = TrainingRun(parts, asked_to_stop)
             with out_of_memory_explained(config, world, device, lambda: f"after step {run.state.step}"):
                 outcome = run.run()
+            if outcome is Outcome.FINISHED and world.is_main:
+                mark_finished(parts.run_dir, run.state.step)
             if outcome is Outcome.STOPPED:
                 requeue_if_due(asked_to_stop, world, device, parts.observer.say)
             return outcome

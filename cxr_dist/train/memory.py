@@ -108,9 +108,10 @@ def advice(config: Config, world_size: int) -> list[str]:
     if heavier := [stage for stage in stages if stage > config.parallel]:  # "ddp" < "zero1" < ...
         found.append(f"--parallel {' or '.join(heavier)}, in the same --out, where there are several ranks")
     if not config.deepspeed:
+        stage = max("zero2", config.parallel)
         found.append(
-            "--deepspeed launch/deepspeed/offload_optimizer.json with a ZeRO stage, in the same --out: the optimizer's "
-            "state in the host's memory"
+            f"--parallel {stage} --deepspeed launch/deepspeed/{stage}_offload.json, in the same --out: the "
+            "optimizer's state in the host's memory"
         )
     return found or ["a device with more memory: all else is in use"]
 

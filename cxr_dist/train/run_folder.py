@@ -1,4 +1,4 @@
-"""The run folder: config.yaml, environment.json, metrics.jsonl; opened again, it resumes.
+"""The run folder: config.yaml, environment.json, metrics.jsonl, finished.json; opened again, it resumes.
 
 Created with mode 0700, because checkpoints are made from private data.
 """
@@ -35,6 +35,7 @@ _FREE_FIELDS = {
     "train.log_every",
     "train.keep_checkpoints",
 }
+_FINISHED = "finished.json"
 _PACKAGES = (
     "torch",
     "torchvision",
@@ -75,6 +76,16 @@ def check_same_run(folder: Path, config: Config) -> None:
             f"{folder} holds a run of another configuration:\n  " + "\n  ".join(changed) + "\n"
             "choose another --out, or give the same settings to resume it"
         )
+
+
+def mark_finished(folder: Path, step: int) -> None:
+    """Say in the folder that the run needs no more jobs (rank 0)."""
+    write_whole(folder / _FINISHED, json.dumps({"step": step}) + "\n")
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the run of a folder has done all its steps, or stopped early as it was told to."""
+    return (folder / _FINISHED).is_file()
 
 
 def manifest_sha256(shards: Path) -> str:
