@@ -1,0 +1,56 @@
+"""What became of submitted jobs: from SLURM's queue, without an accounting database, or from submitit elsewhere."""
+
+import shutil
+import subprocess
+import time
+from typing import Any
+
+import submitit
+
+from cxr_dist.errors import UserError
+
+GOES_ON = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED", "SUSPENDED", "STAGE_OUT")
+_POLL_SECONDS = 1.0
+_PATIENCE_SECONDS = 60.0  # that SLURM may leave questions unanswered
+
+
+def job_state(job: Any) -> str:
+    """SLURM's word for the job's state; submitit's for other jobs."""
+    if not isinstance(job, submitit.SlurmJob):
+        return str(job.state)
+    command = ["scontrol", "--oneliner", "show", "job", job.job_id]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    words = [word for word in shown.stdout.split() if word.startswith("JobState=")]
+    return words[0].removeprefix("JobState=") if words else "UNKNOWN"
+
+
+def queue_states() -> dict[str, str]:
+    """Job id (JOB_TASK in an array) -> SLURM's word, of all the user's jobs that SLURM has not forgotten.
+
+    Empty on a machine without SLURM; raises UserError where SLURM does not answer.
+    """
+    if shutil.which("squeue") is None:
+        return {}
+    command = ["squeue", "--me", "--noheader", "--array", "--states=all", "--format=%i %T"]
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        asked = subprocess.run(command, capture_output=True, text=True, timeout=600)
+        if asked.returncode == 0:
+            return dict(line.split() for line in asked.stdout.splitlines())
+        if time.monotonic() > deadline:
+            reason = asked.stderr.strip().rpartition("\n")[2]
+            raise UserError(f"squeue fails ({reason}): call the same command again later")
+        time.sleep(_POLL_SECONDS)
+
+
+def wait(job: Any, minutes: float) -> bool:
+    """Wait for the job's end; True where the run finished. Raises UserError at the deadline."""
+    deadline = time.monotonic() + 60 * minutes
+    while (state := job_state(job)) in GOES_ON:
+        if time.monotonic() > deadline:
+            raise UserError(f"job {job.job_id} is still {state} after {minutes:g} minutes; it goes on")
+        time.sleep(_POLL_SECONDS)
+    print(f"state {state}")
+    if state == "FINISHED":  # a local job, however it ended
+        return job.exception() is None
+    return state == "COMPLETED"

@@ -1,0 +1,178 @@
+"""A sweep: lists of values for some fields, and every combination of them a run of its own in OUT/NAME.
+
+OUT/sweep.json says which job has which run. All else that the table of states shows is read from the run folders and
+from SLURM's queue, so that it is there after the submitting process has ended, and without an accounting database.
+"""
+
+import hashlib
+import itertools
+import json
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from job_states import GOES_ON
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from cxr_dist.cli import config_of
+from cxr_dist.config import Config
+from cxr_dist.errors import UserError
+from cxr_dist.files import write_whole
+from cxr_dist.train.run_folder import is_finished
+
+_LONGEST_NAME = 120  # characters
+_SHORTEST_POLL, _LONGEST_POLL = 1.0, 15.0  # seconds
+_FINISHED = "finished"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepRun:
+    """One combination."""
+
+    name: str
+    """Its folder in OUT, e.g. `optim.lr=1e-4,seed=1`."""
+    flags: tuple[str, ...]
+    """All flags of `cxr-dist train`, --out too."""
+    config: Config
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunState:
+    """What is known of a run of the sweep now."""
+
+    name: str
+    job: str
+    state: str
+    """`finished`, SLURM's word in small letters, or where it knows the job no more `stopped` or `not started`."""
+    step: int | None
+    """Last logged step."""
+    best_auc: float | None
+    """Best mean AUC on validation so far."""
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the run's job is queued or running."""
+        return self.state.upper() in GOES_ON
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has done all its steps, or stopped early as it was told to."""
+        return self.state == _FINISHED
+
+
+def sweep_runs(run: str, flags: Sequence[str], sweeps: Sequence[str], out: Path) -> list[SweepRun]:
+    """Every combination of `field=value,value` lists, the last list varying fastest.
+
+    Raises UserError for a list that is none, a field that is given twice, and two runs that are the same; a field or
+    value that the run does not take ends the process, as on the command line.
+    """
+    lists = [_values(text) for text in sweeps]
+    given = [flag.partition("=")[0] for flag in flags if flag.startswith("--")]
+    given += [f"--{field}" for field, _ in lists]
+    for field, _ in lists:
+        if [name.replace("_", "-") for name in given].count(f"--{field}") > 1 or field == "out":
+            raise UserError(
+                f"--sweep {field}=… and the same field a second time, or the run folder: give it once"
+            )
+    runs = [
+        _combination(run, flags, [field for field, _ in lists], values, out)
+        for values in itertools.product(*(values for _, values in lists))
+    ]
+    for first, second in itertools.combinations(runs, 2):
+        if first.name == second.name or replace(first.config, out="") == replace(second.config, out=""):
+            raise UserError(f"--sweep gives the same run twice: {first.name} and {second.name}")
+    return runs
+
+
+def _values(text: str) -> tuple[str, list[str]]:
+    field, _, values = text.partition("=")
+    listed = values.split(",")
+    if not field or not all(value.strip() for value in listed):
+        raise UserError(f"--sweep {text}: expected FIELD=VALUE,VALUE,… as in --sweep optim.lr=1e-4,2e-4")
+    return field.lstrip("-").replace("_", "-"), listed
+
+
+def _combination(
+    run: str, flags: Sequence[str], fields: list[str], values: Sequence[str], out: Path
+) -> SweepRun:
+    pairs = list(zip(fields, values, strict=True))
+    name = _safe(",".join(f"{field}={value}" for field, value in pairs))
+    own = [word for field, value in pairs for word in (f"--{field}", *value.split())]
+    whole = (*flags, *own, "--out", str(out / name))
+    return SweepRun(name=name, flags=whole, config=config_of(run, whole, f"cxr-dist train {run} ({name})"))
+
+
+def _safe(name: str) -> str:
+    """A name for a folder on any file system, short enough for one."""
+    safe = re.sub(r"[^A-Za-z0-9._=,+-]+", "-", name)
+    if len(safe) <= _LONGEST_NAME:
+        return safe
+    return f"{safe[: _LONGEST_NAME - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+class Sweep:
+    """A folder of runs, and the job that each was last given to."""
+
+    def __init__(self, out: Path) -> None:
+        self.out, self._path = out, out / "sweep.json"
+        self.jobs: dict[str, str] = json.loads(self._path.read_text()) if self._path.is_file() else {}
+        if not self.jobs and out.is_dir() and any(out.iterdir()):
+            raise UserError(f"{out} holds something else than a sweep: choose another --out")
+
+    def record(self, jobs: Mapping[str, str]) -> None:
+        """Keep the job of each of these runs; the folder and the file are the user's alone."""
+        self.out.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.jobs |= jobs
+        write_whole(self._path, json.dumps(self.jobs, indent=1) + "\n")
+
+    def states(self, queue: Mapping[str, str]) -> list[RunState]:
+        """All runs that were ever submitted; `queue` is job id -> SLURM's word."""
+        return [self._state(name, job, queue) for name, job in self.jobs.items()]
+
+    def _state(self, name: str, job: str, queue: Mapping[str, str]) -> RunState:
+        folder = self.out / name
+        forgotten = "stopped" if folder.is_dir() else "not started"
+        state = _FINISHED if is_finished(folder) else queue.get(job, forgotten).lower()
+        step, best_auc = _progress(folder / "metrics.jsonl")
+        return RunState(name=name, job=job, state=state, step=step, best_auc=best_auc)
+
+    def watch(self, ask: Callable[[], Mapping[str, str]], minutes: float) -> bool:
+        """Show the table until no run goes on; True where all have finished. Raises UserError at the deadline."""
+        deadline, seconds = time.monotonic() + 60 * minutes, _SHORTEST_POLL
+        with Live(console=Console(), auto_refresh=False) as live:
+            while True:
+                states = self.states(ask())
+                live.update(table(states), refresh=True)
+                going = sum(state.goes_on for state in states)
+                if not going:
+                    return all(state.finished for state in states)
+                if time.monotonic() > deadline:
+                    raise UserError(
+                        f"{going} of {len(states)} runs are not done after {minutes:g} minutes; they go on"
+                    )
+                time.sleep(seconds)
+                seconds = min(1.2 * seconds, _LONGEST_POLL)
+
+
+def table(states: Sequence[RunState]) -> Table:
+    """The runs' states, for a terminal."""
+    shown = Table("run", "job", "state")
+    shown.add_column("step", justify="right")
+    shown.add_column("best validation AUC", justify="right")
+    for run in states:
+        auc = "" if run.best_auc is None else f"{run.best_auc:.3f}"
+        shown.add_row(run.name, run.job, run.state, "" if run.step is None else str(run.step), auc)
+    return shown
+
+
+def _progress(metrics: Path) -> tuple[int | None, float | None]:
+    """Last step and best mean AUC of a metrics.jsonl; its last line may be half written."""
+    lines = metrics.read_text().splitlines() if metrics.is_file() else []
+    records = [json.loads(line) for line in lines if line.endswith("}")]
+    aucs = [record["validation"]["mean_auc"] for record in records if "validation" in record]
+    known = [auc for auc in aucs if auc is not None]
+    return (records[-1]["step"] if records else None), max(known, default=None)
