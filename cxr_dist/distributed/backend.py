@@ -8,7 +8,7 @@ import contextlib
 import datetime
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,8 @@ import torch.distributed as dist
 from torch import nn
 
 from cxr_dist.config import Config
+from cxr_dist.distributed.sync_batchnorm import synchronise_batchnorm
+from cxr_dist.distributed.weight_average import WeightAverage
 from cxr_dist.distributed.world import World, rendezvous
 from cxr_dist.distributed.zero_settings import zero_settings
 from cxr_dist.errors import UserError
@@ -23,6 +25,11 @@ from cxr_dist.errors import UserError
 Tensors = dict[str, torch.Tensor]
 NewOptimizer = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
 """From parameter groups to an Adam over them."""
+RAW = "parameter"
+"""Where weights are averaged, `optimizer_tensors` holds the training weights as `parameter/NAME`."""
+# A rank that gets ahead slowly may keep others waiting for longer than the watchdog's timeout; where the watchdog
+# itself fails, this one is left.
+_COLLECTIVE_PATIENCE = 3
 
 
 def check_parallel(config: Config, world: World) -> None:
@@ -48,7 +55,7 @@ def start(world: World, timeout_minutes: float) -> torch.device:
     if world.world_size > 1 and not dist.is_initialized():
         os.environ.update(rendezvous(world))
         dist.init_process_group(
-            "nccl" if cuda else "gloo", timeout=datetime.timedelta(minutes=timeout_minutes)
+            "nccl" if cuda else "gloo", timeout=datetime.timedelta(minutes=_COLLECTIVE_PATIENCE * timeout_minutes)
         )
     return device
 
@@ -67,6 +74,8 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
 class Backend(ABC):
     """A model and its optimizer under an engine. Gradients are sums over lanes and ranks.
 
+    Where the run averages its weights (`optim.ema_decay`), `whole_model` and `model_tensors` have the averages.
+
     Calls in order: `restore` where there is a checkpoint; `prepare`; then steps, each of them for every lane
     `accumulate` around `forward` and `backward`, and one `update`.
     """
@@ -84,6 +93,8 @@ class Backend(ABC):
         self.learning_rate = config.optim.lr
         """Of the updates from here on."""
         self._wrapped: Any = None
+        self._average: WeightAverage | None = None
+        self._averages: Tensors = {}  # whole ones by name, while there is no engine to hold them
 
     def forward(self, *inputs: torch.Tensor | None) -> torch.Tensor:
         """Logits of one micro-batch, float32 or float64, through the wrapper."""
@@ -126,18 +137,41 @@ class Backend(ABC):
     def optimizer_tensors(self) -> Tensors:
         """Adam's state as `moment/parameter name` (all ranks take part, rank 0 gets them).
 
-        Parameters that were never stepped have none. The same names and shapes from every engine.
+        Parameters that were never stepped have none. The same names and shapes from every engine. With averaged
+        weights also the training weights of all that is not frozen, as `parameter/NAME`.
         """
 
-    @abstractmethod
     def restore(self, model: Tensors, optimizer: Tensors) -> None:
         """Put back what `model_tensors` and `optimizer_tensors` of any engine gave; before `prepare`."""
+        raw = {key.split("/", 1)[1]: value for key, value in optimizer.items() if key.startswith(f"{RAW}/")}
+        self.module.load_state_dict(model | raw)
+        self._averages = {name: model[name] for name in raw}
+        self._restore_moments({k: value for k, value in optimizer.items() if not k.startswith(f"{RAW}/")})
+
+    @abstractmethod
+    def _restore_moments(self, moments: Tensors) -> None:
+        """Put back Adam's state, by `moment/parameter name`."""
+
+    @abstractmethod
+    def _set_weight(self, name: str, value: torch.Tensor) -> None:
+        """Write a whole parameter's values over what this rank updates of it."""
+
+    def _start_average(self, weights: Sequence[torch.Tensor]) -> None:
+        """Average what this rank updates, from the restored averages on, else from the weights."""
+        if self.config.optim.ema_decay:
+            self._average = WeightAverage(self.config.optim.ema_decay, weights)
+            with self._average.swapped():
+                for name, value in self._averages.items():
+                    self._set_weight(name, value)
+            self._averages = {}
 
 
 def new_backend(
     config: Config, world: World, device: torch.device, model: nn.Module, new_optimizer: NewOptimizer
 ) -> Backend:
     """The engine that `--parallel` names, over a model on its device (all ranks)."""
+    if config.model.sync_batchnorm and world.world_size > 1:
+        synchronise_batchnorm(model, world.world_size)
     if config.parallel == "ddp":
         from cxr_dist.distributed.ddp import DataParallel
 

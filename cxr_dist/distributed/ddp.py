@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from cxr_dist.distributed.backend import Backend, Tensors
+from cxr_dist.distributed.backend import RAW, Backend, Tensors
 
 
 class DataParallel(Backend):
@@ -36,6 +36,8 @@ class DataParallel(Backend):
         # torch 2.15 asks for another name of broadcast_buffers, which accelerate 1.15 cannot pass on.
         with warnings.catch_warnings(action="ignore", category=FutureWarning):
             self._wrapped = self.module if alone else _accelerator().prepare_model(self.module)
+        if self._average is None:
+            self._start_average(list(self.module.parameters()))
 
     def accumulate(self, *, is_last: bool) -> contextlib.AbstractContextManager[Any]:
         """Gradients cross ranks only in the step's last micro-batch."""
@@ -55,29 +57,38 @@ class DataParallel(Backend):
         if math.isfinite(norm):
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        if self._average:
+            self._average.update(norm)
         return norm
 
     def whole_model(self) -> contextlib.AbstractContextManager[None]:
-        """It always is."""
-        return contextlib.nullcontext()
+        """It always is; averages take the training weights' place inside."""
+        return self._average.swapped() if self._average else contextlib.nullcontext()
 
     def model_tensors(self) -> Tensors:
-        """The module's own tensors, not copies."""
-        return self.module.state_dict()
+        """Its own tensors, not copies."""
+        names = [name for name, _ in self.module.named_parameters()]
+        averages = zip(names, self._average.averages, strict=True) if self._average else ()
+        return self.module.state_dict() | dict(averages)
 
     def optimizer_tensors(self) -> Tensors:
-        """The optimizer's own tensors, not copies."""
-        return {
-            f"{moment}/{name}": value
-            for name, parameter in self.module.named_parameters()
-            for moment, value in self.optimizer.state.get(parameter, {}).items()
-        }
+        """Its own tensors, not copies."""
+        found: Tensors = {}
+        for name, parameter in self.module.named_parameters():
+            state = self.optimizer.state.get(parameter, {})
+            found |= {f"{moment}/{name}": value for moment, value in state.items()}
+            if self._average and parameter.requires_grad:
+                found[f"{RAW}/{name}"] = parameter.detach()
+        return found
 
-    def restore(self, model: Tensors, optimizer: Tensors) -> None:
+    @torch.no_grad()
+    def _set_weight(self, name: str, value: torch.Tensor) -> None:
+        self.module.get_parameter(name).copy_(value)
+
+    def _restore_moments(self, moments: Tensors) -> None:
         """Moments go to their parameter's device; the step count stays on the host, where Adam makes it."""
-        self.module.load_state_dict(model)
         parameters = dict(self.module.named_parameters())
-        for key, value in optimizer.items():
+        for key, value in moments.items():
             moment, name = key.split("/", 1)
             parameter = parameters[name]
             device = value.device if moment == "step" else parameter.device

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from torch import nn
 from torch.nn import functional
 
-from cxr_dist.distributed.backend import Backend, Tensors
+from cxr_dist.distributed.backend import RAW, Backend, Tensors
 from cxr_dist.distributed.zero_settings import zero_settings
 from cxr_dist.errors import UserError
 
@@ -26,8 +26,11 @@ import deepspeed
 from deepspeed.runtime.zero.stage3 import unwrap_model_for_generation
 from deepspeed.utils import (
     lazy_init_hp_params_optimizer_state,
+    safe_get_full_fp32_param,
     safe_get_full_optimizer_state,
+    safe_set_full_fp32_param,
     safe_set_full_optimizer_state,
+    safe_set_local_fp32_param,
     safe_set_local_optimizer_state,
 )
 
@@ -53,6 +56,7 @@ class Zero(Backend):
         self._names = {parameter: name for name, parameter in self.module.named_parameters()}
         self._hand_out(moments)
         self._moments = None
+        self._start_average([flat for _, flat in self._partitions()])
 
     def _initialize(self) -> Any:
         settings = zero_settings(self.config)
@@ -84,13 +88,28 @@ class Zero(Backend):
         for group in self._optimizer.param_groups:
             group["lr"] = self.learning_rate
         self._engine.step()
-        return float(self._engine.get_global_grad_norm())
+        norm = float(self._engine.get_global_grad_norm())
+        if self._average:
+            self._average.update(norm)
+        return norm
 
     @contextlib.contextmanager
     def whole_model(self) -> Iterator[None]:
         """Stage 3 gathers all parameters on each rank, and takes its hooks off: no collectives inside."""
         with unwrap_model_for_generation(self._engine) if self._stage == 3 else contextlib.nullcontext():
-            yield
+            if self._average is None:
+                yield
+                return
+            with self._average.swapped():
+                self._fill_module()
+                yield
+            self._fill_module()
+
+    @torch.no_grad()
+    def _fill_module(self) -> None:
+        """Copy the parts that the ranks update into the module's whole parameters (all ranks)."""
+        for name, value in self._whole_weights():
+            self.module.get_parameter(name).copy_(value)
 
     def model_tensors(self) -> Tensors:
         """Copies on the host of rank 0."""
@@ -100,12 +119,13 @@ class Zero(Backend):
 
     def optimizer_tensors(self) -> Tensors:
         """Copies on the host of rank 0."""
-        return self._gather(keep=self.world.is_main)
+        keep = self.world.is_main
+        raw = self._gather_weights(keep=keep) if self._average else {}
+        return self._gather(keep=keep) | {f"{RAW}/{name}": value for name, value in raw.items()}
 
-    def restore(self, model: Tensors, optimizer: Tensors) -> None:
-        """Moments wait for the engine."""
-        self.module.load_state_dict(model)
-        self._moments = optimizer
+    def _restore_moments(self, moments: Tensors) -> None:
+        """They wait for the engine."""
+        self._moments = moments
 
     def _groups(self, moments: Tensors) -> list[dict[str, Any]]:
         """Trainable parameters, those with the same step count in a group: thawed encoders start at 0."""
@@ -122,6 +142,16 @@ class Zero(Backend):
         if self._stage == 3:
             return list(zip(zero.fp16_groups, zero.fp32_partitioned_groups_flat, strict=True))
         return list(zip(zero.bit16_groups, zero.single_partition_of_fp32_groups, strict=True))
+
+    def _whole_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """By name, what the ranks update, or the averages while they are swapped in (all ranks)."""
+        for parameters, _ in self._partitions():
+            for parameter in parameters:
+                yield self._names[parameter], safe_get_full_fp32_param(parameter)
+
+    def _gather_weights(self, *, keep: bool) -> Tensors:
+        whole = ((name, value) for name, value in self._whole_weights() if keep)
+        return {name: value.to("cpu", copy=True) for name, value in whole}
 
     def _gather(self, *, keep: bool) -> Tensors:
         tensors: Tensors = {}
@@ -154,21 +184,35 @@ class Zero(Backend):
     def _set(self, parameter: nn.Parameter, moment: str, value: torch.Tensor) -> None:
         if self._stage < 3:
             safe_set_full_optimizer_state(parameter, value, moment)
-            return
-        # Its partner for whole tensors fails where the ranks do not divide their size.
+        else:
+            safe_set_local_optimizer_state(parameter, self._part(parameter, value), moment)
+
+    def _set_weight(self, name: str, value: torch.Tensor) -> None:
+        """Into this rank's part, not into the module's parameter."""
+        parameter = self.module.get_parameter(name)
+        if self._stage < 3:
+            safe_set_full_fp32_param(parameter, value)
+        else:
+            safe_set_local_fp32_param(parameter, self._part(parameter, value))
+
+    def _part(self, parameter: nn.Parameter, whole: torch.Tensor) -> torch.Tensor:
+        """Stage 3's part of this rank. DeepSpeed's own cut fails where the ranks do not divide the size."""
         size = parameter.ds_tensor.numel()  # type: ignore[attr-defined]
-        padded = functional.pad(value.flatten(), (0, size * self.world.world_size - value.numel()))
-        safe_set_local_optimizer_state(parameter, padded[self.world.rank * size :][:size], moment)
+        padded = functional.pad(whole.flatten(), (0, size * self.world.world_size - whole.numel()))
+        return padded[self.world.rank * size :][:size]
 
     def _close(self) -> Tensors:
         """End the engine and return its moments, on every rank; the module keeps its parameters."""
         moments = self._gather(keep=True)
+        if self._average:
+            with self._average.swapped():
+                self._averages = self._gather_weights(keep=True)
         self._engine.module_forward_pre_hook.remove()
         self._engine.module_forward_post_hook.remove()
         self._engine.destroy()
         # Its finaliser would destroy again, perhaps when the next engine has taken the same parameters over.
         self._engine.destroy = _nothing
-        self._engine = self._wrapped = self._optimizer = None
+        self._engine = self._wrapped = self._optimizer = self._average = None
         gc.collect()  # it is full of cycles, and its flat tensors are as large as the model
         return moments
 

@@ -1,20 +1,22 @@
-"""Run under torchrun: an engine's steps beside the same steps of plain torch, on a network of odd sizes.
+"""Run under torchrun: engines' steps beside the same steps of plain torch, on a network of odd sizes.
 
-    torchrun ... engine_ranks.py FOLDER PARALLEL PRECISION [DEEPSPEED_JSON]
+    torchrun ... engine_ranks.py FOLDER CASE CASE …     a case: {"parallel": …, "precision": …, and options}
 
 Every rank computes the plain reference over all lanes. On the way: clipping, an encoder that thaws, a NaN on
-the last rank alone, validation with a different number of batches per rank, and a checkpoint that is taken
-up by DDP and then by a new engine of the first kind.
+the last rank alone, validation with a different number of batches per rank, averaged weights where the case
+asks for them, and a checkpoint that is taken up by DDP and then by a new engine of the first kind.
 """
 
 import dataclasses
 import gc
+import json
 import math
 import sys
 from pathlib import Path
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cxr_dist.distributed.backend import autocast, new_backend, start, stop
 from cxr_dist.distributed.reduce import sum_over_ranks, wait_for_all
@@ -67,9 +69,12 @@ def lane_loss(forward, step, lane, *, broken=False):
 class Plain:
     """The reference: one model, one optimizer, all lanes in turn."""
 
-    def __init__(self, world, precision):
+    def __init__(self, world, precision, decay):
         self.model, self.precision = network(), precision
         self.optimizer = new_optimizer(self.model.parameters())
+        self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
+        if self.average:
+            self.average.update_parameters(self.model)  # the first one copies
         # Every rank adds all lanes to the sum over ranks.
         self.statistics = LaneStatistics(self.model, LANES * world.world_size)
 
@@ -86,7 +91,13 @@ class Plain:
         self.optimizer.param_groups[0]["lr"] = RATE / (step + 1)
         self.optimizer.step()
         self.optimizer.zero_grad()
+        if self.average:
+            self.average.update_parameters(self.model)
         return [float(sum(losses).detach()), float(norm)]
+
+    @property
+    def evaluated(self):
+        return self.average.module if self.average else self.model
 
 
 def engine_step(backend, step, *, broken=False):
@@ -105,32 +116,43 @@ def engine_step(backend, step, *, broken=False):
     return [float(sum_over_ranks(total)), norm]
 
 
-def check(folder, parallel, precision, settings=""):
-    world = World.from_environment()
-    device, demo, tolerance = start(world, timeout_minutes=1), named_run("demo"), TOLERANCE[precision]
-    optim = dataclasses.replace(demo.optim, clip_norm=CLIP)
+def check(folder, world, device, parallel, precision, deepspeed="", decay=0.0):
+    demo, tolerance, engines = named_run("demo"), TOLERANCE[precision], count_of("DeepSpeedEngine")
+    optim = dataclasses.replace(demo.optim, clip_norm=CLIP, ema_decay=decay)
     config = dataclasses.replace(
-        demo, optim=optim, parallel=parallel, precision=precision, deepspeed=settings
+        demo, optim=optim, parallel=parallel, precision=precision, deepspeed=deepspeed
     )
-    plain = Plain(world, precision)
+    plain = Plain(world, precision, decay)
     backend = new_backend(config, world, device, network(), new_optimizer)
     for step in range(STEPS):
         if step in (0, THAW):
             plain.model.set_frozen(step < THAW)
             backend.module.set_frozen(step < THAW)
             backend.prepare()
-            assert count_of("DeepSpeedEngine") <= 1, "the engine before the thaw is still in memory"
+            assert count_of("DeepSpeedEngine") <= engines + 1, "the engine before the thaw is still in memory"
         if step == SAVE:
-            backend = through_checkpoints(Path(folder), backend)
+            backend = through_checkpoints(folder, backend)
         if step == BROKEN:
             check_broken_step(backend, step)
         assert_close(engine_step(backend, step), plain.step(step), tolerance)
-        assert_close(*validation_outputs(backend, plain.model), tolerance)
-    saved = backend.optimizer_tensors()
+        assert_close(*validation_outputs(backend, plain), tolerance)
+    model, saved = backend.model_tensors(), backend.optimizer_tensors()
     if world.is_main:
         assert float(saved["step/head.bias"]) == STEPS
         assert float(saved["step/encoder.0.weight"]) == STEPS - THAW
-    stop()
+        check_weights(model, saved, plain, tolerance)
+
+
+def check_weights(model, saved, plain, tolerance):
+    """The checkpoint's model is what is evaluated; beside moments stand training weights, if they are others."""
+    for name, expected in plain.evaluated.named_parameters():
+        assert_close(model[name].flatten().tolist(), expected.flatten().tolist(), tolerance)
+    raw = {name.removeprefix("parameter/"): value for name, value in saved.items() if "parameter/" in name}
+    assert raw.keys() == (dict(plain.model.named_parameters()).keys() if plain.average else set())
+    for name, value in raw.items():
+        expected = plain.model.get_parameter(name)
+        assert_close(value.flatten().tolist(), expected.flatten().tolist(), tolerance)
+        assert not value.equal(model[name]), "the average moved with the weight"
 
 
 def check_broken_step(backend, step):
@@ -174,14 +196,14 @@ def count_of(kind):
 
 def validation_outputs(backend, plain):
     """Outputs in eval mode of both, in more calls on later ranks: a collective inside would hang."""
-    frozen, probe = not plain.encoder[0].weight.requires_grad, torch.linspace(-1, 1, 12).view(2, 6)
-    plain.eval()
+    frozen, probe = not plain.model.encoder[0].weight.requires_grad, torch.linspace(-1, 1, 12).view(2, 6)
+    evaluated = plain.evaluated.eval()
     with backend.whole_model(), torch.no_grad():
         backend.module.eval()
         for _ in range(1 + backend.world.rank):
             found = backend.module.head(backend.module.encoder(probe))
-        expected = plain.head(plain.encoder(probe))
-    plain.set_frozen(frozen)
+        expected = evaluated.head(evaluated.encoder(probe))
+    plain.model.set_frozen(frozen)
     backend.module.set_frozen(frozen)
     return found.flatten().tolist(), expected.flatten().tolist()
 
@@ -197,5 +219,16 @@ def assert_equal(before, after):
         assert not [name for name in new if not torch.equal(old[name], new[name])]
 
 
+def main(folder, *cases):
+    world = World.from_environment()
+    device = start(world, timeout_minutes=5)
+    for number, case in enumerate(cases):
+        print(f"case {case}", flush=True)  # the one that failed, if none follows
+        check(Path(folder) / str(number), world, device, **json.loads(case))
+        print("agrees", flush=True)
+        gc.collect()
+    stop()
+
+
 if __name__ == "__main__":
-    check(*sys.argv[1:])
+    main(*sys.argv[1:])

@@ -1,0 +1,102 @@
+"""BatchNorm over all ranks' micro-batches of a moment, on CPU and CUDA; torch's own takes CUDA tensors alone.
+
+Each rank's mean and variance cross ranks once in the forward and two sums once in the backward pass (Ioffe and
+Szegedy 2015, section 3). In eval mode, and so in frozen encoders and in evaluation, nothing crosses ranks.
+
+What it gives up: a sample is normalised together with the samples of W lanes, so a run's numbers depend on its
+world size. All else that is promised (resuming, engines, samples) holds.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from cxr_dist.distributed.reduce import gather_rows, sum_over_ranks
+
+_BatchNorm = nn.modules.batchnorm._BatchNorm
+
+
+class SyncBatchNorm(_BatchNorm):
+    """A BatchNorm layer's place and names, and the statistics of all ranks' inputs in training mode.
+
+    Inputs [b, C, ...], as many values on each rank: all ranks run it equally often, in the same order.
+    """
+
+    momentum: float
+    running_mean: torch.Tensor
+    running_var: torch.Tensor
+    num_batches_tracked: torch.Tensor
+
+    def __init__(self, layer: _BatchNorm, world_size: int) -> None:
+        super().__init__(layer.num_features, layer.eps, layer.momentum, device="meta")
+        self.weight, self.bias, self.world_size = layer.weight, layer.bias, world_size
+        for name, buffer in layer.named_buffers():
+            setattr(self, name, buffer)
+        self.train(layer.training)
+
+    def _check_input_dim(self, input: torch.Tensor) -> None:
+        """All of BatchNorm1d's to BatchNorm3d's."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Normalised over the batches of all ranks in training mode (all ranks), by the buffers in eval mode."""
+        if not self.training:
+            return super().forward(input)
+        outputs: torch.Tensor
+        outputs, mean, variance = _Normalise.apply(input, self.weight, self.bias, self.eps, self.world_size)
+        self._move_buffers(mean, variance, self.world_size * input.numel() // input.shape[1])
+        return outputs
+
+    @torch.no_grad()
+    def _move_buffers(self, mean: torch.Tensor, variance: torch.Tensor, count: int) -> None:
+        self.num_batches_tracked.add_(1)
+        self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
+        self.running_var.lerp_(variance.to(self.running_var) * count / (count - 1), self.momentum)
+
+
+def synchronise_batchnorm(model: nn.Module, world_size: int) -> None:
+    """Put a `SyncBatchNorm` in the place of each BatchNorm inside a model; parameters and names stay."""
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, _BatchNorm):
+                setattr(parent, name, SyncBatchNorm(child, world_size))
+
+
+class _Normalise(torch.autograd.Function):
+    """(outputs, mean [C], biased variance [C]) of inputs [b, C, ...], together with all other ranks' inputs."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float, world_size: int
+    ) -> tuple[torch.Tensor, ...]:
+        values, dims, shape = _layout(inputs, weight)
+        own = torch.stack(torch.var_mean(values, dims, correction=0))
+        ranks = gather_rows(own[None], [1] * world_size)
+        variance, mean = ranks.mean(0)
+        variance = variance + ranks[:, 1].var(0, correction=0)  # within ranks and between them
+        inverse = (variance + eps).rsqrt()
+        scale = weight * inverse
+        outputs = torch.addcmul((bias - mean * scale).view(shape), values, scale.view(shape))
+        ctx.save_for_backward(inputs, weight, mean, inverse)
+        ctx.world_size = world_size
+        ctx.mark_non_differentiable(mean, variance)
+        return outputs.to(inputs.dtype), mean, variance
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """torch's formula for one process, with the two sums over all ranks; those of the weights stay own."""
+        inputs, weight, mean, inverse = ctx.saved_tensors
+        values, dims, shape = _layout(inputs, weight)
+        gradient = gradients[0].to(values.dtype)
+        normal = (values - mean.view(shape)) * inverse.view(shape)
+        own = torch.stack([gradient.sum(dims), (gradient * normal).sum(dims)])
+        count = ctx.world_size * inputs.numel() // inputs.shape[1]
+        shift, slope = sum_over_ranks(own.clone()) / count
+        centred = gradient - shift.view(shape) - normal * slope.view(shape)
+        return (centred * (weight * inverse).view(shape)).to(inputs.dtype), own[1], own[0], None, None
+
+
+def _layout(inputs: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, list[int], list[int]]:
+    """Inputs in the weights' precision, the dimensions that a channel's statistics span, and a channel's shape."""
+    dims = [dim for dim in range(inputs.dim()) if dim != 1]
+    return inputs.to(weight.dtype), dims, [-1 if dim == 1 else 1 for dim in range(inputs.dim())]
