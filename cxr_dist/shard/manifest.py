@@ -8,6 +8,7 @@ is one positioned read and never a walk through the tar.
 """
 
 import dataclasses
+import hashlib
 import json
 import re
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from cxr_dist.errors import UserError
 from cxr_dist.shard.index_checks import index_is_sound
 
 FORMAT = "cxr_dist shards"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: with a sha256 of itself
 SPLITS = ("train", "val", "test")
 UNKNOWN = -1  # label value of a class that was not assessed
 
@@ -121,13 +122,14 @@ class Manifest:
         return self.splits[name]
 
     def to_json(self) -> str:
-        """The bytes of manifest.json: the same manifest gives the same text."""
+        """The text of manifest.json, which ends with a sha256 of all before it; the same manifest, the same text."""
         head = {"format": FORMAT, "format_version": FORMAT_VERSION}
-        return json.dumps(head | dataclasses.asdict(self), indent=1, ensure_ascii=False) + "\n"
+        text = json.dumps(head | dataclasses.asdict(self), indent=1, ensure_ascii=False).removesuffix("\n}")
+        return f'{text},\n "sha256": "{_sha256(text)}"\n}}\n'
 
     @classmethod
     def from_json(cls, text: str, where: str) -> "Manifest":
-        """Parse manifest.json; raises UserError for another format or version."""
+        """Parse manifest.json; raises UserError for another format or version, or a changed byte."""
         try:
             plain = json.loads(text)
         except json.JSONDecodeError as error:
@@ -142,6 +144,13 @@ class Manifest:
                 f"{where} has format version {version}; this release reads version {FORMAT_VERSION}: "
                 "shard the data again, or use the release that wrote it"
             )
+        content, _, _ = text.rpartition(",\n")
+        if f',\n "sha256": "{_sha256(content)}"\n}}\n' != text[len(content) :]:
+            raise UserError(
+                f"{where} does not have the bytes that were written (its sha256): copy it again from where the shards "
+                "were made, or shard the data again"
+            )
+        del plain["sha256"]
         try:
             plain["splits"] = {name: _split(entry) for name, entry in plain["splits"].items()}
             plain["classes"] = tuple(plain["classes"])
@@ -150,6 +159,10 @@ class Manifest:
             return cls(**plain)
         except (KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{where} lacks or adds a field ({error}): run `cxr-dist shard` again") from None
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _split(plain: dict[str, Any]) -> SplitEntry:
@@ -177,7 +190,7 @@ def load_manifest(folder: Path) -> Manifest:
             f"no manifest.json in {folder}: expected a folder that `cxr-dist shard` finished "
             "(set --data.shards, or run `cxr-dist shard RECIPE.yaml --source DIR --out SHARDS`)"
         )
-    return Manifest.from_json(path.read_text(encoding="utf-8"), path.name)
+    return Manifest.from_json(path.read_text(encoding="utf-8", errors="replace"), path.name)
 
 
 def open_index(folder: Path, shard: ShardEntry, num_labels: int) -> NDArray[Any]:

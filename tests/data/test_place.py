@@ -1,5 +1,6 @@
 """Where shards are staged, and that only their user can enter there."""
 
+import dataclasses
 import os
 import shutil
 import tempfile
@@ -56,7 +57,8 @@ def test_the_staging_folder_is_private_and_one_for_each_data_set(tiny_shards, tm
     folder = open_store(data, manifest, "train").folder
     assert folder.parent.stat().st_mode & 0o777 == folder.stat().st_mode & 0o777 == 0o700
     other = shutil.copytree(tiny_shards, tmp_path / "other")
-    (other / "manifest.json").write_text((other / "manifest.json").read_text() + "\n")
+    changed = dataclasses.replace(manifest, source_rows=manifest.source_rows + 1)
+    (other / "manifest.json").write_text(changed.to_json())
     again = DataConfig(shards=str(other), stage_dir=str(tmp_path / "disk"))
     assert open_store(again, load_manifest(other), "train").folder != folder
 

@@ -1,10 +1,12 @@
 """Damage of a shard is noticed at the read that meets it, and named without its content."""
 
+import dataclasses
 import json
 import random
 import re
 import shutil
 
+import numpy as np
 import pytest
 
 from cxr_dist.data.store import ShardError, ShardStore
@@ -78,7 +80,7 @@ def test_a_manifest_of_another_version_or_kind_is_refused(shards):
     plain = json.loads(path.read_text())
     path.write_text(json.dumps(plain | {"format_version": 99}))
     with pytest.raises(
-        UserError, match="has format version 99; this release reads version 1: shard the data again"
+        UserError, match="has format version 99; this release reads version 2: shard the data again"
     ):
         load_manifest(shards)
     path.write_text("{}")
@@ -91,10 +93,24 @@ def test_a_manifest_of_another_version_or_kind_is_refused(shards):
         load_manifest(shards)
 
 
+def test_any_changed_bit_of_the_manifest_is_noticed(shards):
+    path = shards / "manifest.json"
+    whole = path.read_bytes()
+    for bit in np.random.default_rng(0).choice(8 * len(whole), 300, replace=False).tolist():
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"^manifest\.json "):
+            load_manifest(shards)
+    path.write_bytes(whole[:-1])
+    with pytest.raises(UserError, match="does not have the bytes that were written"):
+        load_manifest(shards)
+
+
 def test_an_empty_split_is_named(shards):
     path = shards / "manifest.json"
-    plain = json.loads(path.read_text())
-    plain["splits"]["val"] |= {"samples": 0, "shards": []}
-    path.write_text(json.dumps(plain))
+    manifest = load_manifest(shards)
+    nothing = dataclasses.replace(manifest.split("val"), samples=0, shards=())
+    path.write_text(dataclasses.replace(manifest, splits=manifest.splits | {"val": nothing}).to_json())
     with pytest.raises(UserError, match="split 'val' is empty or missing; the shards have: train, test"):
         load_manifest(shards).split("val")

@@ -1,11 +1,14 @@
 """`cxr-dist predict --input`: a row per case whatever the batch, and an unreadable film costs its row alone."""
 
 import csv
+import dataclasses
 import json
 import shutil
 import stat
 
 import pytest
+
+from cxr_dist.shard.manifest import load_manifest
 
 
 def rows_of(folder):
@@ -99,8 +102,8 @@ def test_an_image_only_run_leaves_the_reports_alone(cxr_dist, run_of, table, tmp
 def test_a_run_on_several_labels_decides_each(cxr_dist, run_of, films, tmp_path, tiny_shards):
     """The same weights taken for labels, each on its own."""
     shards = shutil.copytree(tiny_shards, tmp_path / "shards")
-    manifest = json.loads((shards / "manifest.json").read_text())
-    (shards / "manifest.json").write_text(json.dumps(manifest | {"task": "multilabel"}))
+    manifest = dataclasses.replace(load_manifest(shards), task="multilabel")
+    (shards / "manifest.json").write_text(manifest.to_json())
     run_dir = shutil.copytree(run_of("image"), tmp_path / "run", symlinks=True)
     config = (run_dir / "config.yaml").read_text()
     (run_dir / "config.yaml").write_text(config.replace(str(tiny_shards), str(shards)))
@@ -109,7 +112,7 @@ def test_a_run_on_several_labels_decides_each(cxr_dist, run_of, films, tmp_path,
     )
     assert (status, err) == (0, "")
     for row in rows_of(tmp_path / "out"):
-        for name in manifest["classes"]:
+        for name in manifest.classes:
             assert int(row[f"predicted:{name}"]) == (float(row[f"probability:{name}"]) >= 0.5)
 
 
