@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_shards import write_tiny_shards
 
 from cxr_dist.cli import main
 from cxr_dist.config import Config
@@ -28,28 +29,10 @@ def real_data() -> Path:
     return folder
 
 
-TINY_RECIPE = """
-reader: demo
-demo: {studies: 120, side: 64, seed: 0}
-labels:
-  task: multiclass
-  classes: {Normal: normal, Cardiomegaly: cardiomegaly, Effusion: effusion, Opacity: opacity, Nodule: nodule}
-split: {by: patient, train: 0.6, val: 0.2, test: 0.2, seed: 1}
-image: {short_side: 64, quality: 90}
-shard: {samples: 13}
-"""
-
-
 @pytest.fixture(scope="session")
 def tiny_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shards of 120 small made studies, in shards of 13 samples; read-only."""
-    from cxr_dist.shard.recipe import load_recipe
-    from cxr_dist.shard.write import write_shards
-
-    folder = tmp_path_factory.mktemp("tiny")
-    (folder / "recipe.yaml").write_text(TINY_RECIPE)
-    write_shards(load_recipe(folder / "recipe.yaml"), None, folder / "shards", workers=1)
-    return folder / "shards"
+    return write_tiny_shards(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture

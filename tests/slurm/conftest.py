@@ -32,7 +32,7 @@ def alone(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def two_nodes(cluster: Cluster, tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run folder of the same run, submitted with submitit to two nodes and left alone."""
+    """The run folder of the same run, four ranks submitted with submitit to two nodes and left alone."""
     folder = tmp_path_factory.mktemp("submitit")
-    submit_py(cluster, folder, tiny_shards, "--wait-minutes", "3")
+    submit_py(cluster, folder, tiny_shards, "--wait-minutes", "5")
     return folder / "run"

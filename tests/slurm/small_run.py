@@ -1,4 +1,4 @@
-"""The run that the tests send through SLURM: the enhanced one, cut down to seconds."""
+"""The run that the tests send through SLURM: the enhanced one, cut down to seconds, on two nodes × two tasks."""
 
 import sys
 from pathlib import Path
@@ -7,28 +7,39 @@ from cluster import Cluster
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
-# Encoders frozen for two epochs of five steps, mixup from the third one on, one validation at the end.
+# 40 steps: encoders frozen for the first ten, mixup from the eleventh on, validation in the middle and at the end.
 FLAGS = (  # noqa: SIM905  (a command line reads better)
     "--model.image-encoder densenet-narrow --model.text-encoder tiny --model.pretrained false "
     "--model.fusion-dim 64 --model.fusion-heads 4 --model.gradient-checkpointing false --precision fp32 "
     "--data.global-batch 16 --data.micro-batch 4 --data.image-size 64 --data.max-tokens 32 --data.workers 1 "
-    "--data.evaluation-batch 5 --train.epochs 8 --train.eval-every 100 --train.log-every 1 --seed 1"
+    "--data.evaluation-batch 5 --train.epochs 8 --train.eval-every 20 --train.save-every 4 --train.log-every 1 "
+    "--seed 1"
 ).split()
+ON_CPUS = ("--cpus-per-task=1", "--gpus-per-node=0")
+FOUR_RANKS = ("--nodes=2", "--ntasks-per-node=2", *ON_CPUS)
+
+
+def submit_script(
+    cluster: Cluster, script: str, *arguments: str | Path, log: Path, options: tuple[str, ...] = FOUR_RANKS
+) -> str:
+    """Submit one of slurm/; returns the job's id."""
+    variables = f"--export=ALL,CXR_DIST_HOME={REPOSITORY},CXR_DIST_PYTHON={sys.executable}"
+    return cluster.sbatch(variables, f"--output={log}", *options, REPOSITORY / "slurm" / script, *arguments)
+
+
+def submit_enhanced(cluster: Cluster, shards: Path, out: Path) -> str:
+    """Submit the run with slurm/enhanced.sh; its log is OUT.log. Returns the job's id."""
+    return submit_script(cluster, "enhanced.sh", shards, out, *FLAGS, log=Path(f"{out}.log"))
 
 
 def submit_py(cluster: Cluster, folder: Path, shards: Path, *site: str) -> str:
-    """Submit the run with launch/submit.py to two nodes; FOLDER/run is its run folder. Returns the job's id."""
-    command = [sys.executable, REPOSITORY / "launch" / "submit.py", "enhanced", "--nodes", "2", *site]
-    command += [
-        "--cpus-per-task",
-        "1",
-        "--gpus-per-node",
-        "0",
-        *FLAGS,
-        "--data.shards",
-        shards,
-        "--out",
-        "run",
-    ]
-    printed = cluster.run(*command, cwd=folder)
+    """Submit the run with launch/submit.py; FOLDER/run is its run folder. Returns the job's id."""
+    command = [sys.executable, REPOSITORY / "launch" / "submit.py", "enhanced", *site]
+    command += ["--nodes", "2", "--tasks-per-node", "2", "--cpus-per-task", "1", "--gpus-per-node", "0"]
+    printed = cluster.run(*command, *FLAGS, "--data.shards", shards, "--out", "run", cwd=folder)
     return printed.splitlines()[0].removeprefix("job ")
+
+
+def submitit_log(folder: Path, job: str) -> Path:
+    """The log of the first rank's output of a job of `submit_py`."""
+    return folder / "logs" / job / f"{job}_0_log.out"

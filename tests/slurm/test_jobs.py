@@ -3,28 +3,15 @@
 import json
 import shutil
 import stat
-import sys
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from cluster import Cluster
 from processes import held, wait_until
 from run_losses import losses
-from small_run import FLAGS, REPOSITORY, submit_py
+from small_run import ON_CPUS, submit_enhanced, submit_py, submit_script, submitit_log
 
 pytestmark = pytest.mark.slurm
-ON_CPUS = ("--cpus-per-task=1", "--gpus-per-node=0")
-TWO_NODES = ("--nodes=2", "--ntasks-per-node=1", *ON_CPUS)
-
-
-def submit(cluster: Cluster, script, *arguments, options=TWO_NODES, log):
-    variables = f"--export=ALL,CXR_DIST_HOME={REPOSITORY},CXR_DIST_PYTHON={sys.executable}"
-    return cluster.sbatch(variables, f"--output={log}", *options, REPOSITORY / "slurm" / script, *arguments)
-
-
-def submit_training(cluster, shards, out, options=TWO_NODES):
-    return submit(cluster, "enhanced.sh", shards, out, *FLAGS, options=options, log=log_of(out))
 
 
 def log_of(out):
@@ -34,13 +21,8 @@ def log_of(out):
 def wait_for_steps(cluster, job, out, count=3):
     """Until the run has logged so many steps."""
     metrics = out / "metrics.jsonl"
-    wait_until(
-        lambda: metrics.exists() and metrics.read_text().count("\n") >= count,
-        f"{count} steps logged",
-        cluster,
-        job,
-        seconds=300,
-    )
+    logged = lambda: metrics.exists() and metrics.read_text().count("\n") >= count  # noqa: E731
+    wait_until(logged, f"{count} steps logged", cluster, job)
 
 
 @contextmanager
@@ -61,7 +43,7 @@ def assert_went_on(cluster, job, out, log_file, undisturbed):
 
 
 def test_submitit_on_two_nodes_trains_like_one_process(two_nodes, alone):
-    assert json.loads((two_nodes / "environment.json").read_text())["world_size"] == 2
+    assert json.loads((two_nodes / "environment.json").read_text())["world_size"] == 4
     assert len(losses(two_nodes)) == len(losses(alone))
     early = range(1, 21)  # rounding differences grow from step to step
     expected = {step: losses(alone)[step] for step in early}
@@ -75,7 +57,7 @@ def test_a_run_warned_of_its_time_limit_is_requeued_once_and_goes_on(
 ):
     shards, out = tmp_path / "someone's $HOME" / "shards", tmp_path / "someone's $HOME" / "a run"
     shutil.copytree(tiny_shards, shards)
-    job = submit_training(cluster, shards, out)
+    job = submit_enhanced(cluster, shards, out)
     with held_after_steps(cluster, job, out):
         cluster.run("scancel", "--signal=USR2", job)
     assert_went_on(cluster, job, out, log_of(out), two_nodes)
@@ -83,18 +65,18 @@ def test_a_run_warned_of_its_time_limit_is_requeued_once_and_goes_on(
 
 def test_a_preempted_submitit_run_is_requeued_once_and_goes_on(cluster, two_nodes, tiny_shards, tmp_path):
     out, job = tmp_path / "run", submit_py(cluster, tmp_path, tiny_shards)
-    log = tmp_path / "logs" / job / f"{job}_0_log.out"
+    log = submitit_log(tmp_path, job)
     with held_after_steps(cluster, job, out):
         urgent = cluster.sbatch("--partition=urgent", "--nodes=2", "--exclusive", "--wrap=true", cwd=tmp_path)
         preempted = lambda: cluster.job(job).get("PreemptTime", "None") != "None"  # noqa: E731
-        wait_until(preempted, "preempted", cluster, job, seconds=120)
+        wait_until(preempted, "preempted", cluster, job)
     assert cluster.wait(urgent)["JobState"] == "COMPLETED"
     assert_went_on(cluster, job, out, log, two_nodes)
 
 
 def test_a_cancelled_run_saves_and_stays_cancelled(cluster, two_nodes, tiny_shards, tmp_path):
     out = tmp_path / "run"
-    job = submit_training(cluster, tiny_shards, out, options=("--ntasks-per-node=2", *ON_CPUS))
+    job = submit_enhanced(cluster, tiny_shards, out)
     with held_after_steps(cluster, job, out):
         cluster.run("scancel", job)
     ended = cluster.wait(job)
@@ -113,7 +95,9 @@ def test_evaluation_on_two_nodes_writes_the_bytes_of_one_process(cluster, alone,
     run_dir = tmp_path / "run"
     shutil.copytree(alone, run_dir, symlinks=True)
     evaluate_runs([alone], alone, "test", McDropout(passes=3))
-    job = submit(cluster, "evaluate.sh", run_dir, "--mc-samples", "3", log=tmp_path / "log")
+    options = ("--nodes=2", "--ntasks-per-node=1", *ON_CPUS)
+    arguments = (run_dir, "--mc-samples", "3")
+    job = submit_script(cluster, "evaluate.sh", *arguments, options=options, log=tmp_path / "log")
     assert cluster.wait(job)["JobState"] == "COMPLETED", (tmp_path / "log").read_text()
     for name in ("metrics.json", "predictions.csv"):
         expected = (alone / "evaluation" / "test" / name).read_bytes()
@@ -122,8 +106,8 @@ def test_evaluation_on_two_nodes_writes_the_bytes_of_one_process(cluster, alone,
 
 def test_sharding_in_a_job_writes_the_same_shards(cluster, tiny_shards, tmp_path):
     recipe = tiny_shards.parent / "recipe.yaml"
-    options = ("--cpus-per-task=2",)
-    job = submit(cluster, "shard.sh", recipe, "--out", tmp_path / "s", options=options, log=tmp_path / "log")
+    options, arguments = ("--cpus-per-task=2",), (recipe, "--out", tmp_path / "s")
+    job = submit_script(cluster, "shard.sh", *arguments, options=options, log=tmp_path / "log")
     assert cluster.wait(job)["JobState"] == "COMPLETED", (tmp_path / "log").read_text()
     manifest = (tmp_path / "s" / "manifest.json").read_bytes()
     assert manifest == (tiny_shards / "manifest.json").read_bytes()
@@ -131,8 +115,6 @@ def test_sharding_in_a_job_writes_the_same_shards(cluster, tiny_shards, tmp_path
 
 @pytest.mark.parametrize("script", ["baseline.sh", "enhanced.sh", "evaluate.sh", "shard.sh"])
 def test_a_script_without_its_arguments_says_how_to_use_it(cluster, script, tmp_path):
-    ended = cluster.wait(
-        submit(cluster, script, options=("--gpus-per-node=0", "--cpus-per-task=1"), log=tmp_path / "log")
-    )
+    ended = cluster.wait(submit_script(cluster, script, options=ON_CPUS, log=tmp_path / "log"))
     assert ended["ExitCode"] == "2:0"
     assert f"slurm/{script} " in (tmp_path / "log").read_text()

@@ -1,0 +1,24 @@
+"""Small shards of made films, for tests with and without pytest."""
+
+from pathlib import Path
+
+from cxr_dist.shard.recipe import load_recipe
+from cxr_dist.shard.write import write_shards
+
+TINY_RECIPE = """
+reader: demo
+demo: {studies: 120, side: 64, seed: 0}
+labels:
+  task: multiclass
+  classes: {Normal: normal, Cardiomegaly: cardiomegaly, Effusion: effusion, Opacity: opacity, Nodule: nodule}
+split: {by: patient, train: 0.6, val: 0.2, test: 0.2, seed: 1}
+image: {short_side: 64, quality: 90}
+shard: {samples: 13}
+"""
+
+
+def write_tiny_shards(folder: Path) -> Path:
+    """Write recipe.yaml and shards/ of 120 small made studies, in shards of 13 samples; returns FOLDER/shards."""
+    (folder / "recipe.yaml").write_text(TINY_RECIPE)
+    write_shards(load_recipe(folder / "recipe.yaml"), None, folder / "shards", workers=1)
+    return folder / "shards"

@@ -1,0 +1,208 @@
+"""Disturbances of a running job: an event that comes to a target at a moment.
+
+In: a job of four ranks on two nodes, just submitted. Out: the time at which the event had come. The ranks are held
+still (SIGSTOP) at the moment and let go when SLURM or the kernel has acted, so that a small run cannot outrun it.
+"""
+
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from cluster import Cluster
+from processes import batch_shell, held, is_pending, loader_workers, on_node, ranks, srun, wait_until
+
+SIGNALS = {name: signal.Signals[name] for name in ("SIGKILL", "SIGTERM", "SIGUSR2", "SIGSTOP")}
+PROCESSES = ("rank 0", "rank 1", "rank 2", "rank 3", "loader worker", "srun", "batch shell")
+MOMENTS = ("start-up", "step", "save", "validation")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Disturbance:
+    """What happens to whom, and when."""
+
+    event: str
+    """A key of SIGNALS or of JOB_EVENTS."""
+    target: str
+    """One of PROCESSES for a signal; "job" or a node's name for what SLURM does or suffers."""
+    moment: str
+    """One of MOMENTS."""
+    after: int = 3
+    """`step`: so many steps are logged; `save`, `validation`: the first one after them; `start-up`: so many tenths
+    of a second after all ranks were started."""
+
+    def __str__(self) -> str:
+        return f"{self.event} to {self.target} at {self.moment} (after {self.after})"
+
+
+class Missed(AssertionError):
+    """The moment was over before the ranks could be held."""
+
+
+def disturb(cluster: Cluster, job: str, out: Path, disturbance: Disturbance) -> float:
+    """Wait for the moment, and let the event happen; the monotonic time at which it began."""
+    with held_at(cluster, job, out, disturbance) as stopped:
+        began = time.monotonic()
+        if disturbance.event in SIGNALS:
+            _send(cluster, job, disturbance, stopped)
+        else:
+            JOB_EVENTS[disturbance.event](cluster, job, disturbance.target)
+    return began
+
+
+@contextmanager
+def held_at(
+    cluster: Cluster, job: str, out: Path, disturbance: Disturbance
+) -> Iterator[list[psutil.Process]]:
+    """Hold the ranks still at the disturbance's moment."""
+    wait_until(lambda: len(ranks(cluster, job)) == 4, "four ranks started", cluster, job, every=0.2)
+    if disturbance.moment == "start-up":
+        time.sleep(disturbance.after / 10)
+        with held(cluster, job) as stopped:
+            yield stopped
+        return
+    wait_until(
+        lambda: _logged(out) >= disturbance.after, f"{disturbance.after} steps", cluster, job, every=0.01
+    )
+    is_now = {
+        "step": lambda: True,
+        "save": lambda: _is_saving(out),
+        "validation": lambda: _is_validating(out),
+    }
+    with _held_when(cluster, job, is_now[disturbance.moment]) as stopped:
+        yield stopped
+
+
+@contextmanager
+def _held_when(cluster: Cluster, job: str, condition: Callable[[], bool]) -> Iterator[list[psutil.Process]]:
+    """Hold the ranks where the condition holds, and still does when they stand still; try again where it does not."""
+    for _ in range(20):
+        main = next(iter(ranks(cluster, job)), None)
+        if main is None:
+            break
+        _wait_fast(condition, main)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            main.suspend()  # first of all: it is rank 0 that saves and logs
+            if condition():
+                with held(cluster, job) as stopped:
+                    yield stopped
+                return
+            main.resume()
+    raise Missed("the run was over before its ranks could be held at the moment")
+
+
+def _wait_fast(condition: Callable[[], bool], main: psutil.Process) -> None:
+    while not condition() and main.is_running():
+        time.sleep(0.0005)
+
+
+def _logged(out: Path) -> int:
+    metrics = out / "metrics.jsonl"
+    return metrics.read_text().count('"loss": ') if metrics.exists() else 0
+
+
+def _is_saving(out: Path) -> bool:
+    folder = out / "checkpoints"
+    return folder.exists() and any(path.name.endswith(".partial") for path in folder.iterdir())
+
+
+def _is_validating(out: Path) -> bool:
+    """Between the line of a step after which there is a validation, and the line of its result."""
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    return bool(lines) and '"step": 20,' in lines[-1] and '"validation"' not in lines[-1]
+
+
+def _send(cluster: Cluster, job: str, disturbance: Disturbance, stopped: list[psutil.Process]) -> None:
+    """A signal to one process of the job; a rank that gets SIGSTOP stays stopped."""
+    number = SIGNALS[disturbance.event]
+    target = _process(cluster, job, disturbance.target, stopped)
+    target.send_signal(number)
+    if number == signal.SIGSTOP and target in stopped:
+        stopped.remove(target)
+
+
+def _process(cluster: Cluster, job: str, name: str, stopped: list[psutil.Process]) -> psutil.Process:
+    if name.startswith("rank "):
+        return stopped[int(name.removeprefix("rank "))]
+    if name == "loader worker":
+        return loader_workers(stopped[-1])[0]
+    return srun(cluster, job) if name == "srun" else batch_shell(cluster, job)
+
+
+def _requeue(cluster: Cluster, job: str, target: str) -> None:
+    cluster.run("scontrol", "requeue", job)
+
+
+def _warn(cluster: Cluster, job: str, target: str) -> None:
+    """The signal of `--signal=USR2@120`, as SLURM sends it to a step's processes."""
+    cluster.run("scancel", "--signal=USR2", job)
+    _wait_for_signal(cluster, job, signal.SIGUSR2)
+
+
+def _time_limit(cluster: Cluster, job: str, target: str) -> None:
+    """A limit so near that SLURM warns the job; the requeued job gets its time back."""
+    used = cluster.run("squeue", "-h", "-j", job, "-o", "%M").strip()  # [HH:]MM:SS
+    minutes = sum(int(part) * 60**i for i, part in enumerate(reversed(used.split(":")))) // 60
+    cluster.run("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes + 2}")
+    _wait_for_signal(cluster, job, signal.SIGUSR2)
+    cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=60")
+
+
+def _preempt(cluster: Cluster, job: str, target: str) -> None:
+    """A job of the higher partition takes both nodes; those in `main` have 30 seconds."""
+    cluster.sbatch("--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=true")
+    wait_until(lambda: cluster.job(job).get("PreemptTime", "None") != "None", "preempted", cluster, job)
+
+
+def _preempt_with_user_signal(cluster: Cluster, job: str, target: str) -> None:
+    """The same where the site lets SLURM send the job's own --signal."""
+    with cluster.configured("SlurmctldParameters=preempt_send_user_signal"):
+        _preempt(cluster, job, target)
+
+
+def _node_lost(cluster: Cluster, job: str, node: str) -> None:
+    """The whole node is gone, and comes back when SLURM has noticed."""
+    cluster.kill_node(node)
+    for process in on_node(cluster, job, node):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    _wait_for_requeue(cluster, job)
+    cluster.start_node(node)
+
+
+def _slurmd_lost(cluster: Cluster, job: str, node: str) -> None:
+    """slurmd alone is gone: the node's ranks live on while SLURM gives the job to others."""
+    cluster.kill_node(node)
+    _wait_for_requeue(cluster, job)
+    cluster.start_node(node)
+
+
+def _wait_for_signal(cluster: Cluster, job: str, number: signal.Signals) -> None:
+    """Until all ranks, which are held, have it before them."""
+    wait_until(
+        lambda: all(is_pending(rank, number) for rank in ranks(cluster, job)),
+        number.name,
+        cluster,
+        job,
+        every=0.2,
+    )
+
+
+def _wait_for_requeue(cluster: Cluster, job: str) -> None:
+    wait_until(lambda: cluster.job(job)["Restarts"] == "1", "requeued by SLURM", cluster, job, every=0.2)
+
+
+JOB_EVENTS: dict[str, Callable[[Cluster, str, str], None]] = {
+    "scontrol requeue": _requeue,
+    "warned (USR2)": _warn,
+    "time limit": _time_limit,
+    "preempted": _preempt,
+    "preempted, user signal": _preempt_with_user_signal,
+    "node lost": _node_lost,
+    "slurmd lost": _slurmd_lost,
+}
+NODE_EVENTS = ("node lost", "slurmd lost")

@@ -1,0 +1,207 @@
+"""Disturb so many jobs at random, on real clusters of this machine, and write down what came of each.
+
+    make torture TRIALS=100
+
+Trial n is drawn from (seed, n) alone, so a stopped torture goes on where its results end. Writes
+benchmarks/results/torture.json after each trial; a job that went wrong leaves its log beside it in torture-logs/.
+"""
+
+import argparse
+import dataclasses
+import itertools
+import json
+import statistics
+import sys
+import tempfile
+import traceback
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
+from pathlib import Path
+from queue import SimpleQueue
+from random import Random
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests")]  # as pytest does
+
+from cluster import NODES, Cluster, missing, running_cluster  # noqa: E402
+from disturb import JOB_EVENTS, MOMENTS, NODE_EVENTS, PROCESSES, SIGNALS, Disturbance  # noqa: E402
+from made_shards import write_tiny_shards  # noqa: E402
+from small_run import submit_enhanced  # noqa: E402
+from trial import log_of, run_trial  # noqa: E402
+
+from benchmarks.hardware import describe_machine  # noqa: E402
+
+RESULT = REPOSITORY / "benchmarks" / "results" / "torture.json"
+LAUNCHERS = ("enhanced.sh", "submit.py")
+Record = dict[str, Any]
+
+
+def matrix() -> list[tuple[str, str]]:
+    """Every (event, target)."""
+    signals = itertools.product(SIGNALS, PROCESSES)
+    jobs = [(event, "job") for event in JOB_EVENTS if event not in NODE_EVENTS]
+    return [pair for pair in (*signals, *jobs, *itertools.product(NODE_EVENTS, NODES)) if pair not in NOT_RUN]
+
+
+# A launcher that stands still keeps SLURM from seeing that its ranks have ended: only the time limit ends the job.
+NOT_RUN = {("SIGSTOP", "srun"), ("SIGSTOP", "batch shell")}
+
+
+def drawn(seed: int, number: int) -> tuple[str, Disturbance]:
+    """Trial `number`: a launcher and a disturbance. Loader workers are there only once training has begun."""
+    chance = Random(f"{seed}/{number}")
+    event, target = chance.choice(matrix())
+    moments = MOMENTS[1:] if target == "loader worker" else MOMENTS
+    moment = chance.choice(moments)
+    after = {"start-up": 60, "step": 25, "save": 25, "validation": 15}[moment]
+    disturbance = Disturbance(event=event, target=target, moment=moment, after=chance.randint(1, after))
+    return chance.choice(LAUNCHERS), disturbance
+
+
+def one_trial(number: int, seed: int, clusters: "SimpleQueue[Cluster]", place: Path) -> Record:
+    """Run a trial on a free cluster; what went wrong is in its record, and its log in torture-logs/."""
+    launcher, disturbance = drawn(seed, number)
+    record: Record = {"number": number, "launcher": launcher, **dataclasses.asdict(disturbance)}
+    cluster = clusters.get()
+    try:
+        with tempfile.TemporaryDirectory(dir=place) as name:
+            try:
+                outcome = run_trial(
+                    cluster, launcher, disturbance, place / "shards", Path(name), place / "reference"
+                )
+                record |= {"equal": outcome.equal, **dataclasses.asdict(outcome)}
+            except Exception as error:
+                record |= {"equal": False, "error": f"{type(error).__name__}: {error}"[:500]}
+                _write_log(number, traceback.format_exc() + log_of(launcher, Path(name)))
+                cluster.run("scancel", "--user=root")
+            else:
+                if not outcome.equal:
+                    _write_log(number, f"{outcome}\n{log_of(launcher, Path(name))}")
+    finally:
+        clusters.put(cluster)
+    return record
+
+
+def _write_log(number: int, text: str) -> None:
+    folder = RESULT.with_name("torture-logs")
+    folder.mkdir(exist_ok=True)
+    (folder / f"trial-{number}.log").write_text(text)
+
+
+def torture(seed: int, trials: int, at_once: int) -> list[Record]:
+    """Run the trials that the results lack, so many at once, each on a cluster of its own."""
+    records = _earlier(seed)
+    todo = [n for n in range(trials) if n not in {record["number"] for record in records}]
+    with ExitStack() as stack:
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cxr-torture-")))
+        pool = stack.enter_context(ThreadPoolExecutor(at_once))
+        clusters: SimpleQueue[Cluster] = SimpleQueue()
+        running = [stack.enter_context(running_cluster()) for _ in range(at_once)]
+        _train_reference(running[0], place)
+        for cluster in running:
+            clusters.put(cluster)
+        futures = {pool.submit(one_trial, number, seed, clusters, place) for number in todo}
+        stack.callback(_drop, futures)
+        while futures:
+            done, futures = wait(futures, return_when=FIRST_COMPLETED)
+            records += [future.result() for future in done]
+            _write(records, seed)
+            for future in done:
+                print(_line(future.result()), flush=True)
+    return records
+
+
+def _drop(futures: set[Future[Record]]) -> None:
+    for future in futures:
+        future.cancel()
+
+
+def _train_reference(cluster: Cluster, place: Path) -> None:
+    write_tiny_shards(place)
+    ended = cluster.wait(submit_enhanced(cluster, place / "shards", place / "reference"), seconds=600)
+    assert ended["JobState"] == "COMPLETED", (place / "reference.log").read_text()
+
+
+def _earlier(seed: int) -> list[Record]:
+    """What an earlier call with this seed has written."""
+    if not RESULT.exists():
+        return []
+    known = json.loads(RESULT.read_text())
+    return list(known["trials"]) if known["seed"] == seed else []
+
+
+def _write(records: list[Record], seed: int) -> None:
+    ordered = sorted(records, key=lambda record: record["number"])
+    result = {
+        "what": "jobs of 2 nodes × 2 tasks disturbed at random, beside the job left alone",
+        "seed": seed,
+        "n": len(records),
+        "equal": sum(record["equal"] for record in records),
+        "machine": describe_machine(),
+        "table": table(records),
+        "trials": ordered,
+    }
+    aside = RESULT.with_suffix(".partial")
+    aside.write_text(json.dumps(result, indent=1) + "\n")
+    aside.replace(RESULT)
+
+
+def table(records: list[Record]) -> list[Record]:
+    """Per event and target: how many, how many equal, requeues, and the time to recover."""
+    rows = []
+    for event, target in matrix():
+        of = [record for record in records if (record["event"], record["target"]) == (event, target)]
+        times = [seconds for record in of if (seconds := record.get("seconds_to_recover")) is not None]
+        rows.append(
+            {
+                "event": event,
+                "target": target,
+                "n": len(of),
+                "equal": sum(record["equal"] for record in of),
+                "requeues": sorted({record["requeues"] for record in of if "requeues" in record}),
+                "seconds_to_recover_median": round(statistics.median(times), 1) if times else None,
+                "seconds_to_recover_max": round(max(times), 1) if times else None,
+            }
+        )
+    return [row for row in rows if row["n"]]
+
+
+def _line(record: Record) -> str:
+    verdict = "equal" if record["equal"] else "NOT EQUAL"
+    what = f"{record['event']} to {record['target']} at {record['moment']}, {record['launcher']}"
+    return f"{record['number']:>4}  {verdict:<10}{what}"
+
+
+def print_table(rows: list[Record]) -> None:
+    """The table as text."""
+    print(f"{'event':<24}{'target':<15}{'n':>4}{'equal':>7}{'requeues':>10}{'median s':>10}{'max s':>8}")
+    for row in rows:
+        requeues = ", ".join(map(str, row["requeues"]))
+        median, most = row["seconds_to_recover_median"], row["seconds_to_recover_max"]
+        print(
+            f"{row['event']:<24}{row['target']:<15}{row['n']:>4}{row['equal']:>7}{requeues:>10}{median!s:>10}{most!s:>8}"
+        )
+
+
+def main() -> None:
+    """Torture, print the table; exit 1 where a trial was not equal."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--trials", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--at-once", type=int, default=2, help="clusters, with four ranks each")
+    options = parser.parse_args()
+    if lacks := missing():
+        sys.exit(lacks)
+    try:
+        records = torture(options.seed, options.trials, options.at_once)
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command goes on")
+    print_table(table(records))
+    sys.exit(0 if all(record["equal"] for record in records) else 1)
+
+
+if __name__ == "__main__":
+    main()
