@@ -15,11 +15,9 @@ from tyro.conf import FlagConversionOff, Positional
 from cxr_dist.cli_help import FOLDER, commands_help, runs_help
 from cxr_dist.cli_shard import shard
 from cxr_dist.config import Config
-from cxr_dist.errors import UserError
+from cxr_dist.errors import EXIT_REFUSED, EXIT_STOPPED, UserError
 from cxr_dist.offline import stay_offline
 from cxr_dist.runs import RUNS, named_run
-
-EXIT_STOPPED = 75  # EX_TEMPFAIL: saved and not finished; start the same command again
 
 _McScope = Literal["head", "text", "all"]
 
@@ -228,12 +226,15 @@ _ORDER = ("shard", "verify", "fetch", "plan", "doctor", "train", "evaluate", "co
 
 
 def main() -> None:
-    """Run a command; a UserError ends it with its one message and exit status 2."""
+    """Run a command; a UserError ends it with its one message and exit status 2, and its SLURM job stays ended."""
     try:
         _dispatch(sys.argv[1:])
     except UserError as error:
+        from cxr_dist.train.requeue import forbid_requeue
+
         print(f"cxr-dist: {error}", file=sys.stderr)
-        sys.exit(2)
+        forbid_requeue()
+        sys.exit(EXIT_REFUSED)
 
 
 def config_of(run: str, flags: Sequence[str], prog: str, description: str | None = None) -> Config:

@@ -5,6 +5,7 @@ All fields can be set as `--section.field-name VALUE`.
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from cxr_dist.errors import UserError
@@ -260,6 +261,11 @@ class Config:
     """Fixes initial weights, sampling, augmentation, mixup and dropout, at any world size."""
     out: str = ""
     """The run folder; empty: runs/NAME."""
+
+    @property
+    def run_dir(self) -> Path:
+        """Where the run lives."""
+        return Path(self.out or f"runs/{self.run}")
 
     def __post_init__(self) -> None:
         _require(0 <= self.seed < 2**31, f"seed is {self.seed}; it must lie in 0 to 2^31 - 1")

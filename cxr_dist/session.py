@@ -146,7 +146,7 @@ def parts_of(config: Config, manifest: Manifest, world: World, device: torch.dev
 
 def run_folder(config: Config) -> Path:
     """Where the run lives: --out, else runs/NAME."""
-    return Path(config.out or f"runs/{config.run}")
+    return config.run_dir
 
 
 def check_against(config: Config, manifest: Manifest) -> None:

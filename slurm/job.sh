@@ -13,17 +13,18 @@ export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}
 export HF_HUB_OFFLINE=1        # compute nodes have no Internet; weights come from the bundle
 export PYTHONUNBUFFERED=1      # the log shows what happened before a kill
 
+source "$repository/slurm/supervise.sh"
+run_dir=
+
 # run_tasks COMMAND [ARGUMENT …]: `cxr-dist COMMAND …` in every task of the job.
 #
-# exec: srun then takes the place of this shell and passes signals on; a shell would die of them and end the job.
-# --kill-on-bad-exit: one dead rank ends the step at once, instead of leaving the others to wait for it.
 # --cpus-per-task: from SLURM 22.05 on, srun does not take it over from sbatch.
 run_tasks() {
     echo "$(date '+%F %T')  job $SLURM_JOB_ID (restart ${SLURM_RESTART_COUNT:-0}) on $SLURM_JOB_NODELIST:" \
         "${SLURM_NTASKS:-1} task(s) of ${SLURM_CPUS_PER_TASK:-1} CPU(s), GPUs per node: ${SLURM_GPUS_PER_NODE:-0}"
     printf '  %q' "$python" -m cxr_dist "$@"
     printf '\n'
-    exec srun --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" "$python" -m cxr_dist "$@"
+    supervise --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" "$python" -m cxr_dist "$@"
 }
 
 # train RUN SHARDS RUN_DIR [FLAG …]
@@ -32,5 +33,6 @@ train() {
         echo "usage: sbatch [SBATCH OPTIONS] slurm/$1.sh SHARDS RUN_DIR [TRAIN FLAGS]" >&2
         exit 2
     fi
+    run_dir=$3
     run_tasks train "$1" --data.shards "$2" --out "$3" "${@:4}"
 }

@@ -4,6 +4,7 @@ What stalls the training is the copy, and a write that is still under way when t
 computes nothing with torch; writing, hashing and fsync run without Python's lock (safetensors 0.8).
 """
 
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -53,8 +54,8 @@ def _room(tensor: torch.Tensor) -> int:
 class BackgroundSaver:
     """Writes checkpoints of a run, one at a time (rank 0); as a context, it leaves no write unfinished."""
 
-    def __init__(self, run_dir: Path, keep: int) -> None:
-        self._run_dir, self._keep = run_dir, keep
+    def __init__(self, run_dir: Path, keep: int, confirm: Callable[[], None] = lambda: None) -> None:
+        self._run_dir, self._keep, self._confirm = run_dir, keep, confirm
         self._host = HostCopy()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
@@ -63,7 +64,9 @@ class BackgroundSaver:
         """Copy the tensors, on any device, and begin to write; waits for the write before. Raises what that raised."""
         self.finish()
         copies = self._host.of(model, optimizer)
-        self._writing = self._thread.submit(write, self._run_dir, state, *copies, keep=self._keep)
+        self._writing = self._thread.submit(
+            write, self._run_dir, state, *copies, keep=self._keep, confirm=self._confirm
+        )
 
     def check(self) -> None:
         """Raise what a write has raised that ended meanwhile; never waits."""
@@ -91,9 +94,17 @@ class BackgroundSaver:
             self.finish()
 
 
-def write(run_dir: Path, state: TrainingState, model: Tensors, optimizer: Tensors, *, keep: int) -> None:
+def write(
+    run_dir: Path,
+    state: TrainingState,
+    model: Tensors,
+    optimizer: Tensors,
+    *,
+    keep: int,
+    confirm: Callable[[], None] = lambda: None,
+) -> None:
     """Write a checkpoint, mark it where it is the best, then delete old ones: at any moment one can be loaded."""
-    checkpoint.save(run_dir, state, model, optimizer)
+    checkpoint.save(run_dir, state, model, optimizer, confirm)
     if state.progress.best_step == state.step:
         checkpoint.mark_best(run_dir, state.step)
     checkpoint.prune(run_dir, newest=state.step, keep=keep)

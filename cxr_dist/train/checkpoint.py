@@ -12,7 +12,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,8 +54,18 @@ class Checkpoint:
     state: TrainingState
 
 
-def save(run_dir: Path, state: TrainingState, model: Tensors, optimizer: Tensors) -> Path:
-    """Write a checkpoint (rank 0). Raises UserError on a full disk; older checkpoints are untouched."""
+def save(
+    run_dir: Path,
+    state: TrainingState,
+    model: Tensors,
+    optimizer: Tensors,
+    confirm: Callable[[], None] = lambda: None,
+) -> Path:
+    """Write a checkpoint (rank 0). Raises UserError on a full disk; older checkpoints are untouched.
+
+    `confirm` is called before anything is touched, and before the checkpoint appears; what it raises ends the save.
+    """
+    confirm()
     final = _folder(run_dir, state.step)
     with _room_for(state.step):
         final.parent.mkdir(parents=True, exist_ok=True)
@@ -67,6 +77,7 @@ def save(run_dir: Path, state: TrainingState, model: Tensors, optimizer: Tensors
             (aside / _STATE).write_text(json.dumps(plain, indent=1))
             sums = {name: sha256_of(aside / name) for name in _FILES}
             (aside / "sha256.json").write_text(json.dumps(sums, indent=1))
+            confirm()
             _discard(final)  # a damaged one that loading skipped
     return final
 

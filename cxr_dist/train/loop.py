@@ -22,10 +22,11 @@ from cxr_dist.distributed.reduce import from_main, sum_over_ranks, wait_for_all
 from cxr_dist.distributed.world import World
 from cxr_dist.errors import UserError
 from cxr_dist.model.classifier import Classifier
-from cxr_dist.train import checkpoint
+from cxr_dist.train import checkpoint, restarts
 from cxr_dist.train.background_save import BackgroundSaver
 from cxr_dist.train.bad_samples import BadSamples
 from cxr_dist.train.checkpoint import TrainingState
+from cxr_dist.train.claim import Claim
 from cxr_dist.train.clock import Clock
 from cxr_dist.train.preempt import StopRequest
 from cxr_dist.train.schedule import Progress, learning_rate
@@ -110,7 +111,8 @@ class TrainingRun:
         self.drawn = torch.zeros(parts.plan.shard_group_counts.shape[1], dtype=torch.int64)
         self.nonfinite = 0
         self._saved_step = -1
-        self._saver = BackgroundSaver(parts.run_dir, self.train.keep_checkpoints)
+        self._claim = Claim(parts.run_dir)
+        self._saver = BackgroundSaver(parts.run_dir, self.train.keep_checkpoints, self._claim.check)
         self._clock = Clock()
 
     def run(self) -> Outcome:
@@ -152,6 +154,7 @@ class TrainingRun:
         parts, step = self.parts, torch.tensor(-1, device=self.parts.backend.device)
         found = None
         if parts.world.is_main:
+            self._claim.take()
             found, skipped = checkpoint.newest_valid(parts.run_dir)
             for reason in skipped:
                 parts.observer.say(f"skipped a checkpoint: {reason}")
@@ -171,6 +174,8 @@ class TrainingRun:
         self._wrap()
         parts.bad_samples.open(self.state.step)
         parts.observer.open(self.state.step, self.total)
+        if parts.world.is_main:
+            restarts.note_start(parts.run_dir, self.state.step)
 
     def one_step(self, stream: Iterator[Batch]) -> StepResult:
         """Fetch this rank's micro-batches and update the model once (all ranks)."""
@@ -205,6 +210,8 @@ class TrainingRun:
             "samples_per_second": round(steps_per_second * self.parts.config.data.global_batch, 2),
             "data_wait_share": round(data_wait_share, 4),
         }
+        if self.parts.world.is_main:
+            self._claim.check()
         self.parts.observer.log(record)
 
     def validate_if_due(self) -> None:

@@ -1,4 +1,4 @@
-"""What a signal does: a flag in the training process, nothing in its children; and when a job is requeued."""
+"""What a signal does: a flag in the training process, nothing in its children; and what rank 0 then tells SLURM."""
 
 import os
 import signal
@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from cxr_dist.cli import EXIT_STOPPED
 from cxr_dist.distributed.world import World
-from cxr_dist.train.preempt import StopRequest, requeue_if_due, slurm_job, wants_requeue
+from cxr_dist.errors import EXIT_STOPPED
+from cxr_dist.train.preempt import StopRequest, requeue_if_due
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 
@@ -84,33 +84,10 @@ def test_a_signal_while_torch_is_imported_is_heard(tiny_shards, tmp_path):
     assert [folder.name for folder in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000001"]
 
 
-# As `scontrol --oneliner show job` says them in SLURM 22.05.
-RUNNING = "JobId=6 JobName=a b JobState=RUNNING Reason=None Requeue=1 PreemptTime=None Command=/a b/c.sh"
-PREEMPTED = RUNNING.replace("PreemptTime=None", "PreemptTime=2026-11-22T22:14:27")
-CANCELLED = RUNNING.replace("RUNNING", "COMPLETING")
-
-
-@pytest.mark.parametrize(
-    ("shown", "warned", "expected"),
-    [
-        (RUNNING, True, True),
-        (RUNNING, False, False),  # TERM by hand: save and leave
-        (PREEMPTED, False, True),
-        (CANCELLED, True, False),  # a requeue would bring it back
-        (CANCELLED, False, False),
-        ("", True, False),
-    ],
+# As `scontrol --oneliner show job` says it in SLURM 22.05.
+RUNNING = (
+    "JobId=6 JobName=a b JobState=RUNNING Reason=None Requeue=1 Restarts=0 PreemptTime=None Command=/a b/c.sh"
 )
-def test_a_job_is_requeued_when_warned_or_preempted_but_not_when_cancelled(shown, warned, expected):
-    assert wants_requeue(shown, warned=warned) is expected
-
-
-def test_an_array_task_is_named_by_array_and_task(monkeypatch):
-    monkeypatch.setenv("SLURM_JOB_ID", "9")
-    assert slurm_job() == "9"
-    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
-    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
-    assert slurm_job() == "7_2"
 
 
 @pytest.fixture
@@ -141,6 +118,6 @@ def test_where_slurm_refuses_the_user_is_told_how_to_go_on(stopped_by_warning, m
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("SLURM_JOB_ID", "6")
     assert said(stopped_by_warning) == [
-        "saved, but job 6 could not be requeued (Requested operation is presently disabled for job 6): "
+        "saved; job 6 could not be requeued (Requested operation is presently disabled for job 6): "
         "submit it again to resume"
     ]
