@@ -1,0 +1,121 @@
+"""Run under torchrun: BatchNorm over the ranks beside plain BatchNorm over their batches laid end to end.
+
+First the layer in a small network, in float64, through gradient checkpointing and two micro-batches a step; then
+engines with the option on, beside each other.
+"""
+
+import copy
+import dataclasses
+
+import torch
+from engine_ranks import LANES, Network, assert_close, engine_step, network, new_optimizer
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from cxr_dist.distributed.backend import autocast, new_backend, start, stop
+from cxr_dist.distributed.reduce import sum_over_ranks
+from cxr_dist.distributed.sync_batchnorm import SyncBatchNorm, synchronise_batchnorm
+from cxr_dist.distributed.world import World
+from cxr_dist.runs import named_run
+from cxr_dist.train.batchnorm import LaneStatistics
+
+ROUNDS, SAMPLES = 2, 3
+
+
+class Films(nn.Module):
+    """Convolutions with BatchNorm, the second pair recomputed in the backward pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+        self.block = nn.Sequential(nn.Conv2d(4, 5, 3), nn.BatchNorm2d(5), nn.ReLU())
+        self.head = nn.Linear(5, 2)
+
+    def forward(self, films):
+        features = checkpoint(self.block, self.stem(films), use_reentrant=False)
+        return self.head(features.mean((2, 3)))
+
+
+def step(model, batches, num_lanes):
+    """Outputs and input gradients of a step's micro-batches; running statistics move once."""
+    statistics, found = LaneStatistics(model, num_lanes), []
+    statistics.start()
+    for films in batches:
+        films = films.clone().requires_grad_()
+        logits = model(films)
+        logits.square().sum().backward()
+        statistics.add()
+        found += [logits.detach(), films.grad]
+    statistics.finish(keep=torch.tensor(True))
+    return found
+
+
+def check_layer(world):
+    torch.manual_seed(0)
+    plain = Films().double()
+    ours, size = copy.deepcopy(plain), world.world_size
+    names = list(ours.state_dict())
+    synchronise_batchnorm(ours, size)
+    assert list(ours.state_dict()) == names
+    assert sum(isinstance(layer, SyncBatchNorm) for layer in ours.modules()) == 2
+    # Ranks of different brightness and spread, so that no rank's own statistics would do.
+    whole = [torch.randn(size, SAMPLES, 1, 9, 9).double() * scale for scale in (1, 30)]
+    whole = [films * torch.arange(1, size + 1).view(-1, 1, 1, 1, 1) + 100 for films in whole]
+    assert len(whole) == ROUNDS
+    # Every rank adds the plain layer's statistics, too, to the sum over ranks.
+    expected = step(plain, [films.flatten(0, 1) for films in whole], ROUNDS * size)
+    found = step(ours, [films[world.rank] for films in whole], ROUNDS * size)
+    for mine, both in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, both.unflatten(0, (size, SAMPLES))[world.rank])
+    for (name, parameter), reference in zip(ours.named_parameters(), plain.parameters(), strict=True):
+        gradient = sum_over_ranks(parameter.grad.clone())
+        torch.testing.assert_close(gradient, reference.grad, msg=lambda text, name=name: f"{name}: {text}")
+    torch.testing.assert_close(ours.state_dict(), plain.state_dict())
+    check_without_ranks(world, ours, plain, whole[0][0])
+
+
+def check_without_ranks(world, ours, plain, films):
+    """In eval mode nothing crosses ranks: later ones call more often. bf16 inputs keep their type."""
+    ours.eval(), plain.eval()
+    for _ in range(1 + world.rank):
+        torch.testing.assert_close(ours(films), plain(films))
+    with autocast(torch.device("cpu"), "bf16"):
+        assert ours.train().float().stem(films.float()).dtype == torch.bfloat16
+
+
+def check_engines(world, device):
+    """DDP and ZeRO 3 with the option: the same losses, which are not those without it."""
+    curves = {
+        (parallel, sync): curve(world, device, parallel, sync)
+        for parallel, sync in (("ddp", True), ("zero3", True), ("ddp", False))
+    }
+    synced, plain = curves["ddp", True], curves["ddp", False]
+    assert_close(curves["zero3", True], synced, {"rel": 1e-5, "abs": 1e-6})
+    assert abs(synced[0] - plain[0]) > 1e-4
+
+
+def curve(world, device, parallel, sync):
+    demo = named_run("demo")
+    config = dataclasses.replace(
+        demo, parallel=parallel, model=dataclasses.replace(demo.model, sync_batchnorm=sync)
+    )
+    backend = new_backend(config, world, device, network(), new_optimizer)
+    assert isinstance(backend.module, Network)
+    assert isinstance(backend.module.encoder[1], SyncBatchNorm) == sync
+    losses = []
+    for number in range(4):
+        if number in (0, 2):  # an encoder that thaws
+            backend.module.set_frozen(number == 0)
+            backend.prepare()
+        losses.append(engine_step(backend, number)[0])
+    return losses[2:]
+
+
+if __name__ == "__main__":
+    here = World.from_environment()
+    assert LANES % here.world_size == 0
+    place = start(here, timeout_minutes=5)
+    check_layer(here)
+    check_engines(here, place)
+    stop()
+    print("agrees", flush=True)

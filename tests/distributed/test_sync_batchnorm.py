@@ -1,0 +1,33 @@
+"""BatchNorm over ranks is plain BatchNorm over their batches laid end to end, in every engine."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from cxr_dist.distributed.backend import new_backend
+from cxr_dist.distributed.world import World
+
+
+@pytest.mark.multiprocess
+def test_two_ranks_normalise_together():
+    script = Path(__file__).resolve().parent / "sync_batchnorm_ranks.py"
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*launcher, script],
+        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("agrees") == 2
+
+
+def test_one_rank_keeps_torchs_own_layer(tiny_config):
+    config = replace(tiny_config, model=replace(tiny_config.model, sync_batchnorm=True))
+    model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    new_backend(config, World(), torch.device("cpu"), model, torch.optim.AdamW)
+    assert type(model[1]) is nn.BatchNorm1d
