@@ -64,7 +64,7 @@ def save_forever(run_dir: Path, size: int, first_step: int, said: int) -> None:
 
 
 def kill_trial(run_dir: Path, size: int, chance: Random, longest_seconds: float) -> str:
-    """Kill a process at a random moment of its saving, then look at what a resumed run would find."""
+    """Kill a process at a random moment after its first save began, then look at what a resumed run would find."""
     before, _ = checkpoint.newest_valid(run_dir)
     first_step = before.state.step + 1 if before else 1
     heard, said = os.pipe()
@@ -74,13 +74,13 @@ def kill_trial(run_dir: Path, size: int, chance: Random, longest_seconds: float)
         finally:
             os._exit(1)
     os.close(said)
+    first = os.read(heard, 4)
     time.sleep(chance.uniform(0, longest_seconds))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     with open(heard, "rb") as file:
-        told = file.read()
-    on_disk = struct.unpack("<i", told[-4:])[0] if told else first_step - 1
-    return _after_kill(run_dir, size, on_disk)
+        told = first + file.read()
+    return _after_kill(run_dir, size, on_disk=struct.unpack("<i", told[-4:])[0])
 
 
 def _after_kill(run_dir: Path, size: int, on_disk: int) -> str:

