@@ -63,48 +63,54 @@ def call_the_roll(world: World, seconds: float) -> RollCall:
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     # torchrun's agent holds the store itself.
     serves = world.is_main and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-    deadline = time.monotonic() + seconds
-    while not serves and time.monotonic() < deadline and not _listens(address, port):
-        time.sleep(_POLL_SECONDS)  # the store's own client prints pages while nobody listens
+    if not serves:
+        _await_listener(world, address, port, seconds)
     try:
         store = dist.TCPStore(  # type: ignore[attr-defined]
             address,
             port,
             is_master=serves,
-            timeout=datetime.timedelta(seconds=max(1.0, deadline - time.monotonic())),
+            timeout=datetime.timedelta(seconds=seconds),
             wait_for_workers=False,  # it would not say who is missing
         )
     except (RuntimeError, OSError) as error:  # torch's own kinds derive from RuntimeError
-        raise _nobody_there(world, f"{address}:{port}", serves, seconds, error) from None
+        if "EADDRINUSE" in str(error):
+            raise UserError(
+                f"port {port} of this host is taken, by another job or what is left of one: end it, or set "
+                "MASTER_PORT to a free one"
+            ) from None
+        raise UserError(
+            f"rank {world.rank} cannot open the store at {address}:{port}: set MASTER_ADDR to an address of the "
+            "host of rank 0"
+        ) from None
     return RollCall(_part_of(store, "cxr_dist doctor"), world)
 
 
-def _listens(address: str, port: int) -> bool:
-    try:
-        socket.create_connection((address, port), timeout=1).close()
-    except OSError:
-        return False
-    return True
+def _await_listener(world: World, address: str, port: int, seconds: float) -> None:
+    """Wait for rank 0 to listen; the store's own client prints pages while nobody does."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return socket.create_connection((address, port), timeout=1).close()
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"rank {world.rank} reached nobody at {address}:{port} within {seconds:g} s: {_reason(error)}"
+                ) from None
+            time.sleep(_POLL_SECONDS)
+
+
+def _reason(error: OSError) -> str:
+    """Why a connection fails, and what to look at."""
+    if isinstance(error, socket.gaierror):
+        return "this host does not know that name; set MASTER_ADDR to an address of the host of rank 0"
+    if isinstance(error, ConnectionRefusedError):
+        return "the host answers, and nothing listens there; is rank 0 running, and is this its host?"
+    return "no answer; is MASTER_ADDR the host of rank 0, and does a firewall close the port between nodes?"
 
 
 def _part_of(store: Any, name: str) -> Any:
     return dist.PrefixStore(name, store)  # type: ignore[attr-defined]
-
-
-def _nobody_there(world: World, place: str, serves: bool, seconds: float, error: Exception) -> UserError:
-    if serves and "EADDRINUSE" in str(error):
-        return UserError(
-            f"port {place.rpartition(':')[2]} of this host is taken, by another job or what is left of one: "
-            "end it, or set MASTER_PORT to a free one"
-        )
-    if serves:
-        return UserError(
-            f"rank 0 cannot listen at {place}: set MASTER_ADDR to an address of the host that it runs on"
-        )
-    return UserError(
-        f"rank {world.rank} reached nobody at {place} within {seconds:g} s: is rank 0 running, is MASTER_ADDR its "
-        "host as this node resolves it, and does a firewall close the port between nodes?"
-    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,9 +36,8 @@ from cxr_dist.errors import UserError
 if TYPE_CHECKING:
     from cxr_dist.distributed.probe import RollCall
 
-_LONGEST_WAIT_SECONDS = (
-    120.0  # for a rank that starts later than others; train.timeout_minutes may shorten it
-)
+# For a rank that starts later than others; train.timeout_minutes may shorten it.
+_LONGEST_WAIT_SECONDS = 120.0
 _STOP = "stop"
 
 _SOFTWARE: dict[str, Check] = {
@@ -61,7 +60,7 @@ def examine(config: Config) -> bool:
     )
     software = outcomes(_SOFTWARE, setting)
     if any(finding.state == "failed" for finding in software.values()):  # nothing else can be imported
-        return _show_own(setting, software)
+        return world.local_rank == 0 and _show_own(setting, software)
     if world.world_size == 1:
         return _show_own(setting, software | own_findings(setting))
     return _examine_together(setting, software)
@@ -97,10 +96,13 @@ def _examine_together(setting: Setting, software: Findings) -> bool:
     seconds = min(60 * setting.config.train.timeout_minutes, _LONGEST_WAIT_SECONDS)
     try:
         roll = call_the_roll(setting.world, seconds)
-    except UserError as error:  # each rank speaks for itself
-        return _show_own(setting, software | own_findings(setting) | {"rendezvous": failed(str(error))})
+    except UserError as error:
+        if setting.world.is_main:
+            return _show_own(setting, software | own_findings(setting) | {"rendezvous": failed(str(error))})
+        print(f"cxr-dist doctor: {error}", file=sys.stderr)
+        return False
     own = (software if setting.world.local_rank == 0 else {}) | own_findings(setting)
-    report = {"host": socket.gethostname(), "gpu": machine.gpu_uuid(setting), "findings": to_json(own)}
+    report = {"host": _host(), "gpu": machine.gpu_uuid(setting), "findings": to_json(own)}
     roll.say("report", json.dumps(report))
     return _lead(setting, roll, seconds) if setting.world.is_main else _follow(setting, roll, seconds)
 
@@ -190,9 +192,14 @@ def _mark(folder: Path) -> Iterator[str]:
         path.unlink(missing_ok=True)
 
 
+def _host() -> str:
+    """As SLURM calls it, where it does."""
+    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+
+
 def _show_own(setting: Setting, findings: Findings) -> bool:
     rank = setting.world.rank
-    return _show(setting, {rank: findings}, {rank: socket.gethostname()})
+    return _show(setting, {rank: findings}, {rank: _host()})
 
 
 def _show(setting: Setting, findings: dict[int, Findings], hosts: dict[int, str]) -> bool:

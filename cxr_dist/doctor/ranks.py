@@ -49,7 +49,7 @@ def who_came(hosts: Mapping[int, str], world_size: int, seconds: float) -> Findi
         return ok(f"all {world_size} ranks met, on {machines} host{'s' if machines > 1 else ''}")
     came = "; ".join(f"{name_ranks(ranks)} on {host}" for host, ranks in by_value(hosts).items())
     return failed(
-        f"{name_ranks(missing)} of {world_size} did not come within {seconds:g} s; here are {came}",
+        f"{name_ranks(missing)} of {world_size} did not come within {seconds:g} s; came: {came}",
         "see what they printed: did they start, and do they reach MASTER_ADDR:MASTER_PORT?",
     )
 
