@@ -14,6 +14,7 @@ import torch
 
 from cxr_dist.config import Config
 from cxr_dist.data.batch import Batch
+from cxr_dist.data.draws import keys_of
 from cxr_dist.data.loader import training_batches, training_plan
 from cxr_dist.data.place import open_store, shards_folder
 from cxr_dist.data.read import reader
@@ -141,6 +142,7 @@ def parts_of(config: Config, manifest: Manifest, world: World, device: torch.dev
             world,
             device,
         ),
+        sample_keys=partial(keys_of, config.data, manifest, plan),
     )
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from cxr_dist.config import DataConfig
 from cxr_dist.data.random import uniform
+from cxr_dist.distributed.transfer import to_device
 
 Grey = NDArray[np.uint8]
 
@@ -79,7 +80,7 @@ def jitter(
         contrast: factor about the mean grey, uniform in 1 ± this.
     """
     signed = 2.0 * uniform(sample_keys[:, None], np.arange(5, 7)) - 1.0
-    factors = torch.as_tensor(signed, dtype=images.dtype, device=images.device)
+    factors = to_device(torch.from_numpy(signed).to(images.dtype), images.device)
     gain = (1.0 + contrast * factors[:, 0]).view(-1, 1, 1, 1)
     bias = (brightness * factors[:, 1]).view(-1, 1, 1, 1)
     return images * gain + bias

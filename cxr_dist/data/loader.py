@@ -27,11 +27,13 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from cxr_dist.config import DataConfig
 from cxr_dist.data.augment import Augmentation, warp
 from cxr_dist.data.batch import Batch
+from cxr_dist.data.draws import samples_of
 from cxr_dist.data.place import open_store
 from cxr_dist.data.plan import Plan, augmentation_key, evaluation_batches, group_weights
 from cxr_dist.data.read import Read, Replacing, reader
 from cxr_dist.data.store import ShardError, ShardStore
 from cxr_dist.data.text import ReportTokenizer, report_text
+from cxr_dist.distributed.process import end_with_parent
 from cxr_dist.errors import UserError
 from cxr_dist.shard.manifest import Manifest
 
@@ -83,7 +85,9 @@ class TrainingSource(IterableDataset[Samples]):
         window, place = divmod(position, self.plan.window)
         known, rows = self._windows.get(lane, ((-1, -1), []))
         if known != (epoch, window):
-            rows = list(zip(*(column.tolist() for column in self._resolve(epoch, lane, window)), strict=True))
+            draws = self.plan.window_draws(epoch, lane, window)
+            shards, samples = samples_of(self.plan, self.read.store, epoch, draws)
+            rows = list(zip(draws.tolist(), shards.tolist(), samples.tolist(), strict=True))
             self._windows[lane] = (epoch, window), rows
             if self.read.store.staged:
                 self._expect(epoch, lane, window)
@@ -99,18 +103,6 @@ class TrainingSource(IterableDataset[Samples]):
             upcoming += list(dict.fromkeys(shards.tolist()))
         current = {shard for _, rows in self._windows.values() for _, shard, _ in rows}
         self.read.store.expect(current, upcoming)
-
-    def _resolve(self, epoch: int, lane: int, window: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        draws = self.plan.window_draws(epoch, lane, window)
-        shards, places = self.plan.locate(epoch, draws)
-        samples = np.empty_like(draws)
-        for shard in np.unique(shards):
-            order, mass = self.plan.sample_order(
-                epoch, int(shard), self.read.store.index(int(shard))["group"]
-            )
-            inside = shards == shard
-            samples[inside] = order[np.searchsorted(mass, places[inside], side="right")]
-        return draws, shards, samples
 
 
 class EvaluationSource(IterableDataset[Samples]):
@@ -179,6 +171,7 @@ def start_worker(worker: int) -> None:
     """In a loader worker: leave signals to the training process, which must save first; one thread each."""
     for name in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(name, signal.SIG_IGN)
+    end_with_parent()
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"

@@ -119,10 +119,11 @@ class Backend(ABC):
         """Add the gradients of a loss that is already divided by the step's denominator."""
 
     @abstractmethod
-    def update(self) -> float:
+    def update(self) -> torch.Tensor:
         """Clip, apply the optimizer once and clear the gradients (all ranks); the total norm before clipping.
 
-        Where that norm is not finite, on whichever rank the cause was, all ranks leave the update out.
+        Where that norm, a scalar on the device, is not finite, on whichever rank the cause was, all ranks leave
+        the update out.
         """
 
     @abstractmethod

@@ -23,7 +23,7 @@ class DataParallel(Backend):
     def optimizer(self) -> torch.optim.Optimizer:
         """Over all parameters; frozen ones have no gradient and are passed over."""
         if self._optimizer is None:
-            self._optimizer = self.new_optimizer([{"params": list(self.module.parameters())}])
+            self._optimizer = self.new_optimizer([{"params": list(self.module.parameters()), "fused": True}])
         return self._optimizer
 
     def prepare(self) -> None:
@@ -48,15 +48,19 @@ class DataParallel(Backend):
         """DDP averages over ranks, and we want the sum."""
         (loss * self.world.world_size).backward()  # type: ignore[no-untyped-call]
 
-    def update(self) -> float:
-        """A NaN of one rank is in every rank's summed gradient, so that all decide alike."""
+    def update(self) -> torch.Tensor:
+        """A NaN of one rank is in every rank's summed gradient, so that all decide alike, each on its device.
+
+        `found_inf` is how torch's GradScaler, too, tells a fused optimizer to leave an update out.
+        """
         parameters = [p for p in self.module.parameters() if p.grad is not None]
-        norm = float(nn.utils.clip_grad_norm_(parameters, self.config.optim.clip_norm or math.inf))
-        for group in self.optimizer.param_groups:
+        norm = nn.utils.clip_grad_norm_(parameters, self.config.optim.clip_norm or math.inf)
+        optimizer = self.optimizer
+        for group in optimizer.param_groups:
             group["lr"] = self.learning_rate
-        if math.isfinite(norm):
-            self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
         if self._average:
             self._average.update(norm)
         return norm
@@ -86,13 +90,11 @@ class DataParallel(Backend):
         self.module.get_parameter(name).copy_(value)
 
     def _restore_moments(self, moments: Tensors) -> None:
-        """Moments go to their parameter's device; the step count stays on the host, where Adam makes it."""
+        """All of an Adam's state, step counts too, lies where its parameter does, as a fused one makes it."""
         parameters = dict(self.module.named_parameters())
         for key, value in moments.items():
             moment, name = key.split("/", 1)
-            parameter = parameters[name]
-            device = value.device if moment == "step" else parameter.device
-            self.optimizer.state[parameter][moment] = value.to(device)
+            self.optimizer.state[parameters[name]][moment] = value.to(parameters[name].device)
 
 
 def _accelerator() -> Any:

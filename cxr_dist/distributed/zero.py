@@ -83,12 +83,12 @@ class Zero(Backend):
         """DeepSpeed averages over ranks, and we want the sum."""
         self._engine.backward(loss * self.world.world_size)
 
-    def update(self) -> float:
-        """DeepSpeed leaves an update out where the norm over all ranks is not finite."""
+    def update(self) -> torch.Tensor:
+        """DeepSpeed leaves an update out where the norm over all ranks is not finite; it waits for the device."""
         for group in self._optimizer.param_groups:
             group["lr"] = self.learning_rate
         self._engine.step()
-        norm = float(self._engine.get_global_grad_norm())
+        norm = torch.as_tensor(self._engine.get_global_grad_norm(), device=self.device)
         if self._average:
             self._average.update(norm)
         return norm

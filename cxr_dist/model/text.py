@@ -60,8 +60,15 @@ class TextEncoder(nn.Module):
                 f"reports of {tokens.shape[1]} tokens exceed the text encoder's {self.max_tokens} positions: "
                 "lower --data.max-tokens"
             )
-        vectors: Tensor = self.encoder(input_ids=tokens, attention_mask=attention_mask).last_hidden_state
+        mask = self._mask(attention_mask)
+        vectors: Tensor = self.encoder(input_ids=tokens, attention_mask=mask).last_hidden_state
         return vectors
+
+    def _mask(self, attention_mask: Tensor) -> Tensor:
+        """The mask that transformers would make. It leaves out one of ones alone, and waits for the device to know."""
+        if self.encoder.config._attn_implementation != "sdpa":  # type: ignore[union-attr]
+            return attention_mask
+        return attention_mask.bool()[:, None, None].expand(-1, 1, attention_mask.shape[1], -1)
 
     def load(self, folder: Path) -> None:
         """Take the weights of FOLDER/model.safetensors; raises UserError unless every tensor is there and fits."""

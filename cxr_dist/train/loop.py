@@ -28,6 +28,7 @@ from cxr_dist.train.bad_samples import BadSamples
 from cxr_dist.train.checkpoint import TrainingState
 from cxr_dist.train.claim import Claim
 from cxr_dist.train.clock import Clock
+from cxr_dist.train.nonfinite import NonFiniteSteps, SampleKeys
 from cxr_dist.train.preempt import StopRequest
 from cxr_dist.train.schedule import Progress, learning_rate
 from cxr_dist.train.step import StepResult, TrainStep
@@ -80,6 +81,7 @@ class Parts:
     """From a step on, this rank's micro-batches: for each step one per lane, in order."""
     observer: Observer
     bad_samples: BadSamples
+    sample_keys: SampleKeys
 
     @property
     def total_steps(self) -> int:
@@ -109,7 +111,14 @@ class TrainingRun:
             config=to_plain(parts.config),
         )
         self.drawn = torch.zeros(parts.plan.shard_group_counts.shape[1], dtype=torch.int64)
-        self.nonfinite = 0
+        self._nonfinite = NonFiniteSteps(
+            self.train.max_nonfinite_steps,
+            parts.world,
+            parts.backend.device,
+            parts.observer.say,
+            parts.sample_keys,
+        )
+        self._frozen: bool | None = None  # as the parallel wrapper was built
         self._saved_step = -1
         self._claim = Claim(parts.run_dir)
         self._saver = BackgroundSaver(parts.run_dir, self.train.keep_checkpoints, self._claim.check)
@@ -180,8 +189,7 @@ class TrainingRun:
     def one_step(self, stream: Iterator[Batch]) -> StepResult:
         """Fetch this rank's micro-batches and update the model once (all ranks)."""
         parts, step, epoch = self.parts, self.state.step, self.epoch
-        if step % parts.plan.steps_per_epoch == 0 and epoch == self.train.freeze_epochs:
-            self._wrap()
+        self._wrap()
         with self._clock.waiting():
             batches = [next(stream) for _ in parts.step.lanes]
         for batch in batches:
@@ -192,13 +200,14 @@ class TrainingRun:
         self.state = dataclasses.replace(self.state, step=step + 1)
         if result.num_replaced:
             parts.bad_samples.add(step + 1, epoch, batches)
-        self._check_finite(result)
+        self._nonfinite.follow(step + 1, epoch, result, batches)
         return result
 
     def log_if_due(self, result: StepResult) -> None:
         """One line of metrics.jsonl (all ranks sum the loss, rank 0 writes)."""
         if not is_due(self.state.step, self.train.log_every, self.total):
             return
+        self._nonfinite.settle()
         loss = float(sum_over_ranks(result.loss.clone()))
         steps_per_second, data_wait_share = self._clock.lap(self.state.step)
         record = {
@@ -219,6 +228,7 @@ class TrainingRun:
         step, progress = self.state.step, self.state.progress
         if step == 0 or step == progress.validated_step or not is_due(step, self.eval_every, self.total):
             return
+        self._nonfinite.settle()
         with self._clock.paused():
             epoch = round(step / self.parts.plan.steps_per_epoch, 4)
             with self.parts.backend.whole_model():
@@ -241,6 +251,7 @@ class TrainingRun:
         """Begin to write a checkpoint of this step, unless that was done already (all ranks)."""
         if self._saved_step == self.state.step:
             return
+        self._nonfinite.settle()
         with self._clock.paused():
             parts = self.parts
             model, optimizer = parts.backend.model_tensors(), parts.backend.optimizer_tensors()
@@ -249,17 +260,11 @@ class TrainingRun:
             self._saved_step = self.state.step
 
     def _wrap(self) -> None:
-        """Freeze or unfreeze the encoders as the epoch asks, and build the wrapper for that (all ranks)."""
+        """Freeze or thaw the encoders as the epoch asks, and build the wrapper anew where that changed (all ranks)."""
+        frozen = self.epoch < self.train.freeze_epochs
+        if frozen == self._frozen:
+            return
+        self._frozen = frozen
         self.parts.model.train()
-        self.parts.model.set_encoders_frozen(self.epoch < self.train.freeze_epochs)
+        self.parts.model.set_encoders_frozen(frozen)
         self.parts.backend.prepare()
-
-    def _check_finite(self, result: StepResult) -> None:
-        self.nonfinite = 0 if torch.isfinite(torch.tensor(result.gradient_norm)) else self.nonfinite + 1
-        if self.nonfinite:
-            self.parts.observer.say(f"step {self.state.step}: gradient not finite, update left out")
-        if self.nonfinite > self.train.max_nonfinite_steps:
-            raise UserError(
-                f"loss or gradient not finite in {self.nonfinite} steps in a row, up to step {self.state.step}: "
-                "lower optim.lr, use --precision fp32, or look at the data of these steps"
-            )

@@ -2,8 +2,12 @@
 
 All that is random (jitter, mixup, dropout) follows from (seed, epoch, step, lane, draw), so a lane computes
 the same wherever it runs; only the order of a sum over lanes differs between world sizes.
+
+The host never waits for the device to finish a step: it queues the whole step and then reads only the flags that
+crossed ranks before the first forward pass. So on CUDA it is at most one step ahead.
 """
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -16,7 +20,9 @@ from cxr_dist.data.batch import Batch
 from cxr_dist.data.plan import augmentation_key
 from cxr_dist.data.random import hash64, permutation, uniform
 from cxr_dist.distributed.backend import Backend
+from cxr_dist.distributed.progress import enter
 from cxr_dist.distributed.reduce import sum_over_ranks
+from cxr_dist.distributed.transfer import HostCopy, to_device
 from cxr_dist.model.image import GREY_DEVIATION, normalise
 from cxr_dist.model.losses import ClassificationLoss
 from cxr_dist.train.batchnorm import LaneStatistics
@@ -38,59 +44,86 @@ class Inputs:
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """What one step computed, the same on all ranks."""
+    """What one step computed."""
 
     loss: torch.Tensor
     """This rank's part of the loss; its sum over ranks is the loss."""
-    gradient_norm: float
-    """Total norm before clipping; not finite where the update was left out."""
+    numbers: HostCopy
+    """The gradient's total norm, then the loss of each of this rank's lanes; `gradient_norm` reads them."""
     stop_requested: bool
-    """Whether any rank asked to stop."""
+    """Whether any rank asked to stop; the same on all ranks."""
     num_replaced: int
     """Damaged samples that were replaced in this step, on all ranks together."""
 
+    @property
+    def gradient_norm(self) -> float:
+        """Before clipping, the same on all ranks; not finite where the update was left out. Waits for the step."""
+        return self.numbers.read()[0]
+
+    @property
+    def lanes_finite(self) -> list[bool]:
+        """Whether the losses of this rank's lanes are finite. Waits for the step."""
+        return [math.isfinite(loss) for loss in self.numbers.read()[1:]]
+
 
 class TrainStep:
-    """Callable: micro-batches of a step in, one update of the model out (all ranks)."""
+    """Callable: micro-batches of a step in, one update of the model out (all ranks).
+
+    An update is left out, on all ranks, where a loss or the gradient's norm is not finite.
+    """
 
     def __init__(
         self, config: Config, backend: Backend, loss: ClassificationLoss, num_classes: int, lanes: range
     ) -> None:
-        self.config, self.backend, self.loss = config, backend, loss
-        self.num_classes, self.lanes = num_classes, lanes
+        self.config, self.backend, self.num_classes, self.lanes = config, backend, num_classes, lanes
+        weights = None if loss.class_weights is None else loss.class_weights.to(backend.device)
+        self.loss = dataclasses.replace(loss, class_weights=weights)
         self.dtype = _DTYPES[config.precision]
         self.statistics = LaneStatistics(backend.module, config.data.num_lanes)
 
     def __call__(self, step: int, epoch: int, batches: list[Batch], stop: bool) -> StepResult:
         """Forward and backward over this rank's lanes, one update. `epoch` counts from 0."""
-        lanes = list(zip(self.lanes, batches, strict=True))
-        inputs = [self.inputs(step, epoch, lane, batch) for lane, batch in lanes]
-        weight = sum((self.loss.weight_sum(i.targets, i.known).double() for i in inputs), torch.zeros(()))
-        flags = [float(stop), float(sum(len(batch.replaced) for batch in batches))]
-        totals = torch.tensor([0.0, *flags], dtype=torch.float64, device=self.backend.device)
-        totals[0] = weight
-        total_weight, stopping, num_replaced = sum_over_ranks(totals)
-        denominator = total_weight.clamp_min(1e-12).to(self.dtype)
-
-        loss = torch.zeros((), dtype=self.dtype, device=self.backend.device)
+        inputs = [
+            self.inputs(step, epoch, lane, batch) for lane, batch in zip(self.lanes, batches, strict=True)
+        ]
+        num_replaced = sum(len(batch.replaced) for batch in batches)
+        denominator, flags = self.totals(inputs, [float(stop), float(num_replaced)])
         self.statistics.start()
-        for (lane, _), item in zip(lanes, inputs, strict=True):
-            torch.manual_seed(int(hash64(_DROPOUT, self.config.seed, step, lane)) >> 1)
-            with self.backend.accumulate(is_last=lane == self.lanes[-1]):
-                logits = self.backend.forward(item.images, item.tokens, item.attention_mask)
-                part = self.loss.sums(logits, item.targets, item.known) / denominator
-                self.backend.backward(part)
-            self.statistics.add()
-            loss += part.detach()
-
+        losses = [
+            self.lane(step, lane, each, denominator) for lane, each in zip(self.lanes, inputs, strict=True)
+        ]
+        enter("update")
         norm = self.backend.update()
-        self.statistics.finish(keep=math.isfinite(norm))
+        self.statistics.finish(keep=norm.isfinite())
+        numbers = HostCopy(torch.stack([norm.double(), *(loss.double() for loss in losses)]))
+        stopping, replaced = flags.read()
         return StepResult(
-            loss=loss,
-            gradient_norm=norm,
-            stop_requested=bool(stopping > 0),
-            num_replaced=int(num_replaced),
+            loss=torch.stack(losses).sum(),
+            numbers=numbers,
+            stop_requested=stopping > 0,
+            num_replaced=int(replaced),
         )
+
+    def totals(self, inputs: list[Inputs], flags: list[float]) -> tuple[torch.Tensor, HostCopy]:
+        """What the summed loss is divided by, and the flags: sums over all ranks, in one message (all ranks)."""
+        weights = [self.loss.weight_sum(each.targets, each.known).double() for each in inputs]
+        own = to_device(torch.tensor(flags, dtype=torch.float64), self.backend.device)
+        summed = sum_over_ranks(torch.cat([torch.stack(weights).sum()[None], own]))
+        return summed[0].clamp_min(1e-12).to(self.dtype), HostCopy(summed[1:])
+
+    def lane(self, step: int, lane: int, inputs: Inputs, denominator: torch.Tensor) -> torch.Tensor:
+        """Forward and backward of one micro-batch; its part of the loss, a scalar.
+
+        A loss that is not finite makes its whole gradient NaN. So the norm speaks for both, and what one rank
+        meets reaches the others with the sum of gradients, before the update.
+        """
+        torch.manual_seed(int(hash64(_DROPOUT, self.config.seed, step, lane)) >> 1)
+        with self.backend.accumulate(is_last=lane == self.lanes[-1]):
+            logits = self.backend.forward(inputs.images, inputs.tokens, inputs.attention_mask)
+            loss = self.loss.sums(logits, inputs.targets, inputs.known) / denominator
+            self.backend.backward(loss * torch.where(loss.isfinite(), 1.0, torch.nan))
+        self.statistics.add()
+        return loss.detach()
 
     def inputs(self, step: int, epoch: int, lane: int, batch: Batch) -> Inputs:
         """A micro-batch moved to the device, normalised, jittered and, from its epoch on, mixed."""
@@ -130,7 +163,7 @@ class TrainStep:
         share = float(betaincinv(train.mixup_alpha, train.mixup_alpha, u))
         share = max(share, 1.0 - share)
         order = permutation(len(targets), _MIXUP_PARTNER, self.config.seed, step, lane)
-        partner = torch.from_numpy(order).to(targets.device)
+        partner = to_device(torch.from_numpy(order), targets.device)
         both_known = known * known[partner]
         mixed = torch.lerp(targets[partner], targets, share) * both_known
         return torch.lerp(images[partner], images, share), mixed, both_known

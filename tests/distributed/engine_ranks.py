@@ -86,7 +86,7 @@ class Plain:
                 losses.append(lane_loss(self.model, step, lane))
             losses[-1].backward()
             self.statistics.add()
-        self.statistics.finish(keep=True)
+        self.statistics.finish(keep=torch.tensor(True))
         norm = nn.utils.clip_grad_norm_([p for p in self.model.parameters() if p.grad is not None], CLIP)
         self.optimizer.param_groups[0]["lr"] = RATE / (step + 1)
         self.optimizer.step()
@@ -112,8 +112,8 @@ def engine_step(backend, step, *, broken=False):
         statistics.add()
         total += loss.detach()
     norm = backend.update()
-    statistics.finish(keep=math.isfinite(norm))
-    return [float(sum_over_ranks(total)), norm]
+    statistics.finish(keep=norm.isfinite())
+    return [float(sum_over_ranks(total)), float(norm)]
 
 
 def check(folder, world, device, parallel, precision, deepspeed="", decay=0.0):

@@ -12,7 +12,7 @@ def run_step(model, lanes, keep=True):
     for lane in lanes:
         model(lane)
         statistics.add()
-    statistics.finish(keep=keep)
+    statistics.finish(keep=torch.tensor(keep))
 
 
 def test_one_lane_is_what_torch_does():

@@ -1,0 +1,43 @@
+"""From the draws of an epoch to samples: the plan says where a draw lands, the shard's index what lies there."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from cxr_dist.config import DataConfig
+from cxr_dist.data.place import open_store
+from cxr_dist.data.plan import Integers, Plan
+from cxr_dist.data.store import ShardStore
+from cxr_dist.shard.manifest import Manifest
+
+NOT_REPLACED = -1
+
+
+def samples_of(plan: Plan, store: ShardStore, epoch: int, draws: Integers) -> tuple[Integers, Integers]:
+    """Number of the shard, and of the sample in it, for each draw [n] of an epoch."""
+    shards, places = plan.locate(epoch, draws)
+    samples = np.empty_like(draws)
+    for shard in np.unique(shards):
+        order, mass = plan.sample_order(epoch, int(shard), store.index(int(shard))["group"])
+        inside = shards == shard
+        samples[inside] = order[np.searchsorted(mass, places[inside], side="right")]
+    return shards, samples
+
+
+def keys_of(
+    config: DataConfig, manifest: Manifest, plan: Plan, epoch: int, draws: Sequence[tuple[int, int]]
+) -> list[str]:
+    """Keys in the shards of (draw, stand-in) pairs: what was read for a draw of an epoch.
+
+    The stand-in is the sample that replaced a damaged one, or NOT_REPLACED.
+    """
+    store = open_store(config, manifest, "train")
+    try:
+        shards, samples = samples_of(plan, store, epoch, np.array([draw for draw, _ in draws]))
+        read = [
+            (shard, sample if stand_in == NOT_REPLACED else stand_in)
+            for shard, sample, (_, stand_in) in zip(shards.tolist(), samples.tolist(), draws, strict=True)
+        ]
+        return [store.index(shard)[sample]["key"].decode("ascii") for shard, sample in read]
+    finally:
+        store.close()

@@ -1,0 +1,174 @@
+"""The training step: nothing waits for the device, and an update that is not finite leaves no trace."""
+
+import dataclasses
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from cxr_dist.distributed.backend import new_backend
+from cxr_dist.distributed.transfer import HostCopy, to_device
+from cxr_dist.distributed.world import World
+from cxr_dist.model.losses import ClassificationLoss
+from cxr_dist.runs import named_run
+from cxr_dist.session import new_optimizer, parts_of, prepare_run_folder
+from cxr_dist.shard.manifest import load_manifest
+
+CPU = torch.device("cpu")
+
+
+def parts_for(config, device=CPU):
+    """A run's parts, ready for its first step."""
+    manifest = load_manifest(Path(config.data.shards))
+    prepare_run_folder(config, manifest, World(), device)
+    parts = parts_of(config, manifest, World(), device)
+    parts.model.train()
+    parts.backend.prepare()
+    return parts
+
+
+def batches_of(parts, stream):
+    return [next(stream) for _ in parts.step.lanes]
+
+
+def everything(backend):
+    found = backend.model_tensors() | backend.optimizer_tensors()
+    return {name: value.clone() for name, value in found.items()}
+
+
+def assert_same(found, expected):
+    assert found.keys() == expected.keys()
+    assert not [name for name in found if not torch.equal(found[name], expected[name])]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+@pytest.mark.parametrize("clip_norm", [0.0, 0.1])
+def test_an_update_left_out_leaves_no_trace(name, dtype, clip_norm):
+    demo = named_run("demo")
+    config = dataclasses.replace(demo, optim=dataclasses.replace(demo.optim, name=name, clip_norm=clip_norm))
+    twins = []
+    for disturbed in (False, True):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(37, 11), torch.nn.Linear(11, 3)).to(dtype)
+        twins.append(new_backend(config, World(), CPU, model, new_optimizer(config)))
+        twins[-1].prepare()
+        for step in range(4):
+            torch.manual_seed(step)
+            inputs = torch.randn(8, 37, dtype=dtype)
+            if disturbed:
+                for wrong in (math.nan, math.inf):
+                    twins[-1].backward(twins[-1].module(inputs).sum() * wrong)
+                    assert not twins[-1].update().isfinite()
+            twins[-1].backward(twins[-1].module(inputs).square().sum())
+            assert twins[-1].update().isfinite()
+    assert_same(everything(twins[1]), everything(twins[0]))
+    assert float(everything(twins[1])["step/0.weight"]) == 4
+
+
+class InfiniteLoss(ClassificationLoss):
+    """Overflows in micro-batches with a sample of class 0; the gradient stays finite."""
+
+    def sums(self, logits, targets, known):
+        return super().sums(logits, targets, known) + torch.where(targets[:, 0].sum() > 0, math.inf, 0.0)
+
+
+def test_a_loss_that_is_not_finite_leaves_the_update_out_though_its_gradient_is_finite(tiny_config):
+    parts = parts_for(tiny_config)
+    step, good = parts.step, parts.step.loss
+    batches = batches_of(parts, parts.open_stream(0))
+    finite = [not (batch.labels == 0).any() for batch in batches]
+    assert set(finite) == {True, False}
+    before = everything(parts.backend)
+    step.loss = InfiniteLoss(**{f.name: getattr(good, f.name) for f in dataclasses.fields(good)})
+    result = step(0, 0, batches, False)
+    assert not math.isfinite(result.gradient_norm)
+    assert result.lanes_finite == finite
+    # Adam has made its moments, which are all zero; those of a run that went on untouched are in the test above.
+    assert not any(value.any() for value in parts.backend.optimizer_tensors().values())
+    assert_same(everything(parts.backend) | before, everything(parts.backend))
+    step.loss = good
+    result = step(0, 0, batches, False)
+    assert math.isfinite(result.gradient_norm)
+    assert result.lanes_finite == [True] * len(batches)
+    assert not torch.equal(before["head.first.weight"], parts.backend.model_tensors()["head.first.weight"])
+
+
+WAITS = {  # on CUDA the host must wait for the device to know what these return
+    torch.ops.aten._local_scalar_dense.default,
+    torch.ops.aten.is_nonzero.default,
+    torch.ops.aten.nonzero.default,
+    torch.ops.aten.masked_select.default,
+    torch.ops.aten.equal.default,
+}
+
+
+class NothingIsRead(TorchDispatchMode):
+    """Fails where an operation's result would have to be known to the host."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func not in WAITS, func
+        indices = args[1] if func is torch.ops.aten.index.Tensor else ()
+        assert all(index is None or index.dtype != torch.bool for index in indices), "a boolean mask as index"
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_detector_finds_what_waits():
+    values = torch.arange(3.0)
+    for reads in (lambda: float(values.sum()), lambda: bool(values.all()), lambda: values[values > 1]):
+        with NothingIsRead(), pytest.raises(AssertionError):
+            reads()
+
+
+@pytest.fixture
+def varied_config(tiny_config):
+    """All that a step can do on the way: mixup, class weights, checkpointing, a full mask of tokens."""
+    train = dataclasses.replace(tiny_config.train, mixup_alpha=0.2, mixup_from_epoch=1)
+    return dataclasses.replace(
+        tiny_config,
+        train=train,
+        loss=dataclasses.replace(tiny_config.loss, name="focal", class_weights="balanced"),
+        model=dataclasses.replace(tiny_config.model, gradient_checkpointing=True),
+    )
+
+
+@pytest.mark.parametrize("fusion", ["tokens", "pooled"])
+def test_no_operation_of_a_step_needs_a_value_on_the_host(varied_config, fusion):
+    config = dataclasses.replace(varied_config, model=dataclasses.replace(varied_config.model, fusion=fusion))
+    parts = parts_for(config)
+    batches = batches_of(parts, parts.open_stream(0))
+    batches[0] = dataclasses.replace(batches[0], attention_mask=torch.ones_like(batches[0].attention_mask))
+    parts.step(0, 0, batches, False)
+    with NothingIsRead():
+        parts.step(1, 0, batches, True)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_steps_on_a_gpu_never_synchronise(varied_config, precision):
+    device = torch.device("cuda", 0)
+    parts = parts_for(dataclasses.replace(varied_config, precision=precision), device)
+    stream = parts.open_stream(0)
+    ready = [batches_of(parts, stream) for _ in range(6)]
+    assert all(batch.images.is_pinned() for batches in ready for batch in batches)
+    for step in (0, 1):  # kernels are chosen, moments are made
+        parts.step(step, 0, ready[step], False)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        results = [parts.step(step, 0, ready[step], step == 5) for step in range(2, 6)]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert [result.stop_requested for result in results] == [False, False, False, True]
+    assert all(math.isfinite(result.gradient_norm) for result in results)
+
+
+def test_a_copy_to_the_host_has_the_values_of_its_moment():
+    for device in [CPU, torch.device("cuda", 0)][: 1 + torch.cuda.is_available()]:
+        values = to_device(torch.tensor([1.0, 2.0]), device)
+        copy = HostCopy(values)
+        values.zero_()
+        assert copy.read() == [1.0, 2.0]
+        assert copy.read() == [1.0, 2.0]
