@@ -12,7 +12,9 @@ from cxr_dist.config import DataConfig
 from cxr_dist.config_file import load_config
 from cxr_dist.data.place import open_store, shards_folder
 from cxr_dist.distributed.backend import start, stop
+from cxr_dist.distributed.progress import enter
 from cxr_dist.distributed.reduce import from_main
+from cxr_dist.distributed.watchdog import watching
 from cxr_dist.distributed.world import World
 from cxr_dist.errors import UserError
 from cxr_dist.evaluate.assess import assess
@@ -51,16 +53,19 @@ def evaluate_runs(
     if len({run_dir.resolve() for run_dir in run_dirs}) < len(run_dirs):
         raise UserError("a run is in the ensemble twice: name each run once")
     world = World.from_environment()
-    device = start(world, load_config(run_dirs[0] / "config.yaml").train.timeout_minutes)
+    timeout_minutes = load_config(run_dirs[0] / "config.yaml").train.timeout_minutes
     try:
-        opened = [open_run(run_dir, device, shards) for run_dir in run_dirs]
-        evaluation = _Evaluation([trained for trained, _ in opened], opened[0][1], world, out)
-        if world.is_main and len(run_dirs) > 1:
-            prepare_ensemble_folder(out, run_dirs[0])
-        validation = None
-        if split != "val" and evaluation.manifest.splits["val"].samples:
-            validation = evaluation.validation(mc, at_sensitivity)
-        evaluation.run(split, mc, validation, at_sensitivity)
+        with watching(world, timeout_minutes):
+            device = start(world, timeout_minutes)
+            enter("evaluating")
+            opened = [open_run(run_dir, device, shards) for run_dir in run_dirs]
+            evaluation = _Evaluation([trained for trained, _ in opened], opened[0][1], world, out)
+            if world.is_main and len(run_dirs) > 1:
+                prepare_ensemble_folder(out, run_dirs[0])
+            validation = None
+            if split != "val" and evaluation.manifest.splits["val"].samples:
+                validation = evaluation.validation(mc, at_sensitivity)
+            evaluation.run(split, mc, validation, at_sensitivity)
     finally:
         stop()
 

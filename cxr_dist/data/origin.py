@@ -12,6 +12,7 @@ from typing import Any
 import fsspec
 
 from cxr_dist.data.store import ShardError
+from cxr_dist.distributed.progress import advance
 from cxr_dist.errors import UserError
 
 _SILENT_SECONDS = 60  # a server that sends nothing for so long has failed
@@ -29,11 +30,19 @@ def fetch(shards: str, name: str, to: Path) -> None:
     """
     file_system, path = _opened(shards, name)
     try:
-        file_system.get_file(path, str(to))
+        file_system.get_file(path, str(to), callback=_Heard())
     except Exception as error:  # each library has its own kinds
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise no_space(name) from None
         raise _failed(name, error) from None
+
+
+class _Heard(fsspec.Callback):  # type: ignore[misc]
+    """Each piece of a file counts as progress."""
+
+    def relative_update(self, inc: int = 1) -> None:
+        """A piece has come."""
+        advance()
 
 
 @lru_cache(maxsize=4)

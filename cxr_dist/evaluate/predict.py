@@ -4,6 +4,8 @@ No collective inside the loop; at the end one gather, and it is an error if the 
 not exactly the split's. So the table does not depend on the number of ranks or shards.
 """
 
+from collections.abc import Iterable, Iterator
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -15,6 +17,7 @@ from cxr_dist.data.place import open_store
 from cxr_dist.data.plan import evaluation_batches
 from cxr_dist.data.text import ReportTokenizer
 from cxr_dist.distributed.backend import autocast
+from cxr_dist.distributed.progress import advance
 from cxr_dist.distributed.reduce import gather_rows
 from cxr_dist.distributed.world import World
 from cxr_dist.errors import UserError
@@ -97,7 +100,7 @@ def predict_split(
         with_images=config.model.uses_image,
     )
     rows = _gather(
-        [predict_batch(model, batch, config, manifest.task, mc, device) for batch in batches],
+        [predict_batch(model, batch, config, manifest.task, mc, device) for batch in _heard(batches)],
         manifest.split(split).samples,
         config.data.evaluation_batch,
         world,
@@ -105,6 +108,13 @@ def predict_split(
     )
     model.train(was_training)
     return _table(rows, config, manifest, split, mc.passes)
+
+
+def _heard(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Each batch counts as progress of a long phase."""
+    for batch in batches:
+        yield batch
+        advance()
 
 
 def _gather(
