@@ -11,7 +11,10 @@ import torch
 
 
 class WeightAverage:
-    """average = decay * average + (1 - decay) * weight after each applied update, starting as the weights."""
+    """average = decay * average + (1 - decay) * weight after each applied update, starting as the weights.
+
+    All of one type, on one device.
+    """
 
     def __init__(self, decay: float, weights: Sequence[torch.Tensor]) -> None:
         self._share = 1.0 - decay
@@ -24,10 +27,11 @@ class WeightAverage:
 
         Nothing waits for the device that holds the norm.
         """
-        applied = torch.isfinite(torch.as_tensor(gradient_norm))
+        applied = torch.isfinite(torch.as_tensor(gradient_norm)).double()
+        # 0 where left out: that keeps an average of finite weights to the bit.
+        share = (applied * self._share).to(self.averages[0])
         for average, weight in zip(self.averages, self.weights, strict=True):
-            # By a share of 0 where left out, which keeps an average of finite weights to the bit.
-            average.lerp_(weight, (self._share * applied).to(weight))
+            average.lerp_(weight, share)
 
     @contextlib.contextmanager
     def swapped(self) -> Iterator[None]:
