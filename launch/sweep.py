@@ -9,7 +9,8 @@ import itertools
 import json
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -129,6 +130,11 @@ class Sweep:
         self.jobs |= jobs
         write_whole(self._path, json.dumps(self.jobs, indent=1) + "\n")
 
+    def open_runs(self, runs: Sequence[SweepRun], queue: Mapping[str, str]) -> list[SweepRun]:
+        """Those of the runs that have neither finished nor a job in the queue."""
+        done = {state.name for state in self.states(queue) if state.finished or state.goes_on}
+        return [run for run in runs if run.name not in done]
+
     def states(self, queue: Mapping[str, str]) -> list[RunState]:
         """All runs that were ever submitted; `queue` is job id -> SLURM's word."""
         return [self._state(name, job, queue) for name, job in self.jobs.items()]
@@ -143,10 +149,10 @@ class Sweep:
     def watch(self, ask: Callable[[], Mapping[str, str]], minutes: float) -> bool:
         """Show the table until no run goes on; True where all have finished. Raises UserError at the deadline."""
         deadline, seconds = time.monotonic() + 60 * minutes, _SHORTEST_POLL
-        with Live(console=Console(), auto_refresh=False) as live:
+        with _shown_table() as show:
             while True:
                 states = self.states(ask())
-                live.update(table(states), refresh=True)
+                show(states)
                 going = sum(state.goes_on for state in states)
                 if not going:
                     return all(state.finished for state in states)
@@ -158,9 +164,31 @@ class Sweep:
                 seconds = min(1.2 * seconds, _LONGEST_POLL)
 
 
+@contextmanager
+def _shown_table() -> Iterator[Callable[[Sequence[RunState]], None]]:
+    """Shows the table that it is called with: in its place on a terminal, elsewhere again when a state is another."""
+    console = Console()
+    known: list[tuple[str, ...]] = [()]
+    if console.is_terminal:
+        with Live(console=console, auto_refresh=False) as live:
+            yield lambda states: live.update(table(states), refresh=True)
+        return
+
+    def show(states: Sequence[RunState]) -> None:
+        now = tuple(state.state for state in states)
+        if now != known[-1]:
+            known.append(now)
+            console.print(table(states))
+
+    yield show
+
+
 def table(states: Sequence[RunState]) -> Table:
     """The runs' states, for a terminal."""
-    shown = Table("run", "job", "state")
+    shown = Table()
+    shown.add_column("run", overflow="fold")
+    shown.add_column("job")
+    shown.add_column("state")
     shown.add_column("step", justify="right")
     shown.add_column("best validation AUC", justify="right")
     for run in states:
