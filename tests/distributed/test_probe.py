@@ -1,0 +1,72 @@
+"""The roll call over a real store; ranks that are absent are reported in time, and in our words."""
+
+import socket
+import time
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from cxr_dist.distributed.probe import RollCall, all_reduce_speed, call_the_roll
+from cxr_dist.distributed.world import World
+from cxr_dist.errors import UserError
+
+
+@pytest.fixture
+def free_port(monkeypatch):
+    """A port that nothing listens on, set as the rendezvous."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", str(port))
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):  # set by the call; taken back after the test
+        monkeypatch.setenv(name, "0")
+    return port
+
+
+def test_rank_0_hears_those_that_came_and_no_others(free_port):
+    main = call_the_roll(World(rank=0, world_size=3), seconds=5)
+    other = call_the_roll(World(rank=2, world_size=3, local_rank=2), seconds=5)
+    main.say("report", "zero")
+    other.say("report", "zwei – ü")
+    assert main.hear("report", seconds=0.5) == {0: "zero", 2: "zwei – ü"}
+    main.say("go", "on")
+    assert other.hear_main("go", seconds=5) == "on"
+
+
+def test_silence_of_rank_0_is_an_error_in_time(free_port):
+    call = RollCall(dist.HashStore(), World(rank=1, world_size=2))
+    start = time.monotonic()
+    with pytest.raises(UserError, match=r"rank 1 heard nothing from rank 0 for 0\.5 s"):
+        call.hear_main("go", seconds=0.5)
+    assert time.monotonic() - start < 10
+
+
+def test_a_rank_that_finds_nobody_says_why(free_port, monkeypatch, capfd):
+    rank = World(rank=1, world_size=2)
+    with pytest.raises(
+        UserError, match=rf"rank 1 reached nobody at 127\.0\.0\.1:{free_port} .* nothing listens"
+    ):
+        call_the_roll(rank, seconds=0.3)
+    monkeypatch.setenv("MASTER_ADDR", "no-such-host.invalid")
+    with pytest.raises(UserError, match=r"does not know that name; set MASTER_ADDR"):
+        call_the_roll(rank, seconds=0.3)
+    assert capfd.readouterr().err == "", "none of the store's own pages"
+
+
+def test_a_taken_port_is_named(free_port):
+    with socket.socket() as other:
+        other.bind(("", free_port))
+        other.listen()
+        with pytest.raises(UserError, match=rf"port {free_port} of this host is taken.*MASTER_PORT"):
+            call_the_roll(World(rank=0, world_size=2), seconds=1)
+
+
+def test_a_rank_that_does_not_join_the_collective_is_an_error_in_time(free_port):
+    call = call_the_roll(World(rank=0, world_size=2), seconds=5)
+    start = time.monotonic()
+    with pytest.raises(UserError, match=r"the ranks met, but"):
+        all_reduce_speed(call, torch.device("cpu"), seconds=1)
+    assert time.monotonic() - start < 30
+    assert not dist.is_initialized()
