@@ -228,7 +228,8 @@ class TrainConfig:
     max_nonfinite_steps: int = 3
     """Updates left out in a row, because loss or gradient were not finite, before the run stops."""
     timeout_minutes: float = 10.0
-    """Longest wait for another rank in a collective."""
+    """The watchdog ends the job when no rank gets ahead for so long, or one does not join within it. A rank that
+    died ends it at once, one that is silent within a minute."""
 
     def __post_init__(self) -> None:
         _require(self.epochs >= 1, f"train.epochs is {self.epochs}; it must be at least 1")

@@ -20,8 +20,10 @@ from cxr_dist.data.place import open_store, shards_folder
 from cxr_dist.data.read import reader
 from cxr_dist.data.store import SampleError
 from cxr_dist.data.text import ReportTokenizer, prepare_text_folder, report_text
+from cxr_dist.distributed import progress
 from cxr_dist.distributed.backend import NewOptimizer, check_parallel, new_backend, start, stop
 from cxr_dist.distributed.reduce import wait_for_all
+from cxr_dist.distributed.watchdog import watching
 from cxr_dist.distributed.world import World, lanes_of
 from cxr_dist.errors import UserError
 from cxr_dist.model.classifier import Classifier, build_classifier, load_pretrained
@@ -52,25 +54,35 @@ def train(config: Config, asked_to_stop: StopRequest) -> Outcome:
     check_against(config, manifest)
     check_parallel(config, world)
     micro_batch = micro_batch_here(config, manifest, world)
-    device = start(world, config.train.timeout_minutes)
     try:
-        config = settled(config, world, device, micro_batch)
-        if world.is_main:
-            prepare_run_folder(config, manifest, world, device)
-        wait_for_all()
-        with out_of_memory_explained(config, world, device, lambda: "while building the model"):
-            parts = parts_of(config, manifest, world, device)
-        with contextlib.closing(parts.observer), contextlib.closing(parts.bad_samples):
-            run = TrainingRun(parts, asked_to_stop)
-            with out_of_memory_explained(config, world, device, lambda: f"after step {run.state.step}"):
-                outcome = run.run()
-            if outcome is Outcome.FINISHED and world.is_main:
-                mark_finished(parts.run_dir, run.state.step)
-            if outcome is Outcome.STOPPED:
-                requeue_if_due(asked_to_stop, world, device, parts.observer.say)
-            return outcome
+        with watching(world, config.train.timeout_minutes):
+            return _train_together(config, manifest, world, micro_batch, asked_to_stop)
     finally:
         stop()
+
+
+def _train_together(
+    config: Config, manifest: Manifest, world: World, micro_batch: int, asked_to_stop: StopRequest
+) -> Outcome:
+    """Join the other ranks and train (all ranks)."""
+    device = start(world, config.train.timeout_minutes)
+    progress.enter("preparing the run")
+    config = settled(config, world, device, micro_batch)
+    if world.is_main:
+        prepare_run_folder(config, manifest, world, device)
+    wait_for_all()
+    with out_of_memory_explained(config, world, device, lambda: "while building the model"):
+        parts = parts_of(config, manifest, world, device)
+    with contextlib.closing(parts.observer), contextlib.closing(parts.bad_samples):
+        run = TrainingRun(parts, asked_to_stop)
+        with out_of_memory_explained(config, world, device, lambda: f"after step {run.state.step}"):
+            outcome = run.run()
+        progress.enter("leaving")
+        if outcome is Outcome.FINISHED and world.is_main:
+            mark_finished(parts.run_dir, run.state.step)
+        if outcome is Outcome.STOPPED:
+            requeue_if_due(asked_to_stop, world, device, parts.observer.say)
+        return outcome
 
 
 def micro_batch_here(config: Config, manifest: Manifest, world: World) -> int:
@@ -187,6 +199,7 @@ def _reports(config: Config, manifest: Manifest) -> Iterator[str]:
     read = reader(store, manifest.image["short_side"], None)
     positions = ((shard, i) for shard, entry in enumerate(store.shards) for i in range(entry.samples))
     for (shard, sample), _ in zip(positions, range(_VOCABULARY_REPORTS), strict=False):
+        progress.advance()
         try:
             yield report_text(read(shard, sample)["json"], config.data.text_sections)
         except SampleError:

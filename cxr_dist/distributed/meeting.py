@@ -10,6 +10,7 @@ from cxr_dist.distributed.heartbeat import Hub, Spoke
 from cxr_dist.distributed.world import World, rendezvous
 
 _ANSWER_SECONDS = 5
+_STORE_SECONDS = 30  # its client prints pages where a busy machine is slower
 
 
 class Meeting:
@@ -47,7 +48,7 @@ class Meeting:
         return Spoke(end, self.world.rank, secret)
 
     def _new_store(self, *, is_master: bool) -> Store:
-        timeout = datetime.timedelta(seconds=_ANSWER_SECONDS)
+        timeout = datetime.timedelta(seconds=_STORE_SECONDS)
         return TCPStore(
             self.host,
             self._port,

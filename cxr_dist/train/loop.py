@@ -18,6 +18,7 @@ from cxr_dist.config_file import to_plain
 from cxr_dist.data.batch import Batch
 from cxr_dist.data.plan import Plan
 from cxr_dist.distributed.backend import Backend
+from cxr_dist.distributed.progress import enter
 from cxr_dist.distributed.reduce import from_main, sum_over_ranks, wait_for_all
 from cxr_dist.distributed.world import World
 from cxr_dist.errors import UserError
@@ -160,6 +161,7 @@ class TrainingRun:
 
     def restore(self) -> None:
         """Load the newest valid checkpoint, which rank 0 chooses, if there is any (all ranks)."""
+        enter("restoring")
         parts, step = self.parts, torch.tensor(-1, device=self.parts.backend.device)
         found = None
         if parts.world.is_main:
@@ -190,12 +192,14 @@ class TrainingRun:
         """Fetch this rank's micro-batches and update the model once (all ranks)."""
         parts, step, epoch = self.parts, self.state.step, self.epoch
         self._wrap()
+        enter("waiting for data", step + 1)
         with self._clock.waiting():
             batches = [next(stream) for _ in parts.step.lanes]
         for batch in batches:
             self.drawn += torch.bincount(batch.groups, minlength=len(self.drawn))
         scale = self.state.progress.plateau_scale
         parts.backend.learning_rate = learning_rate(parts.config.optim, step, self.total, scale)
+        enter("forward and backward")
         result = parts.step(step, epoch, batches, self.stop.requested)
         self.state = dataclasses.replace(self.state, step=step + 1)
         if result.num_replaced:
@@ -207,6 +211,7 @@ class TrainingRun:
         """One line of metrics.jsonl (all ranks sum the loss, rank 0 writes)."""
         if not is_due(self.state.step, self.train.log_every, self.total):
             return
+        enter("logging")
         self._nonfinite.settle()
         loss = float(sum_over_ranks(result.loss.clone()))
         steps_per_second, data_wait_share = self._clock.lap(self.state.step)
@@ -228,6 +233,7 @@ class TrainingRun:
         step, progress = self.state.step, self.state.progress
         if step == 0 or step == progress.validated_step or not is_due(step, self.eval_every, self.total):
             return
+        enter("validation", step)
         self._nonfinite.settle()
         with self._clock.paused():
             epoch = round(step / self.parts.plan.steps_per_epoch, 4)
@@ -251,6 +257,7 @@ class TrainingRun:
         """Begin to write a checkpoint of this step, unless that was done already (all ranks)."""
         if self._saved_step == self.state.step:
             return
+        enter("saving", self.state.step)
         self._nonfinite.settle()
         with self._clock.paused():
             parts = self.parts
