@@ -55,7 +55,8 @@ def start(world: World, timeout_minutes: float) -> torch.device:
     if world.world_size > 1 and not dist.is_initialized():
         os.environ.update(rendezvous(world))
         dist.init_process_group(
-            "nccl" if cuda else "gloo", timeout=datetime.timedelta(minutes=_COLLECTIVE_PATIENCE * timeout_minutes)
+            "nccl" if cuda else "gloo",
+            timeout=datetime.timedelta(minutes=_COLLECTIVE_PATIENCE * timeout_minutes),
         )
     return device
 
