@@ -54,8 +54,9 @@ class World:
 def rendezvous(world: World, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     """The variables that torch's `env://` rendezvous needs and the launcher did not set.
 
-    Under SLURM the address is the step's first host and the port comes from the job id, so that two jobs on
-    a host do not meet. Whoever can reach that port can join: use a trusted network only.
+    Under SLURM the address is the step's first host and the port comes from the job id and its restarts,
+    so that two jobs on a host do not meet, nor a job and a start of it that SLURM has lost sight of. Whoever can
+    reach that port can join: use a trusted network only.
     """
     found = {
         "RANK": str(world.rank),
@@ -70,7 +71,8 @@ def rendezvous(world: World, environment: Mapping[str, str] = os.environ) -> dic
             )
         found["MASTER_ADDR"] = _first_host(nodes)
     if "MASTER_PORT" not in environment:
-        found["MASTER_PORT"] = str(20000 + int(environment.get("SLURM_JOB_ID", "0")) % 12000)
+        job, restart = environment.get("SLURM_JOB_ID", "0"), environment.get("SLURM_RESTART_COUNT", "0")
+        found["MASTER_PORT"] = str(20000 + (int(job) + 1000 * int(restart)) % 12000)
     return {name: value for name, value in found.items() if name not in environment}
 
 

@@ -117,3 +117,12 @@ def test_the_ranks_share_the_lanes_evenly(world_size, lanes_per_rank):
 def test_a_world_size_that_does_not_divide_the_lanes_lists_those_that_do():
     with pytest.raises(UserError, match=r"world size 3 does not divide 4 lanes.*use 1, 2, 4 ranks"):
         lanes_of(World(world_size=3), 4)
+
+
+def test_a_requeued_job_does_not_meet_the_start_before():
+    ports = [
+        rendezvous(World(), {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": str(restart)})["MASTER_PORT"]
+        for restart in range(12)
+    ]
+    assert ports[0] == rendezvous(World(), {"SLURM_JOB_ID": "7"})["MASTER_PORT"]
+    assert len(set(ports)) == 12
