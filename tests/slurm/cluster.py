@@ -37,6 +37,7 @@ class Cluster:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.environment = os.environ | {"SLURM_CONF": str(folder / "slurm.conf"), "OMP_NUM_THREADS": "1"}
+        self._nodes: dict[str, subprocess.Popen[bytes]] = {}
 
     def run(self, *command: str | Path, cwd: Path | None = None) -> str:
         """Standard output of one command; its error output is in the exception where it fails."""
@@ -73,6 +74,20 @@ class Cluster:
             path.write_text(before)
             self.run("scontrol", "reconfigure")
 
+    def start_node(self, node: str) -> None:
+        """Start a node's slurmd; a node that SLURM believed down comes back by itself."""
+        self._nodes[node] = _start(self, "slurmd", "-D", "-N", node)
+
+    def kill_node(self, node: str) -> None:
+        """Kill a node's slurmd without a word; the processes of its jobs live on."""
+        self._nodes[node].kill()
+        self._nodes[node].wait()
+
+    def stop_nodes(self) -> None:
+        """End all slurmd."""
+        for process in self._nodes.values():
+            _end(process)
+
     def wait(self, job_id: str, seconds: float = 180) -> dict[str, str]:
         """Wait until the job has ended, and return what is known of it."""
         deadline = time.monotonic() + seconds
@@ -97,8 +112,9 @@ def running_cluster() -> Iterator[Cluster]:
         stack.enter_context(_daemon(cluster, "munged", "--foreground", "--force", *munge))
         _until((folder / "munge.socket").exists, "munged answers")
         stack.enter_context(_daemon(cluster, "slurmctld", "-D"))
+        stack.callback(cluster.stop_nodes)
         for node in NODES:
-            stack.enter_context(_daemon(cluster, "slurmd", "-D", "-N", node))
+            cluster.start_node(node)
         _until(
             lambda: cluster.run("sinfo", "-h", "-o", "%T/%D").strip() == f"idle/{len(NODES)}", "nodes idle"
         )
@@ -152,11 +168,19 @@ def _host_names() -> Iterator[None]:
 
 @contextmanager
 def _daemon(cluster: Cluster, name: str, *arguments: str) -> Iterator[None]:
+    process = _start(cluster, name, *arguments)
+    try:
+        yield
+    finally:
+        _end(process)
+
+
+def _start(cluster: Cluster, name: str, *arguments: str) -> "subprocess.Popen[bytes]":
     """A daemon in the foreground of a child process; its output goes to a file, or pipes would never close."""
     program = _program(name)
     assert program is not None
     with (cluster.folder / "daemons.out").open("a") as output:
-        process = subprocess.Popen(
+        return subprocess.Popen(
             [program, *arguments],
             env=cluster.environment,
             stdin=subprocess.DEVNULL,
@@ -164,15 +188,15 @@ def _daemon(cluster: Cluster, name: str, *arguments: str) -> Iterator[None]:
             stderr=output,
             start_new_session=True,  # Ctrl-C is for us, who then end the jobs before the daemons
         )
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    process.terminate()
     try:
-        yield
-    finally:
-        process.terminate()
-        try:
-            process.wait(timeout=15)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        process.wait(timeout=15)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _end_jobs(cluster: Cluster) -> None:
