@@ -36,6 +36,8 @@ class DataParallel(Backend):
         # torch 2.15 asks for another name of broadcast_buffers, which accelerate 1.15 cannot pass on.
         with warnings.catch_warnings(action="ignore", category=FutureWarning):
             self._wrapped = self.module if alone else _accelerator().prepare_model(self.module)
+        if not alone:
+            _lay_out_buckets(self._wrapped)
         if self._average is None:
             self._start_average(list(self.module.parameters()))
 
@@ -95,6 +97,20 @@ class DataParallel(Backend):
         for key, value in moments.items():
             moment, name = key.split("/", 1)
             self.optimizer.state[parameters[name]][moment] = value.to(parameters[name].device)
+
+
+def _lay_out_buckets(wrapped: Any) -> None:
+    """Let DDP lay out its buckets now, by a backward pass of zeros (all ranks).
+
+    It lays them out anew after its first backward pass, in the order of the gradients, and where a gradient lies
+    decides in which order three or more ranks are added up: the first step of a resumed run would be another
+    than the same step of the run left alone, in its last bits.
+    """
+    trained = [parameter for parameter in wrapped.module.parameters() if parameter.requires_grad]
+    wrapped.reducer.prepare_for_backward([])
+    torch.stack([parameter.sum() * 0 for parameter in trained]).sum().backward()  # type: ignore[no-untyped-call]
+    for parameter in trained:
+        parameter.grad = None
 
 
 def _accelerator() -> Any:
