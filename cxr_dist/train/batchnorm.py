@@ -54,7 +54,7 @@ class LaneStatistics:
             return
         mean = sum_over_ranks(self._sum) / self._num_lanes
         running = torch.where(keep, torch.lerp(self._running, mean, self._weights), self._running)
-        torch._foreach_copy_(self._buffers, list(torch.split(running, [len(b) for b in self._buffers])))
+        torch._foreach_copy_(self._buffers, list(torch.split(running, [b.numel() for b in self._buffers])))
         torch._foreach_copy_(self._counts, list((self._count + keep).unbind()))
         for layer in self._layers:
             layer.momentum = self._momentum[layer]

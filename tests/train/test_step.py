@@ -1,6 +1,7 @@
 """The training step: nothing waits for the device, and an update that is not finite leaves no trace."""
 
 import dataclasses
+import itertools
 import math
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from cxr_dist.model.losses import ClassificationLoss
 from cxr_dist.runs import named_run
 from cxr_dist.session import new_optimizer, parts_of, prepare_run_folder
 from cxr_dist.shard.manifest import load_manifest
+from cxr_dist.train.loop import TrainingRun
+from cxr_dist.train.preempt import StopRequest
 
 CPU = torch.device("cpu")
 
@@ -124,25 +127,35 @@ def test_the_detector_finds_what_waits():
 
 @pytest.fixture
 def varied_config(tiny_config):
-    """All that a step can do on the way: mixup, class weights, checkpointing, a full mask of tokens."""
+    """All that a step can do on the way: mixup, class weights, averaged weights, checkpointing."""
     train = dataclasses.replace(tiny_config.train, mixup_alpha=0.2, mixup_from_epoch=1)
     return dataclasses.replace(
         tiny_config,
         train=train,
         loss=dataclasses.replace(tiny_config.loss, name="focal", class_weights="balanced"),
+        optim=dataclasses.replace(tiny_config.optim, ema_decay=0.9),
         model=dataclasses.replace(tiny_config.model, gradient_checkpointing=True),
     )
 
 
+def loop_over(parts, batches):
+    """Takes a step over a rank's micro-batches, as the training loop does; the first two make kernels and moments."""
+    run, stream = TrainingRun(parts, StopRequest(0)), iter(batches)
+    for _ in range(2):
+        run.one_step(stream)
+    return lambda: run.one_step(stream)
+
+
 @pytest.mark.parametrize("fusion", ["tokens", "pooled"])
 def test_no_operation_of_a_step_needs_a_value_on_the_host(varied_config, fusion):
-    config = dataclasses.replace(varied_config, model=dataclasses.replace(varied_config.model, fusion=fusion))
-    parts = parts_for(config)
-    batches = batches_of(parts, parts.open_stream(0))
-    batches[0] = dataclasses.replace(batches[0], attention_mask=torch.ones_like(batches[0].attention_mask))
-    parts.step(0, 0, batches, False)
+    model = dataclasses.replace(varied_config.model, fusion=fusion)
+    parts = parts_for(dataclasses.replace(varied_config, model=model))
+    batches = list(itertools.islice(parts.open_stream(0), 4 * len(parts.step.lanes)))
+    batches[-1] = dataclasses.replace(batches[-1], attention_mask=torch.ones_like(batches[-1].tokens))
+    step = loop_over(parts, batches)
     with NothingIsRead():
-        parts.step(1, 0, batches, True)
+        step()
+        step()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
@@ -150,18 +163,15 @@ def test_no_operation_of_a_step_needs_a_value_on_the_host(varied_config, fusion)
 def test_steps_on_a_gpu_never_synchronise(varied_config, precision):
     device = torch.device("cuda", 0)
     parts = parts_for(dataclasses.replace(varied_config, precision=precision), device)
-    stream = parts.open_stream(0)
-    ready = [batches_of(parts, stream) for _ in range(6)]
-    assert all(batch.images.is_pinned() for batches in ready for batch in batches)
-    for step in (0, 1):  # kernels are chosen, moments are made
-        parts.step(step, 0, ready[step], False)
+    batches = list(itertools.islice(parts.open_stream(0), 6 * len(parts.step.lanes)))
+    assert all(batch.images.is_pinned() for batch in batches)
+    step = loop_over(parts, batches)
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        results = [parts.step(step, 0, ready[step], step == 5) for step in range(2, 6)]
+        results = [step() for _ in range(4)]
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert [result.stop_requested for result in results] == [False, False, False, True]
     assert all(math.isfinite(result.gradient_norm) for result in results)
 
 
