@@ -45,10 +45,11 @@ def fetch(*, out: FOLDER | None = None) -> None:
     Args:
         out: The bundle; default $CXR_DIST_WEIGHTS, else ~/.cache/cxr_dist/weights.
     """
-    from cxr_dist.model import weights
+    from cxr_dist.model.fetch import fetch as download
+    from cxr_dist.model.weights import bundle_folder
 
-    folder = out or weights.bundle_folder("")
-    weights.fetch(folder)
+    folder = out or bundle_folder("")
+    download(folder)
     print(f"weights are in {folder}")
 
 
@@ -61,7 +62,7 @@ def plan(config: Config) -> None:
 
 
 def doctor(config: Config) -> None:
-    """Check what a run needs before it takes GPUs: software, GPU, shards, weights, disks, ranks. Exit 1 on a failure."""
+    """Check what a run needs before it takes GPUs: software, GPU, shards, weights, disks, ranks. Exit 1 on failure."""
     from cxr_dist.doctor.examine import examine
 
     sys.exit(0 if examine(config) else 1)

@@ -38,7 +38,7 @@ def take_lock(descriptor: int, kind: int) -> bool:
         return False
     except OSError as error:
         raise UserError(
-            f"the file system of data.stage_dir has no file locks ({error.strerror}): "
-            "name a folder on a disk of this node with --data.stage-dir"
+            f"a folder that processes share has no file locks ({error.strerror}): name one on a disk of this node "
+            "(--data.stage-dir for copies of shards, --out of `cxr-dist fetch` for weights)"
         ) from None
     return True

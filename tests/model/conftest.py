@@ -1,12 +1,17 @@
 """Small encoders: a two-layer BERT's folder, and the configuration of a model that trains in milliseconds."""
 
 import json
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub.constants
 import pytest
 import torch
+from stand_in_hub import Hub, as_bytes, old_names, serving
+from torchvision.models import DenseNet
+from transformers import BertConfig, BertForMaskedLM
 
 from cxr_dist.config import ModelConfig
 from cxr_dist.model.classifier import Classifier, build_classifier
@@ -64,3 +69,28 @@ def make_batch() -> Callable[..., Batch]:
         return images, tokens * mask, mask
 
     return make
+
+
+@pytest.fixture(scope="session")
+def published() -> tuple[dict[str, bytes], bytes]:
+    """The files of a small masked language model (weights as .bin only), and a DenseNet with old names."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = BertConfig(vocab_size=30, **sizes)
+    files = {
+        "config.json": config.to_json_string().encode(),
+        "vocab.txt": b"[PAD]\n[UNK]\n[CLS]\n[SEP]\n",
+        "pytorch_model.bin": as_bytes(BertForMaskedLM(config).state_dict()),
+        "README.md": b"not needed",
+    }
+    narrow = DenseNet(growth_rate=8, block_config=(1, 1, 1, 1), num_init_features=8)
+    return files, as_bytes(old_names(narrow.state_dict()))
+
+
+@pytest.fixture
+def hub(published: tuple[dict[str, bytes], bytes], monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A running stand-in; the client may use the network (this machine's) for as long, and waits little."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(time, "sleep", lambda seconds, sleep=time.sleep: sleep(min(seconds, 0.02)))
+    files, densenet = published
+    with serving(Hub(files=dict(files), densenet=densenet)) as running:
+        yield running
