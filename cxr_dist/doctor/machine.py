@@ -178,6 +178,11 @@ def no_gpu(cuda_build: str | None, driver: str, variables: dict[str, str]) -> Fi
             f"driver {driver} shows torch (built for CUDA {cuda_build}) no GPU",
             f"ask for --gpus-per-node=N; a driver older than CUDA {cuda_build} needs another build of torch",
         )
+    if variables.get("SLURM_GPUS_ON_NODE", "0") not in ("", "0"):
+        return failed(
+            "SLURM gave this job GPUs, but there is no driver here",
+            "take the node out: --exclude, and report it",
+        )
     return warning(
         "none: the run would train on the CPU, with gloo",
         "right on a login node; else ask for --gpus-per-node=N",

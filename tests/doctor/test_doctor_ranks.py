@@ -122,6 +122,7 @@ def test_the_page_says_where_ranks_differ_and_joins_where_they_do_not():
     [
         (None, "", {}, "warning", "none: the run would train on the CPU"),
         ("13.2", "", {}, "warning", "none: the run would train on the CPU"),
+        ("13.2", "", {"SLURM_GPUS_ON_NODE": "4"}, "failed", "there is no driver here"),
         (None, "580.1", {}, "failed", "torch is built for the CPU"),
         ("13.2", "580.1", {"CUDA_VISIBLE_DEVICES": ""}, "failed", "no GPU was given to this job"),
         ("13.2", "470.1", {}, "failed", r"driver 470.1 shows torch (built for CUDA 13.2) no GPU"),
