@@ -2,15 +2,17 @@
 #   make demo    the main job on made data, end to end, to a report page
 #   make test    all tests          make check   format, lint, types, import directions
 #   make bench   all benchmarks     make setup   .venv only
+#   make torture jobs of a SLURM of its own, disturbed at random (TRIALS=100); stopped, it goes on
 PYTHON ?= python3
 DEMO ?= demo
+TRIALS ?= 100
 VENV := .venv
 BIN := $(VENV)/bin
 # One thread per process: two processes share the cores, and numbers repeat.
 RANKS := OMP_NUM_THREADS=1 $(BIN)/accelerate launch --config_file launch/accelerate/cpu2.yaml -m cxr_dist
 CXR := OMP_NUM_THREADS=1 $(BIN)/cxr-dist
 
-.PHONY: setup demo test check bench clean
+.PHONY: setup demo test check bench torture clean
 
 setup: $(VENV)/.ready
 
@@ -42,6 +44,9 @@ test: setup
 
 bench: setup
 	for name in loader workers sharding plan mc_dropout faults; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+
+torture: setup
+	OMP_NUM_THREADS=1 $(BIN)/python tests/slurm/torture.py --trials $(TRIALS)
 
 clean:
 	rm -rf $(DEMO) .pytest_cache .mypy_cache .ruff_cache .hypothesis build

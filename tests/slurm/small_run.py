@@ -13,7 +13,7 @@ FLAGS = (  # noqa: SIM905  (a command line reads better)
     "--model.fusion-dim 64 --model.fusion-heads 4 --model.gradient-checkpointing false --precision fp32 "
     "--data.global-batch 16 --data.micro-batch 4 --data.image-size 64 --data.max-tokens 32 --data.workers 1 "
     "--data.evaluation-batch 5 --train.epochs 8 --train.eval-every 20 --train.save-every 4 --train.log-every 1 "
-    "--seed 1"
+    "--train.timeout-minutes 0.5 --seed 1"
 ).split()
 ON_CPUS = ("--cpus-per-task=1", "--gpus-per-node=0")
 FOUR_RANKS = ("--nodes=2", "--ntasks-per-node=2", *ON_CPUS)

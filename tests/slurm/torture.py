@@ -3,7 +3,7 @@
     make torture TRIALS=100
 
 Trial n is drawn from (seed, n) alone, so a stopped torture goes on where its results end. Writes
-benchmarks/results/torture.json after each trial; a job that went wrong leaves its log beside it in torture-logs/.
+benchmarks/results/torture.json after each trial; a job that went wrong leaves its log in torture-logs/.
 """
 
 import argparse
@@ -33,6 +33,7 @@ from trial import log_of, run_trial  # noqa: E402
 from benchmarks.hardware import describe_machine  # noqa: E402
 
 RESULT = REPOSITORY / "benchmarks" / "results" / "torture.json"
+LOGS = REPOSITORY / "torture-logs"
 LAUNCHERS = ("enhanced.sh", "submit.py")
 Record = dict[str, Any]
 
@@ -63,6 +64,7 @@ def one_trial(number: int, seed: int, clusters: "SimpleQueue[Cluster]", place: P
     """Run a trial on a free cluster; what went wrong is in its record, and its log in torture-logs/."""
     launcher, disturbance = drawn(seed, number)
     record: Record = {"number": number, "launcher": launcher, **dataclasses.asdict(disturbance)}
+    (LOGS / f"trial-{number}.log").unlink(missing_ok=True)  # of an earlier call that was stopped
     cluster = clusters.get()
     try:
         with tempfile.TemporaryDirectory(dir=place) as name:
@@ -84,9 +86,8 @@ def one_trial(number: int, seed: int, clusters: "SimpleQueue[Cluster]", place: P
 
 
 def _write_log(number: int, text: str) -> None:
-    folder = RESULT.with_name("torture-logs")
-    folder.mkdir(exist_ok=True)
-    (folder / f"trial-{number}.log").write_text(text)
+    LOGS.mkdir(exist_ok=True)
+    (LOGS / f"trial-{number}.log").write_text(text)
 
 
 def torture(seed: int, trials: int, at_once: int) -> list[Record]:
