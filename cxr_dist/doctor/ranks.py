@@ -15,19 +15,22 @@ _SLOW_SHARE_SECONDS = 1.0  # for all gradients of a step
 def fit(setting: Setting) -> Finding:
     """Whether this number of ranks can share the run's lanes, and the engine runs with it."""
     from cxr_dist.distributed.backend import check_parallel
-    from cxr_dist.distributed.world import lanes_of
+    from cxr_dist.distributed.zero_settings import zero_settings
+    from cxr_dist.train.micro_batch import check_world_size
 
     config, world = setting.config, setting.world
+    check_world_size(config, world)
     if world.world_size == 1 and config.parallel != "ddp":
+        zero_settings(config)
         return warning(
             f"--parallel {config.parallel} needs several ranks, and this is one",
             "start the doctor as the run will be: sbatch slurm/doctor.sh, torchrun or accelerate launch",
         )
     check_parallel(config, world)
+    found = f"world size {world.world_size}, of which here {setting.ranks_on_node}; lanes of each: "
     if config.data.micro_batch == "auto":
-        return ok(f"world size {world.world_size}; lanes: known once a micro-batch was found")
-    lanes = len(lanes_of(world, config.data.num_lanes))
-    return ok(f"world size {world.world_size}, of which here {setting.ranks_on_node}; lanes of each: {lanes}")
+        return ok(found + "known once the micro-batch was found, at the first start")
+    return ok(found + str(config.data.num_lanes // world.world_size))
 
 
 def ranks_on_node(world_size: int, node: int, environment: Mapping[str, str] = os.environ) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from cxr_dist.cli import config_of
 from cxr_dist.config import DataConfig
 from cxr_dist.config_file import to_yaml
 from cxr_dist.data.place import open_store
@@ -187,6 +188,36 @@ def test_a_world_size_that_does_not_divide_the_lanes_is_found(
     assert status == 1
     assert found["ranks"][1].startswith("world size 3 does not divide 4 lanes")
     assert found["rendezvous"][1].startswith("ranks 1-2 of 3 did not come within 1.2 s; came: rank 0 on ")
+
+
+def test_a_run_that_is_there_would_be_resumed(doctor: Any, tiny_shards: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    (out / "checkpoints" / "step-00000012").mkdir(parents=True)
+    flags = [*FLAGS, "--data.shards", str(tiny_shards), "--out", str(out)]
+    (out / "config.yaml").write_text(to_yaml(config_of("demo", flags, "test")))
+    status, found = doctor()
+    assert status == 0
+    assert found["run folder"] == ["ok", "this run's; it would resume from step-00000012 or one before"]
+
+
+def test_a_micro_batch_yet_to_be_found_is_no_failure(doctor: Any) -> None:
+    status, found = doctor("--data.micro-batch", "auto", "--data.workers", "1")
+    assert status == 0
+    assert found["ranks"][1].endswith(
+        "lanes of each: known once the micro-batch was found, at the first start"
+    )
+    assert found["shared memory"][0] == "ok"
+
+
+def test_deepspeed_is_asked_for_where_the_run_needs_it(doctor: Any, tmp_path: Path) -> None:
+    status, found = doctor("--parallel", "zero2")
+    assert status == 0
+    assert ", deepspeed " in found["packages"][1]
+    assert found["ranks"][:2] == ["warning", "--parallel zero2 needs several ranks, and this is one"]
+    (tmp_path / "wrong.json").write_text("[]")
+    status, found = doctor("--parallel", "zero2", "--deepspeed", tmp_path / "wrong.json")
+    assert status == 1
+    assert "is not of the form" in found["ranks"][1]
 
 
 def test_variables_that_break_a_run_are_found(doctor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
