@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -149,6 +150,16 @@ def test_a_gpu_is_judged_by_what_the_run_needs(fields, state, text):
     found = machine.judge_gpu(machine.Gpu(**good | fields), "580.1", SETTING)
     assert found.state == state
     assert text in found.found
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_this_machines_gpu_is_read():
+    found = machine.own_gpu(SETTING)
+    assert found.works
+    assert 0 < found.free_bytes <= found.total_bytes
+    assert machine.gpu_uuid(SETTING)
+    assert re.match(r"\d+\.", machine.driver_version())
+    assert machine.gpu(SETTING).found.startswith(found.name)
 
 
 @pytest.mark.multiprocess
