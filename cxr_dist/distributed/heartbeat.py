@@ -12,6 +12,7 @@ import os
 import secrets
 import selectors
 import socket
+import time
 import weakref
 from typing import Any, ClassVar, Protocol
 
@@ -29,13 +30,16 @@ class Link:
 
     def __init__(self, end: socket.socket) -> None:
         end.setblocking(False)
-        self.socket, self.closed, self._received = end, False, b""
+        self.socket, self.closed = end, False
+        self._received, self._unsent = b"", b""
         Link._all.add(self)
 
     def send(self, message: Message) -> None:
         """Hand over to the kernel; dropped where the other end has not read for long."""
+        if len(self._unsent) < _LONGEST:
+            self._unsent += json.dumps(message).encode() + b"\n"
         try:
-            self.socket.send(json.dumps(message).encode() + b"\n")
+            self._unsent = self._unsent[self.socket.send(self._unsent) :]
         except BlockingIOError:
             pass
         except OSError:
@@ -101,11 +105,13 @@ class Hub:
 
     def poll(self, seconds: float) -> None:
         """Take in what comes within this time."""
-        for key, _ in self._selector.select(seconds):
-            if key.data is None:
-                self._accept()
-            else:
-                self._hear(key.data)
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            for key, _ in self._selector.select(left):
+                if key.data is None:
+                    self._accept()
+                else:
+                    self._hear(key.data)
 
     def send(self, message: Message) -> None:
         """To every rank that has come."""
@@ -129,7 +135,7 @@ class Hub:
         try:
             for message in link.receive():
                 self._take(link, message)
-        except (ValueError, KeyError, TypeError, AttributeError):  # not one of ours
+        except (ValueError, LookupError, TypeError, AttributeError):  # not one of ours
             link.closed = link.closed or self._links[link] is None
         if link.closed:
             member = self._links.pop(link)
@@ -157,6 +163,8 @@ class Spoke:
 
     def poll(self, seconds: float) -> None:
         """Take in what comes within this time."""
+        if self._link.closed:
+            return time.sleep(seconds)
         with selectors.DefaultSelector() as selector:
             selector.register(self._link.socket, selectors.EVENT_READ)
             selector.select(seconds)
@@ -164,8 +172,9 @@ class Spoke:
             take(self.members[0], message)
             if "verdict" in message:
                 self.verdict = verdict_from(message["verdict"])
-        if self._link.closed and self.members[0].state in ("alive", "absent"):
+        if self._link.closed and self.members[0].state not in ("left", "refused"):
             self.members[0].state = "gone"
+        return None
 
     def send(self, message: Message) -> None:
         """To rank 0."""

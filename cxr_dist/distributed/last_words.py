@@ -7,7 +7,6 @@ import contextlib
 import faulthandler
 import os
 import sys
-import tempfile
 import threading
 from collections.abc import Callable
 from typing import NoReturn
@@ -29,12 +28,14 @@ def end(
         failure: The traceback of an exception that this rank met itself.
         farewell: Done after the writing; must not block.
     """
-    say(rank, _text(verdict, failure))
-    farewell()
-    for process in verdict.silent:
-        process.kill()
-    kill_children()
-    os._exit(verdict.status)
+    try:
+        say(rank, _text(verdict, failure))
+        farewell()
+        for process in verdict.silent:
+            process.kill()
+        kill_children()
+    finally:
+        os._exit(verdict.status)
 
 
 def _text(verdict: Verdict, failure: str) -> str:
@@ -48,11 +49,14 @@ def _text(verdict: Verdict, failure: str) -> str:
 
 
 def _stacks() -> str:
-    with tempfile.TemporaryFile("w+") as file:
+    """Of all threads but this one; written to memory, because a disk may be what the rank hangs on."""
+    if sys.platform != "linux":
+        return ""
+    with open(os.memfd_create("stacks"), "w+") as file:
         faulthandler.dump_traceback(file, all_threads=True)
         file.seek(0)
         threads = file.read().split("\n\n")
-    return "\n".join(thread for thread in threads if not thread.startswith("Current thread"))  # this one
+    return "\n".join(thread for thread in threads if not thread.startswith("Current thread"))
 
 
 def say(rank: int, text: str) -> None:
