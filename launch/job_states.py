@@ -11,7 +11,6 @@ from cxr_dist.errors import UserError
 
 GOES_ON = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED", "SUSPENDED", "STAGE_OUT")
 _POLL_SECONDS = 1.0
-_PATIENCE_SECONDS = 60.0  # that SLURM may leave questions unanswered
 
 
 def job_state(job: Any) -> str:
@@ -24,15 +23,15 @@ def job_state(job: Any) -> str:
     return words[0].removeprefix("JobState=") if words else "UNKNOWN"
 
 
-def queue_states() -> dict[str, str]:
+def queue_states(patience_seconds: float = 0) -> dict[str, str]:
     """Job id (JOB_TASK in an array) -> SLURM's word, of all the user's jobs that SLURM has not forgotten.
 
-    Empty on a machine without SLURM; raises UserError where SLURM does not answer.
+    Raises UserError where there is no SLURM, or it has not answered for so long.
     """
     if shutil.which("squeue") is None:
-        return {}
+        raise UserError("no squeue on this machine: call it where SLURM is")
     command = ["squeue", "--me", "--noheader", "--array", "--states=all", "--format=%i %T"]
-    deadline = time.monotonic() + _PATIENCE_SECONDS
+    deadline = time.monotonic() + patience_seconds
     while True:
         asked = subprocess.run(command, capture_output=True, text=True, timeout=600)
         if asked.returncode == 0:

@@ -25,7 +25,10 @@ from cxr_dist.train.memory import advice, describe_memory, is_out_of_memory, lim
 from cxr_dist.train.run_folder import check_same_run
 from cxr_dist.train.step import TrainStep
 
-_SHARE = 0.85  # of the free memory; the rest is for messages between ranks, fragments, and a desktop's needs
+_SHARE = {
+    "cuda": 0.85,
+    "cpu": 0.5,
+}  # of the free memory; messages, fragments and threads, on the host workers too
 _STEPS = 2  # in the second one the optimizer's moments are there from the start
 
 NewStep = Callable[[Config, range], TrainStep]
@@ -123,7 +126,7 @@ def _fits(
     config: Config, lanes: range, world: World, device: torch.device, num_labels: int, new_step: NewStep
 ) -> bool:
     try:
-        with limited(device, _SHARE, world.world_size):
+        with limited(device, _SHARE[device.type], world.world_size):
             _steps(config, lanes, num_labels, new_step)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
