@@ -1,0 +1,96 @@
+"""A job whose tasks died goes back into the queue once, and only where another start can help.
+
+What the job's shell does is tested with a stand-in for the training, so that a start takes no time.
+"""
+
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from cluster import Cluster
+from processes import held, ranks, wait_until
+from run_losses import losses
+from small_run import FLAGS, ON_CPUS, REPOSITORY, submit_py, submit_script, submitit_log
+
+from cxr_dist.train import restarts
+
+pytestmark = pytest.mark.slurm
+
+
+def steps_logged(run_dir: Path) -> int:
+    metrics = run_dir / "metrics.jsonl"
+    return metrics.read_text().count("\n") if metrics.exists() else 0
+
+
+def test_a_submitit_run_whose_rank_is_killed_is_requeued_once_and_goes_on(
+    cluster, two_nodes, tiny_shards, tmp_path
+):
+    out, job = tmp_path / "run", submit_py(cluster, tmp_path, tiny_shards)
+    wait_until(lambda: steps_logged(out) >= 6, "six steps logged", cluster, job)
+    with held(cluster, job):
+        ranks(cluster, job)[3].kill()
+    ended, log = cluster.wait(job), submitit_log(tmp_path, job).read_text()
+    assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "1"), log
+    assert losses(out) == losses(two_nodes)
+    assert [line["event"] for line in restarts.read(out)] == ["start", "death", "start"]
+
+
+def test_a_mistake_that_only_rank_0_sees_fails_the_job_for_good(cluster, two_nodes, tiny_shards, tmp_path):
+    out, log = tmp_path / "run", tmp_path / "log"
+    out.mkdir()
+    shutil.copy(two_nodes / "config.yaml", out)
+    options = ("--nodes=2", "--ntasks-per-node=1", *ON_CPUS)
+    arguments = (tiny_shards, out, *FLAGS, "--seed", "2")
+    ended = cluster.wait(submit_script(cluster, "enhanced.sh", *arguments, log=log, options=options))
+    assert (ended["JobState"], ended["Restarts"]) == ("FAILED", "0"), log.read_text()
+    assert "seed: 1 -> 2" in log.read_text()
+
+
+def submit_stand_in(
+    cluster: Cluster, folder: Path, script: str, arguments: list[Path | str], task: str
+) -> str:
+    """Submit a job script whose tasks run a few lines of bash in place of cxr-dist; its log is FOLDER/log."""
+    python = folder / "python"
+    python.write_text(f'#!/bin/bash\n[[ $2 == cxr_dist ]] || exec {sys.executable} "$@"\n{task}\n')
+    python.chmod(0o755)
+    variables = f"--export=ALL,CXR_DIST_HOME={REPOSITORY},CXR_DIST_PYTHON={python}"
+    options = (variables, f"--output={folder / 'log'}", "--nodes=2", "--ntasks-per-node=1", *ON_CPUS)
+    return cluster.sbatch(*options, REPOSITORY / "slurm" / script, *arguments, cwd=folder)
+
+
+def test_a_run_that_dies_at_the_same_step_three_times_ends_with_the_way_on(cluster, tmp_path):
+    out = tmp_path / "a run"
+    (out / "checkpoints" / "step-00000012").mkdir(parents=True)
+    (out / "config.yaml").touch()
+    task = "sleep 1; ((SLURM_PROCID)) || kill -KILL $$; sleep 100"
+    ended = cluster.wait(submit_stand_in(cluster, tmp_path, "enhanced.sh", ["SHARDS", out], task))
+    log = (tmp_path / "log").read_text()
+    assert (ended["JobState"], ended["Restarts"], ended["ExitCode"]) == ("FAILED", "2", "2:0"), log
+    assert log.count("; requeued job") == 2
+    # srun says 137 or 143, by whether the other task was killed before it heard that it shall end
+    died = r"has died 3 times in a row \(status (1\d\d(, )?){3}\) without a checkpoint after step 12: not requeued"
+    assert re.search(died, log), log
+
+
+def test_an_evaluation_is_done_again_where_it_was_preempted_but_not_where_it_died(cluster, tmp_path):
+    task = "echo started; ((${SLURM_RESTART_COUNT:-0})) && exit 3; sleep 100"
+    job = submit_stand_in(cluster, tmp_path, "evaluate.sh", ["RUN_DIR"], task)
+    log = tmp_path / "log"
+    wait_until(lambda: log.exists() and log.read_text().count("started") == 2, "tasks", cluster, job)
+    cluster.sbatch("--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=true")
+    ended = cluster.wait(job)
+    assert (ended["JobState"], ended["Restarts"]) == ("FAILED", "1"), log.read_text()
+    assert log.read_text().count("started") == 4
+
+
+@pytest.mark.parametrize("name", ["TERM", "USR2"])
+def test_a_signal_to_the_shell_alone_reaches_the_tasks(cluster, tmp_path, name):
+    task = 'trap "echo heard; exit 0" USR2; echo started; while :; do sleep 0.2; done'
+    job = submit_stand_in(cluster, tmp_path, "enhanced.sh", ["SHARDS", tmp_path / "run"], task)
+    log = tmp_path / "log"
+    wait_until(lambda: log.exists() and log.read_text().count("started") == 2, "tasks", cluster, job)
+    cluster.run("scancel", "--batch", f"--signal={name}", job)
+    assert cluster.wait(job)["JobState"] == "COMPLETED", log.read_text()
+    assert log.read_text().count("heard") == 2
