@@ -2,7 +2,8 @@
 # Image and report: sbatch [SBATCH OPTIONS] slurm/enhanced.sh SHARDS RUN_DIR [TRAIN FLAGS]
 # Submit from the repository's root, or set CXR_DIST_HOME to it. Options given to sbatch win over these lines;
 # one task per GPU: --nodes=2 --ntasks-per-node=4 --gpus-per-node=4; without GPUs: --gpus-per-node=0.
-# A short time limit starts sooner, and the run saves, requeues itself and resumes when it is near.
+# A short time limit starts sooner: when it is near, the run saves, requeues itself and resumes. One whose tasks die is
+# requeued, too, but not a third time at the same checkpoint. --no-requeue: neither.
 #SBATCH --job-name=cxr-enhanced
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
