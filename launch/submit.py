@@ -1,34 +1,42 @@
 """Submit a training run with submitit: to SLURM from a login node, or to this machine for a try.
 
     python launch/submit.py enhanced --nodes 2 --tasks-per-node 4 --data.shards SHARDS --out RUN_DIR
+    python launch/submit.py enhanced --sweep optim.lr=1e-4,2e-4 --sweep seed=1,2,3 --data.shards SHARDS --out OUT
+    python launch/submit.py status OUT
 
 Flags that are not the site's (below) go to the run and are checked here, so that a typo fails before the job
 queues. In a job only the run's name and its flags are unpickled; the run folder is the state.
 """
 
 import os
-import subprocess
+import shlex
 import sys
-import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import submitit
 import tyro
+from job_states import queue_states, wait
+from rich.console import Console
+from sweep import Sweep, SweepRun, sweep_runs, table
 
-from cxr_dist.cli import EXIT_STOPPED, config_of
+from cxr_dist.cli import config_of
 from cxr_dist.config import Config
 from cxr_dist.data.place import shards_folder
-from cxr_dist.distributed.world import World, lanes_of
-from cxr_dist.errors import UserError
+from cxr_dist.distributed.world import World
+from cxr_dist.errors import EXIT_STOPPED, UserError
 from cxr_dist.offline import stay_offline
 from cxr_dist.shard.manifest import load_manifest
+from cxr_dist.train.micro_batch import check_world_size, with_recorded_micro_batch
 from cxr_dist.train.preempt import StopRequest
+from cxr_dist.train.requeue import forbid_requeue
+from cxr_dist.train.run_folder import check_same_run
 
+_SUPERVISE = Path(__file__).resolve().parents[1] / "slurm" / "supervise.sh"
+_PATIENCE_SECONDS = 600.0  # that SLURM may leave questions unanswered while we wait
 _SIGNAL_SECONDS = 120  # before the time limit: the run saves, requeues itself and resumes
-_POLL_SECONDS = 1.0
-_GOES_ON = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED", "SUSPENDED", "STAGE_OUT")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +67,11 @@ class Site:
     """Folder for submitit's scripts, pickles and the job's output; all machines must see it."""
     wait_minutes: float = 0
     """Stay until the job has ended, at most so long; 0: do not wait."""
+    sweep: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """FIELD=VALUE,VALUE,…: a run in OUT/NAME for each combination, as a job array. The same command again submits
+    what has neither finished nor is in the queue."""
+    at_once: int = 256
+    """Runs of a sweep that may have nodes at the same time."""
 
     @property
     def world_size(self) -> int:
@@ -80,6 +93,13 @@ class TrainingJob:
 
     def __call__(self) -> str:
         """Train or resume (all ranks). Leaves with the status for "stopped" where steps remain."""
+        try:
+            return self._train()
+        except UserError:
+            forbid_requeue()
+            raise
+
+    def _train(self) -> str:
         config = config_of(self.run, self.flags, f"cxr-dist train {self.run}")
         asked_to_stop = StopRequest(config.train.max_minutes)  # after submitit's handlers, before torch
         stay_offline()
@@ -110,12 +130,29 @@ def _join_local_tasks() -> None:
 
 
 def check(config: Config, site: Site) -> None:
-    """Raise UserError for what would fail in the job: no shards, or a world size that does not fit."""
+    """Raise UserError where the job would fail: shards, run folder or world size do not fit."""
     load_manifest(shards_folder(config.data))
-    lanes_of(World(world_size=site.world_size), config.data.num_lanes)
+    check_same_run(config.run_dir, config)
+    config = with_recorded_micro_batch(config, config.run_dir)
+    check_world_size(config, World(world_size=site.world_size))
 
 
-def executor_for(site: Site, run: str) -> submitit.AutoExecutor:
+def setup_lines(run_dirs: Sequence[Path]) -> list[str]:
+    """What submitit's batch script does before its srun, which becomes a supervised one.
+
+    One run folder, or one for each task of an array in its order.
+    """
+    return [
+        "export OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK HF_HUB_OFFLINE=1",
+        f"source {shlex.quote(str(_SUPERVISE))}",
+        f"python={shlex.quote(sys.executable)}",
+        f"run_dirs=({shlex.join(map(str, run_dirs))})",
+        "run_dir=${run_dirs[${SLURM_ARRAY_TASK_ID:-0}]}",
+        'srun() { supervise "$@"; }',
+    ]
+
+
+def executor_for(site: Site, run: str, run_dirs: Sequence[Path]) -> submitit.AutoExecutor:
     """submitit's executor with the site's values."""
     site.logs.mkdir(mode=0o700, parents=True, exist_ok=True)
     # submitit counts a short job's preemption as a timeout, and gives up after 3 by default.
@@ -134,48 +171,76 @@ def executor_for(site: Site, run: str) -> submitit.AutoExecutor:
         stderr_to_stdout=True,
         slurm_partition=site.partition,
         slurm_account=site.account,
+        slurm_array_parallelism=site.at_once,
         slurm_signal_delay_s=_SIGNAL_SECONDS,
-        slurm_setup=["export OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK HF_HUB_OFFLINE=1"],
-        slurm_srun_args=["--kill-on-bad-exit=1", f"--cpus-per-task={site.cpus_per_task}"],
+        slurm_setup=setup_lines(run_dirs),
+        slurm_srun_args=[f"--cpus-per-task={site.cpus_per_task}"],
         slurm_additional_parameters={"requeue": True} | site.sbatch,
     )
     return executor
-
-
-def job_state(job: Any) -> str:
-    """SLURM's word for the job's state, without an accounting database; submitit's elsewhere."""
-    if not isinstance(job, submitit.SlurmJob):
-        return str(job.state)
-    command = ["scontrol", "--oneliner", "show", "job", job.job_id]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    words = [word for word in shown.stdout.split() if word.startswith("JobState=")]
-    return words[0].removeprefix("JobState=") if words else "UNKNOWN"
-
-
-def wait(job: Any, minutes: float) -> bool:
-    """Wait for the job's end; True where the run finished. Raises UserError at the deadline."""
-    deadline = time.monotonic() + 60 * minutes
-    while (state := job_state(job)) in _GOES_ON:
-        if time.monotonic() > deadline:
-            raise UserError(f"job {job.job_id} is still {state} after {minutes:g} minutes; it goes on")
-        time.sleep(_POLL_SECONDS)
-    print(f"state {state}")
-    if state == "FINISHED":  # a local job, however it ended
-        return job.exception() is None
-    return state == "COMPLETED"
 
 
 def submit(run: str, arguments: list[str]) -> bool:
     """Check, submit, and wait where asked to; False where the job was seen to fail."""
     prog = f"submit.py {run}"
     site, flags = tyro.cli(Site, args=arguments, prog=prog, description=__doc__, return_unknown_args=True)
-    check(config_of(run, flags, f"cxr-dist train {run}"), site)
-    job = executor_for(site, run).submit(TrainingJob(run, tuple(flags)))
+    config = config_of(run, flags, f"cxr-dist train {run}")
+    if site.sweep:
+        return submit_sweep(run, site, flags, config.run_dir)
+    check(config, site)
+    job = executor_for(site, run, [config.run_dir]).submit(TrainingJob(run, tuple(flags)))
     print(f"job {job.job_id}\nlogs {job.paths.stdout}", flush=True)
     if site.cluster == "debug":
         job.result()
         return True
     return wait(job, site.wait_minutes) if site.wait_minutes else True
+
+
+def submit_sweep(run: str, site: Site, flags: Sequence[str], out: Path) -> bool:
+    """Check all combinations, submit the open ones as one array, show all; False where one was seen to fail."""
+    sweep, runs = Sweep(out), sweep_runs(run, flags, site.sweep, out)
+    for each in runs:
+        try:
+            check(each.config, site)
+        except UserError as error:
+            raise UserError(f"{each.name}: {error}") from None
+    on_slurm = site.cluster == "slurm"
+    open_runs = sweep.open_runs(runs, queue_states() if on_slurm else {})
+    jobs = submit_array(run, site, open_runs) if open_runs else []
+    sweep.record({each.name: job.job_id for each, job in zip(open_runs, jobs, strict=True)})
+
+    def ask() -> dict[str, str]:
+        return queue_states(_PATIENCE_SECONDS) if on_slurm else {job.job_id: job.state for job in jobs}
+
+    print(f"{len(open_runs)} of {len(runs)} runs submitted; logs {site.logs}", flush=True)
+    if site.wait_minutes:
+        return sweep.watch(ask, site.wait_minutes)
+    Console().print(table(sweep.states(ask())))
+    return True
+
+
+def submit_array(run: str, site: Site, runs: Sequence[SweepRun]) -> list[Any]:
+    """One job array, a task for each run, in their order."""
+    executor = executor_for(site, run, [each.config.run_dir for each in runs])
+    with executor.batch():
+        jobs = [executor.submit(TrainingJob(run, each.flags)) for each in runs]
+    if site.cluster == "debug":
+        for job in jobs:
+            job.result()
+    return jobs
+
+
+def status(arguments: list[str]) -> None:
+    """Show a sweep's runs, from any process."""
+    folder = tyro.cli(Path, args=arguments, prog="submit.py status", description="Show the runs of a sweep.")
+    if not (folder / "sweep.json").is_file():
+        raise UserError(f"no sweep.json in {folder}: expected the --out of a sweep")
+    try:
+        queue = queue_states()
+    except UserError as error:
+        print(f"from the run folders alone: {error}")
+        queue = {}
+    Console().print(table(Sweep(folder).states(queue)))
 
 
 def main() -> None:
@@ -184,6 +249,9 @@ def main() -> None:
     try:
         if run.startswith("-"):
             run, arguments = "RUN", ["--help"]
+        if run == "status":
+            status(arguments)
+            sys.exit(0)
         sys.exit(0 if submit(run, arguments) else 1)
     except UserError as error:
         print(f"submit.py: {error}", file=sys.stderr)

@@ -1,0 +1,195 @@
+"""Sweeps: which runs a grid gives, what is refused before anything is submitted, and what a second call submits."""
+
+import json
+import re
+import stat
+from pathlib import Path
+
+import pytest
+import submit
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+from sweep import RunState, Sweep, SweepRun, sweep_runs, table
+
+from cxr_dist.errors import UserError
+from cxr_dist.runs import named_run
+from cxr_dist.train.run_folder import mark_finished
+
+FLAGS = (  # noqa: SIM905  (a command line reads better)
+    "--data.global-batch 16 --data.micro-batch 8 --data.image-size 32 --data.max-tokens 16 --data.workers 0 "
+    "--train.epochs 1 --train.log-every 1"
+).split()
+
+
+def submit_py(*arguments):
+    """`submit.py RUN …` in this process; training is in processes of its own."""
+    run, *rest = map(str, arguments)
+    return submit.submit(run, rest)
+
+
+def words(printed):
+    """What tyro prints, without its frames."""
+    return " ".join(printed.replace("│", " ").split())
+
+
+def test_every_combination_is_a_run_of_its_own_in_its_folder():
+    sweeps = ("optim.lr=1e-4,2e-4", "data.text_sections=findings,indication findings")
+    runs = sweep_runs("demo", ("--seed", "7"), sweeps, Path("out"))
+    assert [run.name for run in runs] == [
+        "optim.lr=1e-4,data.text-sections=findings",
+        "optim.lr=1e-4,data.text-sections=indication-findings",
+        "optim.lr=2e-4,data.text-sections=findings",
+        "optim.lr=2e-4,data.text-sections=indication-findings",
+    ]
+    last = runs[-1].config
+    assert (last.optim.lr, last.data.text_sections) == (2e-4, ("indication", "findings"))
+    assert (last.seed, last.run_dir) == (7, Path("out") / runs[-1].name)
+    assert last.model == named_run("demo").model
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.text(alphabet=st.characters(blacklist_categories=["Cs"], blacklist_characters=",="), min_size=1))
+def test_a_folder_name_is_one_that_any_file_system_takes(value):
+    if not value.strip() or value.strip().startswith("-") or len(value.split()) != 1 or "\0" in value:
+        return
+    [run] = sweep_runs("demo", (), (f"model.text-encoder={value}",), Path("out"))
+    assert run.name == Path(run.name).name
+    assert run.name.isascii()
+    assert 0 < len(run.name) <= 120
+
+
+def test_long_names_that_begin_alike_stay_apart():
+    values = ",".join(f"/{'shelf/' * 40}{number}" for number in range(3))
+    names = {run.name for run in sweep_runs("demo", (), (f"model.text-encoder={values}",), Path("out"))}
+    assert len(names) == 3
+
+
+@pytest.mark.parametrize(
+    ("flags", "sweeps", "message"),
+    [
+        ((), ("optim.lr",), r"--sweep optim.lr: expected FIELD=VALUE,VALUE"),
+        ((), ("seed=1,,2",), r"--sweep seed=1,,2: expected FIELD=VALUE"),
+        ((), ("optim.lr=1e-4,0.0001",), r"the same run twice: optim.lr=1e-4 and optim.lr=0.0001"),
+        ((), ("seed=1", "seed=2"), r"--sweep seed=… and the same field a second time"),
+        (
+            ("--data.global_batch=8",),
+            ("data.global-batch=8,16",),
+            r"--sweep data.global-batch=… and the same",
+        ),
+        ((), ("out=a,b",), r"--sweep out=… and the same field a second time, or the run folder"),
+        ((), ("optim.lr=1,0",), r"optim.lr is 0"),
+    ],
+)
+def test_a_sweep_that_cannot_be_meant_is_refused(flags, sweeps, message, capsys):
+    with pytest.raises((UserError, SystemExit)) as refused:
+        sweep_runs("demo", flags, sweeps, Path("out"))
+    assert re.search(message, words(str(refused.value) + capsys.readouterr().err))
+
+
+@pytest.mark.parametrize(
+    ("sweep", "message"),
+    [
+        ("data.micro-batch=8,16", "data.micro-batch=16: world size 2 does not divide 1 lanes"),
+        ("data.shards=SHARDS,nowhere", "data.shards=nowhere: no manifest.json in nowhere"),
+        ("seed=1,one", "invalid literal for int"),
+    ],
+)
+def test_one_combination_that_would_fail_keeps_all_from_being_submitted(
+    tiny_shards, tmp_path, monkeypatch, capsys, sweep, message
+):
+    monkeypatch.chdir(tmp_path)
+    site = (
+        "--cluster",
+        "local",
+        "--tasks-per-node",
+        "2",
+        "--sweep",
+        sweep.replace("SHARDS", str(tiny_shards)),
+    )
+    flags = [flag for flag in FLAGS if flag not in ("--data.micro-batch", "8")] if "micro" in sweep else FLAGS
+    shards = () if "shards" in sweep else ("--data.shards", tiny_shards)
+    with pytest.raises((UserError, SystemExit)) as refused:
+        submit_py("demo", *site, *shards, *flags, "--out", "sweep")
+    assert message in words(str(refused.value) + capsys.readouterr().err)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(UserError, match="holds something else than a sweep: choose another --out"):
+        Sweep(tmp_path)
+
+
+def sweep_of(out, jobs):
+    sweep = Sweep(out)
+    sweep.record(jobs)
+    return sweep
+
+
+def test_what_is_neither_finished_nor_in_the_queue_is_open(tmp_path):
+    names = {"a": "7_0", "b": "7_1", "c": "7_2", "d": "7_3", "e": "7_4"}
+    sweep = sweep_of(tmp_path / "sweep", names)
+    for name in ("a", "c"):
+        (tmp_path / "sweep" / name).mkdir()
+    mark_finished(tmp_path / "sweep" / "a", 5)
+    queue = {"7_0": "COMPLETED", "7_1": "PENDING", "7_3": "FAILED", "8_4": "RUNNING"}
+    states = {state.name: state.state for state in sweep.states(queue)}
+    assert states == {"a": "finished", "b": "pending", "c": "stopped", "d": "failed", "e": "not started"}
+    runs = [SweepRun(name=name, flags=(), config=named_run("demo")) for name in (*names, "new")]
+    assert [run.name for run in Sweep(tmp_path / "sweep").open_runs(runs, queue)] == ["c", "d", "e", "new"]
+
+
+def test_the_table_has_the_last_step_and_the_best_auc_though_a_line_is_half_written(tmp_path):
+    sweep = sweep_of(tmp_path, {"run": "7"})
+    (tmp_path / "run").mkdir()
+    lines = [
+        {"step": 1, "loss": 1.0},
+        *({"step": n, "validation": {"mean_auc": a}} for n, a in ((1, 0.7), (2, None))),
+    ]
+    (tmp_path / "run" / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + '\n{"step": 3, "lo')
+    [state] = sweep.states({"7": "RUNNING"})
+    assert state == RunState(name="run", job="7", state="running", step=2, best_auc=0.7)
+    console = Console(width=100)
+    with console.capture() as captured:
+        console.print(table([state]))
+    shown = captured.get()
+    assert all(word in shown for word in ("run", "7", "running", "2", "0.700", "best validation AUC"))
+
+
+def test_waiting_ends_at_the_deadline_and_tells_a_failed_run_from_a_finished_one(tmp_path):
+    sweep = sweep_of(tmp_path, {"a": "7_0", "b": "7_1"})
+    (tmp_path / "a").mkdir()
+    mark_finished(tmp_path / "a", 5)
+    with pytest.raises(UserError, match=r"1 of 2 runs are not done after 0.001 minutes; they go on"):
+        sweep.watch(lambda: {"7_1": "RUNNING"}, minutes=0.001)
+    assert sweep.watch(lambda: {"7_1": "FAILED"}, minutes=1) is False
+    (tmp_path / "b").mkdir()
+    mark_finished(tmp_path / "b", 5)
+    assert sweep.watch(dict, minutes=1) is True
+
+
+def test_a_sweep_on_this_machine_trains_all_and_a_second_call_only_what_is_new(
+    tiny_shards, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", "/nowhere")  # no SLURM, whatever this machine has
+    monkeypatch.setenv("PYTHONPATH", str(Path(submit.__file__).parent))  # where the jobs find TrainingJob
+    flags = ("--data.shards", tiny_shards, *FLAGS, "--model.mode", "image", "--out", "sweep")
+    site = ("demo", "--cluster", "local", "--cpus-per-task", "1", "--wait-minutes", "9")
+    assert submit_py(*site, "--sweep", "seed=1", *flags)
+    assert "1 of 1 runs submitted" in capsys.readouterr().out
+    assert stat.S_IMODE((tmp_path / "sweep").stat().st_mode) == 0o700
+    first = tmp_path / "sweep" / "seed=1" / "metrics.jsonl"
+    before = first.stat().st_mtime_ns
+    assert submit_py(*site, "--sweep", "seed=1,2", *flags)
+    assert "1 of 2 runs submitted" in capsys.readouterr().out
+    assert first.stat().st_mtime_ns == before
+    submit.status(["sweep"])
+    shown = capsys.readouterr().out
+    assert shown.count("finished") == 2
+    assert "from the run folders alone: no squeue on this machine" in shown
+    with pytest.raises(UserError, match="seed=1: sweep/seed=1 holds a run of another configuration"):
+        submit_py(*site, "--sweep", "seed=1,2", *flags, "--optim.lr", "1")
+    with pytest.raises(UserError, match=r"no sweep\.json in nowhere: expected the --out of a sweep"):
+        submit.status(["nowhere"])
