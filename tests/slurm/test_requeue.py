@@ -4,7 +4,6 @@ What the job's shell does is tested with a stand-in for the training, so that a 
 """
 
 import re
-import shutil
 import sys
 from pathlib import Path
 
@@ -14,6 +13,8 @@ from processes import held, ranks, wait_until
 from run_losses import losses
 from small_run import FLAGS, ON_CPUS, REPOSITORY, submit_py, submit_script, submitit_log
 
+from cxr_dist.cli import config_of
+from cxr_dist.config_file import to_yaml
 from cxr_dist.train import restarts
 
 pytestmark = pytest.mark.slurm
@@ -37,10 +38,10 @@ def test_a_submitit_run_whose_rank_is_killed_is_requeued_once_and_goes_on(
     assert [line["event"] for line in restarts.read(out)] == ["start", "death", "start"]
 
 
-def test_a_mistake_that_only_rank_0_sees_fails_the_job_for_good(cluster, two_nodes, tiny_shards, tmp_path):
+def test_a_mistake_that_only_rank_0_sees_fails_the_job_for_good(cluster, tiny_shards, tmp_path):
     out, log = tmp_path / "run", tmp_path / "log"
     out.mkdir()
-    shutil.copy(two_nodes / "config.yaml", out)
+    (out / "config.yaml").write_text(to_yaml(config_of("enhanced", FLAGS, "test")))
     options = ("--nodes=2", "--ntasks-per-node=1", *ON_CPUS)
     arguments = (tiny_shards, out, *FLAGS, "--seed", "2")
     ended = cluster.wait(submit_script(cluster, "enhanced.sh", *arguments, log=log, options=options))

@@ -99,8 +99,8 @@ def test_of_two_runs_in_one_folder_the_second_goes_on_and_the_first_leaves(tiny_
             assert first.poll() is None, first.communicate()
             time.sleep(0.1)
         second = start(tiny_shards, run_dir, "--train.max-minutes", "0.001")
-        second.communicate(timeout=200)
-        _, message = first.communicate(timeout=200)
+        second.communicate(timeout=400)
+        _, message = first.communicate(timeout=400)
     finally:
         first.kill()
     assert (first.returncode, second.returncode) == (EXIT_REFUSED, EXIT_STOPPED), message
