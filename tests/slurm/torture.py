@@ -49,12 +49,21 @@ def matrix() -> list[tuple[str, str]]:
 NOT_RUN = {("SIGSTOP", "srun"), ("SIGSTOP", "batch shell")}
 
 
+def moments_of(event: str, target: str) -> tuple[str, ...]:
+    """Not before training has begun: loader workers, which are not there yet; and a killed batch shell.
+
+    When that is dead, rank 0 alone can still requeue the job, at a step's end within KillWait; before the first step,
+    nobody can.
+    """
+    late = target == "loader worker" or (event, target) == ("SIGKILL", "batch shell")
+    return MOMENTS[1:] if late else MOMENTS
+
+
 def drawn(seed: int, number: int) -> tuple[str, Disturbance]:
-    """Trial `number`: a launcher and a disturbance. Loader workers are there only once training has begun."""
+    """Trial `number`: a launcher and a disturbance."""
     chance = Random(f"{seed}/{number}")
     event, target = chance.choice(matrix())
-    moments = MOMENTS[1:] if target == "loader worker" else MOMENTS
-    moment = chance.choice(moments)
+    moment = chance.choice(moments_of(event, target))
     after = {"start-up": 60, "step": 25, "save": 25, "validation": 15}[moment]
     disturbance = Disturbance(event=event, target=target, moment=moment, after=chance.randint(1, after))
     return chance.choice(LAUNCHERS), disturbance
