@@ -147,9 +147,10 @@ class Hub:
     def _take(self, link: Link, message: Message) -> None:
         member = self._links[link]
         if member is None:
-            if not secrets.compare_digest(message["secret"], self.secret):
+            found = self.members[message["rank"] - 1]
+            if found.state != "absent" or not secrets.compare_digest(message["secret"], self.secret):
                 raise ValueError("not one of ours")
-            member = self._links[link] = self.members[message["rank"] - 1]
+            member = self._links[link] = found
         take(member, message)
 
 

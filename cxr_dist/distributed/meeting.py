@@ -13,6 +13,10 @@ _ANSWER_SECONDS = 5
 _STORE_SECONDS = 30  # its client prints pages where a busy machine is slower
 
 
+class PortTaken(Exception):
+    """The rendezvous of this start cannot be opened; a later start may find it free."""
+
+
 class Meeting:
     """How the ranks find rank 0, before any process group: its port is in the rendezvous store."""
 
@@ -22,13 +26,23 @@ class Meeting:
         self.world, self.host, self._port = world, found["MASTER_ADDR"], int(found["MASTER_PORT"])
         # torchrun keeps the store in its own process, and uses it again for a restarted group.
         self._kept_by_launcher = found.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-        self._key = f"watchdog/{found.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+        # Another job's store may be at this port: its rank 0 must not be taken for ours.
+        start = [found.get("TORCHELASTIC_RUN_ID") or found.get("SLURM_JOB_ID", "")]
+        start += [found.get(f"{launcher}_RESTART_COUNT", "0") for launcher in ("TORCHELASTIC", "SLURM")]
+        self._key = "/".join(["watchdog", *start])
         self._store: Store | None = None
 
     def open(self) -> Hub:
-        """Rank 0 listens, and says where."""
+        """Rank 0 listens, and says where; raises PortTaken where the store cannot be had."""
         hub = Hub(self.world.world_size)
-        self._store = self._new_store(is_master=not self._kept_by_launcher)
+        try:
+            self._store = self._new_store(is_master=not self._kept_by_launcher)
+        except DistError:
+            hub.close()
+            raise PortTaken(
+                f"rank 0 cannot have the rendezvous at {self.host}, port {self._port}: something else is there, "
+                "or the address is another host's; set MASTER_ADDR and MASTER_PORT"
+            ) from None
         self._store.set(self._key, f"{hub.port} {hub.secret}")
         return hub
 

@@ -15,7 +15,7 @@ from typing import NoReturn
 from cxr_dist.distributed import last_words
 from cxr_dist.distributed.heartbeat import Message, Post, to_message
 from cxr_dist.distributed.launcher import LauncherWatch
-from cxr_dist.distributed.meeting import Meeting
+from cxr_dist.distributed.meeting import Meeting, PortTaken
 from cxr_dist.distributed.verdict import Limits, Member, State, Verdict, judge, lost
 from cxr_dist.distributed.vital_signs import VitalSigns
 from cxr_dist.distributed.world import World
@@ -92,6 +92,8 @@ class Watchdog:
             self._has_joined.set()
             self._watch(post)
             post.close()
+        except PortTaken as taken:
+            self._end(Verdict(culprits=(self.world.rank,), text=str(taken)))
         except BaseException:  # unwatched, a job could hang for ever
             self._failure = traceback.format_exc()
             text = f"rank {self.world.rank}'s own watchdog failed"

@@ -129,6 +129,13 @@ def test_a_rank_that_never_comes_is_named(ended, case):
     assert re.search(rf"watchdog: rank {missing} has not joined within \d+ s; ending", logs[1 - missing])
 
 
+def test_a_rendezvous_port_that_is_taken_is_named_at_once(ended):
+    statuses, logs = ended("port")
+    assert statuses == {0: 70}
+    expected = r"watchdog: rank 0 cannot have the rendezvous at localhost, port \d+: something else is there, .*; set"
+    assert re.search(expected, logs[0])
+
+
 def test_a_slow_rank_that_gets_ahead_is_waited_for(ended):
     statuses, logs = ended("slow_0")
     assert set(statuses.values()) == {0}

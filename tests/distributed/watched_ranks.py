@@ -43,6 +43,7 @@ CASES = {
     "refuse_0": ((0, 1), 2),
     "skip_1": ((0, 1, 2), 3),
     "miss_1": ((0,), 2),
+    "port": ((0,), 2),
     "miss_0": ((1,), 2),
     "slow_0": ((0, 1), 2),
 }
@@ -126,6 +127,7 @@ def watch_case(case, folder):
         free.bind(("", 0))
         port = free.getsockname()[1]
     ranks, world_size = CASES[case]
+    taken = socket.create_server(("", port)) if case == "port" else None
     pids = []
     for rank in ranks:
         pids.append(os.fork())
@@ -133,6 +135,8 @@ def watch_case(case, folder):
             rank_process(case, rank, world_size, port, folder)
     statuses = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
     (folder / f"{case}.json").write_text(json.dumps({"statuses": statuses, "pids": pids}))
+    if taken:
+        taken.close()
     os._exit(0)
 
 
