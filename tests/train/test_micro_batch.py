@@ -164,17 +164,10 @@ main()
 
 def train_in(mebibytes, shards, out, micro_batch, expected=0):
     """Train films of 224 pixels in a process that may take so much more memory than its imports have."""
-    flags = [
-        "--data.image-size",
-        "224",
-        "--data.global-batch",
-        "32",
-        "--data.workers",
-        "0",
-        "--train.max-steps",
-        "1",
-    ]
-    flags += ["--model.mode", "image", "--data.evaluation-batch", "2", "--data.micro-batch", micro_batch]
+    flags = (
+        "--data.image-size 224 --data.global-batch 64 --data.workers 0 --train.max-steps 1 --model.mode image "
+        f"--data.evaluation-batch 2 --data.micro-batch {micro_batch}"
+    ).split()
     command = [sys.executable, "-c", _LIMITED, str(mebibytes), "train", "demo", *flags]
     done = subprocess.run(
         [*command, "--data.shards", str(shards), "--out", str(out)],
