@@ -60,9 +60,10 @@ def moments_of(event: str, target: str) -> tuple[str, ...]:
 
 
 def drawn(seed: int, number: int) -> tuple[str, Disturbance]:
-    """Trial `number`: a launcher and a disturbance."""
-    chance = Random(f"{seed}/{number}")
-    event, target = chance.choice(matrix())
+    """Trial `number`: a launcher and a disturbance. Every event and target comes up once before any comes again."""
+    chance, pairs = Random(f"{seed}/{number}"), matrix()
+    Random(seed).shuffle(pairs)
+    event, target = pairs[number % len(pairs)]
     moment = chance.choice(moments_of(event, target))
     after = {"start-up": 60, "step": 25, "save": 25, "validation": 15}[moment]
     disturbance = Disturbance(event=event, target=target, moment=moment, after=chance.randint(1, after))
