@@ -25,7 +25,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests")]  # as pytest does
 
 from cluster import NODES, Cluster, missing, running_cluster  # noqa: E402
-from disturb import JOB_EVENTS, MOMENTS, NODE_EVENTS, PROCESSES, SIGNALS, Disturbance  # noqa: E402
+from disturb import JOB_EVENTS, MOMENTS, NODE_EVENTS, PROCESSES, SIGNALS, Disturbance, Missed  # noqa: E402
 from made_shards import write_tiny_shards  # noqa: E402
 from small_run import submit_enhanced  # noqa: E402
 from trial import log_of, run_trial  # noqa: E402
@@ -71,28 +71,34 @@ def drawn(seed: int, number: int) -> tuple[str, Disturbance]:
 
 
 def one_trial(number: int, seed: int, clusters: "SimpleQueue[Cluster]", place: Path) -> Record:
-    """Run a trial on a free cluster; what went wrong is in its record, and its log in torture-logs/."""
-    launcher, disturbance = drawn(seed, number)
-    record: Record = {"number": number, "launcher": launcher, **dataclasses.asdict(disturbance)}
+    """Run a trial on a free cluster; again, up to twice, where its moment was missed."""
     (LOGS / f"trial-{number}.log").unlink(missing_ok=True)  # of an earlier call that was stopped
+    launcher, disturbance = drawn(seed, number)
     cluster = clusters.get()
     try:
-        with tempfile.TemporaryDirectory(dir=place) as name:
-            try:
-                outcome = run_trial(
-                    cluster, launcher, disturbance, place / "shards", Path(name), place / "reference"
-                )
-                record |= {"equal": outcome.equal, **dataclasses.asdict(outcome)}
-            except Exception as error:
-                record |= {"equal": False, "error": f"{type(error).__name__}: {error}"[:500]}
-                _write_log(number, traceback.format_exc() + log_of(launcher, Path(name)))
-                cluster.run("scancel", "--user=root")
-            else:
-                if not outcome.equal:
-                    _write_log(number, f"{outcome}\n{log_of(launcher, Path(name))}")
+        for _ in range(3):
+            found = _attempt(cluster, number, launcher, disturbance, place)
+            if "missed" not in found:
+                break
     finally:
         clusters.put(cluster)
-    return record
+    return {"number": number, "launcher": launcher, **dataclasses.asdict(disturbance), **found}
+
+
+def _attempt(cluster: Cluster, number: int, launcher: str, disturbance: Disturbance, place: Path) -> Record:
+    """What came of one attempt; the log of one that went wrong is in torture-logs/."""
+    with tempfile.TemporaryDirectory(dir=place) as name:
+        folder = Path(name)
+        try:
+            outcome = run_trial(cluster, launcher, disturbance, place / "shards", folder, place / "reference")
+        except Exception as error:
+            _write_log(number, traceback.format_exc() + log_of(launcher, folder))
+            cluster.run("scancel", "--user=root")
+            missed = {"missed": True} if isinstance(error, Missed) else {}
+            return {"equal": False, "error": f"{type(error).__name__}: {error}"[:500], **missed}
+        if not outcome.equal:
+            _write_log(number, f"{outcome}\n{log_of(launcher, folder)}")
+        return {"equal": outcome.equal, **dataclasses.asdict(outcome)}
 
 
 def _write_log(number: int, text: str) -> None:
