@@ -23,7 +23,7 @@ def weights(run_dir):
 def test_losses_and_weights_are_the_same_at_any_world_size(finished_runs, size):
     alone, together = losses(finished_runs[1]), losses(finished_runs[size])
     assert list(together) == list(alone) == list(range(1, len(alone) + 1))
-    assert len(alone) >= 12
+    assert len(alone) == 20
     for step, loss in alone.items():
         assert together[step] == pytest.approx(loss, rel=1e-9), step
     other = weights(finished_runs[size])
@@ -36,7 +36,7 @@ def test_kill_9_and_resume_gives_the_undisturbed_run_bit_for_bit(
 ):
     out = tmp_path / "killed"
     command = ("train", "demo", *SETTINGS, "--data.shards", tiny_shards, "--precision", "fp64", "--out", out)
-    process = start_ranks(2, *command)
+    process = start_ranks(4, *command)  # two would give the same sum in any order
     checkpoints = out / "checkpoints"
     deadline = time.monotonic() + 120
     while not list(checkpoints.glob("step-0000000[4-9]")) and time.monotonic() < deadline:
@@ -47,12 +47,12 @@ def test_kill_9_and_resume_gives_the_undisturbed_run_bit_for_bit(
     for pid in [process.pid, *ranks]:
         os.kill(pid, signal.SIGKILL)
     process.communicate()
-    assert max(losses(out)) < max(losses(finished_runs[2])), "the run was over before it was killed"
+    assert max(losses(out)) < max(losses(finished_runs[4])), "the run was over before it was killed"
 
-    assert "resumed after step" in run_ranks(2, *command)
-    assert losses(out) == losses(finished_runs[2])
+    assert "resumed after step" in run_ranks(4, *command)
+    assert losses(out) == losses(finished_runs[4])
     resumed = weights(out)
-    for name, value in weights(finished_runs[2]).items():
+    for name, value in weights(finished_runs[4]).items():
         assert value.equal(resumed[name]), name
 
 
