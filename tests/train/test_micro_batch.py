@@ -153,7 +153,7 @@ def test_advice_names_only_what_is_not_in_use_and_keeps_the_ranks_served(tiny_co
 # Imports first: a limit below what they take would fail in them, and not in the training.
 _LIMITED = """
 import resource, sys
-import cxr_dist.session, cxr_dist.report.tensorboard
+import cxr_dist.session, cxr_dist.evaluate.metrics, cxr_dist.report.tensorboard, matplotlib.pyplot
 from cxr_dist.cli import main
 from cxr_dist.train.memory import _bytes_of
 used = _bytes_of("/proc/self/status", "VmSize")
@@ -180,9 +180,9 @@ def train_in(mebibytes, shards, out, micro_batch, expected=0):
 
 
 def test_a_run_finds_what_fits_and_a_resume_keeps_it_where_more_would_fit(tiny_shards, tmp_path):
-    printed = train_in(700, tiny_shards, tmp_path / "run", "auto")
+    printed = train_in(1000, tiny_shards, tmp_path / "run", "auto")
     found = load_config(tmp_path / "run" / "config.yaml").data.micro_batch
-    assert found in (4, 8, 16, 32)
+    assert found in (8, 16, 32)
     assert f"data.micro_batch auto: {found} on CPU" in printed
     before = (tmp_path / "run" / "config.yaml").read_bytes()
     assert f"auto: {found} on CPU" in train_in(9000, tiny_shards, tmp_path / "run", "auto")
