@@ -53,7 +53,7 @@ def _draw_losses(axes: Axes, losses: dict[str, Any]) -> None:
     steps = range(1, len(losses["disturbed"]) + 1)
     axes.plot(steps, losses["one rank"], color=BLUE, linewidth=5, alpha=0.55, label="one rank left alone")
     axes.plot(steps, losses["disturbed"], color=ORANGE, linewidth=1.4, label="disturbed")
-    axes.set_ylabel("Training loss (float32)")
+    axes.set(ylabel="Training loss (float32)", ylim=(None, max(losses["one rank"]) * 1.12))  # room for words
     axes.legend(loc="lower left", frameon=False, labelcolor=INK)
 
 

@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import itertools
 import json
+import signal
 import statistics
 import sys
 import tempfile
@@ -212,6 +213,8 @@ def main() -> None:
     options = parser.parse_args()
     if lacks := missing():
         sys.exit(lacks)
+    for number in (signal.SIGINT, signal.SIGTERM):  # started in the background, too, it is to clean up
+        signal.signal(number, signal.default_int_handler)
     try:
         records = torture(options.seed, options.trials, options.at_once)
     except KeyboardInterrupt:
