@@ -40,12 +40,12 @@ def draw(result: dict[str, Any], path: Path) -> None:
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(8.6, 5.6), layout="constrained")
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-        _draw_losses(upper, result["fp32"])
+        _draw_losses(upper, result["fp64"])
         _draw_residuals(lower, result)
         for axes in (upper, lower):
-            for event in result["fp32"]["events"]:
+            for event in result["fp64"]["events"]:
                 axes.axvline(event["after_step"] + 0.5, color=INK, linewidth=1, linestyle=(0, (4, 3)))
-        _name_stages(upper, result["fp32"])
+        _name_stages(upper, result["fp64"])
         figure.savefig(path, format="svg", transparent=True, metadata={"Date": None})
 
 
@@ -53,7 +53,7 @@ def _draw_losses(axes: Axes, losses: dict[str, Any]) -> None:
     steps = range(1, len(losses["disturbed"]) + 1)
     axes.plot(steps, losses["one rank"], color=BLUE, linewidth=5, alpha=0.55, label="one rank left alone")
     axes.plot(steps, losses["disturbed"], color=ORANGE, linewidth=1.4, label="disturbed")
-    axes.set(ylabel="Training loss (float32)", ylim=(None, max(losses["one rank"]) * 1.12))  # room for words
+    axes.set(ylabel="Training loss (float64)", ylim=(None, max(losses["one rank"]) * 1.12))  # room for words
     axes.legend(loc="lower left", frameon=False, labelcolor=INK)
 
 
