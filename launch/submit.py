@@ -143,7 +143,7 @@ def setup_lines(run_dirs: Sequence[Path]) -> list[str]:
     One run folder, or one for each task of an array in its order.
     """
     return [
-        "export OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK HF_HUB_OFFLINE=1",
+        "export OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK",
         f"source {shlex.quote(str(_SUPERVISE))}",
         f"python={shlex.quote(sys.executable)}",
         f"run_dirs=({shlex.join(map(str, run_dirs))})",

@@ -10,7 +10,6 @@ python=${CXR_DIST_PYTHON:-$repository/.venv/bin/python}
 }
 
 export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}
-export HF_HUB_OFFLINE=1        # compute nodes have no Internet; weights come from the bundle
 export PYTHONUNBUFFERED=1      # the log shows what happened before a kill
 
 source "$repository/slurm/supervise.sh"
