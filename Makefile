@@ -43,7 +43,8 @@ test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations=10
 
 bench: setup
-	for name in loader workers sharding plan mc_dropout faults resized_run; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+	for name in loader workers sharding plan step checkpoint mc_dropout faults checkpoint_faults resized_run; do \
+	  $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 torture: setup
 	OMP_NUM_THREADS=1 $(BIN)/python tests/slurm/torture.py --trials $(TRIALS)
