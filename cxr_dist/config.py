@@ -195,7 +195,8 @@ class OptimConfig:
         _require(self.lr > 0, f"optim.lr is {self.lr}; it must be positive")
         _require(self.warmup_steps >= 0, "optim.warmup_steps must be 0 or more")
         _require(
-            0 <= self.ema_decay < 1, f"optim.ema_decay is {self.ema_decay}; expected 0 (off) to below 1, as 0.999"
+            0 <= self.ema_decay < 1,
+            f"optim.ema_decay is {self.ema_decay}; expected 0 (off) to below 1, as 0.999",
         )
 
 
