@@ -119,6 +119,10 @@ def _optional(config: Config) -> list[str]:
         found.append(f"encoders frozen for {train.freeze_epochs} epochs")
     if train.mixup_alpha:
         found.append(f"mixup (α {train.mixup_alpha:g}) from epoch {train.mixup_from_epoch}")
+    if config.optim.ema_decay:
+        found.append(f"an exponential moving average of the weights (decay {config.optim.ema_decay:g})")
+    if config.model.sync_batchnorm and config.model.uses_image:
+        found.append("BatchNorm over the batches of all ranks")
     if train.early_stopping_patience:
         found.append(f"early stopping after {train.early_stopping_patience} validations without a better AUC")
     return found

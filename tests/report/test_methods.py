@@ -33,6 +33,17 @@ def test_runs_that_were_trained_differently_are_told_apart(tmp_path: Path) -> No
     assert text.count("mixup (α 0.2) from epoch 3") == 1
 
 
+def test_averaged_weights_and_batchnorm_over_ranks_are_told(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a", make_predictions(n=20))
+    assert "moving average" not in methods(compare([run], n_bootstrap=10))["Training"]
+    config = run / "config.yaml"
+    changed = config.read_text().replace("ema_decay: 0.0", "ema_decay: 0.999")
+    config.write_text(changed.replace("sync_batchnorm: false", "sync_batchnorm: true"))
+    text = methods(compare([run], n_bootstrap=10))["Training"]
+    assert "an exponential moving average of the weights (decay 0.999)" in text
+    assert "BatchNorm over the batches of all ranks" in text
+
+
 def test_an_ensemble_names_its_members_and_whose_settings_follow(tmp_path: Path) -> None:
     run = make_ensemble(tmp_path / "mean", make_predictions(n=20), seeds=(1, 2), mc_scope="text")
     found = methods(compare([run]))
