@@ -59,4 +59,9 @@ def _read(path: Path, stage: int) -> dict[str, Any]:
             f"--deepspeed {path} is for stage {section['stage']}, but --parallel is zero{stage}: "
             "choose another file, or another engine"
         )
+    if section.get("compute_grad_norm") is False:
+        raise UserError(
+            f"--deepspeed {path} sets compute_grad_norm to false, but updates that are not finite are left out by "
+            "that norm: take it out of the file"
+        )
     return section

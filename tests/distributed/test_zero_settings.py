@@ -74,6 +74,10 @@ def test_precision_and_clipping_come_from_the_run():
             '{"zero_optimization": {"stage": 1}}',
             "is for stage 1, but --parallel is zero2: choose another file, or another engine",
         ),
+        (
+            '{"zero_optimization": {"compute_grad_norm": false}}',
+            "sets compute_grad_norm to false, but updates that are not finite are left out by that norm",
+        ),
     ],
 )
 def test_a_wrong_file_is_refused_before_ranks_join(tmp_path, text, message):
