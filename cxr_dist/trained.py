@@ -193,7 +193,13 @@ def _best_checkpoint(run_dir: Path) -> checkpoint.Checkpoint:
     """The one that validation chose; the newest where there was no validation."""
     best = run_dir / "best"
     if best.exists():
-        return checkpoint.load(best.resolve(), model_only=True)
+        try:
+            return checkpoint.load(best.resolve(), model_only=True)
+        except UserError as error:
+            raise UserError(
+                f"the best checkpoint of {run_dir} cannot be used: {error}. Bring it back from a copy; or delete "
+                f"{best.name} there, to use the newest checkpoint that is whole"
+            ) from None
     newest, _ = checkpoint.newest_valid(run_dir, model_only=True)
     if newest is None:
         raise UserError(f"{run_dir} has no checkpoint yet: run `cxr-dist train` first")

@@ -1,6 +1,7 @@
 """`cxr-dist predict --image`: a picture and JSON of one case, and nothing private anywhere else."""
 
 import json
+import shutil
 import stat
 
 import pytest
@@ -112,3 +113,14 @@ def test_a_file_that_is_no_film(cxr_dist, run_of, tmp_path):
     assert status == 2
     assert "the film cannot be used: image not readable; expected a PNG or JPEG" in err
     assert "smith" not in err
+
+
+def test_a_damaged_best_checkpoint_is_refused_with_two_ways_on(cxr_dist, run_of, films, tmp_path):
+    run_dir = shutil.copytree(run_of("image"), tmp_path / "run", symlinks=True)
+    (run_dir / "best" / "model.safetensors").write_bytes(b"")
+    status, _, err = cxr_dist(
+        "predict", run_dir, "--image", films / "smith-0.jpg", "--out", tmp_path / "p.png"
+    )
+    assert status == 2
+    assert "step-00000007: model.safetensors does not have the bytes that were written" in err
+    assert "Bring it back from a copy; or delete best there" in err
