@@ -1,5 +1,6 @@
 """What TensorBoard itself reads back from the event files."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,7 @@ def test_a_resumed_run_replaces_what_it_writes_again(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         first.step({"loss": 1.0}, step)
     first.close()
+    time.sleep(1.1)  # event files are read in the order of their names, which have the second of their making
     second = TensorBoardSink(tmp_path, purge_step=3)
     for step in (3, 4):
         second.step({"loss": 2.0}, step)
