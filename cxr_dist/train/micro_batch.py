@@ -62,9 +62,10 @@ def check_world_size(config: Config, world: World) -> None:
 def largest_that_fits(
     config: Config, world: World, device: torch.device, num_labels: int, new_step: NewStep
 ) -> int:
-    """Try the candidates on this rank's device, the largest first; 0 where none fits.
+    """Try the candidates on this rank's device, the smallest first, until one does not fit; 0 where none does.
 
-    The ranks must not have met. ZeRO is tried as plain data parallel, which needs at least as much memory.
+    Only the last trial runs out of memory: on the host, oneDNN may be unable to make anything new afterwards. The ranks
+    must not have met. ZeRO is tried as plain data parallel, which needs at least as much memory.
     """
     plain = dataclasses.replace(
         config,
@@ -72,12 +73,14 @@ def largest_that_fits(
         deepspeed="",
         model=dataclasses.replace(config.model, pretrained=False),  # as large as any, and at hand
     )
-    for size in micro_batches_for(config.data.global_batch, world.world_size):
+    found = 0
+    for size in reversed(micro_batches_for(config.data.global_batch, world.world_size)):
         trial = _with_micro_batch(plain, size)
         lanes = range(min(2, trial.data.num_lanes // world.world_size))  # a second one finds gradients there
-        if _fits(trial, lanes, world, device, num_labels, new_step):
-            return size
-    return 0
+        if not _fits(trial, lanes, world, device, num_labels, new_step):
+            break
+        found = size
+    return found
 
 
 def settled(config: Config, world: World, device: torch.device, found: int) -> Config:

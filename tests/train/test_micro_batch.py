@@ -14,6 +14,7 @@ from cxr_dist.config_file import load_config, to_yaml
 from cxr_dist.distributed.world import World, lanes_of, micro_batches_for
 from cxr_dist.dry_run import describe
 from cxr_dist.errors import UserError
+from cxr_dist.train import micro_batch
 from cxr_dist.train.memory import advice, is_out_of_memory, limited
 from cxr_dist.train.micro_batch import (
     check_world_size,
@@ -46,24 +47,31 @@ def test_the_configuration_has_no_lanes_before_the_number_is_found():
     assert dataclasses.replace(data, micro_batch=6).num_lanes == 4
 
 
-@pytest.mark.parametrize("limit", [1, 7, 24])
-def test_the_largest_that_fits_is_found_and_nothing_else_is_swallowed(tiny_config, limit):
+@pytest.mark.parametrize(("limit", "found"), [(0, 0), (1, 1), (7, 6), (24, 24)])
+def test_the_largest_that_fits_is_found_and_no_second_one_runs_out(tiny_config, monkeypatch, limit, found):
     config = dataclasses.replace(tiny_config, data=DataConfig(micro_batch="auto", global_batch=48))
     tried = []
 
-    def new_step(trial, lanes):
+    def steps(trial, lanes, num_labels, new_step):
         tried.append(trial.data.micro_batch)
         assert trial.parallel == "ddp"
         assert not trial.model.pretrained
         assert len(lanes) == min(2, 48 // trial.data.micro_batch // 2)
         if trial.data.micro_batch > limit:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        raise StopIteration  # here a real step would run, and fit
 
-    with pytest.raises(StopIteration):
-        largest_that_fits(config, World(world_size=2), CPU, 1, new_step)
-    assert tried == [size for size in (24, 12, 8, 6, 4, 3, 2, 1) if size >= tried[-1]]
-    assert tried[-1] <= limit < (tried[-2] if len(tried) > 1 else 25)
+    monkeypatch.setattr(micro_batch, "_steps", steps)
+    assert largest_that_fits(config, World(world_size=2), CPU, 1, None) == found
+    sizes = [1, 2, 3, 4, 6, 8, 12, 24]
+    assert tried == [size for size in sizes if size <= limit] + [size for size in sizes if size > limit][:1]
+
+
+def test_a_trial_that_fails_otherwise_fails_the_run(tiny_config):
+    def new_step(trial, lanes):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        largest_that_fits(auto(tiny_config), World(), CPU, 1, new_step)
 
 
 def test_a_folder_has_the_last_word_on_the_number(tiny_config, tmp_path):
