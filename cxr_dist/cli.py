@@ -74,13 +74,12 @@ def train(config: Config) -> None:
 
     asked_to_stop = StopRequest(config.train.max_minutes)  # before the seconds that importing torch takes
     from cxr_dist.distributed.world import World
-    from cxr_dist.session import run_folder
     from cxr_dist.session import train as run_training
     from cxr_dist.train.loop import Outcome
 
     outcome = run_training(config, asked_to_stop)
     if World.from_environment().is_main:
-        print(f"{outcome.value}: {run_folder(config)}")
+        print(f"{outcome.value}: {config.run_dir}")
     sys.exit(0 if outcome is Outcome.FINISHED else EXIT_STOPPED)
 
 

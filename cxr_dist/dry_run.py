@@ -10,7 +10,7 @@ from cxr_dist.data.loader import training_plan
 from cxr_dist.data.place import shards_folder
 from cxr_dist.data.plan import Plan
 from cxr_dist.model.classifier import build_classifier
-from cxr_dist.session import check_against, check_weights, run_folder
+from cxr_dist.session import check_against, check_weights
 from cxr_dist.shard.manifest import load_manifest
 from cxr_dist.train.micro_batch import with_recorded_micro_batch
 
@@ -22,7 +22,7 @@ def describe(config: Config) -> dict[str, str]:
     manifest = load_manifest(shards_folder(config.data))
     check_against(config, manifest)
     check_weights(config)
-    config = with_recorded_micro_batch(config, run_folder(config))
+    config = with_recorded_micro_batch(config, config.run_dir)
     auto = config.data.micro_batch == "auto"
     # With `auto` the finest split: it allows all that any does, and reads the most shards.
     data = replace(config.data, micro_batch=1) if auto else config.data

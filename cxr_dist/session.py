@@ -90,7 +90,7 @@ def micro_batch_here(config: Config, manifest: Manifest, world: World) -> int:
 
     Raises UserError where these ranks cannot share the lanes. The ranks must not have met.
     """
-    config = with_recorded_micro_batch(config, run_folder(config))
+    config = with_recorded_micro_batch(config, config.run_dir)
     check_world_size(config, world)
     if config.data.micro_batch != "auto":
         return config.data.micro_batch
@@ -110,7 +110,7 @@ def trial_step(config: Config, lanes: range, *, manifest: Manifest, device: torc
 
 def prepare_run_folder(config: Config, manifest: Manifest, world: World, device: torch.device) -> None:
     """Create or reopen the run folder with all that does not change during training (rank 0)."""
-    run_dir = run_folder(config)
+    run_dir = config.run_dir
     check_weights(config)
     open_run_folder(run_dir, config)
     write_environment(run_dir, device, world.world_size, manifest_sha256(shards_folder(config.data)))
@@ -119,7 +119,7 @@ def prepare_run_folder(config: Config, manifest: Manifest, world: World, device:
 
 def parts_of(config: Config, manifest: Manifest, world: World, device: torch.device) -> Parts:
     """Everything that a training run is made of (all ranks); the run folder is prepared."""
-    run_dir, lanes = run_folder(config), lanes_of(world, config.data.num_lanes)
+    run_dir, lanes = config.run_dir, lanes_of(world, config.data.num_lanes)
     plan = training_plan(config.data, manifest, config.seed)
     tokenizer = tokenizer_of(config, run_dir)
     model = new_model(config, manifest, run_dir, device)
@@ -156,11 +156,6 @@ def parts_of(config: Config, manifest: Manifest, world: World, device: torch.dev
         ),
         sample_keys=partial(keys_of, config.data, manifest, plan),
     )
-
-
-def run_folder(config: Config) -> Path:
-    """Where the run lives: --out, else runs/NAME."""
-    return config.run_dir
 
 
 def check_against(config: Config, manifest: Manifest) -> None:

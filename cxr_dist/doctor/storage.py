@@ -22,7 +22,6 @@ from cxr_dist.model.weights import (
     verify_component,
 )
 from cxr_dist.session import check_against
-from cxr_dist.session import run_folder as folder_of
 from cxr_dist.shard.manifest import Manifest, load_manifest
 from cxr_dist.train.run_folder import check_same_run
 
@@ -109,7 +108,7 @@ def _component(folder: Path) -> str:
 
 def run_folder(setting: Setting) -> Finding:
     """Whether the run folder is free or this run's, and can be written."""
-    folder = folder_of(setting.config)
+    folder = setting.config.run_dir
     check_same_run(folder, setting.config)
     if holds_something(folder) and not (folder / "config.yaml").is_file():
         return failed(f"{folder} is not empty and holds no run", "choose another --out")
@@ -131,7 +130,7 @@ def run_folder(setting: Setting) -> Finding:
 
 def room_for_checkpoints(setting: Setting) -> Finding:
     """Free space beside what the run's checkpoints will take: the newest, the best, and one being written."""
-    config, folder = setting.config, folder_of(setting.config)
+    config, folder = setting.config, setting.config.run_dir
     size = checkpoint_bytes(setting, load_manifest(shards_folder(config.data)))
     free = shutil.disk_usage(nearest_existing(folder)).free
     if size is None:
@@ -217,7 +216,7 @@ def shared_memory(setting: Setting) -> Finding:
 
 def run_folder_place(setting: Setting) -> Path:
     """The run folder, or where it would be made."""
-    return nearest_existing(folder_of(setting.config))
+    return nearest_existing(setting.config.run_dir)
 
 
 def in_words(size: int) -> str:

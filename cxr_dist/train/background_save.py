@@ -18,7 +18,7 @@ from cxr_dist.train.checkpoint import TrainingState
 _ALIGNMENT = 64  # bytes; a multiple of every dtype's size
 
 
-class HostCopy:
+class HostBlock:
     """Copies of tensors in one block of host memory, which the next copies overwrite.
 
     The block is page-locked where there is CUDA: the copy runs at the bus's speed, but making such memory is slow.
@@ -56,7 +56,7 @@ class BackgroundSaver:
 
     def __init__(self, run_dir: Path, keep: int, confirm: Callable[[], None] = lambda: None) -> None:
         self._run_dir, self._keep, self._confirm = run_dir, keep, confirm
-        self._host = HostCopy()
+        self._host = HostBlock()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
 

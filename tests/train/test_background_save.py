@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from cxr_dist.errors import UserError
 from cxr_dist.train import checkpoint
-from cxr_dist.train.background_save import BackgroundSaver, HostCopy
+from cxr_dist.train.background_save import BackgroundSaver, HostBlock
 from cxr_dist.train.checkpoint import TrainingState
 from cxr_dist.train.schedule import Progress
 
@@ -33,7 +33,7 @@ def test_copies_are_equal_contiguous_and_apart(wanted, seed):
         tensor = (torch.randn(shape) * 100).to(dtype)
         tensors[str(number)] = tensor.T if turned and tensor.dim() == 2 else tensor
     expected = {name: tensor.clone() for name, tensor in tensors.items()}
-    first, second = HostCopy().of(tensors, tensors)
+    first, second = HostBlock().of(tensors, tensors)
     for tensor in tensors.values():
         tensor.zero_()
     for copies in (first, second):
@@ -44,7 +44,7 @@ def test_copies_are_equal_contiguous_and_apart(wanted, seed):
 
 
 def test_memory_is_taken_once_and_grows_where_more_is_asked_for():
-    host, tensors = HostCopy(), {"a": torch.randn(100, requires_grad=True)}
+    host, tensors = HostBlock(), {"a": torch.randn(100, requires_grad=True)}
     places = [host.of(tensors)[0]["a"].data_ptr() for _ in range(3)]
     assert len(set(places)) == 1
     more = host.of(tensors, {"b": torch.ones(10_000)})
