@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ SOMEBODY = r"rank {} on \S+ \(pid \d+\) "
 def ended(tmp_path_factory):
     """ended(case) -> (exit status by rank, log by rank), after all cases have run at once."""
     folder = tmp_path_factory.mktemp("watched")
-    subprocess.run([sys.executable, SCRIPT, folder], check=True, timeout=240)
+    subprocess.run([sys.executable, SCRIPT, folder], check=True, timeout=480)
 
     def of(case):
         ranks = watched_ranks.CASES[case][0]
@@ -29,7 +30,11 @@ def ended(tmp_path_factory):
         logs = [(folder / f"{case}.{rank}.log").read_text() for rank in ranks]
         return dict(zip(ranks, statuses, strict=True)), dict(zip(ranks, logs, strict=True))
 
-    return of
+    yield of
+    logs = (path.read_text() for path in folder.glob("kill_*.log"))
+    for pid in re.findall(r"worker (\d+)", "".join(logs)):
+        with suppress(ProcessLookupError):
+            os.kill(int(pid), signal.SIGKILL)
 
 
 def is_running(pid):
@@ -100,7 +105,6 @@ def test_a_death_is_seen_at_once_although_a_worker_still_holds_what_the_rank_had
         _, logs = ended(case)
         (worker,) = workers(logs)
         assert is_running(worker)
-        os.kill(worker, signal.SIGKILL)
 
 
 def test_a_rank_that_failed_leaves_by_itself(ended):
