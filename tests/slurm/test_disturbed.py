@@ -10,9 +10,8 @@ pytestmark = pytest.mark.slurm
 @pytest.mark.parametrize(
     ("launcher", "disturbance"),
     [
-        ("enhanced.sh", Disturbance(event="SIGKILL", target="rank 2", moment="save")),
+        ("submit.py", Disturbance(event="SIGKILL", target="rank 2", moment="save")),
         ("enhanced.sh", Disturbance(event="SIGSTOP", target="rank 1", moment="step", after=6)),
-        ("enhanced.sh", Disturbance(event="SIGKILL", target="srun", moment="validation")),
         ("submit.py", Disturbance(event="SIGKILL", target="batch shell", moment="step", after=11)),
         ("submit.py", Disturbance(event="node lost", target="cxrtest2", moment="step", after=9)),
     ],

@@ -9,33 +9,13 @@ from pathlib import Path
 
 import pytest
 from cluster import Cluster
-from processes import held, ranks, wait_until
-from run_losses import losses
-from small_run import FLAGS, ON_CPUS, REPOSITORY, submit_py, submit_script, submitit_log
+from processes import wait_until
+from small_run import FLAGS, ON_CPUS, REPOSITORY, submit_script
 
 from cxr_dist.cli import config_of
 from cxr_dist.config_file import to_yaml
-from cxr_dist.train import restarts
 
 pytestmark = pytest.mark.slurm
-
-
-def steps_logged(run_dir: Path) -> int:
-    metrics = run_dir / "metrics.jsonl"
-    return metrics.read_text().count("\n") if metrics.exists() else 0
-
-
-def test_a_submitit_run_whose_rank_is_killed_is_requeued_once_and_goes_on(
-    cluster, two_nodes, tiny_shards, tmp_path
-):
-    out, job = tmp_path / "run", submit_py(cluster, tmp_path, tiny_shards)
-    wait_until(lambda: steps_logged(out) >= 6, "six steps logged", cluster, job)
-    with held(cluster, job):
-        ranks(cluster, job)[3].kill()
-    ended, log = cluster.wait(job), submitit_log(tmp_path, job).read_text()
-    assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "1"), log
-    assert losses(out) == losses(two_nodes)
-    assert [line["event"] for line in restarts.read(out)] == ["start", "death", "start"]
 
 
 def test_a_mistake_that_only_rank_0_sees_fails_the_job_for_good(cluster, tiny_shards, tmp_path):
