@@ -12,7 +12,7 @@ from typing import Literal
 import tyro
 from tyro.conf import FlagConversionOff, Positional
 
-from cxr_dist.cli_help import FOLDER, commands_help, runs_help
+from cxr_dist.cli_help import FOLDER, SHARDS, commands_help, runs_help
 from cxr_dist.cli_shard import shard
 from cxr_dist.config import Config
 from cxr_dist.errors import EXIT_REFUSED, EXIT_STOPPED, UserError
@@ -92,7 +92,7 @@ def evaluate(
     ensemble: tuple[Path, ...] = (),
     out: FOLDER | None = None,
     at_sensitivity: float | None = None,
-    shards: FOLDER | None = None,
+    shards: SHARDS | None = None,
 ) -> None:
     """Evaluate a run's best checkpoint; writes RUN_DIR/evaluation/SPLIT/metrics.json and predictions.csv.
 
@@ -104,7 +104,7 @@ def evaluate(
         ensemble: More run folders: the mean of all is evaluated, and written to --out.
         out: The ensemble's folder, which `cxr-dist compare` takes like a run's.
         at_sensitivity: Choose each class's threshold on validation for this sensitivity; by default Youden's.
-        shards: The shards, where they have moved since training.
+        shards: The shards, where they have moved since training: a folder, or a URL as in training.
     """
     from cxr_dist.evaluation import evaluate_runs
     from cxr_dist.model.monte_carlo import McDropout
@@ -121,7 +121,7 @@ def compare(
     split: str = "test",
     out: FOLDER = Path("comparison"),
     with_examples: int = 0,
-    shards: FOLDER | None = None,
+    shards: SHARDS | None = None,
 ) -> None:
     """Set evaluated runs side by side: a table, comparison.json and report.html.
 
@@ -131,7 +131,7 @@ def compare(
         out: Folder for comparison.json and report.html.
         with_examples: Put so many of each run's most uncertain, and of its most wrong, cases on the page, with film
             and report. It then holds patient data: treat it as you do the shards.
-        shards: The shards, where they have moved since training.
+        shards: The shards, where they have moved since training: a folder, or a URL as in training.
     """
     from rich.console import Console
 
@@ -195,7 +195,7 @@ def export(
     *,
     out: FOLDER | None = None,
     onnx: bool = True,
-    shards: FOLDER | None = None,
+    shards: SHARDS | None = None,
 ) -> None:
     """Make a run's best checkpoint a folder of its own: weights, tokenizer, model card, ONNX graph.
 
@@ -203,7 +203,7 @@ def export(
         run_dir: A folder that `cxr-dist train` wrote; evaluate it first, so that the model card has its metrics.
         out: The folder, absent or empty; default RUN_DIR/export. `cxr_dist.load` and `cxr-dist predict` open it.
         onnx: Write model.onnx, too, and compare it with the network; needs pip install 'cxr_dist[export]'.
-        shards: The shards, where they have moved since training.
+        shards: The shards, where they have moved since training: a folder, or a URL as in training.
     """
     from cxr_dist.export import export as export_run
 

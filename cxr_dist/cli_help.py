@@ -1,6 +1,6 @@
 """What `cxr-dist --help` and `cxr-dist train --help` print: commands and named runs, each with its first line.
 
-Also how the help of a command shows a folder.
+Also how the help of a command shows a folder, and shards that may be at a URL.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import tyro
 
 FOLDER = Annotated[Path, tyro.conf.arg(metavar="DIR")]
+SHARDS = Annotated[str, tyro.conf.arg(metavar="DIR|URL")]
 
 
 def commands_help(commands: Mapping[str, Callable[..., Any]]) -> str:

@@ -41,7 +41,7 @@ def evaluate_runs(
     out: Path,
     split: str,
     mc: McDropout,
-    shards: Path | None = None,
+    shards: str | None = None,
     at_sensitivity: float | None = None,
 ) -> None:
     """Evaluate the best checkpoint of a run, or the mean of several, on a split; once per rank (all ranks).
@@ -85,7 +85,7 @@ class _Evaluation:
         if len(digests) > 1:
             raise UserError(
                 "the runs of an ensemble were trained on different shards: name the ones to evaluate on, "
-                "with --shards DIR"
+                "with --shards"
             )
         self.manifest_sha256 = digests.pop()
         self.facts = [member_of(member.config, member.step) for member in members]
@@ -161,7 +161,7 @@ class _Evaluation:
 
 
 def compare_runs(
-    run_dirs: list[Path], split: str, out: Path, examples_per_kind: int = 0, shards: Path | None = None
+    run_dirs: list[Path], split: str, out: Path, examples_per_kind: int = 0, shards: str | None = None
 ) -> Comparison:
     """Write comparison.json and report.html of evaluated runs to the folder `out`.
 

@@ -17,7 +17,7 @@ from cxr_dist.train.run_folder import manifest_sha256
 from cxr_dist.trained import TrainedModel, open_run
 
 
-def export(run_dir: Path, out: Path, *, with_onnx: bool, shards: Path | None = None) -> None:
+def export(run_dir: Path, out: Path, *, with_onnx: bool, shards: str | None = None) -> None:
     """Write the best checkpoint of a run as an exported model (exported.py has the format).
 
     Raises UserError where `out` holds anything, the run has no checkpoint, its shards are others than it was
@@ -48,7 +48,7 @@ def _check_shards(trained: TrainedModel) -> None:
     if manifest_sha256(shards_folder(trained.config.data)) != trained.manifest_sha256:
         raise UserError(
             "the shards are not those that the run was trained on (their manifest differs), so that the model card "
-            "would speak of other data: name the right ones with --shards DIR"
+            "would speak of other data: name the right ones with --shards"
         )
 
 

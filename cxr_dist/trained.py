@@ -130,9 +130,7 @@ def open_model(folder: Path, device: torch.device) -> TrainedModel:
     return open_export(folder, device)
 
 
-def open_run(
-    run_dir: Path, device: torch.device, shards: Path | None = None
-) -> tuple[TrainedModel, Manifest]:
+def open_run(run_dir: Path, device: torch.device, shards: str | None = None) -> tuple[TrainedModel, Manifest]:
     """The best checkpoint of a run, and the manifest of its shards (`shards`: where they have moved)."""
     config = load_config(run_dir / "config.yaml")
     config = dataclasses.replace(config, data=at(config.data, shards))

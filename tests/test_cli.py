@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from shard_server import serving
 
 SMALL = (
     "--data.global-batch",
@@ -144,6 +145,23 @@ def test_the_whole_way_from_plan_to_page(cxr_dist, run_dir, tiny_shards, tmp_pat
     comparison = json.loads((tmp_path / "comparison" / "comparison.json").read_text())
     assert {"value", "low", "high"} <= set(comparison["runs"][0]["metrics"]["macro_roc_auc"])
     assert "not for clinical use" in (tmp_path / "comparison" / "report.html").read_text()
+
+
+def test_shards_that_moved_to_a_url_give_the_same_bytes(
+    cxr_dist, run_dir, tiny_shards, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.delenv("SLURM_TMPDIR", raising=False)
+    metrics, found = run_dir / "evaluation" / "val" / "metrics.json", []
+    with serving(tiny_shards) as server:
+        for place in ([], ["--shards", server.http]):
+            assert cxr_dist("evaluate", run_dir, "--split", "val", "--mc-samples", "2", *place)[0] == 0
+            found.append(metrics.read_bytes())
+        assert server.requests["val-00000.tar"]
+        out = ["--out", tmp_path / "comparison", "--shards", server.http]
+        status, said, _ = cxr_dist("compare", run_dir, "--split", "val", *out, "--with-examples", "1")
+    assert found[0] == found[1]
+    assert (status, "holds patient data" in said) == (0, True)
 
 
 def test_the_same_run_folder_with_other_settings_is_refused(cxr_dist, run_dir, tiny_shards):

@@ -52,12 +52,12 @@ def shards_folder(data: DataConfig) -> Path:
     return folder
 
 
-def at(data: DataConfig, shards: Path | None) -> DataConfig:
+def at(data: DataConfig, shards: str | None) -> DataConfig:
     """The configuration for reading a run's shards elsewhere than in its training: in `shards` if they moved there.
 
     The training job's staging folder was that of its node: here the environment decides.
     """
-    return dataclasses.replace(data, stage_dir="", shards=str(shards) if shards else data.shards)
+    return dataclasses.replace(data, stage_dir="", shards=shards or data.shards)
 
 
 def stage_root(data: DataConfig, environment: Mapping[str, str] = os.environ) -> Path | None:

@@ -74,7 +74,7 @@ class Comparison:
 
 
 def compare(
-    run_dirs: Sequence[Path], split: str = "test", n_bootstrap: int = 1000, shards: Path | None = None
+    run_dirs: Sequence[Path], split: str = "test", n_bootstrap: int = 1000, shards: str | None = None
 ) -> Comparison:
     """Read runs, check that they can be compared, and set each against the first.
 

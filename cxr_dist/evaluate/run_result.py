@@ -89,7 +89,7 @@ class RunResult:
         return Estimate(value=value, low=interval.get("low"), high=interval.get("high"))
 
 
-def read_run(folder: Path, name: str, split: str, shards: Path | None = None) -> RunResult:
+def read_run(folder: Path, name: str, split: str, shards: str | None = None) -> RunResult:
     """Read RUN_DIR; raises UserError, with the command to run, where it or its evaluation is not whole.
 
     `shards` says where the shards have moved since training.

@@ -9,7 +9,6 @@ import contextlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -71,7 +70,7 @@ class RunExamples:
     """The lowest probability of the truth first; empty where no answer is wrong."""
 
 
-def examples_of(run: RunResult, count: int, shards: Path | None = None) -> RunExamples:
+def examples_of(run: RunResult, count: int, shards: str | None = None) -> RunExamples:
     """Up to `count` cases of each kind; `shards` says where the shards have moved.
 
     Raises UserError where the shards are not those of the evaluation, or a sample is damaged.
@@ -124,7 +123,7 @@ def _evaluated_shards(run: RunResult, data: DataConfig) -> Manifest:
         found = "another manifest.json is" if path.is_file() else "no manifest.json is"
         raise UserError(
             f"{found} where {run.name} should have its shards: examples are read from the shards that it was "
-            "evaluated on. Name their folder with --shards DIR, or evaluate the run again on those at hand"
+            "evaluated on. Name the right ones with --shards, or evaluate the run again on those at hand"
         )
     return load_manifest(path.parent)
 

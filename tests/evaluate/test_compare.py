@@ -158,7 +158,7 @@ def test_shards_that_moved_are_found_where_they_are_said_to_be(tmp_path: Path) -
     run = make_run(tmp_path / "a", make_predictions(n=20))
     moved = (tmp_path / "shards").rename(tmp_path / "moved")
     assert compare([run]).runs[0].manifest is None
-    assert compare([run], shards=moved).runs[0].manifest is not None
+    assert compare([run], shards=str(moved)).runs[0].manifest is not None
 
 
 def test_warns_of_patients_on_both_sides(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def test_runs_that_cannot_be_exported(source, run_dir, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(run_dir, run, symlinks=True)
     with pytest.raises(UserError, match="the shards are not those that the run was trained on"):
-        export(run, tmp_path / "model", with_onnx=False, shards=source / "multilabel-shards")
+        export(run, tmp_path / "model", with_onnx=False, shards=str(source / "multilabel-shards"))
     metrics = run / "evaluation" / "test" / "metrics.json"
     metrics.write_text(metrics.read_text().replace('"checkpoint_step": 7', '"checkpoint_step": 5'))
     with pytest.raises(UserError, match=r"is of step 5 .* is of step 7: run `cxr-dist evaluate"):

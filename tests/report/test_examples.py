@@ -82,7 +82,7 @@ def runs(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Pa
 @pytest.fixture(scope="module")
 def page(runs: list[Path], tiny_shards: Path) -> str:
     comparison = compare(runs, n_bootstrap=10)
-    return render_page(comparison, [examples_of(run, 2, tiny_shards) for run in comparison.runs])
+    return render_page(comparison, [examples_of(run, 2, str(tiny_shards)) for run in comparison.runs])
 
 
 @given(
@@ -117,7 +117,7 @@ def test_a_case_has_the_film_and_the_sections_of_its_sample(
     runs: list[Path], tiny_shards: Path, samples: dict[str, tuple[bytes, dict[str, str]]]
 ) -> None:
     run = compare(runs[2:]).runs[0]
-    found = examples_of(run, 3, tiny_shards)
+    found = examples_of(run, 3, str(tiny_shards))
     for example in (*found.most_uncertain, *found.most_wrong):
         row = run.predictions.keys.index(example.key)
         report = samples[example.key][1]
@@ -138,7 +138,7 @@ def test_several_labels_some_unknown(tiny_shards: Path, tmp_path: Path) -> None:
     several = dataclasses.replace(made, task="multilabel", labels=labels, mc=None)
     digest = sha256_of(tiny_shards / "manifest.json")
     comparison = compare([make_run(tmp_path / "a", several, manifest_sha256=digest)], n_bootstrap=10)
-    found = examples_of(comparison.runs[0], 2, tiny_shards)
+    found = examples_of(comparison.runs[0], 2, str(tiny_shards))
     example, row = found.most_wrong[0], several.keys.index(found.most_wrong[0].key)
     said = dict(zip((1, 0, -1), ("yes", "no", "unknown"), strict=True))
     assert [each.label for each in example.classes] == [said[label] for label in labels[row].tolist()]
@@ -156,7 +156,7 @@ def test_a_large_film_is_shown_small(
     runs: list[Path], tiny_shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cxr_dist.report.examples._LONGEST_SIDE", 32)
-    [example] = examples_of(compare(runs[:1]).runs[0], 1, tiny_shards).most_uncertain
+    [example] = examples_of(compare(runs[:1]).runs[0], 1, str(tiny_shards)).most_uncertain
     assert max(pixels(base64.b64decode(example.film.partition(",")[2])).shape) == 32
 
 
@@ -205,7 +205,7 @@ def test_only_the_owner_may_read_a_page_with_cases(
     runs: list[Path], tiny_shards: Path, tmp_path: Path
 ) -> None:
     comparison, out = compare(runs[:1]), tmp_path / "report.html"
-    for examples, mode in (([], 0o644), ([examples_of(comparison.runs[0], 1, tiny_shards)], 0o600)):
+    for examples, mode in (([], 0o644), ([examples_of(comparison.runs[0], 1, str(tiny_shards))], 0o600)):
         write_page(comparison, out, examples)
         assert stat.S_IMODE(out.stat().st_mode) == mode
     assert "data:image" in out.read_text()
@@ -218,7 +218,7 @@ def test_other_shards_are_refused(runs: list[Path], tmp_path: Path) -> None:
     ):
         examples_of(run, 1)
     with pytest.raises(UserError, match=r"no manifest\.json is where image should have"):
-        examples_of(run, 1, tmp_path)
+        examples_of(run, 1, str(tmp_path))
     with pytest.raises(UserError, match="--with-examples is -1; expected a number of cases"):
         compare_runs(runs, "test", tmp_path / "out", -1)
     assert not (tmp_path / "out").exists()
