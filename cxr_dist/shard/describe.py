@@ -49,6 +49,9 @@ def plain_recipe(recipe: Recipe) -> dict[str, Any]:
     """The resolved recipe as JSON keeps it."""
     plain = json.loads(json.dumps(dataclasses.asdict(recipe)))
     assert isinstance(plain, dict)
+    # Shards of whole sources, which came before there was a choice, keep their bytes.
+    if recipe.views == "all":
+        del plain["views"]
     return plain
 
 

@@ -7,6 +7,8 @@ they mean that the source is not what the recipe says.
 from collections.abc import Mapping
 
 NOT_SELECTED = "not selected by the recipe's where"
+OTHER_VIEW = "not of the recipe's views"
+UNKNOWN_VIEW = "view not known to be frontal or lateral"
 DROPPED_LABEL = "label value dropped by the recipe"
 NO_CLASS = "label value in no class"
 TOO_RARE = "label value on fewer images than labels.min_count"

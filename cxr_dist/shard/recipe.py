@@ -157,6 +157,8 @@ class Recipe:
     """demo: how much to draw."""
     where: dict[str, Values] = field(default_factory=dict)
     """Column (table reader) or `view` -> values to keep; all other rows are left out."""
+    views: Literal["frontal", "lateral", "all"] = "all"
+    """Films of which projection to keep. Films whose view is neither, or unknown, belong to `all` alone."""
     columns: Columns | None = None
     """table: which column is what."""
     labels: Labels = field(default_factory=Labels)
@@ -172,6 +174,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         Redaction(terms=self.redact)  # is checked when made
+        _check_views(self)
         _require(
             not self.split.official or self.reader == "mimic_cxr_jpg",
             f"recipe: reader {self.reader} knows no official split; that belongs to reader mimic_cxr_jpg",
@@ -201,6 +204,18 @@ class Recipe:
             self.labels.task == "multiclass",
             f"recipe: reader {self.reader} has one label per image: use task: multiclass",
         )
+
+
+def _check_views(recipe: Recipe) -> None:
+    """Where the reader has views from the recipe alone, the recipe must say where they are."""
+    lacking = {
+        "table": recipe.columns is not None and recipe.columns.view is None and "columns.view",
+        "openi": recipe.table is None and "`table`, the .csv of views",
+    }.get(recipe.reader)
+    _require(
+        recipe.views == "all" or not lacking,
+        f"recipe: views: {recipe.views} with reader {recipe.reader} needs {lacking}",
+    )
 
 
 def _check_mimic_labels(recipe: Recipe) -> None:

@@ -11,8 +11,16 @@ from dataclasses import dataclass
 
 from cxr_dist.errors import UserError
 from cxr_dist.shard.labels import assign_labels, sampling_groups
-from cxr_dist.shard.left_out import MISSING_IMAGE, NO_PATIENT, NO_SPLIT, NOT_SELECTED
+from cxr_dist.shard.left_out import (
+    MISSING_IMAGE,
+    NO_PATIENT,
+    NO_SPLIT,
+    NOT_SELECTED,
+    OTHER_VIEW,
+    UNKNOWN_VIEW,
+)
 from cxr_dist.shard.person import Sex
+from cxr_dist.shard.projection import projection
 from cxr_dist.shard.recipe import Recipe
 from cxr_dist.shard.record import Pixels, Record, Source
 from cxr_dist.shard.redact import Redaction
@@ -52,7 +60,7 @@ class Selection:
 
 
 def select(recipe: Recipe, source: Source) -> Selection:
-    """Apply where, labels and split; raises UserError where nothing is left or a label value is unknown."""
+    """Apply where, views, labels and split; raises UserError where nothing is left or a label value is unknown."""
     left_out = Counter(source.left_out)
     chosen = [record for record in source.records if _selected(recipe, record)]
     left_out[NOT_SELECTED] = len(source.records) - len(chosen)
@@ -62,6 +70,7 @@ def select(recipe: Recipe, source: Source) -> Selection:
             if source.records
             else "the source has no rows: check --source and the recipe's reader"
         )
+    chosen = _of_views(recipe, chosen, left_out)
     occurring = [value for record in source.records for value in record.values]
     labelled = assign_labels(
         recipe.labels, source.label_columns, [record.values for record in chosen], occurring
@@ -89,6 +98,23 @@ def _selected(recipe: Recipe, record: Record) -> bool:
             f"recipe: where names {unknown[0]!r}; reader {recipe.reader} has: {', '.join(record.fields)}"
         )
     return all(record.fields[column] in values for column, values in recipe.where.items())
+
+
+def _of_views(recipe: Recipe, records: list[Record], left_out: Counter[str]) -> list[Record]:
+    """The films of the recipe's views; counts the others."""
+    if recipe.views == "all":
+        return records
+    found = [projection(record.view) for record in records]
+    left_out[UNKNOWN_VIEW], left_out[OTHER_VIEW] = (
+        found.count(""),
+        len(found) - found.count("") - found.count(recipe.views),
+    )
+    if recipe.views not in found:
+        raise UserError(
+            f"no film of {len(found)} is {recipe.views}; {left_out[UNKNOWN_VIEW]} have a view that is not known to be "
+            "frontal or lateral: choose others in the recipe's views, or check the column of views"
+        )
+    return [record for record, kind in zip(records, found, strict=True) if kind == recipe.views]
 
 
 def _failure(recipe: Recipe, record: Record) -> str | None:

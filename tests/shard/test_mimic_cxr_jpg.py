@@ -15,7 +15,6 @@ from table_source import source_names
 from cxr_dist.errors import UserError
 from cxr_dist.shard.manifest import open_index
 from cxr_dist.shard.readers import read_source
-from cxr_dist.shard.readers.mimic_cxr_jpg import projection
 from cxr_dist.shard.readers.report_sections import SECTIONS
 from cxr_dist.shard.recipe import Labels, Recipe, Split, load_recipe
 from cxr_dist.shard.select import select
@@ -144,17 +143,6 @@ def test_films_are_chosen_by_projection_view_or_procedure(published):
     ):
         chosen = recipe(where=where)
         assert len(select(chosen, read_source(chosen, published)).samples) == count
-
-
-@pytest.mark.parametrize(
-    ("view", "expected"),
-    [
-        ("PA", "frontal"), ("AP", "frontal"), ("AP LLD", "frontal"), ("AP AXIAL", "frontal"), ("LATERAL", "lateral"),
-        ("LL", "lateral"), ("XTABLE LATERAL", "lateral"), ("LAO", ""), ("SWIMMERS", ""), ("", ""),
-    ],
-)  # fmt: skip
-def test_the_projection_of_a_view_position(view, expected):
-    assert projection(view) == expected
 
 
 def test_by_patient_no_patient_is_in_two_splits(published):

@@ -4,7 +4,6 @@ A record per row of the metadata. Labels and report belong to the study, and all
 come from MIMIC-CXR, sex and age from MIMIC-IV's patients.csv.gz; both may be left out.
 """
 
-import re
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import pandas as pd
 from cxr_dist.errors import UserError
 from cxr_dist.shard.image import ImageFile
 from cxr_dist.shard.person import Sex, age_between, sex_of
+from cxr_dist.shard.projection import projection
 from cxr_dist.shard.readers.folder import inside, source_folder
 from cxr_dist.shard.readers.mimic_reports import read_sections
 from cxr_dist.shard.readers.report_sections import SECTIONS
@@ -33,8 +33,6 @@ _FILM = (
 )
 _SPLITS = {"train": "train", "validate": "val", "test": "test"}
 _UNKNOWN_PERSON: tuple[Sex, str] = ("", "")
-_FRONTAL = re.compile(r"\b(AP|PA)\b")
-_LATERAL = re.compile(r"\b(LATERAL|LL|RL)\b")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,13 +112,6 @@ def _fields(view: str, procedure: str, split: str) -> Mapping[str, str]:
         "PerformedProcedureStepDescription": procedure,
         "split": split,
     }
-
-
-def projection(view: str) -> str:
-    """frontal or lateral for a DICOM ViewPosition such as PA, AP LLD, LL or XTABLE LATERAL; empty for others."""
-    if _LATERAL.search(view):
-        return "lateral"
-    return "frontal" if _FRONTAL.search(view) else ""
 
 
 def _labels(recipe: Recipe, path: Path) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
