@@ -50,6 +50,9 @@ class DataConfig:
     """`weighted` draws samples by inverse class frequency (systematic resampling)."""
     sampling_temper: float = 1.0
     """Exponent on the inverse class frequency: 0 is uniform, 1 draws all classes equally often."""
+    stages: tuple[str, ...] = ()
+    """Stages of your own for training samples, after decoding and before augmentation, in this order: each
+    MODULE:FUNCTION or FILE.py:FUNCTION, as data/own_stages.py says."""
     shuffle_shards: int = 8
     """A lane's draws are shuffled inside a window of this many shards' worth of draws."""
     rotation_degrees: float = 7.0

@@ -2,9 +2,10 @@
 
     source    (epoch, lane, step) or a batch's range -> lists of WebDataset sample dicts, decoded (read.py):
               "jpg" grey uint8 [h, w], "json" a dict
+    own       --data.stages: the user's functions on each training sample (own_stages.py)
     collate   one affine warp per film into uint8 [b, 1, H, W]; the reports tokenized together -> Batch
 
-A stage is a function from an iterator to an iterator; add one of your own to the list in `training_batches`.
+A stage is a function from an iterator to an iterator.
 DataLoader worker j of M makes the rank's micro-batches j, j + M, ... and the DataLoader returns them in order.
 A worker's error comes back as a value, so that what the user reads is its one line and not a traceback.
 """
@@ -28,6 +29,8 @@ from cxr_dist.config import DataConfig
 from cxr_dist.data.augment import Augmentation, warp
 from cxr_dist.data.batch import Batch
 from cxr_dist.data.draws import samples_of
+from cxr_dist.data.own_stages import own_stages
+from cxr_dist.data.packing import packed_positions
 from cxr_dist.data.place import open_store
 from cxr_dist.data.plan import Plan, augmentation_key, evaluation_batches, group_weights
 from cxr_dist.data.read import Read, Replacing, reader
@@ -237,7 +240,7 @@ def training_batches(
     replacing = Replacing(store, read, plan.seed, replace=config.max_bad_samples > 0)
     source = TrainingSource(replacing, plan, lanes, first_step)
     to_batch = collate(size, Augmentation.of(config), tokenizer, config.text_sections)
-    return _loader(source, [to_batch], config.workers)
+    return _loader(source, [*own_stages(config.stages), to_batch], config.workers)
 
 
 def evaluation_loader(

@@ -115,6 +115,9 @@ def _training(run: RunResult) -> str:
 
 def _optional(config: Config) -> list[str]:
     train, found = config.train, []
+    if config.data.stages:
+        names = ", ".join(stage.rpartition(":")[2] for stage in config.data.stages)
+        found.append(f"training samples passed through {names}, written by the runs' owner")
     if train.freeze_epochs and (config.model.uses_image or config.model.uses_text):
         found.append(f"encoders frozen for {train.freeze_epochs} epochs")
     if train.mixup_alpha:

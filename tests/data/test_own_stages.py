@@ -1,0 +1,141 @@
+"""Stages of the user's own: the documented example runs, and is the same at any number of ranks and workers."""
+
+import dataclasses
+import re
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cxr_dist.data import own_stages as documented
+from cxr_dist.data.loader import evaluation_loader, training_batches, training_plan
+from cxr_dist.data.own_stages import own_stages
+from cxr_dist.data.store import ShardError
+from cxr_dist.distributed.world import World, lanes_of
+from cxr_dist.errors import UserError
+from cxr_dist.shard.manifest import load_manifest
+
+
+@pytest.fixture
+def example(tmp_path):
+    """stages.py as the module's docstring has it."""
+    text = re.search(r"# stages\.py\n(.*?)\n\n    cxr-dist train", documented.__doc__, re.DOTALL)[1]
+    (tmp_path / "stages.py").write_text(textwrap.dedent(text))
+    return f"{tmp_path}/stages.py:salt"
+
+
+def films(config, stages, world_size=1, workers=0, first_step=0, steps=5):
+    """(step, lane) -> pixels and labels of the micro-batch, over all ranks."""
+    data = dataclasses.replace(config.data, stages=tuple(stages), workers=workers)
+    manifest, found = load_manifest(Path(data.shards)), {}
+    plan = training_plan(data, manifest, config.seed)
+    for rank in range(world_size):
+        lanes = lanes_of(World(rank=rank, world_size=world_size), plan.num_lanes)
+        stream = training_batches(
+            data, manifest, plan, lanes=lanes, first_step=first_step, tokenizer=None, with_images=True
+        )
+        for step in range(first_step, first_step + steps):
+            for lane in lanes:
+                batch = next(stream)
+                found[step, lane] = batch.images.numpy(), batch.labels.tolist()
+    return found
+
+
+def alike(a, b):
+    return a.keys() == b.keys() and all(np.array_equal(a[k][0], b[k][0]) and a[k][1] == b[k][1] for k in a)
+
+
+def test_the_documented_example_changes_training_and_the_stream_stays_pure(tiny_config, example):
+    plain, salted = films(tiny_config, []), films(tiny_config, [example])
+    assert {k: labels for k, (_, labels) in salted.items()} == {k: labels for k, (_, labels) in plain.items()}
+    brighter = [np.mean(salted[k][0] > plain[k][0]) for k in plain]
+    assert min(brighter) > 0.001
+    assert max(brighter) < 0.2
+    assert alike(films(tiny_config, [example], world_size=2, workers=1), salted)
+    resumed = films(tiny_config, [example], first_step=3, steps=2)
+    assert alike(resumed, {k: found for k, found in salted.items() if k[0] >= 3})
+    twice = films(tiny_config, [example, example])
+    assert np.mean([np.mean(twice[k][0] != salted[k][0]) for k in plain]) > 0.001  # its own random numbers
+
+
+def test_evaluation_is_left_alone(tiny_config, example):
+    def read(data):
+        manifest = load_manifest(Path(data.shards))
+        loader = evaluation_loader(
+            data, manifest, "val", rank=0, world_size=1, tokenizer=None, with_images=True
+        )
+        return np.concatenate([batch.images.numpy() for batch in loader])
+
+    with_stage = dataclasses.replace(tiny_config.data, stages=(example,))
+    np.testing.assert_array_equal(read(with_stage), read(tiny_config.data))
+
+
+STAGES = """
+import numpy as np
+
+SECRET = "Mrs Featherstonehaugh"
+
+def relabel(sample, random):
+    assert set(sample) == {"__key__", "jpg", "json"}
+    return sample | {"json": {**sample["json"], "label": 99, "text": {}}, "sample_id": -1}
+
+def fails(sample, random):
+    raise KeyError(SECRET)
+
+def forgets(sample, random):
+    sample["jpg"] = sample["jpg"][::2]
+
+def floats(sample, random):
+    return sample | {"jpg": sample["jpg"] / 255}
+"""
+
+
+@pytest.fixture
+def stages(tmp_path):
+    (tmp_path / "mine.py").write_text(STAGES)
+    return f"{tmp_path}/mine.py"
+
+
+def test_a_stage_cannot_change_labels_or_ids(tiny_config, stages):
+    assert alike(films(tiny_config, [f"{stages}:relabel"]), films(tiny_config, []))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("forgets", "did not return a sample"), ("floats", "grey uint8")]
+)
+def test_what_is_no_sample_is_refused(tiny_config, stages, name, message):
+    with pytest.raises(UserError, match=rf"data\.stages: .*:{name} .*{message}"):
+        films(tiny_config, [f"{stages}:{name}"])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_stage_that_fails_is_named_with_its_line_and_without_content(tiny_config, stages, workers):
+    with pytest.raises(
+        (UserError, ShardError), match=r":fails raised KeyError in line 11 of mine\.py"
+    ) as caught:
+        films(tiny_config, [f"{stages}:fails"], workers=workers)
+    assert "Featherstonehaugh" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "no_such_module:f",
+            r"no_such_module cannot be imported \(ModuleNotFoundError\): expected MODULE:FUNC",
+        ),
+        ("/nowhere/x.py:f", r"/nowhere/x\.py cannot be imported \(FileNotFoundError\)"),
+        ("salt", r"salt cannot be imported \(ValueError\): expected MODULE:FUNCTION"),
+        ("json:no_such", "json has no function 'no_such'"),
+    ],
+)
+def test_a_name_that_leads_nowhere_is_refused(name, message):
+    with pytest.raises(UserError, match=message):
+        own_stages([name])
+
+
+def test_the_dry_run_refuses_it_too(cxr_dist, tiny_shards):
+    status, _, said = cxr_dist("plan", "demo", "--data.shards", tiny_shards, "--data.stages", "nowhere:x")
+    assert status == 2
+    assert "data.stages: nowhere cannot be imported" in said
