@@ -30,7 +30,6 @@ from cxr_dist.data.augment import Augmentation, warp
 from cxr_dist.data.batch import Batch
 from cxr_dist.data.draws import samples_of
 from cxr_dist.data.own_stages import own_stages
-from cxr_dist.data.packing import packed_positions
 from cxr_dist.data.place import open_store
 from cxr_dist.data.plan import Plan, augmentation_key, evaluation_batches, group_weights
 from cxr_dist.data.read import Read, Replacing, reader
