@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from cxr_dist.config_optim import LossConfig, OptimConfig
+from cxr_dist.distributed.ddp_config import DdpConfig
 from cxr_dist.errors import UserError
 
 
@@ -156,54 +158,6 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LossConfig:
-    """The loss. Multilabel tasks use the binary form of the same loss."""
-
-    name: Literal["cross_entropy", "focal"] = "cross_entropy"
-    """`focal`: Lin et al. 2017, with p_t the unweighted probability."""
-    gamma: float = 2.0
-    """Focusing exponent of the focal loss."""
-    class_weights: Literal["none", "balanced"] = "balanced"
-    """`balanced`: n / (classes × n_class), as scikit-learn has it, from the training split's counts."""
-
-    def __post_init__(self) -> None:
-        _require(self.gamma >= 0, f"loss.gamma is {self.gamma}; it must be 0 or more")
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimConfig:
-    """The optimizer and its learning-rate schedule."""
-
-    name: Literal["adam", "adamw"] = "adamw"
-    """`adam` adds weight decay to the gradient; `adamw` decays the weights."""
-    lr: float = 2e-4
-    """Peak learning rate."""
-    weight_decay: float = 0.01
-    """Applied to all parameters, as the original did."""
-    clip_norm: float = 1.0
-    """Gradients are scaled down to this total norm; 0 turns clipping off."""
-    schedule: Literal["constant", "linear", "cosine", "plateau"] = "linear"
-    """After warm-up: constant, decay to 0 over the run, or halve on a plateau of the validation AUC."""
-    warmup_steps: int = 0
-    """Optimizer steps of linear warm-up from 0."""
-    plateau_factor: float = 0.5
-    """`plateau`: the learning rate is multiplied by this."""
-    plateau_patience: int = 2
-    """`plateau`: after this many evaluations without improvement."""
-    ema_decay: float = 0.0
-    """After each update: average = decay * average + (1 - decay) * weight, from the first weights on, without a
-    warm-up of the decay. Validation, checkpoints' models and all that reads them have the average. 0: off."""
-
-    def __post_init__(self) -> None:
-        _require(self.lr > 0, f"optim.lr is {self.lr}; it must be positive")
-        _require(self.warmup_steps >= 0, "optim.warmup_steps must be 0 or more")
-        _require(
-            0 <= self.ema_decay < 1,
-            f"optim.ema_decay is {self.ema_decay}; expected 0 (off) to below 1, as 0.999",
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """How long, and what happens once in a while."""
 
@@ -260,6 +214,7 @@ class Config:
     """bf16: autocast with fp32 master weights. fp64 is for tests of exactness."""
     parallel: Literal["ddp", "zero1", "zero2", "zero3"] = "ddp"
     """DistributedDataParallel, or a DeepSpeed ZeRO stage."""
+    ddp: DdpConfig = field(default_factory=DdpConfig)
     deepspeed: str = ""
     """A JSON file of DeepSpeed settings over the package's own, as in launch/deepspeed/; with zero1 to zero3."""
     seed: int = 42
@@ -282,6 +237,7 @@ class Config:
             self.parallel != "ddp" or not self.deepspeed,
             f"deepspeed is {self.deepspeed!r}, but parallel is ddp: add --parallel zero1, zero2 or zero3",
         )
+        self.ddp.check(self.parallel, self.precision)
         if self.model.uses_text:
             _require(
                 len(self.data.text_sections) > 0,

@@ -6,7 +6,8 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from cxr_dist.config import Config, DataConfig, LossConfig, ModelConfig, OptimConfig, TrainConfig
+from cxr_dist.config import Config, DataConfig, ModelConfig, TrainConfig
+from cxr_dist.config_optim import LossConfig, OptimConfig
 from cxr_dist.errors import UserError
 
 

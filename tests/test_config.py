@@ -4,8 +4,10 @@ import dataclasses
 
 import pytest
 
-from cxr_dist.config import Config, DataConfig, ModelConfig, OptimConfig
+from cxr_dist.config import Config, DataConfig, ModelConfig
 from cxr_dist.config_file import differences, load_config, to_yaml
+from cxr_dist.config_optim import OptimConfig
+from cxr_dist.distributed.ddp_config import DdpConfig
 from cxr_dist.errors import UserError
 from cxr_dist.runs import RUNS, named_run
 
@@ -36,6 +38,15 @@ def test_differences_name_the_field_and_both_values():
         (lambda: ModelConfig(head_dropout=(0.5, 1.0)), "dropout rate 1.0 is outside"),
         (lambda: OptimConfig(lr=0), "optim.lr is 0; it must be positive"),
         (lambda: Config(parallel="zero2", precision="fp64"), "DeepSpeed has no fp64"),
+        (lambda: DdpConfig(bucket_cap_mb=0), "ddp.bucket_cap_mb is 0; it must be at least 1"),
+        (
+            lambda: Config(parallel="zero2", ddp=DdpConfig(comm_hook="bf16")),
+            "ddp.… is set, but parallel is zero2",
+        ),
+        (
+            lambda: Config(precision="fp64", ddp=DdpConfig(comm_hook="bf16")),
+            "ddp.comm_hook bf16 rounds gradients",
+        ),
         (lambda: Config(data=DataConfig(text_sections=())), "data.text_sections is empty"),
         (lambda: named_run("enhance"), "unknown run 'enhance'; expected one of: baseline, enhanced, demo"),
     ],

@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "cxr_dist"
 ROOMS = ("shard", "data", "model", "train", "evaluate", "report")
-EVERYWHERE = {"config", "config_file", "errors", "files", "distributed", "__version__"}
+EVERYWHERE = {"config", "config_file", "config_optim", "errors", "files", "distributed", "__version__"}
 MODULES = sorted(p for room in (*ROOMS, "distributed") for p in (PACKAGE / room).rglob("*.py"))
 
 

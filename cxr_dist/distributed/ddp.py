@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from cxr_dist.distributed.backend import RAW, Backend, Tensors
+from cxr_dist.distributed.ddp_config import DdpConfig
 
 
 class DataParallel(Backend):
@@ -35,7 +36,7 @@ class DataParallel(Backend):
         alone = self.world.world_size == 1
         # torch 2.15 asks for another name of broadcast_buffers, which accelerate 1.15 cannot pass on.
         with warnings.catch_warnings(action="ignore", category=FutureWarning):
-            self._wrapped = self.module if alone else _accelerator().prepare_model(self.module)
+            self._wrapped = self.module if alone else _accelerator(self.config.ddp).prepare_model(self.module)
         if not alone:
             _lay_out_buckets(self._wrapped)
         if self._average is None:
@@ -113,10 +114,16 @@ def _lay_out_buckets(wrapped: Any) -> None:
         parameter.grad = None
 
 
-def _accelerator() -> Any:
+def _accelerator(settings: DdpConfig) -> Any:
     from accelerate import Accelerator
-    from accelerate.utils import DistributedDataParallelKwargs
+    from accelerate.utils import DDPCommunicationHookType, DistributedDataParallelKwargs
 
+    hooks = {"none": DDPCommunicationHookType.NO, "bf16": DDPCommunicationHookType.BF16}
     # BatchNorm's running statistics are averaged over lanes once a step, so nothing is broadcast.
-    keywords = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+    keywords = DistributedDataParallelKwargs(
+        broadcast_buffers=False,
+        gradient_as_bucket_view=True,
+        bucket_cap_mb=settings.bucket_cap_mb,
+        comm_hook=hooks[settings.comm_hook],
+    )
     return Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available(), kwargs_handlers=[keywords])

@@ -30,6 +30,7 @@ _FREE_FIELDS = {
     "model.weights",
     "parallel",
     "deepspeed",
+    "ddp.bucket_cap_mb",
     "train.max_minutes",
     "train.timeout_minutes",
     "train.log_every",

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from cxr_dist.config import OptimConfig
+from cxr_dist.config_optim import OptimConfig
 
 
 def learning_rate(config: OptimConfig, step: int, total_steps: int, plateau_scale: float = 1.0) -> float:
