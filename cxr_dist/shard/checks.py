@@ -25,7 +25,8 @@ class FailureLimit:
         """The limit for a selection of which no film has been read yet."""
         if not 0 <= allowed <= 1:
             raise UserError(f"the share of images that may be left out is {allowed}; expected 0 to 1")
-        return cls(wanted=len(selection.samples) + failures(selection.left_out), allowed=allowed)
+        films = sum(len(sample.films) for sample in selection.samples)
+        return cls(wanted=films + failures(selection.left_out), allowed=allowed)
 
     def check(self, left_out: Counter[str]) -> None:
         """Raise UserError as soon as it is certain that too many failed."""
@@ -41,10 +42,11 @@ class FailureLimit:
 
 def check_any_film(samples: Sequence[Sample], left_out: Counter[str]) -> None:
     """Raise UserError where not one film is there: a wrong folder or file ending, not a gap in the data."""
-    if any(sample.pixels.exists() for sample in samples) or not (samples or left_out[MISSING_IMAGE]):
+    films = [film for sample in samples for film in sample.films]
+    if any(film.pixels.exists() for film in films) or not (films or left_out[MISSING_IMAGE]):
         return
     raise UserError(
-        f"no image matched: none of {len(samples) + left_out[MISSING_IMAGE]} images is there; check --source, the "
+        f"no image matched: none of {len(films) + left_out[MISSING_IMAGE]} images is there; check --source, the "
         "recipe's images folder, and the endings of the file names"
     )
 

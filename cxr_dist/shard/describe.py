@@ -34,7 +34,7 @@ def manifest_of(recipe: Recipe, source: Source, selection: Selection, written: S
         text_sections=source.text_sections,
         attributes=_attributes(samples),
         split_by=recipe.split.by,
-        image={"short_side": recipe.image.short_side, "quality": recipe.image.quality},
+        image=_image(recipe),
         made_data=source.made_data,
         source_rows=len(source.records) + sum(source.left_out.values()),
         left_out=dict(sorted(selection.left_out.items())),
@@ -45,13 +45,20 @@ def manifest_of(recipe: Recipe, source: Source, selection: Selection, written: S
     )
 
 
+def _image(recipe: Recipe) -> dict[str, int]:
+    image = {"short_side": recipe.image.short_side, "quality": recipe.image.quality}
+    return image | {"views": recipe.views_per_sample} if recipe.samples == "study" else image
+
+
 def plain_recipe(recipe: Recipe) -> dict[str, Any]:
     """The resolved recipe as JSON keeps it."""
     plain = json.loads(json.dumps(dataclasses.asdict(recipe)))
     assert isinstance(plain, dict)
-    # Shards of whole sources, which came before there was a choice, keep their bytes.
+    # Shards of all films, each a sample, came before there was a choice: they keep their bytes.
     if recipe.views == "all":
         del plain["views"]
+    if recipe.samples == "image":
+        del plain["samples"], plain["max_views"]
     return plain
 
 

@@ -18,7 +18,12 @@ def index_is_sound(index: NDArray[Any], tar_bytes: int, num_groups: int) -> bool
     spans = (start >= 0) & (stop > start) & (stop <= tar_bytes)
     for kind in ("jpg", "json"):
         first, last = _range(index, f"{kind}_offset", f"{kind}_size")
-        spans &= (first >= start) & (last >= first) & (last <= stop)
+        first, last = first.reshape(len(index), -1), last.reshape(len(index), -1)
+        inside = (first >= start[:, None]) & (last >= first) & (last <= stop[:, None])
+        spans &= inside.all(axis=1)
+    if index["jpg_size"].ndim == 2:
+        films = index["jpg_size"] > 0
+        spans &= films[:, 0] & (films[:, :-1] >= films[:, 1:]).all(axis=1)  # those that are missing come last
     group, label = index["group"], index["label"]
     classes = (group >= 0) & (group < num_groups) & (label >= -1).all(axis=1)
     classes &= (label < max(2, num_groups)).all(axis=1)

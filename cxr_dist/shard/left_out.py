@@ -12,6 +12,7 @@ UNKNOWN_VIEW = "view not known to be frontal or lateral"
 DROPPED_LABEL = "label value dropped by the recipe"
 NO_CLASS = "label value in no class"
 TOO_RARE = "label value on fewer images than labels.min_count"
+MORE_FILMS = "more films of a study than max_views"
 NO_LABEL = "no label"
 
 NO_PATIENT = "no patient or study id"
@@ -20,9 +21,10 @@ MISSING_IMAGE = "image file missing"
 UNREADABLE_IMAGE = "image not readable"
 TOO_LARGE_IMAGE = "image has too many pixels"
 UNREADABLE_REPORT = "report not readable"
+CONTRADICTION = "films of one study with different labels or reports"
 
 FAILURES = frozenset(
-    {NO_PATIENT, NO_SPLIT, MISSING_IMAGE, UNREADABLE_IMAGE, TOO_LARGE_IMAGE, UNREADABLE_REPORT}
+    {NO_PATIENT, NO_SPLIT, MISSING_IMAGE, UNREADABLE_IMAGE, TOO_LARGE_IMAGE, UNREADABLE_REPORT, CONTRADICTION}
 )
 
 

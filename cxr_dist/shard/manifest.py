@@ -25,18 +25,21 @@ FORMAT = "cxr_dist shards"
 FORMAT_VERSION = 2  # 2: with a sha256 of itself
 SPLITS = ("train", "val", "test")
 UNKNOWN = -1  # label value of a class that was not assessed
+MOST_VIEWS = 8  # films of one sample
 
 Task = Literal["multiclass", "multilabel"]
 
 
-def index_dtype(num_labels: int) -> np.dtype[Any]:
+def index_dtype(num_labels: int, views: int = 1) -> np.dtype[Any]:
     """Record of one sample. `num_labels` is 1 for multiclass (the class), else the number of classes (1, 0, -1).
 
     `group` is the sampling group: the class for multiclass; for multilabel the rarest positive class, or
     the number of classes where none is positive. `offset` and `size` are the bytes of the whole sample in the
     tar, headers and padding included, and `crc32` is theirs (zlib.crc32), checked at every read; the offsets
-    and sizes of jpg and json are those of the members' content, counted from the start of the tar.
+    and sizes of jpg and json are those of the members' content, counted from the start of the tar. Where a sample
+    has up to `views` films, those of jpg are arrays of that length; a film that is missing has size 0, and is last.
     """
+    films = () if views == 1 else (views,)
     return np.dtype(
         [
             ("key", "S32"),
@@ -47,8 +50,8 @@ def index_dtype(num_labels: int) -> np.dtype[Any]:
             ("offset", "<i8"),
             ("size", "<i4"),
             ("crc32", "<u4"),
-            ("jpg_offset", "<i8"),
-            ("jpg_size", "<i4"),
+            ("jpg_offset", "<i8", films),
+            ("jpg_size", "<i4", films),
             ("json_offset", "<i8"),
             ("json_size", "<i4"),
         ]
@@ -93,7 +96,8 @@ class Manifest:
     split_by: str
     """`patient`, `study` or `image`."""
     image: dict[str, int]
-    """short_side (pixels) and quality of the stored JPEGs."""
+    """short_side (pixels) and quality of the stored JPEGs; `views`, the most films of a sample, if samples are
+    studies."""
     made_data: bool
     """True for the demo's phantoms: every result made from it must say so."""
     source_rows: int
@@ -113,6 +117,22 @@ class Manifest:
     def num_labels(self) -> int:
         """Width of the index's label field."""
         return 1 if self.task == "multiclass" else len(self.classes)
+
+    @property
+    def views(self) -> int:
+        """Most films of a sample; 1 where each film is a sample."""
+        return self.image.get("views", 1)
+
+    @property
+    def unit(self) -> str:
+        """What a sample is, in the plural."""
+        return "images" if self.views == 1 else "studies"
+
+    @property
+    def split_rule(self) -> str:
+        """What the split never divides, and whether it is the one that was published with the data."""
+        official = self.recipe.get("split", {}).get("official")
+        return f"{self.split_by}, as published" if official else self.split_by
 
     def split(self, name: str) -> SplitEntry:
         """A split by name; raises UserError where there is none, or it is empty."""
@@ -156,6 +176,8 @@ class Manifest:
             plain["classes"] = tuple(plain["classes"])
             plain["text_sections"] = tuple(plain["text_sections"])
             plain["attributes"] = tuple(plain.get("attributes", ()))
+            if plain["image"].get("views", 1) not in range(1, MOST_VIEWS + 1):
+                raise UserError(f"{where} has samples of more than {MOST_VIEWS} films: shard the data again")
             return cls(**plain)
         except (KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{where} lacks or adds a field ({error}): run `cxr-dist shard` again") from None
@@ -193,13 +215,13 @@ def load_manifest(folder: Path) -> Manifest:
     return Manifest.from_json(path.read_text(encoding="utf-8", errors="replace"), path.name)
 
 
-def open_index(folder: Path, shard: ShardEntry, num_labels: int) -> NDArray[Any]:
+def open_index(folder: Path, shard: ShardEntry, num_labels: int, views: int = 1) -> NDArray[Any]:
     """Memory-map a shard's index, shape [samples]; raises UserError where it is missing or does not fit."""
     try:
         index = np.lib.format.open_memmap(folder / shard.index, mode="r")  # refuses pickled objects
     except (OSError, ValueError):
         raise UserError(f"{shard.index} is missing or damaged: run `cxr-dist verify`") from None
-    if index.dtype != index_dtype(num_labels) or index.shape != (shard.samples,):
+    if index.dtype != index_dtype(num_labels, views) or index.shape != (shard.samples,):
         raise UserError(f"{shard.index} does not fit the manifest: run `cxr-dist verify`")
     if not index_is_sound(index, shard.bytes, len(shard.group_counts)):
         raise UserError(f"{shard.index} has a sample that cannot be in its shard: shard the data again")

@@ -4,7 +4,7 @@ A copy that was saved again, resized, brightened, cropped a little or turned by 
 keys nor patients show. For each film of the smaller split the few nearest of the other are compared (likeness.py).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
@@ -19,7 +19,7 @@ from cxr_dist.errors import UserError
 from cxr_dist.shard.likeness import SIDE, Words, correlation, fingerprint, nearest
 from cxr_dist.shard.manifest import Manifest, ShardEntry, open_index
 from cxr_dist.shard.processes import in_order
-from cxr_dist.shard.stored_sample import NO_FILM
+from cxr_dist.shard.stored_sample import NO_FILM, members_in
 
 _NEAREST = 4  # films compared with each
 _QUERIES = 1024  # films whose nearest are looked for at once
@@ -32,14 +32,17 @@ Fingerprints = tuple[Words, NDArray[np.uint8]]
 
 @dataclass(frozen=True, kw_only=True)
 class _Split:
-    """The fingerprints of one split, in the order of its samples."""
+    """The fingerprints of one split's films, in the order of its samples."""
 
     shards: Sequence[ShardEntry]
+    owners: NDArray[np.int64]
+    """[films]: the sample of the split that each film belongs to."""
     hashes: Words
     thumbnails: NDArray[np.uint8]
 
     def place(self, number: int) -> str:
         """Shard file and sample of the `number`-th film."""
+        number = int(self.owners[number])
         for shard in self.shards:
             if number < shard.samples:
                 break
@@ -74,30 +77,41 @@ def find_near_duplicates(folder: Path, manifest: Manifest, workers: int) -> list
 
 def _read(folder: Path, manifest: Manifest, name: str, workers: int) -> _Split:
     split, start = manifest.splits[name], 0
-    hashes = np.empty((split.samples, 2, 4), np.uint64)
-    thumbnails = np.empty((split.samples, SIDE, SIDE), np.uint8)  # 1.6 kB a film: no second copy
-    fingerprints = partial(_fingerprints, folder=folder, num_labels=manifest.num_labels)
+    open_one = partial(open_index, folder, num_labels=manifest.num_labels, views=manifest.views)
+    films = np.concatenate([_films_per_sample(open_one(shard)) for shard in split.shards])
+    owners = np.repeat(np.arange(len(films)), films)
+    hashes = np.empty((len(owners), 2, 4), np.uint64)
+    thumbnails = np.empty((len(owners), SIDE, SIDE), np.uint8)  # 1.6 kB a film: no second copy
+    fingerprints = partial(_fingerprints, folder=folder, open_one=open_one)
     for some_hashes, some_thumbnails in in_order(fingerprints, split.shards, workers, unit=1):
         part = slice(start, start := start + len(some_hashes))
         hashes[part], thumbnails[part] = some_hashes, some_thumbnails
-    return _Split(shards=split.shards, hashes=hashes, thumbnails=thumbnails)
+    return _Split(shards=split.shards, owners=owners, hashes=hashes, thumbnails=thumbnails)
 
 
-def _fingerprints(shard: ShardEntry, folder: Path, num_labels: int) -> Fingerprints:
-    """Hashes [samples, 2, 4] and thumbnails [samples, 40, 40] of one shard."""
-    found = [fingerprint(film) for film in _films(folder / shard.file, open_index(folder, shard, num_labels))]
+def _films_per_sample(index: NDArray[Any]) -> NDArray[np.int64]:
+    """int64 [samples]."""
+    films: NDArray[np.int64] = np.count_nonzero(index["jpg_size"].reshape(len(index), -1), axis=1)
+    return films
+
+
+def _fingerprints(
+    shard: ShardEntry, folder: Path, open_one: Callable[[ShardEntry], NDArray[Any]]
+) -> Fingerprints:
+    """Hashes [films, 2, 4] and thumbnails [films, 40, 40] of one shard."""
+    found = [fingerprint(film) for film in _films(folder / shard.file, open_one(shard))]
     return np.stack([f.hashes for f in found]), np.stack([f.thumbnail for f in found])
 
 
 def _films(path: Path, index: NDArray[Any]) -> Iterator[NDArray[np.uint8]]:
     with path.open("rb") as file:
         for number, record in enumerate(index):
-            file.seek(int(record["jpg_offset"]))
-            jpeg = np.frombuffer(file.read(int(record["jpg_size"])), np.uint8)
-            film = cv2.imdecode(jpeg, cv2.IMREAD_GRAYSCALE)
-            if film is None:
-                raise UserError(f"{path.name}: sample {number} {NO_FILM}")
-            yield np.asarray(film, np.uint8)
+            for _, offset, size in members_in(record)[:-1]:
+                file.seek(offset)
+                film = cv2.imdecode(np.frombuffer(file.read(size), np.uint8), cv2.IMREAD_GRAYSCALE)
+                if film is None:
+                    raise UserError(f"{path.name}: sample {number} {NO_FILM}")
+                yield np.asarray(film, np.uint8)
 
 
 def _compare(splits: dict[str, _Split], pair: tuple[str, str], workers: int) -> _Compared:

@@ -25,7 +25,7 @@ class Receipt:
     entry: ShardEntry | None
     """None where no film was readable: then there is no tar."""
     left_out: Mapping[str, str]
-    """Key -> reason of each film that could not be read."""
+    """Film's key -> reason, of each film that could not be read."""
 
 
 def write_receipt(out: Path, stem: str, receipt: Receipt) -> None:

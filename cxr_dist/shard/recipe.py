@@ -10,6 +10,7 @@ from typing import Literal
 
 from cxr_dist.errors import UserError
 from cxr_dist.shard.columns import Columns
+from cxr_dist.shard.manifest import MOST_VIEWS
 from cxr_dist.shard.redact import Redaction
 from cxr_dist.shard.typed_yaml import from_yaml
 
@@ -159,6 +160,10 @@ class Recipe:
     """Column (table reader) or `view` -> values to keep; all other rows are left out."""
     views: Literal["frontal", "lateral", "all"] = "all"
     """Films of which projection to keep. Films whose view is neither, or unknown, belong to `all` alone."""
+    samples: Literal["image", "study"] = "image"
+    """What a sample is: one film, or the films of a study with their one report. `split.by` is another matter."""
+    max_views: int = 2
+    """samples: study: at most so many films of a study, the first frontal and the first lateral one before others."""
     columns: Columns | None = None
     """table: which column is what."""
     labels: Labels = field(default_factory=Labels)
@@ -171,6 +176,11 @@ class Recipe:
     """Stored image."""
     shard: ShardSize = field(default_factory=ShardSize)
     """Stored shards."""
+
+    @property
+    def views_per_sample(self) -> int:
+        """Most films of a sample."""
+        return self.max_views if self.samples == "study" else 1
 
     def __post_init__(self) -> None:
         Redaction(terms=self.redact)  # is checked when made
@@ -208,6 +218,19 @@ class Recipe:
 
 def _check_views(recipe: Recipe) -> None:
     """Where the reader has views from the recipe alone, the recipe must say where they are."""
+    studies = recipe.samples == "study"
+    _require(
+        2 <= recipe.max_views <= MOST_VIEWS,
+        f"recipe: max_views is {recipe.max_views}; expected 2 to {MOST_VIEWS}, or samples: image for one film each",
+    )
+    _require(
+        not studies or recipe.split.by != "image",
+        "recipe: samples: study keeps the films of a study together: use split.by study or patient",
+    )
+    _require(
+        not studies or recipe.columns is None or recipe.columns.study is not None,
+        "recipe: samples: study needs columns.study",
+    )
     lacking = {
         "table": recipe.columns is not None and recipe.columns.view is None and "columns.view",
         "openi": recipe.table is None and "`table`, the .csv of views",

@@ -1,7 +1,7 @@
 """Records into samples: what the recipe keeps, with class, opaque ids and split. No pixel is read here.
 
 Left out by choice or by failure, every row is counted. The ids in a sample are hashes; source names stay behind
-in `source_id`, which only keys.csv repeats.
+a film's `source_id`, which only keys.csv repeats.
 """
 
 import hashlib
@@ -25,11 +25,23 @@ from cxr_dist.shard.recipe import Recipe
 from cxr_dist.shard.record import Pixels, Record, Source
 from cxr_dist.shard.redact import Redaction
 from cxr_dist.shard.split import assign_splits, checked_official
+from cxr_dist.shard.studies import Unit, films_alone, films_of_studies
+
+
+@dataclass(frozen=True, kw_only=True)
+class Film:
+    """One film of a sample."""
+
+    key: str
+    """20 hexadecimal digits, unique in the source; the sample's, where that is this film alone."""
+    view: str
+    source_id: str
+    pixels: Pixels
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One film on its way into a shard."""
+    """A film, or the films of a study, on the way into a shard."""
 
     key: str
     """20 hexadecimal digits, unique in the folder."""
@@ -37,7 +49,8 @@ class Sample:
     """16 hexadecimal digits."""
     patient: str
     """16 hexadecimal digits; the same for all patients that share a film."""
-    view: str
+    films: tuple[Film, ...]
+    """In the order of studies.py."""
     sex: Sex
     age: float | None
     label: tuple[int, ...]
@@ -46,8 +59,11 @@ class Sample:
     text: Mapping[str, str]
     redacted: Mapping[str, int]
     """Term of the recipe's redact -> how often it was replaced in `text`."""
-    source_id: str
-    pixels: Pixels
+
+    @property
+    def view(self) -> str:
+        """The views as the source writes them, e.g. `PA + LATERAL`; empty where none is known."""
+        return " + ".join(film.view for film in self.films if film.view)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +98,9 @@ def select(recipe: Recipe, source: Source) -> Selection:
             kept.append((record, label))
         else:
             left_out[str(reason)] += 1
-    samples = _samples(recipe, kept, len(labelled.classes))
+    by_study = recipe.samples == "study"
+    units = films_of_studies(kept, recipe.max_views, left_out) if by_study else films_alone(kept)
+    samples = _samples(recipe, units, len(labelled.classes))
     return Selection(classes=labelled.classes, samples=samples, left_out=+left_out)
 
 
@@ -125,49 +143,61 @@ def _failure(recipe: Recipe, record: Record) -> str | None:
     return None if record.patient and record.study else NO_PATIENT
 
 
-def _samples(
-    recipe: Recipe, kept: Sequence[tuple[Record, tuple[int, ...]]], num_classes: int
-) -> list[Sample]:
+def _samples(recipe: Recipe, units: Sequence[Unit], num_classes: int) -> list[Sample]:
     """Sorted by key, so that the order of the source's rows does not matter from here on."""
-    if not kept:
+    if not units:
         return []
-    records = [record for record, _ in kept]
-    labels = [label for _, label in kept]
-    strata = sampling_groups(labels, num_classes)
-    patients = _merged([r.patient for r in records], [r.image_id for r in records])
-    studies = _merged([r.study for r in records], [r.image_id for r in records])
-    units = {"patient": patients, "study": studies, "image": [r.image_id for r in records]}
+    strata = sampling_groups([unit.label for unit in units], num_classes)
+    patients = _merged([unit.first.patient for unit in units], units)
+    studies = _merged([unit.first.study for unit in units], units)
+    groups = {"patient": patients, "study": studies, "image": [unit.first.image_id for unit in units]}
     if recipe.split.official:
-        splits = checked_official(units[recipe.split.by], [r.split for r in records], recipe.split)
+        splits = checked_official(groups[recipe.split.by], [u.first.split for u in units], recipe.split)
     else:
-        splits = assign_splits(units[recipe.split.by], strata, recipe.split)
-    texts = map(Redaction(terms=recipe.redact).apply, (record.text for record in records))
+        splits = assign_splits(groups[recipe.split.by], strata, recipe.split)
+    texts = map(Redaction(terms=recipe.redact).apply, (unit.first.text for unit in units))
     samples = [
         Sample(
-            key=opaque("sample", record.source_id, 20),
+            key=_key(recipe, unit),
             study=opaque("study", study),
             patient=opaque("patient", patient),
-            view=record.view,
-            sex=record.sex,
-            age=record.age,
-            label=label,
+            films=_films(unit),
+            sex=unit.first.sex,
+            age=unit.first.age,
+            label=unit.label,
             group=stratum,
             split=split,
             text=text,
             redacted=redacted,
-            source_id=record.source_id,
-            pixels=record.pixels,
         )
-        for record, label, stratum, patient, study, split, (text, redacted) in zip(
-            records, labels, strata, patients, studies, splits, texts, strict=True
+        for unit, stratum, patient, study, split, (text, redacted) in zip(
+            units, strata, patients, studies, splits, texts, strict=True
         )
-        if record.pixels is not None
     ]
     assert len({sample.key for sample in samples}) == len(samples), "two rows with one source id"
     return sorted(samples, key=lambda sample: sample.key)
 
 
-def _merged(groups: Sequence[str], images: Sequence[str]) -> list[str]:
+def _key(recipe: Recipe, unit: Unit) -> str:
+    if recipe.samples == "study":
+        return opaque("study sample", f"{unit.first.patient}\0{unit.first.study}", 20)
+    return opaque("sample", unit.first.source_id, 20)
+
+
+def _films(unit: Unit) -> tuple[Film, ...]:
+    return tuple(
+        Film(
+            key=opaque("sample", record.source_id, 20),
+            view=record.view,
+            source_id=record.source_id,
+            pixels=record.pixels,
+        )
+        for record in unit.records
+        if record.pixels is not None  # as `_failure` has seen to
+    )
+
+
+def _merged(groups: Sequence[str], units: Sequence[Unit]) -> list[str]:
     """One name for all groups that share an image, the first in order: a film under two ids is one patient."""
     parent = {group: group for group in groups}
 
@@ -178,7 +208,8 @@ def _merged(groups: Sequence[str], images: Sequence[str]) -> list[str]:
         return group
 
     first: dict[str, str] = {}
-    for group, image in zip(groups, images, strict=True):
-        low, high = sorted((root(group), root(first.setdefault(image, group))))
-        parent[high] = low
+    for group, unit in zip(groups, units, strict=True):
+        for record in unit.records:
+            low, high = sorted((root(group), root(first.setdefault(record.image_id, group))))
+            parent[high] = low
     return [root(group) for group in groups]

@@ -1,4 +1,6 @@
-"""A sample as it is stored: the bytes of its two members into grey pixels and a dict, or the reason why not.
+"""A sample as it is stored: the bytes of its members into grey pixels and a dict, or the reason why not.
+
+KEY.jpg is its film, or the first of its study; KEY.1.jpg and so on are the others; KEY.json is the rest.
 
 Nothing is believed of these bytes: a film is decoded only after its header was read, so that neither another
 format nor a picture of a gigapixel reaches the decoder. Reasons never quote content.
@@ -21,6 +23,22 @@ NO_FACTS = "has a JSON that is not an object with text sections"
 REASONS = (CUT_SHORT, OTHER_BYTES, NO_FILM, LARGE_FILM, NO_FACTS)
 
 _FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended and progressive, all Huffman
+
+
+def film_name(view: int) -> str:
+    """The name of a sample's `view`-th film, counted from 0: in the tar after KEY, and in WebDataset's dict."""
+    return f"{view}.jpg" if view else "jpg"
+
+
+def members_in(record: Any) -> list[tuple[str, int, int]]:
+    """(name, offset, size) of each member of a sample, from its index record; the films first, the JSON last."""
+    offsets, sizes = record["jpg_offset"].reshape(-1).tolist(), record["jpg_size"].reshape(-1).tolist()
+    # A study's missing films have no bytes. One film is listed whatever its size: it should be there.
+    films = [
+        (view, *place) for view, place in enumerate(zip(offsets, sizes, strict=True)) if place[1] or not view
+    ]
+    facts = ("json", int(record["json_offset"]), int(record["json_size"]))
+    return [*((film_name(view), offset, size) for view, offset, size in films), facts]
 
 
 class DamagedSample(Exception):

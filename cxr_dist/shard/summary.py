@@ -15,7 +15,7 @@ def print_summary(manifest: Manifest, console: Console) -> None:
     if manifest.left_out:
         console.print(_left_out(manifest))
     if manifest.without_text:
-        console.print(f"Without any text of a report: {manifest.without_text:,} images.")
+        console.print(f"Without any text of a report: {manifest.without_text:,} {manifest.unit}.")
     if manifest.redacted:
         never = sum(count == 0 for count in manifest.redacted.values())
         console.print(
@@ -27,18 +27,17 @@ def print_summary(manifest: Manifest, console: Console) -> None:
 
 
 def _splits(manifest: Manifest) -> Table:
-    official = ", as published" if manifest.recipe.get("split", {}).get("official") else ""
-    table = Table(title=f"Split by {manifest.split_by}{official}", title_justify="left")
+    table = Table(title=f"Split by {manifest.split_rule}", title_justify="left")
     table.add_column("")
     for name in manifest.splits:
         table.add_column(name, justify="right")
     rows: list[tuple[str, Callable[[SplitEntry], str]]] = [
         ("shards", lambda split: f"{len(split.shards):,}"),
         ("patients", lambda split: f"{split.patients:,}"),
-        ("images", lambda split: f"{split.samples:,}"),
+        (manifest.unit, lambda split: f"{split.samples:,}"),
     ]
     for title, cell in rows:
-        table.add_row(title, *map(cell, manifest.splits.values()), end_section=title == "images")
+        table.add_row(title, *map(cell, manifest.splits.values()), end_section=title == manifest.unit)
     for class_name in manifest.classes:
         table.add_row(
             class_name, *(_count(manifest, split, class_name) for split in manifest.splits.values())

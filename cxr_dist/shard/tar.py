@@ -10,7 +10,7 @@ import os
 import tarfile
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,28 +20,37 @@ from numpy.typing import NDArray
 from cxr_dist.files import whole_file, write_whole
 from cxr_dist.shard.manifest import UNKNOWN, ShardEntry, index_dtype
 from cxr_dist.shard.select import Sample
+from cxr_dist.shard.stored_sample import film_name
 
 _END = b"\0" * (2 * tarfile.BLOCKSIZE)
 
 
 def write_shard(
-    folder: Path, stem: str, samples: Iterable[tuple[Sample, bytes]], classes: int, multilabel: bool
+    folder: Path,
+    stem: str,
+    samples: Iterable[tuple[Sample, Sequence[bytes]]],
+    classes: int,
+    multilabel: bool,
+    views: int = 1,
 ) -> ShardEntry:
-    """Write STEM.tar and STEM.index.npy; `samples` are consumed as they come, one in memory at a time."""
+    """Write STEM.tar and STEM.index.npy; `samples`, each with its JPEGs, are consumed one at a time.
+
+    A sample has 1 to `views` films.
+    """
     records: list[Any] = []
     digest = hashlib.sha256()
     size = 0
     with whole_file(folder / f"{stem}.tar") as file:
-        for sample, jpeg in samples:
-            span, members = _span(sample, jpeg, size, multilabel)
-            records.append(_record(sample, span, size, members))
+        for sample, jpegs in samples:
+            span, members = _span(sample, [*jpegs, _json(sample, multilabel, views)], size)
+            records.append(_record(sample, span, size, members, views))
             size += len(span)
             digest.update(span)
             file.write(span)
         end = _END + b"\0" * (-(size + len(_END)) % tarfile.RECORDSIZE)
         digest.update(end)
         file.write(end)
-    index = np.array(records, index_dtype(classes if multilabel else 1))
+    index = np.array(records, index_dtype(classes if multilabel else 1, views))
     counts = Counter(index["group"].tolist())
     return ShardEntry(
         file=f"{stem}.tar",
@@ -54,19 +63,20 @@ def write_shard(
     )
 
 
-def _span(sample: Sample, jpeg: bytes, start: int, multilabel: bool) -> tuple[bytes, list[int]]:
+def _span(sample: Sample, contents: Sequence[bytes], start: int) -> tuple[bytes, list[tuple[int, int]]]:
     """The sample's bytes in the tar, which begin at `start`; offset and size of each member's content."""
     span, members = b"", []
-    for name, content in ((f"{sample.key}.jpg", jpeg), (f"{sample.key}.json", _json(sample, multilabel))):
-        header = tarfile.TarInfo(name)
+    names = [film_name(view) for view in range(len(contents) - 1)] + ["json"]
+    for name, content in zip(names, contents, strict=True):
+        header = tarfile.TarInfo(f"{sample.key}.{name}")
         header.size = len(content)
         span += header.tobuf(tarfile.USTAR_FORMAT)
-        members += [start + len(span), len(content)]
+        members.append((start + len(span), len(content)))
         span += content + b"\0" * (-len(content) % tarfile.BLOCKSIZE)
     return span, members
 
 
-def _json(sample: Sample, multilabel: bool) -> bytes:
+def _json(sample: Sample, multilabel: bool, views: int) -> bytes:
     known = [None if value == UNKNOWN else value for value in sample.label]
     content: dict[str, Any] = {"labels": known} if multilabel else {"label": sample.label[0]}
     content |= {
@@ -77,12 +87,20 @@ def _json(sample: Sample, multilabel: bool) -> bytes:
         "age": sample.age,
         "text": dict(sample.text),
     }
+    if views > 1:
+        content["views"] = [film.view for film in sample.films]
     return json.dumps(content, ensure_ascii=False).encode("utf-8")
 
 
-def _record(sample: Sample, span: bytes, start: int, members: list[int]) -> tuple[Any, ...]:
+def _record(
+    sample: Sample, span: bytes, start: int, members: Sequence[tuple[int, int]], views: int
+) -> tuple[Any, ...]:
     ids = (sample.key.encode("ascii"), sample.study.encode("ascii"), sample.patient.encode("ascii"))
-    return (*ids, sample.group, sample.label, start, len(span), zlib.crc32(span), *members)
+    *films, facts = members
+    missing = [(start, 0)] * (views - len(films))
+    offsets, sizes = zip(*films, *missing, strict=True)
+    jpg = (offsets, sizes) if views > 1 else films[0]
+    return (*ids, sample.group, sample.label, start, len(span), zlib.crc32(span), *jpg, *facts)
 
 
 def _write_index(path: Path, index: NDArray[Any]) -> str:

@@ -17,7 +17,7 @@ from cxr_dist.errors import UserError
 from cxr_dist.files import sha256_of
 from cxr_dist.shard.manifest import Manifest, ShardEntry, SplitEntry, load_manifest, open_index
 from cxr_dist.shard.near_duplicates import find_near_duplicates
-from cxr_dist.shard.stored_sample import DamagedSample, check_film, decode_facts
+from cxr_dist.shard.stored_sample import DamagedSample, check_film, decode_facts, members_in
 from cxr_dist.shard.tar import members_of
 
 _Indices = Mapping[str, Sequence[NDArray[Any]]]
@@ -36,7 +36,7 @@ def verify(shards: Path, *, near_duplicates: bool = True, workers: int = 0) -> l
     for name, split in manifest.splits.items():
         indices[name] = []
         for shard in split.shards:
-            index = _open(shards, shard, manifest.num_labels, problems)
+            index = _open(shards, shard, manifest, problems)
             if index is not None:
                 indices[name].append(index)
                 problems += _check_groups(shard, index)
@@ -46,13 +46,13 @@ def verify(shards: Path, *, near_duplicates: bool = True, workers: int = 0) -> l
     return problems or (find_near_duplicates(shards, manifest, workers) if near_duplicates else [])
 
 
-def _open(folder: Path, shard: ShardEntry, num_labels: int, problems: list[str]) -> NDArray[Any] | None:
+def _open(folder: Path, shard: ShardEntry, manifest: Manifest, problems: list[str]) -> NDArray[Any] | None:
     """The shard's index if it can be read; appends what is wrong with it."""
     path = folder / shard.index
     if path.is_file() and sha256_of(path) != shard.index_sha256:
         problems.append(f"{shard.index}: sha256 differs from the manifest's")
     try:
-        return open_index(folder, shard, num_labels)
+        return open_index(folder, shard, manifest.num_labels, manifest.views)
     except UserError:
         problems.append(
             f"{shard.index}: missing, damaged, or not the {shard.samples} samples of the manifest"
@@ -105,10 +105,12 @@ def _check_samples(path: Path, index: NDArray[Any], short_side: int) -> list[str
 
 def _unusable(data: bytes, record: Any, short_side: int) -> str | None:
     """Why training could not use these bytes, though they are those that were written."""
-    jpg, json = (int(record[f"{kind}_offset"]) - int(record["offset"]) for kind in ("jpg", "json"))
+    *films, (_, start, size) = members_in(record)
+    first = int(record["offset"])
     try:
-        check_film(data[jpg : jpg + int(record["jpg_size"])], short_side)
-        decode_facts(data[json : json + int(record["json_size"])])
+        for _, place, length in films:
+            check_film(data[place - first : place - first + length], short_side)
+        decode_facts(data[start - first : start - first + size])
     except DamagedSample as damage:
         return damage.reason
     return None
@@ -117,11 +119,11 @@ def _unusable(data: bytes, record: Any, short_side: int) -> str | None:
 def _check_members(path: Path, index: NDArray[Any]) -> list[str]:
     """Walk the tar as any other reader would, and compare names, offsets and sizes with the index."""
     keys = [key.decode("ascii", "replace") for key in index["key"].tolist()]
-    expected = [
-        (f"{key}.{kind}", int(record[f"{kind}_offset"]), int(record[f"{kind}_size"]))
-        for record, key in zip(index, keys, strict=True)
-        for kind in ("jpg", "json")
-    ]
+    owners, expected = [], []
+    for number, (record, key) in enumerate(zip(index, keys, strict=True)):
+        for name, offset, size in members_in(record):
+            owners.append(number)
+            expected.append((f"{key}.{name}", offset, size))
     try:
         found = list(islice(members_of(path), len(expected) + 1))
     except (tarfile.TarError, OSError, ValueError):
@@ -130,9 +132,7 @@ def _check_members(path: Path, index: NDArray[Any]) -> list[str]:
         return [f"{path.name}: more members than the {len(expected)} of the index"]
     if len(found) < len(expected):
         return [f"{path.name}: {len(found)} members, the index says {len(expected)}"]
-    differing = [
-        number // 2 for number, pair in enumerate(zip(found, expected, strict=True)) if pair[0] != pair[1]
-    ]
+    differing = [number for number, *pair in zip(owners, found, expected, strict=True) if pair[0] != pair[1]]
     return (
         [f"{path.name}: the index does not fit the tar, first at sample {differing[0]}"] if differing else []
     )

@@ -101,14 +101,22 @@ def write_planned(
     num_classes = len(plan.selection.classes)
     multilabel = plan.recipe.labels.task == "multilabel"
     in_order = [sample for shard in shards for sample in shard.samples]
-    stream = encode_all((sample.pixels for sample in in_order), plan.recipe.image, workers)
+    films = [film.pixels for sample in in_order for film in sample.films]
+    stream = encode_all(films, plan.recipe.image, workers)
     left_out = Counter(plan.selection.left_out)
-    with image_progress("Writing shards", len(in_order)) as advance:
+    with image_progress("Writing shards", len(films)) as advance:
         for shard in shards:
             failed: dict[str, str] = {}
             readable = _readable(shard.samples, stream, failed, advance)
             first = next(readable, None)
-            entry = first and write_shard(out, shard.stem, chain([first], readable), num_classes, multilabel)
+            entry = first and write_shard(
+                out,
+                shard.stem,
+                chain([first], readable),
+                num_classes,
+                multilabel,
+                plan.recipe.views_per_sample,
+            )
             write_receipt(out, shard.stem, Receipt(plan=plan.identity, entry=entry, left_out=failed))
             left_out.update(failed.values())
             limit.check(left_out)
@@ -119,27 +127,32 @@ def _readable(
     stream: Iterator[Encoded],
     failed: dict[str, str],
     advance: Callable[[], None],
-) -> Iterator[tuple[Sample, bytes]]:
-    """The samples whose films could be encoded, with their JPEGs; the stream is at the first of `samples`."""
+) -> Iterator[tuple[Sample, list[bytes]]]:
+    """The samples with the films that could be encoded, and their JPEGs; the stream is at the first of `samples`."""
     for sample in samples:
-        jpeg = next(stream)
-        advance()
-        if isinstance(jpeg, ImageProblem):
-            failed[sample.key] = jpeg.reason
-        else:
-            yield sample, jpeg
+        jpegs = []
+        for film in sample.films:
+            jpeg = next(stream)
+            advance()
+            if isinstance(jpeg, ImageProblem):
+                failed[film.key] = jpeg.reason
+            else:
+                jpegs.append(jpeg)
+        if jpegs:
+            yield _without_films(sample, failed), jpegs
 
 
 def _still_true(plan: ShardPlan, found: Mapping[str, Receipt], workers: int) -> dict[str, Receipt]:
     """The receipts whose left-out films still fail in the same way: somebody may have mended the others."""
     lacking = [
-        (shard.stem, sample, found[shard.stem].left_out[sample.key])
+        (shard.stem, film.pixels, found[shard.stem].left_out[film.key])
         for shard in plan.shards
         if shard.stem in found
         for sample in shard.samples
-        if sample.key in found[shard.stem].left_out
+        for film in sample.films
+        if film.key in found[shard.stem].left_out
     ]
-    now = encode_all((sample.pixels for _, sample, _ in lacking), plan.recipe.image, workers)
+    now = encode_all((pixels for _, pixels, _ in lacking), plan.recipe.image, workers)
     mended = {
         stem
         for (stem, _, reason), again in zip(lacking, now, strict=True)
@@ -171,7 +184,13 @@ def _put_together(plan: ShardPlan, out: Path, limit: FailureLimit) -> Manifest:
 
 
 def _without(samples: Sequence[Sample], keys: Collection[str]) -> list[Sample]:
-    return [sample for sample in samples if sample.key not in keys]
+    """The samples without the films of these keys; one without any film is none."""
+    rest = (_without_films(sample, keys) for sample in samples)
+    return [sample for sample in rest if sample.films]
+
+
+def _without_films(sample: Sample, keys: Collection[str]) -> Sample:
+    return replace(sample, films=tuple(film for film in sample.films if film.key not in keys))
 
 
 def _write_keys(path: Path, samples: Sequence[Sample]) -> None:
@@ -179,6 +198,6 @@ def _write_keys(path: Path, samples: Sequence[Sample]) -> None:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["key", "source"])
-    writer.writerows(sorted((sample.key, sample.source_id) for sample in samples))
+    writer.writerows(sorted((sample.key, film.source_id) for sample in samples for film in sample.films))
     with whole_file(path, mode=0o600) as file:
         file.write(buffer.getvalue().encode("utf-8"))

@@ -106,7 +106,7 @@ def test_an_unreadable_film_moves_no_other_and_a_shard_without_films_leaves_a_ga
     plan = plan_shards(recipe, source)
     second = plan.shards[1]
     for sample in (*second.samples, plan.shards[0].samples[3]):
-        sample.pixels.path.write_bytes(b"no image")
+        sample.films[0].pixels.path.write_bytes(b"no image")
     manifest = write_shards(recipe, source, tmp_path / "gap", workers=0, allow_left_out=0.5)
     names = [shard.file for shard in manifest.splits["train"].shards]
     assert names == ["train-00000.tar", "train-00002.tar"]

@@ -67,6 +67,21 @@ def test_the_official_split_and_the_labels_reach_the_shards(published, tmp_path)
     assert totals == {"positive": 2, "negative": 36, "unknown": 2}
 
 
+def test_the_dry_run_warns_of_sections_that_the_labels_were_made_from(published, tmp_path, cxr_dist):
+    write_shards(PUBLISHED, published, tmp_path / "shards", workers=0)
+    plan = ["plan", "demo", "--data.shards", tmp_path / "shards", "--data.global-batch", "8"]
+    plan += ["--data.micro-batch", "8"]
+    status, said, _ = cxr_dist(*plan)
+    assert status == 0
+    assert "split                       by patient, as published" in said
+    assert "without report text         1 of 40 samples of all splits" in said
+    assert "made from the reports themselves, by a program (CheXpert or NegBio)" in said
+    status, said, _ = cxr_dist(*plan, "--data.text-sections", "indication", "history")
+    assert (status, "made from the reports" in said) == (0, False)
+    status, said, _ = cxr_dist(*plan, "--model.mode", "image")
+    assert (status, "report" in said) == (0, False)
+
+
 @pytest.mark.parametrize(
     ("rule", "counts"),
     [
