@@ -32,6 +32,7 @@ from cxr_dist.model.losses import ClassificationLoss, balanced_class_weights, ba
 from cxr_dist.model.weights import bundle_folder, image_weights, resolve_text_encoder
 from cxr_dist.observer import RunObserver
 from cxr_dist.shard.manifest import Manifest, load_manifest
+from cxr_dist.train import startup
 from cxr_dist.train.bad_samples import BadSamples
 from cxr_dist.train.loop import Outcome, Parts, TrainingRun
 from cxr_dist.train.memory import out_of_memory_explained
@@ -55,6 +56,7 @@ def train(config: Config, asked_to_stop: StopRequest) -> Outcome:
     check_against(config, manifest)
     check_parallel(config, world)
     micro_batch = micro_batch_here(config, manifest, world)
+    startup.reached("checks")
     try:
         with watching(world, config.train.timeout_minutes):
             return _train_together(config, manifest, world, micro_batch, asked_to_stop)
@@ -67,13 +69,16 @@ def _train_together(
 ) -> Outcome:
     """Join the other ranks and train (all ranks)."""
     device = start(world, config.train.timeout_minutes)
+    startup.reached("meeting")
     progress.enter("preparing the run")
     config = settled(config, world, device, micro_batch)
     if world.is_main:
         prepare_run_folder(config, manifest, world, device)
     wait_for_all()
+    startup.reached("run folder")
     with out_of_memory_explained(config, world, device, lambda: "while building the model"):
         parts = parts_of(config, manifest, world, device)
+    startup.reached("model")
     with contextlib.closing(parts.observer), contextlib.closing(parts.bad_samples):
         run = TrainingRun(parts, asked_to_stop)
         with out_of_memory_explained(config, world, device, lambda: f"after step {run.state.step}"):
@@ -127,6 +132,7 @@ def parts_of(config: Config, manifest: Manifest, world: World, device: torch.dev
     backend = new_backend(config, world, device, model, new_optimizer(config))
 
     def stream(first_step: int) -> Iterator[Batch]:
+        startup.reached("restoring")
         return training_batches(
             config.data,
             manifest,
@@ -217,11 +223,13 @@ def new_model(config: Config, manifest: Manifest, run_dir: Path, device: torch.d
     torch.manual_seed(config.seed)
     text = run_dir / "text_encoder" if config.model.uses_text else None
     model = build_classifier(config.model, len(manifest.classes), text)
+    startup.reached("model")
     if config.model.pretrained:
         source = None
         if text is not None and config.model.text_encoder != "tiny":
             source = resolve_text_encoder(config.model.text_encoder, bundle_folder(config.model.weights))
         load_pretrained(model, config.model, source)
+        startup.reached("weights")
     return model.to(device, torch.float64 if config.precision == "fp64" else torch.float32)
 
 

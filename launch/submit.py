@@ -29,6 +29,7 @@ from cxr_dist.distributed.world import World
 from cxr_dist.errors import EXIT_STOPPED, UserError
 from cxr_dist.offline import stay_offline
 from cxr_dist.shard.manifest import load_manifest
+from cxr_dist.train import startup
 from cxr_dist.train.micro_batch import check_world_size, with_recorded_micro_batch
 from cxr_dist.train.preempt import StopRequest
 from cxr_dist.train.requeue import forbid_requeue
@@ -100,6 +101,7 @@ class TrainingJob:
             raise
 
     def _train(self) -> str:
+        startup.begin()
         config = config_of(self.run, self.flags, f"cxr-dist train {self.run}")
         asked_to_stop = StopRequest(config.train.max_minutes)  # after submitit's handlers, before torch
         stay_offline()
@@ -107,6 +109,7 @@ class TrainingJob:
         from cxr_dist.session import train
         from cxr_dist.train.loop import Outcome
 
+        startup.reached("imports")
         outcome = train(config, asked_to_stop)
         if outcome is Outcome.STOPPED:
             sys.exit(EXIT_STOPPED)  # no result file: for submitit, too, the job is not over

@@ -23,7 +23,7 @@ from cxr_dist.distributed.reduce import from_main, sum_over_ranks, wait_for_all
 from cxr_dist.distributed.world import World
 from cxr_dist.errors import UserError
 from cxr_dist.model.classifier import Classifier
-from cxr_dist.train import checkpoint, restarts
+from cxr_dist.train import checkpoint, restarts, startup
 from cxr_dist.train.background_save import BackgroundSaver
 from cxr_dist.train.bad_samples import BadSamples
 from cxr_dist.train.checkpoint import TrainingState
@@ -195,6 +195,7 @@ class TrainingRun:
         enter("waiting for data", step + 1)
         with self._clock.waiting():
             batches = [next(stream) for _ in parts.step.lanes]
+        startup.reached("first batch")
         for batch in batches:
             self.drawn += torch.bincount(batch.groups, minlength=len(self.drawn))
         scale = self.state.progress.plateau_scale
@@ -205,6 +206,7 @@ class TrainingRun:
         if result.num_replaced:
             parts.bad_samples.add(step + 1, epoch, batches)
         self._nonfinite.follow(step + 1, epoch, result, batches)
+        startup.first_step_done(parts.run_dir, step + 1, parts.world, result.numbers.read, parts.observer.say)
         return result
 
     def log_if_due(self, result: StepResult) -> None:
