@@ -1,9 +1,9 @@
-"""What a benchmark ran on: processor, GPU, versions and date, for the result's file."""
+"""What a benchmark ran on (processor, GPU, versions and date), and where its result goes."""
 
 import datetime
 import os
 import platform
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -25,5 +25,19 @@ def describe_machine() -> dict[str, object]:
         "load_average": os.getloadavg()[0],
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in packages},
+        "versions": {name: _version(name) for name in packages},
     }
+
+
+def result_path(name: str, device: torch.device) -> Path:
+    """benchmarks/results/NAME.json, or NAME-cuda.json for what a GPU computed: neither overwrites the other."""
+    kind = "" if device.type == "cpu" else f"-{device.type}"
+    return Path(__file__).parent / "results" / f"{name}{kind}.json"
+
+
+def _version(package: str) -> str | None:
+    """None where it is not installed under this name."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
