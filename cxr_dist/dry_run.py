@@ -9,9 +9,10 @@ from cxr_dist.config import Config
 from cxr_dist.data.loader import training_plan
 from cxr_dist.data.place import shards_folder
 from cxr_dist.data.plan import Plan
+from cxr_dist.evaluate.leakage import labels_in_text
 from cxr_dist.model.classifier import build_classifier
 from cxr_dist.session import check_against, check_weights
-from cxr_dist.shard.manifest import load_manifest
+from cxr_dist.shard.manifest import Manifest, load_manifest
 from cxr_dist.train.micro_batch import with_recorded_micro_batch
 
 _BYTES_PER_PARAMETER = 16  # fp32 weight, gradient and two Adam moments
@@ -33,6 +34,7 @@ def describe(config: Config) -> dict[str, str]:
     legal = [str(w) for w in range(1, plan.num_lanes + 1) if plan.num_lanes % w == 0]
     facts = {
         "training samples": f"{plan.num_samples} in {len(plan.shard_mass)} shards",
+        "split": f"by {manifest.split_rule}",
         "steps per epoch": f"{plan.steps_per_epoch} of global batch {plan.global_batch}",
         "steps in all": str(steps),
         "lanes": "found out on the device, when the run first starts (data.micro_batch auto)"
@@ -47,6 +49,8 @@ def describe(config: Config) -> dict[str, str]:
             facts[f"draws of {name}"] = (
                 f"{drawn:.1f} per epoch from {have} samples ({drawn / have:.2f} times each)"
             )
+    if config.model.uses_text:
+        facts |= _about_reports(manifest, config.data.text_sections)
     facts["read by each node"] = _per_node(plan, sum(shard.bytes for shard in manifest.split("train").shards))
     parameters = num_parameters(config, len(manifest.classes))
     facts["parameters"] = (
@@ -57,6 +61,14 @@ def describe(config: Config) -> dict[str, str]:
             f"{parameters * _BYTES_PER_PARAMETER / 2**30:.2f} GiB a rank (DDP), no activations"
         )
     return facts
+
+
+def _about_reports(manifest: Manifest, sections: tuple[str, ...]) -> dict[str, str]:
+    """How many samples have none, and whether they hold the answer."""
+    samples = sum(split.samples for split in manifest.splits.values())
+    facts = {"without report text": f"{manifest.without_text} of {samples} samples of all splits"}
+    warning = labels_in_text(manifest.reader, sections)
+    return facts | ({"warning": warning} if warning else {})
 
 
 def _per_node(plan: Plan, total_bytes: int) -> str:

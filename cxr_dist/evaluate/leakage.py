@@ -11,6 +11,26 @@ from cxr_dist.data.place import open_store
 from cxr_dist.evaluate.run_result import RunResult
 from cxr_dist.shard.manifest import Manifest
 
+_WRITTEN_BEFORE = ("indication", "history", "examination", "technique", "comparison")
+"""Report sections that are written before the film is read."""
+_LABELS_FROM_REPORTS = {
+    "mimic_cxr_jpg": "by a program (CheXpert or NegBio), from the impression, else findings, else last paragraph",
+    "openi": "by curators, who gave each report its MeSH terms",
+}
+"""Reader -> how its labels were made, where that was from the very reports."""
+
+
+def labels_in_text(label_source: str, sections: Sequence[str]) -> str:
+    """What to know where these sections hold what the labels were made from; empty where they do not."""
+    telling = [section for section in sections if section not in _WRITTEN_BEFORE]
+    if label_source not in _LABELS_FROM_REPORTS or not telling:
+        return ""
+    return (
+        f"The labels were made from the reports themselves, {_LABELS_FROM_REPORTS[label_source]}: a model that reads "
+        f"{', '.join(telling)} reads what they were made from. indication and history are written before the film is "
+        "read."
+    )
+
 
 def patients_in_training(data: DataConfig, manifest: Manifest, split: str) -> int:
     """Number of patients of `split` who are in the training split too; 0 for the training split itself."""
@@ -38,6 +58,8 @@ def warnings(runs: Sequence[RunResult]) -> Iterator[str]:
     yield from _text_explains(runs)
     if any("impression" in run.evaluation["text_sections"] for run in runs):
         yield "The IMPRESSION is among the sections that were read: it usually names the finding."
+    seen = [labels_in_text(run.evaluation["label_source"], run.evaluation["text_sections"]) for run in runs]
+    yield from dict.fromkeys(filter(None, seen))
     if any(run.evaluation["split_by"] == "image" for run in runs):
         yield (
             "The split is by image: films of one patient are in training and in the test, so the numbers are "

@@ -36,7 +36,7 @@ def data_flow(manifest: Manifest) -> DataFlow:
         source_rows=manifest.source_rows,
         left_out=dict(sorted(manifest.left_out.items(), key=lambda item: (-item[1], item[0]))),
         kept=sum(split.samples for split in manifest.splits.values()),
-        split_by=manifest.split_by,
+        split_by=manifest.split_rule,
         splits=tuple(_box(manifest, name) for name in manifest.splits),
     )
 

@@ -55,7 +55,7 @@ def _data(comparison: Comparison) -> str:
     kept = sum(split.samples for split in manifest.splits.values())
     return (
         f"{made}Of {manifest.source_rows} source rows, {kept} images were kept and split by "
-        f"{manifest.split_by}: {sizes}. Films were stored as grey JPEG with a short side of "
+        f"{manifest.split_rule}: {sizes}. Films were stored as grey JPEG with a short side of "
         f"{manifest.image['short_side']} pixels. The task is {manifest.task} with the classes "
         f"{', '.join(manifest.classes)}."
     )

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from cxr_dist import __version__
 from cxr_dist.config import Config
 from cxr_dist.evaluate.compare import HEADLINE, LOSSES, MODE_NAMES
-from cxr_dist.evaluate.leakage import label_terms_redacted, warnings
+from cxr_dist.evaluate.leakage import label_terms_redacted, labels_in_text, warnings
 from cxr_dist.evaluate.run_result import Estimate, RunResult
 from cxr_dist.model.weights import encoder_name
 from cxr_dist.report.figures import METRIC_NAMES
@@ -72,9 +72,16 @@ def model_card(facts: CardFacts) -> str:
         metric_names=METRIC_NAMES,
         class_metrics=_CLASS_METRICS,
         redacted=label_terms_redacted(facts.manifest),
-        warnings=list(warnings([result])) if result is not None else [],
+        warnings=_warnings(facts),
         version=__version__,
     )
+
+
+def _warnings(facts: CardFacts) -> list[str]:
+    if facts.result is not None:
+        return list(warnings([facts.result]))
+    sections = facts.config.data.text_sections if facts.config.model.uses_text else ()
+    return list(filter(None, [labels_in_text(facts.manifest.reader, sections)]))
 
 
 def _front_matter(facts: CardFacts) -> ModelCardData:

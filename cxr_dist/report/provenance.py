@@ -12,7 +12,7 @@ _LABEL_SOURCES = {
     "demo": "the program that drew the films",
     "openi": "MeSH terms that a curator gave each report",
     "mimic_cxr_jpg": "a program that read each report",
-    "table": "a column of the source table",
+    "table": "a column of the source table; how that was made, the table does not say",
 }
 
 
@@ -23,7 +23,8 @@ def leakage_statements(comparison: Comparison) -> dict[str, list[str]]:
         "Report sections seen": [", ".join(run.evaluation["text_sections"]) or "none" for run in runs],
         "Label terms in those sections": [_terms(run) for run in runs],
         "Labels come from": [_label_source(run) for run in runs],
-        "Split grouped by": [str(run.evaluation["split_by"]) for run in runs],
+        "Split grouped by": [_split(run) for run in runs],
+        "Samples without report text": [_without_text(run) for run in runs],
         f"Patients of {comparison.split} who are in training too": [
             f"{run.evaluation['patients_in_training']} of {run.metrics['patients']}" for run in runs
         ],
@@ -36,6 +37,18 @@ def _terms(run: RunResult) -> str:
     return "redacted" if run.evaluation["label_terms_redacted"] else "left in"
 
 
+def _split(run: RunResult) -> str:
+    return str(run.evaluation["split_by"]) if run.manifest is None else run.manifest.split_rule
+
+
+def _without_text(run: RunResult) -> str:
+    if not run.evaluation["text_sections"]:
+        return "no report is read"
+    if run.manifest is None:
+        return "not known: the shards are gone or have changed"
+    return f"{run.manifest.without_text} of {sum(split.samples for split in run.manifest.splits.values())}, all splits"
+
+
 def _label_source(run: RunResult) -> str:
     source = str(run.evaluation["label_source"])
     return _LABEL_SOURCES.get(source, source)
@@ -43,8 +56,8 @@ def _label_source(run: RunResult) -> str:
 
 def data_facts(comparison: Comparison) -> dict[str, str]:
     """The data set, from the first manifest that is still there and the run's own record."""
-    first = comparison.runs[0].evaluation
-    facts = {"Labels come from": _label_source(comparison.runs[0]), "Split by": str(first["split_by"])}
+    first = comparison.runs[0]
+    facts = {"Labels come from": _label_source(first), "Split by": _split(first)}
     manifest = next((run.manifest for run in comparison.runs if run.manifest is not None), None)
     if manifest is None:
         return facts | {"Shards": "gone or changed since training: their sizes and classes cannot be shown"}

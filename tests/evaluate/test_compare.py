@@ -136,6 +136,19 @@ def test_warns_of_impression_split_by_image_and_other_shards(tmp_path: Path) -> 
     assert "different shard folders" in "".join(compare([tmp_path / "enhanced", tmp_path / "text"]).warnings)
 
 
+def test_warns_where_the_text_holds_what_the_labels_were_made_from(tmp_path: Path) -> None:
+    mimic = {"label_source": "mimic_cxr_jpg"}
+    found = warnings_of(tmp_path / "default", 0.8, **mimic)
+    assert (
+        found.count("The labels were made from the reports themselves, by a program (CheXpert or NegBio)")
+        == 1
+    )
+    assert "a model that reads findings reads what they were made from" in found
+    assert warnings_of(tmp_path / "before", 0.8, sections=("indication", "history"), **mimic) == ""
+    assert "by curators" in warnings_of(tmp_path / "openi", 0.8, label_source="openi")
+    assert warnings_of(tmp_path / "table", 0.8, label_source="table") == ""
+
+
 def test_says_which_ablation_is_missing(tmp_path: Path) -> None:
     run = make_run(tmp_path / "enhanced", make_predictions(n=30))
     assert "train one with --model.mode text" in compare([run], n_bootstrap=50).warnings[0]

@@ -1,5 +1,6 @@
 """The page: true, private, self-contained, and whole in a real browser."""
 
+import dataclasses
 import re
 import shutil
 from html import escape
@@ -146,8 +147,22 @@ def test_leakage_is_stated_for_each_run(runs: list[Path], page: str) -> None:
     assert found["Report sections seen"] == ["none", "indication, findings", "indication, findings"]
     assert found["Label terms in those sections"] == ["no report is read", "left in", "left in"]
     assert found["Split grouped by"] == ["patient"] * 3
+    assert found["Samples without report text"] == ["no report is read", *["0 of 1000, all splits"] * 2]
     assert found["Patients of test who are in training too"] == ["0 of 100"] * 3
     assert all(statement in page for statement in found)
+
+
+def test_a_published_split_and_missing_reports_are_said(runs: list[Path]) -> None:
+    comparison = compare(runs, n_bootstrap=10)
+    manifest = comparison.runs[0].manifest
+    assert manifest is not None
+    official = dataclasses.replace(manifest, recipe={"split": {"official": True}}, without_text=41)
+    same = tuple(dataclasses.replace(run, manifest=official) for run in comparison.runs)
+    comparison = dataclasses.replace(comparison, runs=same)
+    assert leakage_statements(comparison)["Split grouped by"] == ["patient, as published"] * 3
+    page = render_page(comparison)
+    assert page.count("patient, as published") >= 4  # data flow, methods, leakage, provenance
+    assert "41 of 1000, all splits" in page
 
 
 def test_every_link_of_the_contents_has_its_place(page: str) -> None:
