@@ -4,6 +4,7 @@ It imports nothing but the standard library, so that the command line starts fas
 All fields can be set as `--section.field-name VALUE`.
 """
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -173,6 +174,9 @@ class TrainConfig:
     """Optimizer steps between validations; 0: at the end of each epoch."""
     log_every: int = 10
     """Optimizer steps between lines of metrics.jsonl."""
+    profile: str = ""
+    """START:STOP, as 20:25: rank 0 records the steps of this start after the 20th up to the 25th, writes a trace for
+    Perfetto or TensorBoard into RUN_DIR/profile and prints the ten largest costs. Changes no number. Empty: never."""
     keep_checkpoints: int = 2
     """Newest checkpoints kept besides the best one."""
     early_stopping_patience: int = 5
@@ -197,6 +201,17 @@ class TrainConfig:
         _require(self.keep_checkpoints >= 1, "train.keep_checkpoints must be at least 1")
         _require(self.mixup_alpha >= 0, "train.mixup_alpha must be 0 or more")
         _require(self.timeout_minutes > 0, "train.timeout_minutes must be positive")
+        _require(
+            not self.profile or bool(re.fullmatch(r"\d{1,9}:\d{1,9}", self.profile) and self.profiled_steps),
+            f"train.profile is {self.profile!r}; expected START:STOP with START below STOP, as 20:25: the steps after "
+            "this start's 20th, up to and with its 25th",
+        )
+
+    @property
+    def profiled_steps(self) -> range:
+        """Steps of a start that are recorded, counted from 0; empty for none."""
+        start, _, stop = self.profile.partition(":")
+        return range(int(start or 0), int(stop or 0))
 
 
 @dataclass(frozen=True, kw_only=True)

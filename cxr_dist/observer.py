@@ -1,5 +1,6 @@
 """What a training run shows: metrics.jsonl, TensorBoard, a progress bar, and the validation in between."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -41,7 +42,7 @@ class RunObserver:
         self._tensorboard = TensorBoardSink(self.run_dir, resumed_step + 1 if resumed_step else None)
         columns = (
             TextColumn("[bold]{task.description}"),
-            BarColumn(),
+            BarColumn(12),  # all fits into 80 columns
             MofNCompleteColumn(),
             TimeRemainingColumn(),
         )
@@ -59,10 +60,10 @@ class RunObserver:
         self._metrics.write(record)
         step = int(record["step"])
         self._tensorboard.step({k: v for k, v in record.items() if k not in ("step", "epoch")}, step)
-        note = f"loss {record['loss']:.4f}  {record['samples_per_second']:.0f} samples/s"
-        self._bar.update(self._task, completed=step, note=note)
+        loss = f"loss {record['loss']:.4f}"
+        self._bar.update(self._task, completed=step, note=f"{loss}  {speed(record, short=True)}")
         if not self.console.is_terminal:
-            self.say(f"step {step}  epoch {record['epoch']:.2f}  {note}")
+            self.say(f"step {step}  epoch {record['epoch']:.2f}  {loss}  {speed(record)}")
 
     def validate(self, model: Classifier, step: int, epoch: float) -> float | None:
         """Metrics on the validation split (all ranks); the mean AUC as rank 0 has it, None where undefined."""
@@ -114,3 +115,18 @@ class RunObserver:
             self._bar.stop()
             self._metrics.close()
             self._tensorboard.close()
+
+
+def speed(record: Mapping[str, float], *, short: bool = False) -> str:
+    """A log line's speed in words: `2310 samples/s  data wait 0%  198 TFLOP/s  MFU 20%`; `short` to fit beside a bar.
+
+    Model FLOPs utilisation (MFU) is there where the GPU's peak is known.
+    """
+    wait, rate = f"{record['data_wait_share']:.0%}", record.get("model_tflops_per_second")
+    said = [f"{record['samples_per_second']:.0f}{'/s' if short else ' samples/s'}"]
+    said.append(f"wait {wait}" if short else f"data wait {wait}")
+    if rate is not None and not short:
+        said.append(f"{rate:.3g} TFLOP/s" if rate >= 0.1 else f"{1000 * rate:.3g} GFLOP/s")
+    if "model_flops_utilisation" in record:
+        said.append(f"MFU {record['model_flops_utilisation']:.0%}")
+    return "  ".join(said)

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from cxr_dist.config import Config, DataConfig, ModelConfig
+from cxr_dist.config import Config, DataConfig, ModelConfig, TrainConfig
 from cxr_dist.config_file import differences, load_config, to_yaml
 from cxr_dist.config_optim import OptimConfig
 from cxr_dist.distributed.ddp_config import DdpConfig
@@ -46,6 +46,11 @@ def test_differences_name_the_field_and_both_values():
         (
             lambda: Config(precision="fp64", ddp=DdpConfig(comm_hook="bf16")),
             "ddp.comm_hook bf16 rounds gradients",
+        ),
+        (lambda: TrainConfig(profile="20"), r"train.profile is '20'; expected START:STOP .* as 20:25"),
+        (
+            lambda: TrainConfig(profile="25:20"),
+            "train.profile is '25:20'; expected START:STOP with START below",
         ),
         (lambda: Config(data=DataConfig(text_sections=())), "data.text_sections is empty"),
         (lambda: named_run("enhance"), "unknown run 'enhance'; expected one of: baseline, enhanced, demo"),

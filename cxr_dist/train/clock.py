@@ -1,12 +1,23 @@
-"""Where the time of the training loop goes: seconds per lap, and the share that waited for data."""
+"""Where the time of the training loop goes: seconds per lap, and those of them that waited for data."""
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
+
+
+class Lap(NamedTuple):
+    """What happened between two log lines."""
+
+    steps: int
+    seconds: float
+    """Wall time, without validation, saving and the writing of a profile."""
+    waited: float
+    """Seconds of them that waited for data."""
 
 
 class Clock:
-    """Wall time between two log lines, without validation and saving."""
+    """Wall time between two log lines, without what is paused for."""
 
     def __init__(self) -> None:
         self.start(0)
@@ -29,9 +40,8 @@ class Clock:
         yield
         self._started += time.perf_counter() - before
 
-    def lap(self, step: int) -> tuple[float, float]:
-        """(steps per second, share of the time spent waiting for data) since the last lap."""
-        seconds = time.perf_counter() - self._started
-        result = (step - self._step) / seconds, self._waited / seconds
+    def lap(self, step: int) -> Lap:
+        """End this lap after `step`, and begin the next."""
+        lap = Lap(step - self._step, time.perf_counter() - self._started, self._waited)
         self.start(step)
-        return result
+        return lap

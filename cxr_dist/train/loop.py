@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+from torch.profiler import record_function
 
 from cxr_dist.config import Config
 from cxr_dist.config_file import to_plain
@@ -31,7 +32,9 @@ from cxr_dist.train.claim import Claim
 from cxr_dist.train.clock import Clock
 from cxr_dist.train.nonfinite import NonFiniteSteps, SampleKeys
 from cxr_dist.train.preempt import StopRequest
+from cxr_dist.train.profile import StepProfile
 from cxr_dist.train.schedule import Progress, learning_rate
+from cxr_dist.train.speed import Speed
 from cxr_dist.train.step import StepResult, TrainStep
 
 
@@ -124,6 +127,13 @@ class TrainingRun:
         self._claim = Claim(parts.run_dir)
         self._saver = BackgroundSaver(parts.run_dir, self.train.keep_checkpoints, self._claim.check)
         self._clock = Clock()
+        self._speed = Speed(parts.config, parts.model, parts.world, parts.backend.device, self._clock)
+        self._profile = StepProfile(
+            self.train.profiled_steps,
+            parts.run_dir / "profile" if parts.world.is_main else None,
+            parts.observer.say,
+            self._clock.paused,
+        )
 
     def run(self) -> Outcome:
         """Train to the end, or to the step after which someone asked to stop (all ranks)."""
@@ -139,13 +149,15 @@ class TrainingRun:
         stream = self.parts.open_stream(self.state.step)
         self.validate_if_due()
         self._clock.start(self.state.step)
-        while not self.finished:
-            result = self.one_step(stream)
-            self.log_if_due(result)
-            if result.stop_requested and self.state.step < self.total:
-                return Outcome.STOPPED
-            self.validate_if_due()
-            self.save_if_due()
+        with self._profile:
+            while not self.finished:
+                with self._profile.step(self.state.step + 1):
+                    result = self.one_step(stream)
+                self.log_if_due(result)
+                if result.stop_requested and self.state.step < self.total:
+                    return Outcome.STOPPED
+                self.validate_if_due()
+                self.save_if_due()
         return Outcome.FINISHED
 
     @property
@@ -193,7 +205,7 @@ class TrainingRun:
         parts, step, epoch = self.parts, self.state.step, self.epoch
         self._wrap()
         enter("waiting for data", step + 1)
-        with self._clock.waiting():
+        with self._clock.waiting(), record_function("waiting for data"):
             batches = [next(stream) for _ in parts.step.lanes]
         startup.reached("first batch")
         for batch in batches:
@@ -207,25 +219,23 @@ class TrainingRun:
             parts.bad_samples.add(step + 1, epoch, batches)
         self._nonfinite.follow(step + 1, epoch, result, batches)
         startup.first_step_done(parts.run_dir, step + 1, parts.world, result.numbers.read, parts.observer.say)
+        self._speed.count(batches, frozen=bool(self._frozen))
         return result
 
     def log_if_due(self, result: StepResult) -> None:
-        """One line of metrics.jsonl (all ranks sum the loss, rank 0 writes)."""
+        """One line of metrics.jsonl (all ranks sum what they did, rank 0 writes)."""
         if not is_due(self.state.step, self.train.log_every, self.total):
             return
         enter("logging")
         self._nonfinite.settle()
         loss = float(sum_over_ranks(result.loss.clone()))
-        steps_per_second, data_wait_share = self._clock.lap(self.state.step)
         record = {
             "step": self.state.step,
             "epoch": round(self.state.step / self.parts.plan.steps_per_epoch, 4),
             "loss": loss,
             "learning_rate": self.parts.backend.learning_rate,
             "gradient_norm": result.gradient_norm,
-            "samples_per_second": round(steps_per_second * self.parts.config.data.global_batch, 2),
-            "data_wait_share": round(data_wait_share, 4),
-        }
+        } | self._speed.lap(self.state.step)
         if self.parts.world.is_main:
             self._claim.check()
         self.parts.observer.log(record)

@@ -34,6 +34,7 @@ _FREE_FIELDS = {
     "train.max_minutes",
     "train.timeout_minutes",
     "train.log_every",
+    "train.profile",
     "train.keep_checkpoints",
 }
 _FINISHED = "finished.json"

@@ -249,7 +249,7 @@ SMALL = "--data.global-batch 16 --data.micro-batch 4 --data.image-size 48 --data
 SMALL += " --train.log-every 1 --train.eval-every 6 --data.shuffle-shards 2"
 
 
-CLOCKED = ("samples_per_second", "data_wait_share", "seconds")
+CLOCKED = ("samples_per_second", "data_wait_share", "model_tflops_per_second", "seconds")
 
 
 def logged(run_dir: Path) -> list[dict]:

@@ -1,0 +1,79 @@
+"""What a step asks of the device: floating-point operations of the model, from the samples that it saw.
+
+They are counted once per run, without computing anything, and then follow from each report's length. Only what the
+model needs counts, as in "model FLOPs utilisation" (Chowdhery et al. 2022, PaLM, appendix B): no padding, no
+activations computed a second time, and not the little that is neither convolution nor matrix product.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch.func import functional_call
+from torch.utils.flop_counter import FlopCounterMode
+
+from cxr_dist.data.batch import Batch
+from cxr_dist.model.classifier import Classifier
+
+_BACKWARD = (
+    2  # a layer's backward pass has two products for the forward's one: for its input, for its weights
+)
+_LENGTHS = (8, 16)  # tokens of the reports by which the growth with length is found; no encoder takes fewer
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFlops:
+    """Operations of one sample's forward pass, a multiplication and its addition counted as two."""
+
+    film: float
+    """The image encoder, per film."""
+    report: tuple[float, float]
+    """The text encoder on a report of T real tokens: coefficients of T and T²."""
+    rest: tuple[float, float]
+    """Fusion and head, per sample: coefficients of 1 and T."""
+
+    def of(self, batch: Batch, *, frozen: bool) -> float:
+        """Forward and backward of a micro-batch on the host; `frozen` encoders have no backward pass."""
+        films = 0 if batch.images is None else len(batch.images)
+        tokens = squares = 0
+        if batch.attention_mask is not None:
+            lengths = batch.attention_mask.sum(dim=1)
+            tokens, squares = int(lengths.sum()), int(lengths.square().sum())
+        encoders = self.film * films + self.report[0] * tokens + self.report[1] * squares
+        rest = self.rest[0] * len(batch) + self.rest[1] * tokens
+        return encoders * (1 if frozen else 1 + _BACKWARD) + rest * (1 + _BACKWARD)
+
+
+def count_flops(model: Classifier, image_size: int) -> ModelFlops | None:
+    """Count forward passes of tensors without values; the model is left as it was.
+
+    None for a text encoder that cannot run without values, as one that chooses its way by them.
+    """
+    training, (short, long) = model.training, _LENGTHS
+    try:
+        film, *first = _forward(model.eval(), image_size, short)
+        _, *second = _forward(model, image_size, long)
+    except (NotImplementedError, RuntimeError):  # what torch raises where a value would have to be known
+        return None
+    finally:
+        model.train(training)
+    squared = (second[0] / long - first[0] / short) / (long - short)
+    per_token = (second[1] - first[1]) / (long - short)
+    return ModelFlops(
+        film=film,
+        report=(first[0] / short - squared * short, squared),
+        rest=(first[1] - per_token * short, per_token),
+    )
+
+
+@torch.no_grad()
+def _forward(model: Classifier, image_size: int, length: int) -> tuple[float, float, float]:
+    """Operations for one sample: of the image encoder, of the text encoder, and of all the rest."""
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    shapes = {name: tensor.to("meta") for name, tensor in tensors}
+    films = torch.empty(1, 1, image_size, image_size, device="meta", dtype=tensors[0][1].dtype)
+    tokens = torch.ones(1, length, dtype=torch.int64, device="meta")
+    with FlopCounterMode(display=False) as counter:
+        functional_call(model, shapes, (films, tokens, tokens))
+    counts = counter.get_flop_counts()
+    image, text = (sum(counts.get(f"Classifier.{part}", {}).values()) for part in ("image", "text"))
+    return image, text, counter.get_total_flops() - image - text
