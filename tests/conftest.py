@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_shards import write_tiny_shards
+from made_shards import write_study_shards, write_tiny_shards
 
 from cxr_dist.cli import main
 from cxr_dist.config import Config
@@ -50,6 +50,20 @@ def tiny_config(tiny_shards: Path, tmp_path: Path) -> Config:
     )
     train = dataclasses.replace(demo.train, epochs=2, log_every=1)
     return dataclasses.replace(demo, data=data, train=train, seed=1, out=str(tmp_path / "run"))
+
+
+@pytest.fixture(scope="session")
+def study_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of 60 small made studies of one or two films, in shards of 13 samples; read-only."""
+    return write_study_shards(tmp_path_factory.mktemp("studies"))
+
+
+@pytest.fixture
+def study_config(tiny_config: Config, study_shards: Path) -> Config:
+    """`tiny_config` on `study_shards`."""
+    return dataclasses.replace(
+        tiny_config, data=dataclasses.replace(tiny_config.data, shards=str(study_shards))
+    )
 
 
 @pytest.fixture

@@ -22,3 +22,11 @@ def write_tiny_shards(folder: Path) -> Path:
     (folder / "recipe.yaml").write_text(TINY_RECIPE)
     write_shards(load_recipe(folder / "recipe.yaml"), None, folder / "shards", workers=1)
     return folder / "shards"
+
+
+def write_study_shards(folder: Path) -> Path:
+    """Write shards of 60 small made studies, each a sample of a frontal film and, for some, a lateral one."""
+    recipe = TINY_RECIPE.replace("studies: 120", "studies: 60") + "samples: study\n"
+    (folder / "studies.yaml").write_text(recipe)
+    write_shards(load_recipe(folder / "studies.yaml"), None, folder / "studies", workers=1)
+    return folder / "studies"

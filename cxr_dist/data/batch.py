@@ -26,7 +26,10 @@ class Batch:
     """One micro-batch of `b` samples, on the host or the device."""
 
     images: torch.Tensor | None
-    """uint8 [b, 1, H, W], grey; None in text mode."""
+    """uint8 [n, 1, H, W], grey, of the samples in order, n = b where each has one film; None in text mode."""
+    view_rows: torch.Tensor | None = None
+    """int64 [b, V], the rows of `images` that are a sample's films, -1 where it has fewer (views.py); None where each
+    sample has one."""
     tokens: torch.Tensor | None
     """int64 [b, T], WordPiece ids, padded to the batch's longest (a multiple of 16); None in image mode."""
     attention_mask: torch.Tensor | None

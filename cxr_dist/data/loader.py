@@ -3,7 +3,7 @@
     source    (epoch, lane, step) or a batch's range -> lists of WebDataset sample dicts, decoded (read.py):
               "jpg" grey uint8 [h, w], "json" a dict
     own       --data.stages: the user's functions on each training sample (own_stages.py)
-    collate   one affine warp per film into uint8 [b, 1, H, W]; the reports tokenized together -> Batch
+    collate   one affine warp per film into uint8 [n, 1, H, W]; the reports tokenized together -> Batch
 
 A stage is a function from an iterator to an iterator.
 DataLoader worker j of M makes the rank's micro-batches j, j + M, ... and the DataLoader returns them in order.
@@ -36,9 +36,11 @@ from cxr_dist.data.read import Read, Replacing, reader
 from cxr_dist.data.store import ShardError, ShardStore
 from cxr_dist.data.text import ReportTokenizer, report_text
 from cxr_dist.distributed.process import end_with_parent
+from cxr_dist.data.views import film_keys, row_table
 from cxr_dist.errors import UserError
 from cxr_dist.shard.manifest import Manifest
 
+from cxr_dist.shard.stored_sample import film_names
 Samples = list[dict[str, Any]]
 Stage = Callable[[Iterator[Samples]], Iterator[Any]]
 
@@ -134,25 +136,30 @@ def collate(
     tokenizer: ReportTokenizer | None,
     sections: tuple[str, ...],
 ) -> Stage:
-    """Stage: a list of decoded samples to a Batch."""
+    views: int = 1,
+    """Stage: a list of decoded samples, of up to `views` films each, to a Batch."""
 
-    def films(samples: Samples) -> torch.Tensor | None:
+    def films(samples: Samples) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         if image_size is None:
-            return None
-        images = np.empty((len(samples), 1, image_size, image_size), np.uint8)
-        stored = [sample["jpg"] for sample in samples]
+            return None, None
+        names = [film_names(sample) for sample in samples]
+        stored = [sample[name] for sample, own in zip(samples, names, strict=True) for name in own]
+        rows = None if views == 1 else row_table([len(own) for own in names], views)
         keys = np.array([sample.get("augmentation_key", 0) for sample in samples], np.uint64)
-        maps = augmentation.matrices([film.shape for film in stored], image_size, keys)
+        images = np.empty((len(stored), 1, image_size, image_size), np.uint8)
+        maps = augmentation.matrices([film.shape for film in stored], image_size, film_keys(keys, rows))
         for film, matrix, out in zip(stored, maps, images, strict=True):
             warp(film, matrix, out[0])
-        return torch.from_numpy(images)
+        return torch.from_numpy(images), None if rows is None else torch.from_numpy(rows)
 
     def stage(batches: Iterator[Samples]) -> Iterator[Batch]:
         for samples in batches:
             texts = [report_text(sample["json"], sections) for sample in samples]
             tokens, mask = tokenizer(texts) if tokenizer else (None, None)
             yield Batch(
-                images=films(samples),
+            images, view_rows = films(samples)
+                images=images,
+                view_rows=view_rows,
                 tokens=tokens,
                 attention_mask=mask,
                 labels=torch.tensor(np.stack([s["record"]["label"] for s in samples]), dtype=torch.int64),
@@ -238,7 +245,7 @@ def training_batches(
     read = reader(store, manifest.image["short_side"], size)
     replacing = Replacing(store, read, plan.seed, replace=config.max_bad_samples > 0)
     source = TrainingSource(replacing, plan, lanes, first_step)
-    to_batch = collate(size, Augmentation.of(config), tokenizer, config.text_sections)
+    to_batch = collate(size, Augmentation.of(config), tokenizer, config.text_sections, manifest.views)
     return _loader(source, [*own_stages(config.stages), to_batch], config.workers)
 
 
@@ -257,5 +264,5 @@ def evaluation_loader(
     batches = evaluation_batches(manifest.split(split).samples, config.evaluation_batch, rank, world_size)
     store = open_store(config, manifest, split)
     source = EvaluationSource(store, reader(store, manifest.image["short_side"], size), batches)
-    to_batch = collate(size, Augmentation(), tokenizer, config.text_sections)
+    to_batch = collate(size, Augmentation(), tokenizer, config.text_sections, manifest.views)
     return _loader(source, [to_batch], config.workers)

@@ -12,7 +12,7 @@ import cv2
 from cxr_dist.data.batch import Replaced
 from cxr_dist.data.plan import replacement_order
 from cxr_dist.data.store import SampleError, ShardStore
-from cxr_dist.shard.stored_sample import REASONS, DamagedSample, decode_facts, decode_film
+from cxr_dist.shard.stored_sample import REASONS, DamagedSample, decode_facts, decode_film, film_names
 
 Sample = dict[str, Any]
 Read = Callable[[int, int], Sample]
@@ -20,7 +20,9 @@ Read = Callable[[int, int], Sample]
 
 
 def decode(sample: Sample, short_side: int, image_size: int | None) -> None:
-    """In place: "jpg" to grey uint8 [h, w], "json" to a dict; `image_size` None leaves the film out (text mode).
+    """In place: "jpg" to grey uint8 [h, w], "json" to a dict; `image_size` None leaves films out (text mode).
+
+    So is each further film of a study, "1.jpg" and so on.
 
     A film stored at twice the needed size or more is decoded at half size: the JPEG's own low-pass, and faster.
     Raises DamagedSample.
@@ -29,7 +31,8 @@ def decode(sample: Sample, short_side: int, image_size: int | None) -> None:
     if image_size is not None:
         half = short_side >= 2 * image_size
         flag = cv2.IMREAD_REDUCED_GRAYSCALE_2 if half else cv2.IMREAD_GRAYSCALE
-        sample["jpg"] = decode_film(sample["jpg"], short_side, flag)
+        for name in film_names(sample):
+            sample[name] = decode_film(sample[name], short_side, flag)
 
 
 def reader(store: ShardStore, short_side: int, image_size: int | None) -> Read:

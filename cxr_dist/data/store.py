@@ -1,6 +1,6 @@
 """Positioned reads from the shards: (shard, sample) in, an ordinary WebDataset sample dict out.
 
-No tar is parsed: the index says where a sample lies, one `pread` brings both members, and a crc32 over those
+No tar is parsed: the index says where a sample lies, one `pread` brings all its members, and a crc32 over those
 bytes catches rot and truncation at every read. Errors name the shard, the index and the reason, never content.
 """
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from cxr_dist.errors import UserError
 from cxr_dist.shard.manifest import Manifest, ShardEntry, open_index
-from cxr_dist.shard.stored_sample import CUT_SHORT, OTHER_BYTES
+from cxr_dist.shard.stored_sample import CUT_SHORT, OTHER_BYTES, members_in
 
 _OPEN_SHARDS = 64  # file descriptors kept; a lane's window spans a few shards
 
@@ -65,7 +65,7 @@ class ShardStore:
     ) -> None:
         self.folder = folder
         self.shards = manifest.split(split).shards
-        self._num_labels, self._copies = manifest.num_labels, copies
+        self._num_labels, self._views, self._copies = manifest.num_labels, manifest.views, copies
         self._tars: OrderedDict[int, int] = OrderedDict()
         self._indices: OrderedDict[int, NDArray[Any]] = OrderedDict()
 
@@ -92,11 +92,13 @@ class ShardStore:
         if self._copies is not None:
             self._copies.bring_index(entry)
         self._check_index(entry)
-        self._indices[shard] = open_index(self.folder, entry, self._num_labels)
+        self._indices[shard] = open_index(self.folder, entry, self._num_labels, self._views)
         return self._indices[shard]
 
     def read(self, shard: int, sample: int) -> dict[str, Any]:
         """Read one sample: {"__key__", "__url__", "jpg": bytes, "json": bytes, "record": its index record}.
+
+        A study's other films are "1.jpg", "2.jpg" and so on, as WebDataset has them.
 
         Raises SampleError for damage of this sample, ShardError where the shard or its index is another one.
         """
@@ -104,14 +106,11 @@ class ShardStore:
         start, data = int(record["offset"]), self._bytes_of(shard, record)
         if reason := _damage(data, record):
             raise SampleError(self.shards[shard].file, sample, reason)
-        jpg, json = int(record["jpg_offset"]) - start, int(record["json_offset"]) - start
-        return {
-            "__key__": record["key"].decode("ascii"),
-            "__url__": self.shards[shard].file,
-            "jpg": data[jpg : jpg + int(record["jpg_size"])],
-            "json": data[json : json + int(record["json_size"])],
-            "record": record,
+        found = {"__key__": record["key"].decode("ascii"), "__url__": self.shards[shard].file}
+        members = {
+            name: data[offset - start : offset - start + size] for name, offset, size in members_in(record)
         }
+        return found | members | {"record": record}
 
     def close(self) -> None:
         """Close all files."""

@@ -7,6 +7,8 @@ format nor a picture of a gigapixel reaches the decoder. Reasons never quote con
 """
 
 import json
+from collections.abc import Mapping
+from itertools import count, takewhile
 from typing import Any
 
 import cv2
@@ -30,15 +32,18 @@ def film_name(view: int) -> str:
     return f"{view}.jpg" if view else "jpg"
 
 
+def film_names(sample: Mapping[str, Any]) -> list[str]:
+    """The names of the films that a sample has, in order."""
+    return list(takewhile(sample.__contains__, map(film_name, count())))
+
+
 def members_in(record: Any) -> list[tuple[str, int, int]]:
     """(name, offset, size) of each member of a sample, from its index record; the films first, the JSON last."""
     offsets, sizes = record["jpg_offset"].reshape(-1).tolist(), record["jpg_size"].reshape(-1).tolist()
-    # A study's missing films have no bytes. One film is listed whatever its size: it should be there.
-    films = [
-        (view, *place) for view, place in enumerate(zip(offsets, sizes, strict=True)) if place[1] or not view
-    ]
-    facts = ("json", int(record["json_offset"]), int(record["json_size"]))
-    return [*((film_name(view), offset, size) for view, offset, size in films), facts]
+    films = [(film_name(view), *place) for view, place in enumerate(zip(offsets, sizes, strict=True))]
+    # A study's missing films have no bytes. The first is listed whatever its size: it should be there.
+    films = films[:1] + [film for film in films[1:] if film[2]]
+    return [*films, ("json", int(record["json_offset"]), int(record["json_size"]))]
 
 
 class DamagedSample(Exception):

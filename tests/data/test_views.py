@@ -1,0 +1,133 @@
+"""Samples of several films on their way to a batch: whole, in order, each with random numbers of its own."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cxr_dist.config import Config
+from cxr_dist.data.loader import evaluation_loader, training_batches, training_plan
+from cxr_dist.data.place import open_store
+from cxr_dist.data.read import reader
+from cxr_dist.data.views import film_keys, partner_films, row_table
+from cxr_dist.distributed.world import World, lanes_of
+from cxr_dist.shard.manifest import Manifest, load_manifest
+
+COUNTS = st.integers(1, 4).flatmap(
+    lambda views: st.tuples(st.lists(st.integers(1, views), min_size=1, max_size=9), st.just(views))
+)
+
+
+@given(COUNTS)
+def test_every_film_has_one_row_in_the_order_of_the_samples(case):
+    counts, views = case
+    table = row_table(counts, views)
+    assert table.shape == (len(counts), views)
+    assert (table != -1).sum(axis=1).tolist() == counts
+    assert table[table != -1].tolist() == list(range(sum(counts)))
+
+
+@given(COUNTS, st.integers(0, 2**64 - 1))
+def test_a_films_key_follows_from_its_samples_key_and_its_place(case, first):
+    counts, views = case
+    keys = np.arange(len(counts), dtype=np.uint64) + np.uint64(first)
+    table = row_table(counts, views)
+    found = film_keys(keys, table)
+    assert len(np.unique(found)) == sum(counts)
+    for sample, rows in enumerate(table):
+        alone = film_keys(keys[sample : sample + 1], row_table([counts[sample]], views))
+        assert found[rows[rows != -1]].tolist() == alone.tolist()
+        assert alone[0] == keys[sample]
+    assert film_keys(keys, None) is keys
+
+
+@given(COUNTS, st.randoms())
+def test_a_films_partner_is_a_film_of_its_samples_partner(case, random):
+    counts, views = case
+    order = np.array(random.sample(range(len(counts)), len(counts)))
+    table = row_table(counts, views)
+    found = partner_films(order, table)
+    assert len(found) == sum(counts)
+    for sample, rows in enumerate(table):
+        for view, row in enumerate(rows[rows != -1]):
+            theirs = table[order[sample]]
+            assert found[row] == (theirs[view] if theirs[view] != -1 else theirs[0])
+    single = row_table([1] * len(counts), views)
+    assert partner_films(order, single).tolist() == order.tolist() == partner_films(order, None).tolist()
+
+
+@pytest.fixture(scope="module")
+def manifest(study_shards) -> Manifest:
+    return load_manifest(study_shards)
+
+
+@pytest.fixture
+def config(study_config: Config) -> Config:
+    data = dataclasses.replace(study_config.data, global_batch=12, micro_batch=3, image_size=32)
+    return dataclasses.replace(study_config, data=data)
+
+
+def ledger(config: Config, manifest: Manifest, steps: int, world_size: int = 1, workers: int = 0) -> dict:
+    """(step, lane) -> what the micro-batch holds, over all ranks."""
+    data = dataclasses.replace(config.data, workers=workers)
+    plan, found = training_plan(data, manifest, config.seed), {}
+    for rank in range(world_size):
+        lanes = lanes_of(World(rank=rank, world_size=world_size), plan.num_lanes)
+        stream = training_batches(
+            data, manifest, plan, lanes=lanes, first_step=0, tokenizer=None, with_images=True
+        )
+        for step in range(steps):
+            for lane in lanes:
+                batch = next(stream)
+                found[step, lane] = (
+                    batch.images.numpy().tobytes(),
+                    batch.view_rows.tolist(),
+                    batch.labels.tolist(),
+                )
+    return found
+
+
+def test_ranks_and_workers_change_nothing(config, manifest):
+    alone = ledger(config, manifest, 4)
+    assert len({np.max(rows) for _, rows, _ in alone.values()}) > 1  # batches of more and of fewer films
+    assert ledger(config, manifest, 4, world_size=2, workers=1) == alone
+
+
+def test_evaluation_has_each_studys_films_in_their_order(config, manifest):
+    batches = evaluation_loader(
+        config.data, manifest, "val", rank=0, world_size=1, tokenizer=None, with_images=True
+    )
+    store = open_store(config.data, manifest, "val")
+    read, films = reader(store, 64, 64), 0
+    places = [(shard, i) for shard, entry in enumerate(store.shards) for i in range(entry.samples)]
+    for batch in batches:
+        for sample_id, rows in zip(batch.sample_ids.tolist(), batch.view_rows.tolist(), strict=True):
+            sample = read(*places[sample_id])
+            names = [name for name in ("jpg", "1.jpg") if name in sample]
+            assert len(sample["json"]["views"]) == len(names)
+            for name, row in zip(names, rows, strict=False):
+                # The film at half size, as OpenCV shrinks it: not the film of another view, or of another study.
+                small = sample[name].reshape(32, 2, 32, 2).mean((1, 3))
+                assert np.corrcoef(small.ravel(), batch.images[row, 0].numpy().ravel())[0, 1] > 0.99
+            assert rows[len(names) :] == [-1] * (2 - len(names))
+            films += len(names)
+    assert films > len(places)
+
+
+def test_the_films_of_a_study_are_augmented_apart(config, manifest):
+    """The same film twice is warped in two ways, and a study of one film as that film alone."""
+    from cxr_dist.data.augment import Augmentation
+    from cxr_dist.data.loader import collate
+
+    film = np.random.default_rng(0).integers(0, 256, (32, 32), np.uint8)
+    record = {"label": [0], "group": 0}
+    sample = {"jpg": film, "json": {"text": {}}, "record": record, "sample_id": 0, "augmentation_key": 5}
+    stage = collate(32, Augmentation(rotation_degrees=20), None, (), 2)
+    both, one = stage(iter([[sample | {"1.jpg": film}], [sample]]))
+    (alone,) = collate(32, Augmentation(rotation_degrees=20), None, ())(iter([[sample]]))
+    assert not np.array_equal(both.images[0], both.images[1])
+    assert np.array_equal(both.images[0], alone.images[0])
+    assert np.array_equal(one.images, alone.images)
+    assert (both.view_rows.tolist(), one.view_rows.tolist(), alone.view_rows) == ([[0, 1]], [[0, -1]], None)
