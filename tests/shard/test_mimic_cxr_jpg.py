@@ -247,6 +247,13 @@ def test_a_folder_that_is_not_mimic_cxr_jpg_is_refused(mimic):
     write_table(mimic, "metadata", METADATA[:2], [])
     with pytest.raises(UserError, match="has no column 'study_id': expected MIMIC-CXR-JPG's published file"):
         read_source(PUBLISHED, mimic)
+    odd = ["abc-1", "10000032", "../../other"]
+    write_table(mimic, "metadata", METADATA, [odd + [""] * (len(METADATA) - 3)])
+    with pytest.raises(
+        UserError, match=r"row 1 of the metadata has another study_id than MIMIC-CXR-JPG's"
+    ) as told:
+        read_source(PUBLISHED, mimic)
+    assert "other" not in str(told.value).replace("another", "")
     (mimic / "mimic-cxr-2.0.0-metadata.csv.gz").unlink()
     with pytest.raises(
         UserError, match=r"no mimic-cxr-2\.0\.0-metadata\.csv\.gz in .*: --source is the folder"

@@ -4,11 +4,14 @@ import csv
 import gzip
 import io
 import json
+import os
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from table_source import make_source, source_names, table_recipe, write_rows
 
@@ -16,6 +19,7 @@ from cxr_dist.errors import UserError
 from cxr_dist.shard.columns import PartOf, YearsBetween
 from cxr_dist.shard.manifest import open_index
 from cxr_dist.shard.readers import read_source
+from cxr_dist.shard.readers.folder import film_path
 from cxr_dist.shard.recipe import Columns, ImageFormat, InvertedRows, Labels, Split
 from cxr_dist.shard.verify import verify
 from cxr_dist.shard.write import write_shards
@@ -162,6 +166,47 @@ def test_no_image_at_all_is_told_from_some(source, out):
         path.rename(path.with_suffix(".jpeg"))
     with pytest.raises(UserError, match="no image matched: none of 80 images is there; check --source"):
         write_shards(table_recipe(), source, out, workers=0)
+
+
+@pytest.mark.parametrize("way_out", ["../{}", "a/../../{}", "/{}", "{source}-2/{}"])
+def test_a_film_outside_of_the_images_is_refused_without_its_name(source, out, way_out):
+    header, *rows = list(csv.reader((source / "films.csv").open()))
+    rows[4][0] = way_out.format("mrs-smith.png", source=source)
+    write_rows(source / "films.csv", header, rows)
+    message = (
+        r"'file' leads out of the recipe's images \(images\) in 1 rows of films\.csv, the first is row 5: set"
+    )
+    with pytest.raises(UserError, match=message) as error:
+        write_shards(table_recipe(), source, out, workers=0)
+    assert "smith" not in str(error.value)
+    rows[4][3] = "CT"  # a row that is left out anyhow
+    write_rows(source / "films.csv", header, rows)
+    assert len(read_source(table_recipe(where={"view": ("PA",)}), source).records) == 80
+
+
+def test_films_inside_may_be_written_in_any_way_and_links_are_the_user_s(source, tmp_path):
+    films = (source / "images").rename(tmp_path / "another disk")
+    (source / "images").symlink_to(films)
+    header, *rows = list(csv.reader((source / "films.csv").open()))
+    rows[0][0] = str(source / "images" / rows[0][0])
+    rows[1][0] = f"x/../{rows[1][0]}"
+    write_rows(source / "films.csv", header, rows)
+    records = read_source(table_recipe(), source).records
+    assert all(record.pixels.exists() for record in records)
+    elsewhere = table_recipe(images="../another disk")
+    rows[0][0] = str(films / rows[2][0])
+    write_rows(source / "films.csv", header, rows)
+    assert all(record.pixels.exists() for record in read_source(elsewhere, source).records)
+
+
+@given(st.text("./ab", max_size=12))
+def test_no_name_leads_out_of_the_images(name):
+    found = film_path(Path("/data/images"), name)
+    leads_out = not f"{os.path.abspath(f'/data/images/{name}' if name[:1] != '/' else name)}/".startswith(
+        "/data/images/"
+    )
+    assert (found is None) == leads_out
+    assert found is None or ".." not in found.parts
 
 
 def test_a_missing_source_is_named(tmp_path, out):

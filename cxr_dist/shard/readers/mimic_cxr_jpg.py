@@ -31,6 +31,7 @@ _FILM = (
     "ViewPosition",
     "PerformedProcedureStepDescription",
 )
+_IDS = {"dicom_id": "[0-9a-f-]+", "subject_id": r"\d+", "study_id": r"\d+"}
 _SPLITS = {"train": "train", "validate": "val", "test": "test"}
 _UNKNOWN_PERSON: tuple[Sex, str] = ("", "")
 
@@ -58,6 +59,7 @@ def read(recipe: Recipe, folder: Path | None) -> Source:
         raise UserError(
             "the metadata name a dicom_id twice: expected the published file, with a row per film"
         )
+    _check_ids(films)
     images = inside(root, recipe.images, "images")
     tables = _tables(recipe, root, studies=zip(films["subject_id"], films["study_id"], strict=True))
     rows = zip(*(films[column] for column in _FILM), strict=True)
@@ -66,6 +68,17 @@ def read(recipe: Recipe, folder: Path | None) -> Source:
         text_sections=() if recipe.reports is None else SECTIONS,
         label_columns=tuple(recipe.labels.classes) or tables.label_columns,
     )
+
+
+def _check_ids(films: Any) -> None:
+    """They become paths, of films and reports: an id of another form could lead out of the source."""
+    for column, pattern in _IDS.items():
+        odd = (~films[column].str.fullmatch(pattern)).to_numpy().nonzero()[0]
+        if len(odd):
+            raise UserError(
+                f"row {odd[0] + 1} of the metadata has another {column} than MIMIC-CXR-JPG's: expected the published "
+                f"file ({pattern})"
+            )
 
 
 def _tables(recipe: Recipe, root: Path, studies: Any) -> _Tables:

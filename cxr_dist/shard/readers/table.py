@@ -17,7 +17,7 @@ from cxr_dist.errors import UserError
 from cxr_dist.shard.columns import Columns, PartOf, YearsBetween, names_in
 from cxr_dist.shard.image import ImageFile
 from cxr_dist.shard.person import age_between, age_of, sex_of
-from cxr_dist.shard.readers.folder import inside, source_folder
+from cxr_dist.shard.readers.folder import film_path, inside, source_folder
 from cxr_dist.shard.recipe import InvertedRows, Recipe
 from cxr_dist.shard.record import Record, Source
 
@@ -33,6 +33,7 @@ def read(recipe: Recipe, folder: Path | None) -> Source:
     root = source_folder(folder, "table")
     rows = _read_table(inside(root, recipe.table, "table"), _named_columns(recipe))
     images = inside(root, recipe.images, "images")
+    _check_films_inside(rows, recipe, images)
     seen: Counter[str] = Counter()
     records = []
     for row in rows:
@@ -51,6 +52,7 @@ def _record(row: _Row, recipe: Recipe, images: Path, times_seen: int) -> Record:
     columns = recipe.columns
     assert columns is not None
     name = row[columns.image]
+    path = film_path(images, name) if name else None
     # Two rows may name one film: each is a sample of its own.
     source_id = name if name and times_seen == 1 else f"{name}#{times_seen}"
     study = source_id if columns.study is None else _id(row, columns.study)
@@ -65,8 +67,24 @@ def _record(row: _Row, recipe: Recipe, images: Path, times_seen: int) -> Record:
         values=_values(row, columns, recipe.labels.separator),
         text={section: row[column] for section, column in columns.text.items()},
         fields={column: row[column] for column in recipe.where},
-        pixels=ImageFile(path=images / name, inverted=_inverted(row, recipe)) if name else None,
+        pixels=None if path is None else ImageFile(path=path, inverted=_inverted(row, recipe)),
     )
+
+
+def _check_films_inside(rows: Sequence[_Row], recipe: Recipe, images: Path) -> None:
+    """Of the rows that `where` keeps: another's table must not make files of this machine part of the shards."""
+    assert recipe.columns is not None
+    column, where = recipe.columns.image, recipe.where.items()
+    outside = [
+        number
+        for number, row in enumerate(rows, start=1)
+        if film_path(images, row[column]) is None and all(row[name] in values for name, values in where)
+    ]
+    if outside:
+        raise UserError(
+            f"column {column!r} leads out of the recipe's images ({recipe.images}) in {len(outside)} rows of "
+            f"{recipe.table}, the first is row {outside[0]}: set images to a folder that holds all films"
+        )
 
 
 def _id(row: _Row, setting: str | PartOf) -> str:
