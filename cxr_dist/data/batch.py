@@ -34,6 +34,8 @@ class Batch:
     """int64 [b, T], WordPiece ids, padded to the batch's longest (a multiple of 16); None in image mode."""
     attention_mask: torch.Tensor | None
     """int64 [b, T], 1 for a token, 0 for padding."""
+    token_positions: torch.Tensor | None = None
+    """int64 [N], the places in b · T that the text encoder computes (`packed_positions`); None: all."""
     labels: torch.Tensor
     """int64 [b, L]: the class (L = 1), or for multilabel 1, 0 or -1 (unknown) per class."""
     groups: torch.Tensor

@@ -30,6 +30,7 @@ from cxr_dist.data.augment import Augmentation, warp
 from cxr_dist.data.batch import Batch
 from cxr_dist.data.draws import samples_of
 from cxr_dist.data.own_stages import own_stages
+from cxr_dist.data.packing import packed_positions
 from cxr_dist.data.place import open_store
 from cxr_dist.data.plan import Plan, augmentation_key, evaluation_batches, group_weights
 from cxr_dist.data.read import Read, Replacing, reader
@@ -162,6 +163,7 @@ def collate(
                 view_rows=view_rows,
                 tokens=tokens,
                 attention_mask=mask,
+                token_positions=None if mask is None else packed_positions(mask),
                 labels=torch.tensor(np.stack([s["record"]["label"] for s in samples]), dtype=torch.int64),
                 groups=torch.tensor([int(s["record"]["group"]) for s in samples]),
                 sample_ids=torch.tensor([s["sample_id"] for s in samples]),

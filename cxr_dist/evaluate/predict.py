@@ -56,7 +56,7 @@ def predict_passes(
     batch = batch.to(device)
     inputs = inputs_of(model, batch)
     with autocast(device, config.precision):
-        features = model.encode(inputs.images, inputs.tokens, inputs.attention_mask)
+        features = model.encode(inputs.images, inputs.tokens, inputs.attention_mask, batch.token_positions)
         certain = probabilities(model.classify(features), task).cpu().numpy()
         if not mc.passes:
             return certain, None

@@ -57,21 +57,34 @@ class Classifier(nn.Module):
         self.image, self.text, self.summary, self.head = image, text, summary, head
         self._encoders_frozen = False
 
-    def forward(self, images: Tensor | None, tokens: Tensor | None, attention_mask: Tensor | None) -> Tensor:
+    def forward(
+        self,
+        images: Tensor | None,
+        tokens: Tensor | None,
+        attention_mask: Tensor | None,
+        token_positions: Tensor | None = None,
+    ) -> Tensor:
         """Normalised films [b, 1, H, W], token ids and mask int64 [b, T] to logits [b, C].
 
-        What the model's mode does not read may be None, and is ignored otherwise.
+        What the model's mode does not read may be None, and is ignored otherwise. Given `token_positions`
+        (`packed_positions`, int64 [N]), the text encoder computes only those, which hold all real tokens.
         """
-        return self.classify(self.encode(images, tokens, attention_mask))
+        return self.classify(self.encode(images, tokens, attention_mask, token_positions))
 
-    def encode(self, images: Tensor | None, tokens: Tensor | None, attention_mask: Tensor | None) -> Features:
+    def encode(
+        self,
+        images: Tensor | None,
+        tokens: Tensor | None,
+        attention_mask: Tensor | None,
+        token_positions: Tensor | None = None,
+    ) -> Features:
         """Run the encoders; without gradients while they are frozen."""
         image_tokens = image_pooled = text_tokens = None
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self._encoders_frozen):
             if self.image is not None:
                 image_tokens, image_pooled = self.image(images)
             if self.text is not None:
-                text_tokens = self.text(tokens, attention_mask)
+                text_tokens = self.text(tokens, attention_mask, token_positions)
         return Features(
             image_tokens=image_tokens,
             image_pooled=image_pooled,

@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModel
 from transformers.utils import logging as transformers_logging
 
 from cxr_dist.errors import UserError
+from cxr_dist.model.packed_text import PACKED_ATTENTION, first_position, packed_vectors
 
 
 def masked_mean(tokens: Tensor, attention_mask: Tensor) -> Tensor:
@@ -45,7 +46,9 @@ class TextEncoder(nn.Module):
         config.use_cache = False  # for generating text; with gradient checkpointing it only warns
         self.width: int = config.hidden_size
         self.max_tokens: int = config.max_position_embeddings
-        self.encoder: nn.Module = AutoModel.from_config(config, trust_remote_code=False)
+        self._first_position = first_position(config)
+        attention = {} if self._first_position is None else {"attn_implementation": PACKED_ATTENTION}
+        self.encoder: nn.Module = AutoModel.from_config(config, trust_remote_code=False, **attention)
         _drop_pooler(self.encoder)
         if gradient_checkpointing:
             # The reentrant kind marks parameters ready twice under DistributedDataParallel. The method's newer
@@ -53,20 +56,28 @@ class TextEncoder(nn.Module):
             with warnings.catch_warnings(action="ignore", category=FutureWarning):
                 self.encoder.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
 
-    def forward(self, tokens: Tensor, attention_mask: Tensor) -> Tensor:
-        """Token ids int64 [b, T] and mask [b, T] (1 = token, 0 = padding) to vectors [b, T, width]."""
+    def forward(self, tokens: Tensor, attention_mask: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Token ids int64 [b, T] and mask [b, T] (1 = token, 0 = padding) to vectors [b, T, width].
+
+        Given the `positions` of `packed_positions` (int64 [N]), only those tokens are computed, and the vectors of
+        the others are zeros; models of a kind without `first_position` compute all.
+        """
         if tokens.shape[1] > self.max_tokens:
             raise UserError(
                 f"reports of {tokens.shape[1]} tokens exceed the text encoder's {self.max_tokens} positions: "
                 "lower --data.max-tokens"
             )
         mask = self._mask(attention_mask)
+        first = self._first_position
+        if positions is not None and first is not None and len(positions) < tokens.numel():
+            return packed_vectors(self.encoder, tokens, mask, positions, first)
         vectors: Tensor = self.encoder(input_ids=tokens, attention_mask=mask).last_hidden_state
         return vectors
 
     def _mask(self, attention_mask: Tensor) -> Tensor:
         """The mask that transformers would make. It leaves out one of ones alone, and waits for the device to know."""
-        if self.encoder.config._attn_implementation != "sdpa":  # type: ignore[union-attr]
+        kind: Any = self.encoder.config._attn_implementation  # type: ignore[union-attr]
+        if kind not in ("sdpa", PACKED_ATTENTION):
             return attention_mask
         return attention_mask.bool()[:, None, None].expand(-1, 1, attention_mask.shape[1], -1)
 

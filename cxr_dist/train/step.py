@@ -38,6 +38,7 @@ class Inputs:
     images: torch.Tensor | None  # float [b, 1, H, W], normalised
     tokens: torch.Tensor | None
     attention_mask: torch.Tensor | None
+    token_positions: torch.Tensor | None
     targets: torch.Tensor  # float [b, C]
     known: torch.Tensor  # float [b, C]
 
@@ -119,7 +120,9 @@ class TrainStep:
         """
         torch.manual_seed(int(hash64(_DROPOUT, self.config.seed, step, lane)) >> 1)
         with self.backend.accumulate(is_last=lane == self.lanes[-1]):
-            logits = self.backend.forward(inputs.images, inputs.tokens, inputs.attention_mask)
+            logits = self.backend.forward(
+                inputs.images, inputs.tokens, inputs.attention_mask, inputs.token_positions
+            )
             loss = self.loss.sums(logits, inputs.targets, inputs.known) / denominator
             self.backend.backward(loss * torch.where(loss.isfinite(), 1.0, torch.nan))
         self.statistics.add()
@@ -139,6 +142,7 @@ class TrainStep:
             images=mixed[0],
             tokens=batch.tokens,
             attention_mask=batch.attention_mask,
+            token_positions=batch.token_positions,
             targets=mixed[1],
             known=mixed[2],
         )

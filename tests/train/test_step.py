@@ -127,10 +127,11 @@ def test_the_detector_finds_what_waits():
 
 @pytest.fixture
 def varied_config(tiny_config):
-    """All that a step can do on the way: mixup, class weights, averaged weights, checkpointing."""
+    """All that a step can do on the way: mixup, class weights, averaged weights, checkpointing, packed reports."""
     train = dataclasses.replace(tiny_config.train, mixup_alpha=0.2, mixup_from_epoch=1)
     return dataclasses.replace(
         tiny_config,
+        data=dataclasses.replace(tiny_config.data, text_sections=("indication",)),  # shorter than the limit
         train=train,
         loss=dataclasses.replace(tiny_config.loss, name="focal", class_weights="balanced"),
         optim=dataclasses.replace(tiny_config.optim, ema_decay=0.9),
@@ -151,7 +152,9 @@ def test_no_operation_of_a_step_needs_a_value_on_the_host(varied_config, fusion)
     model = dataclasses.replace(varied_config.model, fusion=fusion)
     parts = parts_for(dataclasses.replace(varied_config, model=model))
     batches = list(itertools.islice(parts.open_stream(0), 4 * len(parts.step.lanes)))
-    batches[-1] = dataclasses.replace(batches[-1], attention_mask=torch.ones_like(batches[-1].tokens))
+    full = torch.ones_like(batches[-1].tokens)
+    batches[-1] = dataclasses.replace(batches[-1], attention_mask=full, token_positions=None)
+    assert any(len(b.token_positions) < b.tokens.numel() for b in batches[:-1])
     step = loop_over(parts, batches)
     with NothingIsRead():
         step()
