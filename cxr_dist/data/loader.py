@@ -36,12 +36,12 @@ from cxr_dist.data.plan import Plan, augmentation_key, evaluation_batches, group
 from cxr_dist.data.read import Read, Replacing, reader
 from cxr_dist.data.store import ShardError, ShardStore
 from cxr_dist.data.text import ReportTokenizer, report_text
-from cxr_dist.distributed.process import end_with_parent
 from cxr_dist.data.views import film_keys, row_table
+from cxr_dist.distributed.process import end_with_parent
 from cxr_dist.errors import UserError
 from cxr_dist.shard.manifest import Manifest
-
 from cxr_dist.shard.stored_sample import film_names
+
 Samples = list[dict[str, Any]]
 Stage = Callable[[Iterator[Samples]], Iterator[Any]]
 
@@ -136,8 +136,8 @@ def collate(
     augmentation: Augmentation,
     tokenizer: ReportTokenizer | None,
     sections: tuple[str, ...],
-) -> Stage:
     views: int = 1,
+) -> Stage:
     """Stage: a list of decoded samples, of up to `views` films each, to a Batch."""
 
     def films(samples: Samples) -> tuple[torch.Tensor | None, torch.Tensor | None]:
@@ -157,8 +157,8 @@ def collate(
         for samples in batches:
             texts = [report_text(sample["json"], sections) for sample in samples]
             tokens, mask = tokenizer(texts) if tokenizer else (None, None)
-            yield Batch(
             images, view_rows = films(samples)
+            yield Batch(
                 images=images,
                 view_rows=view_rows,
                 tokens=tokens,
