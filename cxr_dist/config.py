@@ -42,7 +42,7 @@ class DataConfig:
     """DataLoader worker processes per rank; 0 reads in the training process."""
     max_bad_samples: int = 0
     """Damaged samples that training may meet and replace by others, each written to bad_samples.jsonl; more of them,
-    or with 0 the first, end the run. Evaluation never replaces."""
+    or with 0 the first, end the run, as does a shard that is missing or cut short. Evaluation never replaces."""
     text_sections: tuple[str, ...] = ("indication", "findings")
     """Report sections that the text encoder sees, in this order. The IMPRESSION usually names the answer."""
     max_tokens: int = 128

@@ -22,7 +22,11 @@ _OPEN_SHARDS = 64  # file descriptors kept; a lane's window spans a few shards
 
 
 class ShardError(UserError):
-    """A shard that is not what the manifest and its index say."""
+    """A shard that is not what the manifest and its index say.
+
+    It ends a run with any budget of bad samples: which samples are lost is then not known, another node may have
+    them, and stand-ins would have to come from shards that this node was not meant to read.
+    """
 
 
 class SampleError(ShardError):
@@ -152,7 +156,9 @@ class ShardStore:
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            raise ShardError(f"{entry.file} cannot be opened: {error.strerror}") from None
+            raise ShardError(
+                f"{entry.file} cannot be opened ({error.strerror}): copy it again, and let this machine read it"
+            ) from None
         found = os.fstat(descriptor).st_size
         if found != entry.bytes:
             os.close(descriptor)

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -109,6 +110,30 @@ def test_a_shard_with_no_whole_sample_is_an_error_in_spite_of_a_budget(patient, 
         flip_a_bit(shards, 1, sample)
     with pytest.raises(ShardError, match=r"train-00001\.tar: sample \d+ does not have"):
         stream(patient, shards)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-600])
+
+
+@pytest.mark.parametrize(
+    ("damage", "file", "reason"),
+    [
+        (Path.unlink, "train-00001.tar", r"cannot be opened \(No such file or directory\): copy it again"),
+        (cut, "train-00001.tar", r"has \d+ bytes; the manifest says \d+: copy it again"),
+        (Path.unlink, "train-00001.index.npy", r"is missing or not the one .* \(sha256\): copy it again"),
+        (
+            cut,
+            "train-00001.index.npy",
+            r"is missing or not the one that was written \(sha256\): copy it again",
+        ),
+    ],
+)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_whole_shard_is_never_replaced(patient, shards, damage, file, reason, workers):
+    damage(shards / file)
+    with pytest.raises(ShardError, match=f"^{re.escape(file)} {reason}"):
+        stream(patient, shards, workers=workers)
 
 
 def test_evaluation_never_replaces(patient, damaged):
