@@ -29,7 +29,7 @@ class ModelFlops:
     report: tuple[float, float]
     """The text encoder on a report of T real tokens: coefficients of T and T²."""
     rest: tuple[float, float]
-    """Fusion and head, per sample: coefficients of 1 and T."""
+    """Fusion and head, per sample of one film: coefficients of 1 and T."""
 
     def of(self, batch: Batch, *, frozen: bool) -> float:
         """Forward and backward of a micro-batch on the host; `frozen` encoders have no backward pass."""
