@@ -93,11 +93,16 @@ class DataParallel(Backend):
         self.module.get_parameter(name).copy_(value)
 
     def _restore_moments(self, moments: Tensors) -> None:
-        """All of an Adam's state, step counts too, lies where its parameter does, as a fused one makes it."""
+        """All of an Adam's state, step counts too, lies where its parameter does, as a fused one makes it.
+
+        Moments are laid out in memory as their parameter is: a fused Adam goes through both side by side.
+        """
         parameters = dict(self.module.named_parameters())
         for key, value in moments.items():
             moment, name = key.split("/", 1)
-            self.optimizer.state[parameters[name]][moment] = value.to(parameters[name].device)
+            like = parameters[name] if value.shape == parameters[name].shape else value
+            place = torch.empty_like(like, dtype=value.dtype, device=parameters[name].device)
+            self.optimizer.state[parameters[name]][moment] = place.copy_(value)
 
 
 def _lay_out_buckets(wrapped: Any) -> None:

@@ -49,6 +49,8 @@ class ImageEncoder(nn.Module):
         stem = nn.Conv2d(1, architecture["num_init_features"], kernel_size=7, stride=2, padding=3, bias=False)
         nn.init.kaiming_normal_(stem.weight)  # as torchvision starts its convolutions
         self.features.conv0 = stem
+        # Convolutions then compute in this layout, whatever that of the film; tensor cores and oneDNN want it.
+        self.features.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised films float [b, 1, H, W] to image tokens [b, H/32 · W/32, width] and their mean [b, width].

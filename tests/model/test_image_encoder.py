@@ -1,5 +1,7 @@
 """The one-channel DenseNet computes what torchvision's three-channel one computes on a repeated grey film."""
 
+import copy
+
 import pytest
 import torch
 from torchvision.models import densenet121
@@ -48,3 +50,28 @@ def test_normalise_maps_bytes_to_imagenets_grey_scale() -> None:
     )
     torch.testing.assert_close(normalise(films, torch.float64).flatten(), expected)
     assert films.flatten().tolist() == [0, 255]
+
+
+def whole_gradient(module: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None])
+
+
+# BatchNorm over few values multiplies what float32 rounds; float64 tells that no more than rounding differs.
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float64, 1e-12)])
+def test_channels_last_computes_what_the_usual_layout_does(dtype: torch.dtype, tolerance: float) -> None:
+    torch.manual_seed(0)
+    ours = ImageEncoder("densenet-narrow").to(dtype).train()
+    usual = copy.deepcopy(ours).to(memory_format=torch.contiguous_format)
+    kernel = "features.denseblock1.denselayer1.conv2.weight"
+    assert ours.get_parameter(kernel).is_contiguous(memory_format=torch.channels_last)
+    assert usual.get_parameter(kernel).is_contiguous()
+    films = torch.randn(8, 1, 64, 64, dtype=dtype)
+    for encoder in (ours, usual):
+        encoder(films)[0].square().sum().backward()
+    expected, found = whole_gradient(usual), whole_gradient(ours)
+    assert 0 < expected.norm() < torch.inf
+    assert (found - expected).norm() <= tolerance * expected.norm()
+    with torch.no_grad():  # in eval mode, with the running statistics of that pass
+        torch.testing.assert_close(
+            ours.eval()(films)[0], usual.eval()(films)[0], rtol=tolerance, atol=tolerance
+        )
