@@ -33,7 +33,7 @@ def describe(config: Config) -> dict[str, str]:
         steps = min(steps, config.train.max_steps)
     legal = [str(w) for w in range(1, plan.num_lanes + 1) if plan.num_lanes % w == 0]
     facts = {
-        "training samples": f"{plan.num_samples} in {len(plan.shard_mass)} shards",
+        "training samples": f"{plan.num_samples} in {len(plan.shard_mass)} shards{_kind(manifest)}",
         "split": f"by {manifest.split_rule}",
         "steps per epoch": f"{plan.steps_per_epoch} of global batch {plan.global_batch}",
         "steps in all": str(steps),
@@ -64,6 +64,10 @@ def describe(config: Config) -> dict[str, str]:
 
 
 def _about_reports(manifest: Manifest, sections: tuple[str, ...]) -> dict[str, str]:
+def _kind(manifest: Manifest) -> str:
+    return "" if manifest.views == 1 else f", each a study of up to {manifest.views} films"
+
+
     """How many samples have none, and whether they hold the answer."""
     samples = sum(split.samples for split in manifest.splits.values())
     facts = {"without report text": f"{manifest.without_text} of {samples} samples of all splits"}

@@ -41,13 +41,18 @@ class Description:
     task: Task
     classes: tuple[str, ...]
     image: dict[str, int]
-    """`short_side` (pixels) and `quality` of the JPEGs that it was trained on."""
+    """`short_side` (pixels) and `quality` of the JPEGs that it was trained on, and `views`: see Manifest.image."""
     step: int
     """The checkpoint's optimizer step."""
     manifest_sha256: str
     """Of the shards that it was trained on."""
     temperature: float | None = None
     """That an evaluation of this checkpoint chose on validation; None without one."""
+
+    @property
+    def views(self) -> int:
+        """Most films of a sample that it was trained on; 1 where each film was a sample."""
+        return self.image.get("views", 1)
 
     def to_json(self) -> str:
         """The text of config.json: the same description gives the same bytes."""

@@ -102,7 +102,7 @@ def micro_batch_here(config: Config, manifest: Manifest, world: World) -> int:
         return config.data.micro_batch
     device = start(World(local_rank=world.local_rank), config.train.timeout_minutes)
     new_step = partial(trial_step, manifest=manifest, device=device)
-    return largest_that_fits(config, world, device, manifest.num_labels, new_step)
+    return largest_that_fits(config, world, device, manifest.num_labels, new_step, manifest.views)
 
 
 def trial_step(config: Config, lanes: range, *, manifest: Manifest, device: torch.device) -> TrainStep:

@@ -91,7 +91,7 @@ class TrainedModel(Description):
         size = self.config.data.image_size if self.config.model.uses_image else None
         for sample in samples:
             decode(sample, self.image["short_side"], size)
-        to_batch = collate(size, Augmentation(), self.tokenizer, self.config.data.text_sections)
+        to_batch = collate(size, Augmentation(), self.tokenizer, self.config.data.text_sections, self.views)
         batch: Batch = next(iter(to_batch(iter([list(samples)]))))
         return batch
 

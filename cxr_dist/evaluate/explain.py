@@ -18,7 +18,9 @@ def grad_cam(model: Classifier, inputs: Inputs, class_index: int) -> NDArray[np.
     """
     assert inputs.images is not None, "Grad-CAM needs a film"
     with torch.enable_grad():
-        features = model.encode(inputs.images, inputs.tokens, inputs.attention_mask)
+        features = model.encode(
+            inputs.images, inputs.tokens, inputs.attention_mask, view_rows=inputs.view_rows
+        )
         assert features.image_tokens is not None
         logit = model.classify(features)[0, class_index]
         (gradient,) = torch.autograd.grad(logit, features.image_tokens)

@@ -56,7 +56,9 @@ def predict_passes(
     batch = batch.to(device)
     inputs = inputs_of(model, batch)
     with autocast(device, config.precision):
-        features = model.encode(inputs.images, inputs.tokens, inputs.attention_mask, batch.token_positions)
+        features = model.encode(
+            inputs.images, inputs.tokens, inputs.attention_mask, batch.token_positions, inputs.view_rows
+        )
         certain = probabilities(model.classify(features), task).cpu().numpy()
         if not mc.passes:
             return certain, None
@@ -68,7 +70,9 @@ def inputs_of(model: Classifier, batch: Batch) -> Inputs:
     """What the model takes of a batch that is on its device: films normalised, in its own precision."""
     dtype = next(model.parameters()).dtype
     images = normalise(batch.images, dtype) if batch.images is not None else None
-    return Inputs(images=images, tokens=batch.tokens, attention_mask=batch.attention_mask)
+    return Inputs(
+        images=images, tokens=batch.tokens, attention_mask=batch.attention_mask, view_rows=batch.view_rows
+    )
 
 
 def probabilities(logits: torch.Tensor, task: Task) -> torch.Tensor:

@@ -69,7 +69,9 @@ def gradient_times_input(model: Classifier, inputs: Inputs, class_index: int) ->
     """
     assert model.text is not None
     with torch.no_grad():
-        features = model.encode(inputs.images, inputs.tokens, inputs.attention_mask)
+        features = model.encode(
+            inputs.images, inputs.tokens, inputs.attention_mask, view_rows=inputs.view_rows
+        )
     total: Tensor | float = 0.0
     for step in range(_STEPS):
         # The way is walked as α = u², slowly at first: after LayerNorm most happens near 0.

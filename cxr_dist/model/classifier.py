@@ -24,6 +24,7 @@ from cxr_dist.model.fusion import (
 )
 from cxr_dist.model.image import ImageEncoder, grey_weights
 from cxr_dist.model.text import TextEncoder
+from cxr_dist.model.views import of_samples
 from cxr_dist.model.weights import bundle_folder, image_weights, verify_component
 
 _HIDDEN = (512, 256)
@@ -63,13 +64,15 @@ class Classifier(nn.Module):
         tokens: Tensor | None,
         attention_mask: Tensor | None,
         token_positions: Tensor | None = None,
+        view_rows: Tensor | None = None,
     ) -> Tensor:
-        """Normalised films [b, 1, H, W], token ids and mask int64 [b, T] to logits [b, C].
+        """Normalised films [n, 1, H, W], token ids and mask int64 [b, T] to logits [b, C].
 
+        Each film is a sample, n = b, unless `view_rows` (int64 [b, V], as in `Batch`) says which films are whose.
         What the model's mode does not read may be None, and is ignored otherwise. Given `token_positions`
         (`packed_positions`, int64 [N]), the text encoder computes only those, which hold all real tokens.
         """
-        return self.classify(self.encode(images, tokens, attention_mask, token_positions))
+        return self.classify(self.encode(images, tokens, attention_mask, token_positions, view_rows))
 
     def encode(
         self,
@@ -77,17 +80,21 @@ class Classifier(nn.Module):
         tokens: Tensor | None,
         attention_mask: Tensor | None,
         token_positions: Tensor | None = None,
+        view_rows: Tensor | None = None,
     ) -> Features:
         """Run the encoders; without gradients while they are frozen."""
         image_tokens = image_pooled = text_tokens = None
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self._encoders_frozen):
             if self.image is not None:
                 image_tokens, image_pooled = self.image(images)
+                if view_rows is not None:
+                    image_tokens, image_pooled = of_samples(image_tokens, image_pooled, view_rows)
             if self.text is not None:
                 text_tokens = self.text(tokens, attention_mask, token_positions)
         return Features(
             image_tokens=image_tokens,
             image_pooled=image_pooled,
+            view_rows=view_rows if self.image is not None else None,
             text_tokens=text_tokens,
             attention_mask=attention_mask if self.text is not None else None,
         )

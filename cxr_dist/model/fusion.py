@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cxr_dist.model.text import masked_mean, mean_shares
+from cxr_dist.model.views import token_mask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,13 +18,22 @@ class Features:
     """The encoders' output for `b` samples; None for what the model does not read."""
 
     image_tokens: Tensor | None
-    """float [b, n, image width], row by row over the film."""
+    """float [b, n, image width], row by row over the film, film by film where a sample has several."""
     image_pooled: Tensor | None
     """float [b, image width], the mean of the image tokens."""
+    view_rows: Tensor | None = None
+    """int64 [b, V], -1 for each film that a sample lacks, whose tokens nobody attends to; None: all have one film."""
     text_tokens: Tensor | None
     """float [b, T, text width]."""
     attention_mask: Tensor | None
     """int64 [b, T], 1 = token, 0 = padding."""
+
+    @property
+    def missing_tokens(self) -> Tensor | None:
+        """bool [b, n], True for the image tokens of films that a sample lacks; None where all are there."""
+        if self.view_rows is None or self.image_tokens is None:
+            return None
+        return ~token_mask(self.view_rows, self.image_tokens.shape[1])
 
     def select(self, samples: Tensor) -> "Features":
         """The features of some samples, int64 [m], in that order."""
@@ -121,7 +131,8 @@ class TokenFusion(Fusion):
         assert features.image_pooled is not None
         assert features.attention_mask is not None
         queries, keys = self._project(features)
-        seen, _ = self.attention(queries, keys, keys, need_weights=False)
+        missing = features.missing_tokens
+        seen, _ = self.attention(queries, keys, keys, key_padding_mask=missing, need_weights=False)
         attended = masked_mean(self.norm(queries + seen), features.attention_mask)
         image = self.image_projection(features.image_pooled)
         return torch.cat([image, attended], dim=1)
@@ -129,7 +140,8 @@ class TokenFusion(Fusion):
     def attention_weights(self, features: Features) -> Tensor:
         """[b, T, n]: the share of its attention that a report token gives an image token; sums to 1 over n."""
         queries, keys = self._project(features)
-        weights: Tensor = self.attention(queries, keys, keys, need_weights=True)[1]
+        missing = features.missing_tokens
+        weights: Tensor = self.attention(queries, keys, keys, key_padding_mask=missing)[1]
         return weights
 
     def token_shares(self, attention_mask: Tensor) -> Tensor:

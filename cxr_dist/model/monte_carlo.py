@@ -17,6 +17,7 @@ from cxr_dist.errors import UserError
 from cxr_dist.model.classifier import Classifier
 from cxr_dist.model.dropout import DropoutKeys, KeyedDropout
 from cxr_dist.model.fusion import Features
+from cxr_dist.model.views import of_samples
 
 McScope = Literal["head", "text", "all"]
 
@@ -43,6 +44,7 @@ class Inputs:
     images: Tensor | None
     tokens: Tensor | None
     attention_mask: Tensor | None
+    view_rows: Tensor | None = None
 
 
 @torch.no_grad()
@@ -99,9 +101,7 @@ def _summaries(
     for rows in _chunks(order, lengths[order].tolist(), films=image is not None):
         part, chosen = features.select(sample_of[rows]), keys.select(rows)
         if image is not None:
-            assert inputs.images is not None
-            with stochastic(image), KeyedDropout(chosen, first_layer=_IMAGE_LAYERS):
-                tokens, pooled = image(inputs.images[sample_of[rows]])
+            tokens, pooled = _films(image, inputs, sample_of[rows], chosen)
             part = replace(part, image_tokens=tokens, image_pooled=pooled)
         if text is not None:
             tokens, mask = _trimmed(inputs, sample_of[rows])
@@ -109,6 +109,26 @@ def _summaries(
                 part = replace(part, text_tokens=text(tokens, mask), attention_mask=mask)
         parts.append(model.summary(part))
     return torch.cat(parts)[order.argsort()]
+
+
+def _films(image: nn.Module, inputs: Inputs, samples: Tensor, keys: DropoutKeys) -> tuple[Tensor, Tensor]:
+    """Image tokens and their mean of each row, a pass of a sample; each film of a study has masks of its own."""
+    assert inputs.images is not None
+    if inputs.view_rows is None:
+        with stochastic(image), KeyedDropout(keys, first_layer=_IMAGE_LAYERS):
+            found: tuple[Tensor, Tensor] = image(inputs.images[samples])
+            return found
+    films: list[tuple[Tensor, Tensor]] = []
+    rows, start = torch.full_like(inputs.view_rows[samples], -1), 0
+    for view, stored in enumerate(inputs.view_rows[samples].T):
+        there = (stored >= 0).nonzero()[:, 0]
+        if len(there):
+            rows[there, view] = torch.arange(start, start + len(there), device=rows.device)
+            start += len(there)
+            with stochastic(image), KeyedDropout(keys.select(there), first_layer=(view + 1) * _IMAGE_LAYERS):
+                films.append(image(inputs.images[stored[there]]))
+    tokens, pooled = (torch.cat(parts) for parts in zip(*films, strict=True))
+    return of_samples(tokens, pooled, rows)
 
 
 def _lengths(attention_mask: Tensor | None, sample_of: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import dataclasses
 import gc
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -60,12 +61,18 @@ def check_world_size(config: Config, world: World) -> None:
 
 
 def largest_that_fits(
-    config: Config, world: World, device: torch.device, num_labels: int, new_step: NewStep
+    config: Config,
+    world: World,
+    device: torch.device,
+    num_labels: int,
+    new_step: NewStep,
+    views: int = 1,
 ) -> int:
     """Try the candidates on this rank's device, the smallest first, until one does not fit; 0 where none does.
 
     Only the last trial runs out of memory: on the host, oneDNN may be unable to make anything new afterwards. The ranks
-    must not have met. ZeRO is tried as plain data parallel, which needs at least as much memory.
+    must not have met. Samples have up to `views` films. ZeRO is tried as plain data parallel, which needs as much
+    memory at least.
     """
     plain = dataclasses.replace(
         config,
@@ -77,7 +84,8 @@ def largest_that_fits(
     for size in reversed(micro_batches_for(config.data.global_batch, world.world_size)):
         trial = _with_micro_batch(plain, size)
         lanes = range(min(2, trial.data.num_lanes // world.world_size))  # a second one finds gradients there
-        if not _fits(trial, lanes, world, device, num_labels, new_step):
+        new_batch = partial(largest_batch, trial, num_labels=num_labels, views=views)
+        if not _fits(trial, lanes, world, device, new_batch, new_step):
             break
         found = size
     return found
@@ -102,16 +110,18 @@ def settled(config: Config, world: World, device: torch.device, found: int) -> C
     return _with_micro_batch(config, least)
 
 
-def largest_batch(config: Config, size: int, num_labels: int) -> Batch:
-    """A batch of `size` samples as large as the loader makes them: full films, reports at the limit of tokens."""
+def largest_batch(config: Config, size: int, num_labels: int, views: int = 1) -> Batch:
+    """A batch of `size` samples as large as the loader makes them: all films, reports at the limit of tokens."""
     data, model = config.data, config.model
-    films = tokens = None
+    films = tokens = rows = None
     if model.uses_image:
-        films = torch.zeros(size, 1, data.image_size, data.image_size, dtype=torch.uint8)
+        films = torch.zeros(size * views, 1, data.image_size, data.image_size, dtype=torch.uint8)
+        rows = None if views == 1 else torch.arange(size * views).view(size, views)
     if model.uses_text:
         tokens = torch.zeros(size, -(-data.max_tokens // PAD_MULTIPLE) * PAD_MULTIPLE, dtype=torch.int64)
     return Batch(
         images=films,
+        view_rows=rows,
         tokens=tokens,
         attention_mask=None if tokens is None else torch.ones_like(tokens),
         labels=torch.zeros(size, num_labels, dtype=torch.int64),
@@ -126,11 +136,16 @@ def _with_micro_batch(config: Config, size: int | str) -> Config:
 
 
 def _fits(
-    config: Config, lanes: range, world: World, device: torch.device, num_labels: int, new_step: NewStep
+    config: Config,
+    lanes: range,
+    world: World,
+    device: torch.device,
+    new_batch: Callable[[int], Batch],
+    new_step: NewStep,
 ) -> bool:
     try:
         with limited(device, _SHARE[device.type], world.world_size):
-            _steps(config, lanes, num_labels, new_step)
+            _steps(config, lanes, new_batch, new_step)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -142,7 +157,7 @@ def _fits(
     return True
 
 
-def _steps(config: Config, lanes: range, num_labels: int, new_step: NewStep) -> None:
+def _steps(config: Config, lanes: range, new_batch: Callable[[int], Batch], new_step: NewStep) -> None:
     """Steps of the last epoch, when the encoders have thawed and samples are mixed, and a batch of the validation."""
     epoch = config.train.epochs - 1
     step = new_step(config, lanes)
@@ -151,12 +166,12 @@ def _steps(config: Config, lanes: range, num_labels: int, new_step: NewStep) -> 
     model.train()
     model.set_encoders_frozen(epoch < config.train.freeze_epochs)
     step.backend.prepare()
-    batch = largest_batch(config, config.data.global_batch // config.data.num_lanes, num_labels)
+    batch = new_batch(config.data.global_batch // config.data.num_lanes)
     for number in range(_STEPS):
         step(number, epoch, [batch] * len(lanes), False)
     model.eval()
     with torch.no_grad():
-        item = step.inputs(0, 0, 0, largest_batch(config, config.data.evaluation_batch, num_labels))
-        step.backend.forward(item.images, item.tokens, item.attention_mask)
+        item = step.inputs(0, 0, 0, new_batch(config.data.evaluation_batch))
+        step.backend.forward(*item.model_inputs)
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -11,7 +11,9 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.special import betaincinv
 
 from cxr_dist.config import Config
@@ -19,6 +21,7 @@ from cxr_dist.data.augment import jitter
 from cxr_dist.data.batch import Batch
 from cxr_dist.data.plan import augmentation_key
 from cxr_dist.data.random import hash64, permutation, uniform
+from cxr_dist.data.views import as_array, film_keys, partner_films
 from cxr_dist.distributed.backend import Backend
 from cxr_dist.distributed.progress import enter
 from cxr_dist.distributed.reduce import sum_over_ranks
@@ -35,12 +38,18 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}
 class Inputs:
     """A micro-batch on the device, augmented and mixed."""
 
-    images: torch.Tensor | None  # float [b, 1, H, W], normalised
+    images: torch.Tensor | None  # float [n, 1, H, W], normalised
     tokens: torch.Tensor | None
     attention_mask: torch.Tensor | None
     token_positions: torch.Tensor | None
+    view_rows: torch.Tensor | None
     targets: torch.Tensor  # float [b, C]
     known: torch.Tensor  # float [b, C]
+
+    @property
+    def model_inputs(self) -> tuple[torch.Tensor | None, ...]:
+        """What `Classifier.forward` takes, in its order."""
+        return self.images, self.tokens, self.attention_mask, self.token_positions, self.view_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,9 +129,7 @@ class TrainStep:
         """
         torch.manual_seed(int(hash64(_DROPOUT, self.config.seed, step, lane)) >> 1)
         with self.backend.accumulate(is_last=lane == self.lanes[-1]):
-            logits = self.backend.forward(
-                inputs.images, inputs.tokens, inputs.attention_mask, inputs.token_positions
-            )
+            logits = self.backend.forward(*inputs.model_inputs)
             loss = self.loss.sums(logits, inputs.targets, inputs.known) / denominator
             self.backend.backward(loss * torch.where(loss.isfinite(), 1.0, torch.nan))
         self.statistics.add()
@@ -130,19 +137,21 @@ class TrainStep:
 
     def inputs(self, step: int, epoch: int, lane: int, batch: Batch) -> Inputs:
         """A micro-batch moved to the device, normalised, jittered and, from its epoch on, mixed."""
-        data, keys = self.config.data, augmentation_key(self.config.seed, epoch, batch.sample_ids.numpy())
+        data, table = self.config.data, as_array(batch.view_rows)
+        keys = film_keys(augmentation_key(self.config.seed, epoch, batch.sample_ids.numpy()), table)
         batch = batch.to(self.backend.device)
         images = None
         if batch.images is not None:
             images = normalise(batch.images, self.dtype)
             images = jitter(images, keys, data.brightness / GREY_DEVIATION, data.contrast)
         targets, known = self.loss.targets(batch.labels, self.num_classes)
-        mixed = self.mix(step, epoch, lane, images, targets.to(self.dtype), known.to(self.dtype))
+        mixed = self.mix(step, epoch, lane, images, table, targets.to(self.dtype), known.to(self.dtype))
         return Inputs(
             images=mixed[0],
             tokens=batch.tokens,
             attention_mask=batch.attention_mask,
             token_positions=batch.token_positions,
+            view_rows=batch.view_rows,
             targets=mixed[1],
             known=mixed[2],
         )
@@ -153,12 +162,14 @@ class TrainStep:
         epoch: int,
         lane: int,
         images: torch.Tensor | None,
+        table: NDArray[np.int64] | None,
         targets: torch.Tensor,
         known: torch.Tensor,
     ) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]:
         """Mixup (Zhang et al. 2018) inside a lane, on films and labels.
 
-        The larger share stays with the sample whose report is read, so that text and label agree.
+        The larger share stays with the sample whose report is read, so that text and label agree. Each film of a
+        study (`table`: Batch.view_rows on the host) is mixed with one of its partner's (views.py).
         """
         train = self.config.train
         if images is None or train.mixup_alpha == 0 or epoch + 1 < train.mixup_from_epoch:
@@ -170,4 +181,7 @@ class TrainStep:
         partner = to_device(torch.from_numpy(order), targets.device)
         both_known = known * known[partner]
         mixed = torch.lerp(targets[partner], targets, share) * both_known
-        return torch.lerp(images[partner], images, share), mixed, both_known
+        films = partner
+        if table is not None:
+            films = to_device(torch.from_numpy(partner_films(order, table)), images.device)
+        return torch.lerp(images[films], images, share), mixed, both_known

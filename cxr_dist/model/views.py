@@ -1,0 +1,27 @@
+"""The films of a sample brought together: what the encoder made of all films of a batch in, one row per sample out.
+
+Tokens of all its films stand side by side for the fusion; the pooled image is the mean over its films. No film has a
+place of its own in the network: which of a study's films comes first changes nothing.
+"""
+
+from torch import Tensor
+
+
+def of_samples(tokens: Tensor, pooled: Tensor, view_rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Films' tokens [n, t, width] and means [n, width] to samples' tokens [b, V · t, width] and means [b, width].
+
+    Args:
+        tokens: of n films.
+        pooled: of the same films.
+        view_rows: int64 [b, V], the films of each sample (`Batch.view_rows`); -1 where it has fewer than V. What
+            stands in for those is zero, and not part of the mean. Every sample has one film or more.
+    """
+    mask, rows = view_rows >= 0, view_rows.clamp_min(0)
+    by_view = tokens[rows].masked_fill(~mask[:, :, None, None], 0)
+    means = pooled[rows].masked_fill(~mask[:, :, None], 0).sum(1) / mask.sum(1, keepdim=True)
+    return by_view.flatten(1, 2), means
+
+
+def token_mask(view_rows: Tensor, tokens: int) -> Tensor:
+    """bool [b, tokens], True for each of a sample's image tokens that is of a film, where it has V films or fewer."""
+    return (view_rows >= 0).repeat_interleave(tokens // view_rows.shape[1], dim=1)
