@@ -49,8 +49,8 @@ def first_step_done(run_dir: Path, step: int, world: World, finish: Finish, say:
     if not world.is_main:
         return
     total = sum(seconds.values())
-    began = datetime.datetime.fromtimestamp(_began, datetime.UTC).isoformat(timespec="milliseconds")
-    line = {"began": began, "step": step, "world_size": world.world_size, "total": round(total, 3)}
+    birth = datetime.datetime.fromtimestamp(_began, datetime.UTC).isoformat(timespec="milliseconds")
+    line = {"began": birth, "step": step, "world_size": world.world_size, "total": round(total, 3)}
     with (run_dir / _FILE).open("a", encoding="utf-8") as file:
         rounded = {phase: round(value, 3) for phase, value in seconds.items()}
         file.write(json.dumps(line | {"seconds": rounded}) + "\n")
@@ -62,6 +62,11 @@ def read(run_dir: Path) -> list[dict[str, Any]]:
     """All lines, oldest first: began (UTC), step, world_size, total and seconds by phase."""
     path = run_dir / _FILE
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def began(line: dict[str, Any]) -> float:
+    """When the process of a line was made, Unix seconds."""
+    return datetime.datetime.fromisoformat(line["began"]).timestamp()
 
 
 def _birth() -> float:

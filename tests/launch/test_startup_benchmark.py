@@ -1,0 +1,32 @@
+"""The start-up benchmark takes a run's start apart as the run recorded it, and adds what the launcher took."""
+
+import os
+
+import pytest
+
+from benchmarks.startup import medians, phases, plain
+
+LINE = {"began": "2026-01-02T03:04:05.250+00:00", "total": 4.0, "seconds": {"python": 1.0, "first step": 3.0}}
+
+
+def test_the_launch_is_what_passed_before_the_process_was_born():
+    launched = 1767323043.0  # 03:04:03 UTC
+    found = phases(LINE, launched)
+    assert list(found) == ["launch", "python", "first step", "total"]
+    assert found["launch"] == pytest.approx(2.25)
+    assert found["total"] == pytest.approx(6.25)
+
+
+def test_medians_go_phase_by_phase():
+    turns = [{"launch": 1.0, "total": 9.0}, {"launch": 3.0, "total": 5.0}, {"launch": 2.0, "total": 8.0}]
+    assert medians(turns) == {"launch": 2.0, "total": 8.0}
+
+
+def test_a_plain_start_is_measured_and_a_refused_one_is_an_error(tiny_shards, tmp_path):
+    start = plain(tiny_shards, dict(os.environ))
+    small = ("demo", "--model.mode", "image", "--data.image-size", "32", "--train.max-steps", "1")
+    found = start((*small, "--data.workers", "0"), tmp_path / "run")
+    assert found["total"] == pytest.approx(sum(found.values()) - found["total"], abs=0.05)
+    assert 0 <= found["launch"] < 1
+    with pytest.raises(RuntimeError, match=r"no first step: (?s:.*)data.workers is -1"):
+        start((*small, "--data.workers", "-1"), tmp_path / "other")
