@@ -152,6 +152,7 @@ def test_a_gpu_is_judged_by_what_the_run_needs(fields, state, text):
     assert text in found.found
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_this_machines_gpu_is_read():
     found = machine.own_gpu(SETTING)

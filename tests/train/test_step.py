@@ -161,6 +161,7 @@ def test_no_operation_of_a_step_needs_a_value_on_the_host(varied_config, fusion)
         step()
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_steps_on_a_gpu_never_synchronise(varied_config, precision):
