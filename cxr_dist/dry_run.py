@@ -13,6 +13,7 @@ from cxr_dist.evaluate.leakage import labels_in_text
 from cxr_dist.model.classifier import build_classifier
 from cxr_dist.session import check_against, check_weights
 from cxr_dist.shard.manifest import Manifest, load_manifest
+from cxr_dist.shard.shard_list import column
 from cxr_dist.train.micro_batch import with_recorded_micro_batch
 
 _BYTES_PER_PARAMETER = 16  # fp32 weight, gradient and two Adam moments
@@ -51,7 +52,7 @@ def describe(config: Config) -> dict[str, str]:
             )
     if config.model.uses_text:
         facts |= _about_reports(manifest, config.data.text_sections)
-    facts["read by each node"] = _per_node(plan, sum(shard.bytes for shard in manifest.split("train").shards))
+    facts["read by each node"] = _per_node(plan, int(column(manifest.split("train").shards, "bytes").sum()))
     parameters = num_parameters(config, len(manifest.classes))
     facts["parameters"] = (
         f"{parameters / 1e6:.1f} million" if parameters else "not known before the run starts"
@@ -63,11 +64,11 @@ def describe(config: Config) -> dict[str, str]:
     return facts
 
 
-def _about_reports(manifest: Manifest, sections: tuple[str, ...]) -> dict[str, str]:
 def _kind(manifest: Manifest) -> str:
     return "" if manifest.views == 1 else f", each a study of up to {manifest.views} films"
 
 
+def _about_reports(manifest: Manifest, sections: tuple[str, ...]) -> dict[str, str]:
     """How many samples have none, and whether they hold the answer."""
     samples = sum(split.samples for split in manifest.splits.values())
     facts = {"without report text": f"{manifest.without_text} of {samples} samples of all splits"}

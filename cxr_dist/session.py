@@ -156,7 +156,7 @@ def parts_of(config: Config, manifest: Manifest, world: World, device: torch.dev
         observer=RunObserver(config, manifest, run_dir, world, device, tokenizer),
         bad_samples=BadSamples(
             run_dir,
-            [shard.file for shard in manifest.split("train").shards],
+            manifest.split("train").shards,
             config.data.max_bad_samples,
             world,
             device,

@@ -40,6 +40,7 @@ from cxr_dist.data.views import film_keys, row_table
 from cxr_dist.distributed.process import end_with_parent
 from cxr_dist.errors import UserError
 from cxr_dist.shard.manifest import Manifest
+from cxr_dist.shard.shard_list import column
 from cxr_dist.shard.stored_sample import film_names
 
 Samples = list[dict[str, Any]]
@@ -48,7 +49,7 @@ Stage = Callable[[Iterator[Samples]], Iterator[Any]]
 
 def training_plan(config: DataConfig, manifest: Manifest, seed: int) -> Plan:
     """The plan of the training split: uniform, or weighted by the sampling groups' inverse frequency."""
-    counts = np.array([shard.group_counts for shard in manifest.split("train").shards], dtype=np.int64)
+    counts = column(manifest.split("train").shards, "group_counts")
     temper = config.sampling_temper if config.sampling == "weighted" else 0.0
     return Plan(
         shard_group_counts=counts,
@@ -115,7 +116,7 @@ class EvaluationSource(IterableDataset[Samples]):
 
     def __init__(self, store: ShardStore, read: Read, batches: list[range]) -> None:
         self.store, self.read, self.batches, self._shard = store, read, batches, -1
-        self.first = np.concatenate([[0], np.cumsum([shard.samples for shard in store.shards])])
+        self.first = np.concatenate([[0], np.cumsum(column(store.shards, "samples"))])
 
     def __iter__(self) -> Iterator[Samples]:
         worker, num_workers = _worker()

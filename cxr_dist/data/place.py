@@ -14,13 +14,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cxr_dist.config import DataConfig
-from cxr_dist.data.origin import fetch_manifest, is_remote
+from cxr_dist.data.origin import fetch, fetch_manifest, is_remote
 from cxr_dist.data.stage import Stage
 from cxr_dist.data.stage_space import StageSpace
 from cxr_dist.data.store import ShardStore
 from cxr_dist.errors import UserError
 from cxr_dist.files import sha256_of, write_whole
-from cxr_dist.shard.manifest import Manifest
+from cxr_dist.shard.manifest import Manifest, tables_in
+from cxr_dist.shard.shard_list import column
 
 
 def open_store(data: DataConfig, manifest: Manifest, split: str) -> ShardStore:
@@ -28,7 +29,8 @@ def open_store(data: DataConfig, manifest: Manifest, split: str) -> ShardStore:
     root = stage_root(data)
     if root is None:
         return ShardStore(Path(data.shards), manifest, split)
-    largest = max(manifest.split(split).shards, key=lambda shard: shard.bytes)
+    shards = manifest.split(split).shards
+    largest = shards[int(column(shards, "bytes").argmax())]
     limit_bytes = int(data.stage_gib * 2**30)
     if 0 < limit_bytes < largest.bytes:
         raise UserError(
@@ -47,6 +49,11 @@ def shards_folder(data: DataConfig) -> Path:
         return Path(data.shards)
     content = fetch_manifest(data.shards)
     folder = _dataset_folder(root, hashlib.sha256(content).hexdigest())
+    for table in tables_in(content.decode("utf-8", "replace")):
+        if not (folder / table).is_file():
+            aside = folder / f"{table}.{os.getpid()}.partial"
+            fetch(data.shards, table, aside)
+            aside.replace(folder / table)
     if not (folder / "manifest.json").is_file():
         write_whole(folder / "manifest.json", content)
     return folder

@@ -23,6 +23,7 @@ from cxr_dist.model.weights import (
 )
 from cxr_dist.session import check_against
 from cxr_dist.shard.manifest import Manifest, load_manifest
+from cxr_dist.shard.shard_list import column
 from cxr_dist.train.run_folder import check_same_run
 
 _SHM = Path("/dev/shm")
@@ -173,12 +174,12 @@ def room_for_staging(setting: Setting) -> Finding:
     if not os.access(place, os.W_OK):
         return failed("the staging folder cannot be written", "name another one with --data.stage-dir")
     disk, kind = shutil.disk_usage(place), file_system(place)
-    sizes = [shard.bytes for shard in load_manifest(shards_folder(data)).split("train").shards]
+    sizes = column(load_manifest(shards_folder(data)).split("train").shards, "bytes")
     room = disk.free - disk.total // 20
     room = min(room, int(data.stage_gib * 2**30)) if data.stage_gib else room
-    wanted = min(sum(sizes), max(sizes) * (data.shuffle_shards + 1) * _lanes_on_node(setting))
+    wanted = min(int(sizes.sum()), int(sizes.max()) * (data.shuffle_shards + 1) * _lanes_on_node(setting))
     found = f"{in_words(room)} for copies on {kind}; {in_words(wanted)} avoid copying twice"
-    if room < max(sizes):
+    if room < sizes.max():
         return failed(found, "free some, or name a folder on another disk with --data.stage-dir")
     if kind in _MEMORY_FILE_SYSTEMS:
         return warning(

@@ -16,7 +16,10 @@ from cxr_dist.shard.manifest import SPLITS, Manifest, load_manifest
 MANIFEST = "manifest.json"
 KEYS = "keys.csv"
 UNFINISHED = ".unfinished"
-_NAMES = rf"((?P<stem>({'|'.join(SPLITS)})-\d{{5,}})\.(tar|index\.npy)|{KEYS}|{re.escape(MANIFEST)})"
+_SPLIT = f"({'|'.join(SPLITS)})"
+_NAMES = (
+    rf"((?P<stem>{_SPLIT}-\d{{5,}})\.(tar|index\.npy)|{_SPLIT}\.shards\.npy|{KEYS}|{re.escape(MANIFEST)})"
+)
 _OURS = re.compile(_NAMES)
 _PARTIAL = re.compile(rf"\.{_NAMES}\.\d+\.partial")
 

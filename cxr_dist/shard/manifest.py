@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +21,8 @@ from numpy.typing import NDArray
 
 from cxr_dist.errors import UserError
 from cxr_dist.shard.index_checks import index_is_sound
+from cxr_dist.shard.shard_list import MOST_LISTED, plain_shards, shards_of, write_table
+from cxr_dist.shard.shard_list import ShardEntry as ShardEntry
 
 FORMAT = "cxr_dist shards"
 FORMAT_VERSION = 2  # 2: with a sha256 of itself
@@ -59,20 +62,6 @@ def index_dtype(num_labels: int, views: int = 1) -> np.dtype[Any]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShardEntry:
-    """One tar and its index."""
-
-    file: str
-    index: str
-    samples: int
-    bytes: int
-    sha256: str
-    index_sha256: str
-    group_counts: tuple[int, ...]
-    """Samples per sampling group (see `index_dtype`)."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class SplitEntry:
     """One split: train, val or test."""
 
@@ -80,7 +69,8 @@ class SplitEntry:
     patients: int
     label_counts: dict[str, dict[str, int]]
     """Class name -> {"positive": n, "negative": n, "unknown": n}."""
-    shards: tuple[ShardEntry, ...]
+    shards: Sequence[ShardEntry]
+    """A tuple; where there are very many, a `ShardTable`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,64 +134,71 @@ class Manifest:
     def to_json(self) -> str:
         """The text of manifest.json, which ends with a sha256 of all before it; the same manifest, the same text."""
         head = {"format": FORMAT, "format_version": FORMAT_VERSION}
-        text = json.dumps(head | dataclasses.asdict(self), indent=1, ensure_ascii=False).removesuffix("\n}")
+        splits = {name: _plain_split(split) for name, split in self.splits.items()}
+        plain = head | dataclasses.asdict(dataclasses.replace(self, splits={})) | {"splits": splits}
+        text = json.dumps(plain, indent=1, ensure_ascii=False).removesuffix("\n}")
         return f'{text},\n "sha256": "{_sha256(text)}"\n}}\n'
 
     @classmethod
-    def from_json(cls, text: str, where: str) -> "Manifest":
-        """Parse manifest.json; raises UserError for another format or version, or a changed byte."""
+    def from_json(cls, text: str, where: Path) -> "Manifest":
+        """Parse the text of the file `where`; raises UserError for another format or version, or a changed byte."""
+        folder, name = where.parent, where.name
         try:
             plain = json.loads(text)
         except json.JSONDecodeError as error:
-            raise UserError(
-                f"{where} is not JSON (line {error.lineno}): run `cxr-dist shard` again"
-            ) from None
+            raise UserError(f"{name} is not JSON (line {error.lineno}): run `cxr-dist shard` again") from None
         if not isinstance(plain, dict) or plain.pop("format", None) != FORMAT:
-            raise UserError(f"{where} is not a manifest of cxr_dist shards")
+            raise UserError(f"{name} is not a manifest of cxr_dist shards")
         version = plain.pop("format_version", None)
         if version != FORMAT_VERSION:
             raise UserError(
-                f"{where} has format version {version}; this release reads version {FORMAT_VERSION}: "
+                f"{name} has format version {version}; this release reads version {FORMAT_VERSION}: "
                 "shard the data again, or use the release that wrote it"
             )
         content, _, _ = text.rpartition(",\n")
         if f',\n "sha256": "{_sha256(content)}"\n}}\n' != text[len(content) :]:
             raise UserError(
-                f"{where} does not have the bytes that were written (its sha256): copy it again from where the shards "
+                f"{name} does not have the bytes that were written (its sha256): copy it again from where the shards "
                 "were made, or shard the data again"
             )
         del plain["sha256"]
         try:
-            plain["splits"] = {name: _split(entry) for name, entry in plain["splits"].items()}
+            plain["splits"] = {
+                split: SplitEntry(**entry | {"shards": shards_of(entry["shards"], folder)})
+                for split, entry in plain["splits"].items()
+            }
             plain["classes"] = tuple(plain["classes"])
             plain["text_sections"] = tuple(plain["text_sections"])
             plain["attributes"] = tuple(plain.get("attributes", ()))
             if plain["image"].get("views", 1) not in range(1, MOST_VIEWS + 1):
-                raise UserError(f"{where} has samples of more than {MOST_VIEWS} films: shard the data again")
+                raise UserError(f"{name} has samples of more than {MOST_VIEWS} films: shard the data again")
             return cls(**plain)
         except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{where} lacks or adds a field ({error}): run `cxr-dist shard` again") from None
+            raise UserError(f"{name} lacks or adds a field ({error}): run `cxr-dist shard` again") from None
 
 
 def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _split(plain: dict[str, Any]) -> SplitEntry:
-    return SplitEntry(**plain | {"shards": tuple(map(_shard, plain["shards"]))})
+def _plain_split(split: SplitEntry) -> dict[str, Any]:
+    return dataclasses.asdict(dataclasses.replace(split, shards=())) | {"shards": plain_shards(split.shards)}
 
 
-def _shard(plain: dict[str, Any]) -> ShardEntry:
-    shard = ShardEntry(**plain | {"group_counts": tuple(plain["group_counts"])})
-    for name, ending in ((shard.file, ".tar"), (shard.index, ".index.npy")):
-        if not re.fullmatch(rf"[A-Za-z0-9_-]+{re.escape(ending)}", str(name)):  # no path, no URL, no command
-            raise UserError(
-                f"the manifest names a file that `cxr-dist shard` does not write (expected NAME{ending})"
-            )
-    numbers = (shard.samples, shard.bytes, *shard.group_counts)
-    if not all(type(number) is int and number >= 0 for number in numbers):
-        raise UserError(f"the manifest's numbers for {shard.file} are not counts: run `cxr-dist shard` again")
-    return shard
+def with_tables(manifest: Manifest, folder: Path) -> Manifest:
+    """The manifest with the shards of each split that has more than MOST_LISTED in a table, written to `folder`."""
+    splits = {
+        name: dataclasses.replace(split, shards=write_table(folder / f"{name}.shards.npy", split.shards))
+        if len(split.shards) > MOST_LISTED
+        else split
+        for name, split in manifest.splits.items()
+    }
+    return dataclasses.replace(manifest, splits=splits)
+
+
+def tables_in(text: str) -> list[str]:
+    """Names of the tables that the text of a manifest refers to; of any other text none."""
+    return re.findall(r'"table": "([A-Za-z0-9_-]+\.shards\.npy)"', text)
 
 
 def load_manifest(folder: Path) -> Manifest:
@@ -212,7 +209,7 @@ def load_manifest(folder: Path) -> Manifest:
             f"no manifest.json in {folder}: expected a folder that `cxr-dist shard` finished "
             "(set --data.shards, or run `cxr-dist shard RECIPE.yaml --source DIR --out SHARDS`)"
         )
-    return Manifest.from_json(path.read_text(encoding="utf-8", errors="replace"), path.name)
+    return Manifest.from_json(path.read_text(encoding="utf-8", errors="replace"), path)
 
 
 def open_index(folder: Path, shard: ShardEntry, num_labels: int, views: int = 1) -> NDArray[Any]:

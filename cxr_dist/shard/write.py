@@ -22,7 +22,7 @@ from cxr_dist.shard.describe import Written, manifest_of, plain_recipe
 from cxr_dist.shard.encode import Encoded, encode_all
 from cxr_dist.shard.folder import KEYS, MANIFEST, finish, keep_only, prepare
 from cxr_dist.shard.left_out import ImageProblem
-from cxr_dist.shard.manifest import Manifest
+from cxr_dist.shard.manifest import Manifest, with_tables
 from cxr_dist.shard.progress import image_progress
 from cxr_dist.shard.receipt import Receipt, count_left_out, read_receipt, write_receipt
 from cxr_dist.shard.recipe import Recipe
@@ -175,8 +175,9 @@ def _put_together(plan: ShardPlan, out: Path, limit: FailureLimit) -> Manifest:
     samples = [sample for shard in written for sample in shard.samples]
     check_splits(plan.recipe, plan.selection.classes, samples)
     _write_keys(out / KEYS, samples)
-    sync_path(out)
     manifest = manifest_of(plan.recipe, plan.found, replace(plan.selection, left_out=left_out), written)
+    manifest = with_tables(manifest, out)
+    sync_path(out)
     write_whole(out / MANIFEST, manifest.to_json())
     finish(out)
     sync_path(out)

@@ -16,6 +16,7 @@ from cxr_dist.data.batch import Batch, Replaced
 from cxr_dist.distributed.reduce import from_main, gather_rows, sum_over_ranks
 from cxr_dist.distributed.world import World
 from cxr_dist.errors import UserError
+from cxr_dist.shard.manifest import ShardEntry
 from cxr_dist.shard.stored_sample import REASONS
 from cxr_dist.train.run_folder import MetricsLog
 
@@ -26,9 +27,9 @@ class BadSamples:
     """The ledger of a run and its budget of different damaged samples (all ranks; rank 0 writes)."""
 
     def __init__(
-        self, run_dir: Path, files: Sequence[str], limit: int, world: World, device: torch.device
+        self, run_dir: Path, shards: Sequence[ShardEntry], limit: int, world: World, device: torch.device
     ) -> None:
-        self.run_dir, self.files, self.limit = run_dir, files, limit
+        self.run_dir, self.shards, self.limit = run_dir, shards, limit
         self.world, self.device = world, device
         self._known: set[tuple[str, int]] = set()
         self._log: MetricsLog | None = None
@@ -74,7 +75,7 @@ class BadSamples:
             "step": step,
             "epoch": epoch,
             "draw": row.draw,
-            "shard": self.files[row.shard],
+            "shard": self.shards[row.shard].file,
             "sample": row.sample,
             "reason": REASONS[row.reason],
             "replaced_by": row.replacement,
