@@ -2,32 +2,41 @@
 
     python -m benchmarks.plan [--shards 1000000] [--samples-per-shard 1000] [--nodes 1024] [--ranks 8]
 
-No film is read: the plan knows only how many samples each shard has in each sampling group. The plan opens in a
-process of its own, whose peak memory (all of it, Python and NumPy included) is reported. Then every lane's stretch
-of the shards is looked up, for every node. Results go into benchmarks/results/plan.json.
+No film is read: the plan knows only how many samples each shard has in each sampling group. Manifest and plan open in
+a process of its own, whose peak memory (all of it, Python and NumPy included) is reported; beside it what a manifest
+that lists its shards as JSON takes, at a tenth of the shards. Then every lane's stretch of the shards is looked up,
+for every node. Results go into benchmarks/results/plan.json.
 """
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.plan_folder import Counts, sizes_of, write_listed, write_tabled
 from cxr_dist.data.plan import Plan, group_weights
+from cxr_dist.shard.manifest import load_manifest
+from cxr_dist.shard.shard_list import column
 
 GROUP_SHARES = (0.55, 0.25, 0.12, 0.05, 0.03)
 
 
-def make_plan(shards: int, samples_per_shard: int, num_lanes: int) -> Plan:
-    """A plan of weighted sampling; shards have almost the same number of samples of each group."""
+def group_counts(shards: int, samples_per_shard: int) -> Counts:
+    """[shards, groups] samples; shards have almost the same number of each group."""
     shares = np.floor(np.array(GROUP_SHARES) * samples_per_shard).astype(np.int64)
     counts = np.tile(shares, (shards, 1))
     counts[:, 0] += np.arange(shards) % 7
+    return counts
+
+
+def plan_of(counts: Counts, num_lanes: int) -> Plan:
+    """A plan of weighted sampling."""
     return Plan(
         shard_group_counts=counts,
         weights=group_weights(counts.sum(axis=0), temper=1.0),
@@ -37,15 +46,21 @@ def make_plan(shards: int, samples_per_shard: int, num_lanes: int) -> Plan:
     )
 
 
-def open_once(shards: int, samples_per_shard: int, num_lanes: int) -> dict[str, float]:
-    """Seconds until the first window of a lane is resolved, and the process's peak memory in MiB."""
-    plan_of_counts = time.perf_counter()
-    plan = make_plan(shards, samples_per_shard, num_lanes)
+def open_once(folder: Path, num_lanes: int) -> dict[str, float]:
+    """Seconds until the first window of a lane is resolved, from the files on, and the process's peak memory in MiB."""
     start = time.perf_counter()
+    manifest = load_manifest(folder)
+    read = time.perf_counter()
+    plan = plan_of(column(manifest.split("train").shards, "group_counts"), num_lanes)
     plan.locate(0, plan.window_draws(0, 0, 0))
-    opened = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"open_seconds": opened, "counts_seconds": start - plan_of_counts, "peak_mib": peak}
+    stop = time.perf_counter()
+    return {"manifest_seconds": read - start, "plan_seconds": stop - read, "peak_mib": peak_mib()}
+
+
+def peak_mib() -> float:
+    """Most memory of this process; rusage's figure would begin with that of the one that started it."""
+    [line] = [each for each in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in each]
+    return int(line.split()[1]) / 1024
 
 
 def shards_per_node(plan: Plan, nodes: int, ranks: int, epoch: int) -> list[int]:
@@ -126,6 +141,15 @@ def shuffling_beside_a_permutation() -> dict[str, dict[str, float]]:
     return found | {"full permutation": shuffling(order, before, 256, 1000)}
 
 
+def measure_opening(folder: Path, num_lanes: int, repeats: int) -> list[dict[str, float]]:
+    """`open_once` in processes of their own."""
+    command = [sys.executable, "-m", "benchmarks.plan", "--open", str(folder), str(num_lanes)]
+    return [
+        json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        for _ in range(repeats)
+    ]
+
+
 def main() -> None:
     """Measure, print, write the result."""
     parser = argparse.ArgumentParser(
@@ -137,34 +161,30 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, default=8)
     parser.add_argument("--lanes-per-rank", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument(
-        "--open-once", action="store_true", help="open a plan and print what it took, as JSON"
-    )
+    parser.add_argument("--open", nargs=2, help="FOLDER LANES: open a plan and print what it took, as JSON")
     options = parser.parse_args()
-    sizes = (
-        options.shards,
-        options.samples_per_shard,
-        options.nodes * options.ranks * options.lanes_per_rank,
-    )
-    if options.open_once:
-        print(json.dumps(open_once(*sizes)))
+    if options.open:
+        print(json.dumps(open_once(Path(options.open[0]), int(options.open[1]))))
         return
-    report(measure(options, sizes), vars(options))
+    report(measure(options), {name: value for name, value in vars(options).items() if name != "open"})
 
 
-def measure(options: argparse.Namespace, sizes: tuple[int, int, int]) -> dict[str, object]:
+def measure(options: argparse.Namespace) -> dict[str, object]:
     """Open the plan in fresh processes, look up every node's shards, and mix an epoch."""
-    command = [sys.executable, "-m", "benchmarks.plan", *sys.argv[1:], "--open-once"]
-    opened = [
-        json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        for _ in range(options.repeats)
-    ]
-    plan = make_plan(*sizes)
+    num_lanes = options.nodes * options.ranks * options.lanes_per_rank
+    counts = group_counts(options.shards, options.samples_per_shard)
+    found: dict[str, object] = {"samples": int(counts.sum())}
+    with tempfile.TemporaryDirectory() as folder:
+        tabled, listed = Path(folder) / "tabled", Path(folder) / "listed"
+        write_tabled(tabled, counts)
+        found["table"] = sizes_of(tabled) | {"opened": measure_opening(tabled, num_lanes, options.repeats)}
+        some = counts[: options.shards // 10]
+        write_listed(listed, some)
+        opened = measure_opening(listed, num_lanes, options.repeats)
+        found["list of a tenth"] = {"shards": len(some)} | sizes_of(listed) | {"opened": opened}
+    plan = plan_of(counts, num_lanes)
     touched = shards_per_node(plan, options.nodes, options.ranks, epoch=0)
-    return {
-        "samples": plan.num_samples,
-        "open_seconds": [each["open_seconds"] for each in opened],
-        "peak_mib": [each["peak_mib"] for each in opened],
+    return found | {
         "shards_per_node": {
             "least": min(touched),
             "median": statistics.median(touched),
