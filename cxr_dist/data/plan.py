@@ -1,7 +1,8 @@
 """The plan: which sample stands at (epoch, lane, position). Integers in, integers out; no files, no ranks.
 
 A lane is one micro-batch's place in every step: global batch G and micro-batch b make K = G / b lanes, fixed
-by the configuration. A rank computes some lanes, so how many ranks there are changes nothing here.
+by the configuration. A rank computes some lanes, so how many ranks there are changes nothing here. Position p of a
+lane is sample p mod b of the micro-batch of step p // b of the epoch.
 
     lay all samples' weights end to end        |--shard 7--|--shard 2--|---shard 5---|   mass T
     (shards in an order new each epoch)
@@ -11,7 +12,17 @@ by the configuration. A rank computes some lanes, so how many ranks there are ch
 
 That is systematic resampling (Kitagawa 1996): a sample of weight w is drawn floor(e) or ceil(e) times per
 epoch, e = N w / T, lanes are equally long, and a lane touches only its own stretch of the shards. Weights
-and positions are integers, so nothing depends on rounding.
+and positions are integers, so nothing depends on rounding. Five samples of weights 1 1 2 1 1 (T = 6), N = 4 draws,
+offset 2: draw i lands at floor((6 i + 2) / 4) = 0, 2, 3, 5, which is sample 0, twice sample 2, and sample 4.
+
+To look a position up: `window_draws` says which draw it uses, `locate` in which shard that draw lands and where in
+the shard's mass, and `sample_order` which of the shard's samples lies there (draws.py does the three).
+
+    in webdataset                        here
+    shardshuffle                         the order of the shards, a pure function of (seed, epoch)
+    split_by_node, split_by_worker       lanes: equal stretches of draws, not lists of shards
+    .shuffle(buffer)                     a permutation of each window, and of each shard's samples
+    resampled=True, RandomMix            weights, with counts that are exact to one draw
 """
 
 from dataclasses import dataclass
@@ -26,7 +37,7 @@ from cxr_dist.errors import UserError
 Integers = NDArray[np.int64]
 
 # First words of the hashes, so that the same (seed, epoch) never feeds two decisions.
-_SHARD_ORDER, _OFFSET, _WINDOW, _SAMPLE_ORDER = 1, 2, 3, 4
+_SHARD_ORDER, _OFFSET, _WINDOW, _SAMPLE_ORDER, _AUGMENTATION, _REPLACEMENT = 1, 2, 3, 4, 5, 6
 _UNIT_WEIGHT = 2**16  # the integer weight of the commonest group
 
 
@@ -118,8 +129,8 @@ class Plan:
         # floor((draw T + offset) / N) without 128-bit integers: draw * remainder < N^2 < 2^62.
         place = draws * quotient + offset // self.num_draws
         place += (draws * remainder + offset % self.num_draws) // self.num_draws
-        rank = np.searchsorted(before, place, side="right") - 1
-        return order[rank], place - before[rank]
+        turn = np.searchsorted(before, place, side="right") - 1  # of the shard in the epoch's order
+        return order[turn], place - before[turn]
 
     def window_draws(self, epoch: int, lane: int, window: int) -> Integers:
         """The draws of one window of a lane in the order in which they are used."""
@@ -129,14 +140,17 @@ class Plan:
         return lane * self.draws_per_lane + start + shuffled
 
     def sample_order(self, epoch: int, shard: int, groups: NDArray[np.int16]) -> tuple[Integers, Integers]:
-        """A shard's samples in this epoch's order [n], and the running sum of their weights [n]."""
+        """A shard's samples in this epoch's order [n], and the running sum of their weights [n].
+
+        A draw at `place` of the shard's mass takes the first sample whose running sum is greater.
+        """
         order = permutation(len(groups), _SAMPLE_ORDER, self.seed, epoch, shard)
         return order, np.cumsum(self.weights[groups[order]])
 
 
 def augmentation_key(seed: int, epoch: int, draws: Integers | int) -> NDArray[np.uint64]:
     """One 64-bit word per draw from which all its augmentation follows; no rank or worker enters."""
-    return hash64(5, seed, epoch, draws)
+    return hash64(_AUGMENTATION, seed, epoch, draws)
 
 
 def replacement_order(seed: int, epoch: int, draw: int, sample: int, groups: NDArray[np.int16]) -> Integers:
@@ -145,7 +159,7 @@ def replacement_order(seed: int, epoch: int, draw: int, sample: int, groups: NDA
     Those of its own sampling group come first, so that what was drawn of each class stays as planned; no other
     shard is touched, so that a node reads no more than it would have.
     """
-    order = permutation(len(groups), 6, seed, epoch, draw)
+    order = permutation(len(groups), _REPLACEMENT, seed, epoch, draw)
     order = order[order != sample]
     own_group_first: Integers = order[np.argsort(groups[order] != groups[sample], kind="stable")]
     return own_group_first
