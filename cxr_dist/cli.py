@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import tyro
-from tyro.conf import FlagConversionOff, Positional
+from tyro.conf import FlagConversionOff, Positional, UseAppendAction
 
 from cxr_dist.cli_help import FOLDER, SHARDS, commands_help, runs_help
 from cxr_dist.cli_shard import shard
@@ -149,7 +149,7 @@ def compare(
 def predict(
     run_dir: Positional[FOLDER],
     *,
-    image: Path | None = None,
+    image: UseAppendAction[tuple[Path, ...]] = (),
     report: str = "",
     input: Path | None = None,
     batch: int | None = None,
@@ -161,7 +161,7 @@ def predict(
 
     Args:
         run_dir: A folder that `cxr-dist train` or `cxr-dist export` wrote.
-        image: One film, PNG or JPEG; a text-only run needs none.
+        image: One film, PNG or JPEG; a text-only run needs none. For a run on studies, --image once for each film.
         report: Its report's text, as much of it as the model was trained to see.
         input: In place of --image: a folder of films, with FILM.txt beside FILM.png for its report; or a .csv with
             the columns image (relative to the table), report and, if you like, id.
@@ -174,7 +174,7 @@ def predict(
     """
     from cxr_dist.model.monte_carlo import McDropout
 
-    if (input is None) == (image is None and not report):
+    if (input is None) == (not image and not report):
         raise UserError("say what to predict: --image FILE and --report TEXT, or --input FOLDER or TABLE.csv")
     if batch is not None and (input is None or batch < 1):
         raise UserError("--batch is the number of films per forward pass, 1 or more, and goes with --input")
@@ -183,7 +183,7 @@ def predict(
         from cxr_dist.prediction import predict_one
         from cxr_dist.trained import Case
 
-        facts = predict_one(run_dir, Case(image=image, report=report), mc, out or Path("prediction.png"))
+        facts = predict_one(run_dir, Case.of(image, report), mc, out or Path("prediction.png"))
         print(json.dumps(facts, indent=1))
         return
     from cxr_dist.prediction_table import predict_many

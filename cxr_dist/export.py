@@ -21,14 +21,19 @@ def export(run_dir: Path, out: Path, *, with_onnx: bool, shards: str | None = No
     """Write the best checkpoint of a run as an exported model (exported.py has the format).
 
     Raises UserError where `out` holds anything, the run has no checkpoint, its shards are others than it was
-    trained on, its evaluation is of another checkpoint, or the ONNX graph differs from the network; `out` is
-    then as it was.
+    trained on, its evaluation is of another checkpoint, or the ONNX graph differs from the network, or was asked
+    for though samples have several films; `out` is then as it was.
     """
     if holds_something(out):
         raise UserError(f"{out} exists already: remove it, or choose another --out")
     if with_onnx:
         check_onnx()
     trained, manifest = open_run(run_dir, torch.device("cpu"), shards)
+    if with_onnx and trained.views > 1 and trained.config.model.uses_image:
+        raise UserError(
+            "this model was trained on studies of several films, which the ONNX graph has no place for: export with "
+            "--onnx false"
+        )
     _check_shards(trained)
     result = _evaluation_of(run_dir, trained)
     with whole_folder(out) as folder:

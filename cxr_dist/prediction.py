@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from cxr_dist.data.batch import Batch
@@ -61,7 +62,7 @@ class Predictor:
         heat = grad_cam(trained.classifier, inputs, chosen) if inputs.images is not None else None
         report = self._words(case.report, inputs, chosen) if inputs.tokens is not None else None
         view = CaseView(
-            film=None if batch.images is None else batch.images[0, 0].numpy(),
+            film=None if batch.images is None else np.concatenate(batch.images[:, 0].numpy(), axis=1),
             heat=heat,
             probabilities=found.shown[0],
             interval=None if found.interval is None else found.interval[:, 0],

@@ -30,6 +30,7 @@ from cxr_dist.session import tokenizer_of
 from cxr_dist.shard.image import ImageFile, encode_jpeg
 from cxr_dist.shard.left_out import ImageProblem
 from cxr_dist.shard.manifest import Manifest, index_dtype, load_manifest
+from cxr_dist.shard.stored_sample import film_name
 from cxr_dist.train import checkpoint
 
 
@@ -39,8 +40,15 @@ class Case:
 
     image: Path | None = None
     """A PNG or JPEG; None for a model that reads no film."""
+    more_images: tuple[Path, ...] = ()
+    """The study's other films, for a model that was trained on studies. No order of films is another answer."""
     report: str = ""
     """The sections that the model was trained to see, joined; may be empty."""
+
+    @classmethod
+    def of(cls, images: Sequence[Path], report: str) -> "Case":
+        """A study's films, in any order, and its report."""
+        return cls(image=images[0] if images else None, more_images=tuple(images[1:]), report=report)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +62,7 @@ class TrainedModel(Description):
 
     def predict(
         self,
-        image: str | Path | None = None,
+        image: str | Path | Sequence[str | Path] | None = None,
         report: str = "",
         *,
         mc_samples: int = 0,
@@ -63,7 +71,8 @@ class TrainedModel(Description):
         """What the model says of one film and report, as JSON has it.
 
         Args:
-            image: A film, PNG or JPEG; a model that reads no film needs none.
+            image: A film, PNG or JPEG; a model that reads no film needs none. A model that was trained on studies
+                takes several films of one, in any order.
             report: The report's text, as much of it as the model was trained to see.
             mc_samples: Passes with Monte-Carlo dropout, for the intervals; 0: none.
             mc_scope: Where dropout acts in them, as in `cxr-dist evaluate`.
@@ -75,7 +84,8 @@ class TrainedModel(Description):
 
         Raises UserError for a film that cannot be used, or a film or report that the model does not read.
         """
-        batch = self.batch([Case(image=None if image is None else Path(image), report=report)])
+        films = [] if image is None else [image] if isinstance(image, str | Path) else image
+        batch = self.batch([Case.of(list(map(Path, films)), report)])
         mc = McDropout(passes=mc_samples, scope=mc_scope)
         found = predict_passes(
             self.classifier, batch.to(self.device), self.config, self.task, mc, self.device
@@ -105,13 +115,19 @@ class TrainedModel(Description):
             raise UserError("this run's model reads a film (--image FILE), and none was given")
         if case.report and not uses.uses_text:
             raise UserError("this run's model reads no report: leave --report out")
+        if case.more_images and len(case.more_images) >= self.views:
+            most = "one film" if self.views == 1 else f"at most {self.views} films of a study"
+            raise UserError(
+                f"this run's model was trained on {most}, and {1 + len(case.more_images)} were given: leave some out"
+            )
         labels = 1 if self.task == "multiclass" else len(self.classes)
         sample: dict[str, Any] = {"__key__": f"case {number}", "__url__": "--image", "sample_id": number}
         sample["record"] = np.zeros((), index_dtype(labels))
         sections = {self.config.data.text_sections[0]: case.report} if case.report else {}
         sample["json"] = json.dumps({"text": sections})
         if uses.uses_image and case.image is not None:
-            sample["jpg"] = self._stored_form(case.image)
+            for view, film in enumerate((case.image, *case.more_images)):
+                sample[film_name(view)] = self._stored_form(film)
         return sample
 
     def _stored_form(self, film: Path) -> bytes:

@@ -5,7 +5,7 @@
 """
 
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +23,11 @@ from cxr_dist.model.fusion import (
     TokenFusion,
 )
 from cxr_dist.model.image import ImageEncoder, grey_weights
-from cxr_dist.model.text import TextEncoder
 from cxr_dist.model.views import of_samples
 from cxr_dist.model.weights import bundle_folder, image_weights, verify_component
+
+if TYPE_CHECKING:
+    from cxr_dist.model.text import TextEncoder
 
 _HIDDEN = (512, 256)
 
@@ -52,7 +54,7 @@ class Classifier(nn.Module):
     """Image, text or fused classifier. `forward` is what the parallel engine wraps."""
 
     def __init__(
-        self, *, image: ImageEncoder | None, text: TextEncoder | None, summary: Summary, head: Head
+        self, *, image: ImageEncoder | None, text: "TextEncoder | None", summary: Summary, head: Head
     ) -> None:
         super().__init__()
         self.image, self.text, self.summary, self.head = image, text, summary, head
@@ -88,7 +90,7 @@ class Classifier(nn.Module):
             if self.image is not None:
                 image_tokens, image_pooled = self.image(images)
                 if view_rows is not None:
-                    image_tokens, image_pooled = of_samples(image_tokens, image_pooled, view_rows)
+                    image_tokens, image_pooled = of_samples(image_tokens, view_rows)
             if self.text is not None:
                 text_tokens = self.text(tokens, attention_mask, token_positions)
         return Features(
@@ -135,17 +137,24 @@ def build_classifier(config: ModelConfig, num_classes: int, text_folder: Path | 
 
     `text_folder` may be None in image mode.
     """
-    image = ImageEncoder(config.image_encoder, dropout=config.image_dropout) if config.uses_image else None
-    text = None
+    image = text = None
+    if config.uses_image:
+        image = ImageEncoder(
+            config.image_encoder,
+            dropout=config.image_dropout,
+            gradient_checkpointing=config.checkpoints_image,
+        )
     if config.uses_text:
         assert text_folder is not None, "a model that reads reports needs the text encoder's folder"
-        text = TextEncoder(text_folder, gradient_checkpointing=config.gradient_checkpointing)
+        from cxr_dist.model.text import TextEncoder  # transformers reads 1,600 files
+
+        text = TextEncoder(text_folder, gradient_checkpointing=config.checkpoints_text)
     summary = _build_summary(config, image, text)
     head = Head(summary.width, num_classes, config.head_dropout)
     return Classifier(image=image, text=text, summary=summary, head=head)
 
 
-def _build_summary(config: ModelConfig, image: ImageEncoder | None, text: TextEncoder | None) -> Summary:
+def _build_summary(config: ModelConfig, image: ImageEncoder | None, text: "TextEncoder | None") -> Summary:
     if text is None:
         assert image is not None
         return ImageSummary(image.width)
@@ -179,7 +188,7 @@ def load_image_encoder(encoder: ImageEncoder, bundle: Path) -> None:
     encoder.load_state_dict(grey_weights(image_weights(bundle)))
 
 
-def load_text_encoder(encoder: TextEncoder, folder: Path) -> None:
+def load_text_encoder(encoder: "TextEncoder", folder: Path) -> None:
     """Take FOLDER/model.safetensors, checked by sha256 where `cxr-dist fetch` made the folder."""
     if not (folder / "model.safetensors").is_file():
         raise UserError(

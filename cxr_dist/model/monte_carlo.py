@@ -118,7 +118,7 @@ def _films(image: nn.Module, inputs: Inputs, samples: Tensor, keys: DropoutKeys)
         with stochastic(image), KeyedDropout(keys, first_layer=_IMAGE_LAYERS):
             found: tuple[Tensor, Tensor] = image(inputs.images[samples])
             return found
-    films: list[tuple[Tensor, Tensor]] = []
+    films: list[Tensor] = []
     rows, start = torch.full_like(inputs.view_rows[samples], -1), 0
     for view, stored in enumerate(inputs.view_rows[samples].T):
         there = (stored >= 0).nonzero()[:, 0]
@@ -126,9 +126,8 @@ def _films(image: nn.Module, inputs: Inputs, samples: Tensor, keys: DropoutKeys)
             rows[there, view] = torch.arange(start, start + len(there), device=rows.device)
             start += len(there)
             with stochastic(image), KeyedDropout(keys.select(there), first_layer=(view + 1) * _IMAGE_LAYERS):
-                films.append(image(inputs.images[stored[there]]))
-    tokens, pooled = (torch.cat(parts) for parts in zip(*films, strict=True))
-    return of_samples(tokens, pooled, rows)
+                films.append(image(inputs.images[stored[there]])[0])
+    return of_samples(torch.cat(films), rows)
 
 
 def _lengths(attention_mask: Tensor | None, sample_of: Tensor) -> Tensor:

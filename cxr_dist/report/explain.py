@@ -46,7 +46,7 @@ class CaseView:
     """One case as it is drawn."""
 
     film: NDArray[np.uint8] | None
-    """uint8 [H, W], as the network sees it; None for a model that reads no film."""
+    """uint8 [H, W], as the network sees it, a study's films side by side; None for a model that reads no film."""
     heat: Floats | None
     """[h, w], 0 or more, a coarse map that is stretched over the film; None without a film."""
     probabilities: Floats
