@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.text import LIMIT, needed_operations, operations, padding_shares
 from cxr_dist.data.packing import packed_positions, round_up_tokens
 from cxr_dist.model.classifier import Classifier
 from cxr_dist.model.packed_text import Packing
@@ -105,7 +107,7 @@ def test_packed_is_padded(
         torch.testing.assert_close(found, expected, rtol=0, atol=tolerance * largest)
 
 
-def operations(encoder: TextEncoder, mask: Tensor, positions: Tensor | None) -> dict[str, int]:
+def counted(encoder: TextEncoder, mask: Tensor, positions: Tensor | None) -> dict[str, int]:
     """Floating-point operations of a forward pass, as torch counts them, by kind."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         encoder(tokens_for(mask, 1), mask, positions)
@@ -116,16 +118,29 @@ def operations(encoder: TextEncoder, mask: Tensor, positions: Tensor | None) -> 
 def test_layers_compute_the_packed_tokens_alone(kind: str, encoder_of: Callable[..., TextEncoder]) -> None:
     encoder, mask = encoder_of(kind), mask_of([48, 3, 20, 31])
     positions = packed_positions(mask)
-    padded, packed = operations(encoder, mask, None), operations(encoder, mask, positions)
+    padded, packed = counted(encoder, mask, None), counted(encoder, mask, positions)
     assert packed["aten.addmm"] / padded["aten.addmm"] == len(positions) / mask.numel()
     assert {k: n for k, n in packed.items() if "addmm" not in k} == {
         k: n for k, n in padded.items() if "addmm" not in k
     }
 
 
+def test_shares_on_padding_are_those_of_the_formula() -> None:
+    width, hidden, inner, length = LIMIT, 768, 3072, 64
+    per_token, per_pair = 2 * (4 * hidden**2 + 2 * hidden * inner), 4 * hidden
+    assert operations(8, width, 512) == 512 * per_token + 8 * width**2 * per_pair
+    assert needed_operations(np.array([width, length])) == sum(
+        n * per_token + n**2 * per_pair for n in (width, length)
+    )
+    shares = padding_shares(np.full(20, length), 8)
+    whole = width * per_token + width**2 * per_pair
+    expected = 1 - (length * per_token + length**2 * per_pair) / whole
+    assert list(shares.values()) == pytest.approx([expected, 0, 0])
+
+
 def test_other_kinds_of_model_compute_all(encoder_of: Callable[..., TextEncoder]) -> None:
     encoder, mask = encoder_of("distilbert"), mask_of([48, 3])
-    assert operations(encoder, mask, packed_positions(mask)) == operations(encoder, mask, None)
+    assert counted(encoder, mask, packed_positions(mask)) == counted(encoder, mask, None)
 
 
 def test_sdpa_is_the_eager_formula(encoder_of: Callable[..., TextEncoder]) -> None:

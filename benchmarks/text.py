@@ -1,0 +1,255 @@
+"""What padding costs the text encoder: operations spent on it, and the time of forward and backward passes.
+
+    python -m benchmarks.text [--batch 8] [--turns 5] [--threads 2]
+
+BERT-base with random weights (the time is the same). Three layouts of the same reports: padded to the limit of
+tokens, as in the original notebook; padded to the batch's longest, rounded up to 16; packed. Operations are those
+that torch counts, of micro-batches drawn from the demo's made reports and, where CXR_DIST_REAL_DATA names the folder
+of real data, from Open-i's. The timed batch has Open-i's lengths, evenly spread. The layouts take turns; medians go
+into benchmarks/results/text.json.
+"""
+
+import argparse
+import functools
+import json
+import os
+import statistics
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.hardware import describe_machine
+from benchmarks.mc_dropout import BERT_BASE
+from cxr_dist.data.packing import packed_positions
+from cxr_dist.data.text import PAD_MULTIPLE, learn_wordpiece
+from cxr_dist.distributed.backend import autocast
+from cxr_dist.model.text import TextEncoder
+from cxr_dist.shard.phantom.report import write_report
+from cxr_dist.shard.phantom.study import draw_study
+
+TARGET = 0.10  # of the operations may be spent on padding
+LIMIT = 128  # tokens of a report, as in the original notebook
+LAYOUTS = ("padded to the limit", "padded to the longest", "packed")
+MICRO_BATCHES = (8, 16, 32)
+DRAWN_BATCHES = 100
+SECTIONS = ("indication", "findings")
+LAYERS = 12  # of BERT-base
+# Deciles of the tokens in Open-i's 3,955 reports (indication and findings), as `open_i` finds them.
+OPEN_I_DECILES = (2, 14, 28, 35, 41, 47, 54, 62, 75, 96, 128)
+
+Layout = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
+"""Token ids and mask, int64 [b, T], and the places of the tokens that are computed, where not all are."""
+
+
+def bert_base(device: str | torch.device, layers: int = LAYERS) -> TextEncoder:
+    """Random weights, the same every time; on `meta` none."""
+    with tempfile.TemporaryDirectory() as folder, torch.device(device):
+        (Path(folder) / "config.json").write_text(json.dumps(BERT_BASE | {"num_hidden_layers": layers}))
+        torch.manual_seed(0)
+        return TextEncoder(Path(folder))
+
+
+def made_reports() -> list[str]:
+    """The demo's, as its recipe makes them."""
+    found = [write_report(draw_study(0, number), 0) for number in range(1000)]
+    return [" ".join(report[name] for name in SECTIONS) for report in found]
+
+
+def open_i() -> list[str]:
+    """Open-i's published reports; none where the folder of real data is not named."""
+    archive = Path(os.environ.get("CXR_DIST_REAL_DATA", "")) / "openi" / "NLMCXR_reports.tgz"
+    return list(_from_archive(archive)) if archive.is_file() else []
+
+
+def _from_archive(archive: Path) -> Iterator[str]:
+    with tarfile.open(archive) as members:
+        for member in members:
+            file = members.extractfile(member) if member.name.endswith(".xml") else None
+            if file is not None:
+                parts = ElementTree.parse(file).getroot().iter("AbstractText")
+                text = {part.get("Label", "").lower(): "".join(part.itertext()) for part in parts}
+                yield " ".join(text[name] for name in SECTIONS if text.get(name))
+
+
+def lengths_of(reports: list[str]) -> np.ndarray:
+    """Tokens of each report, int64, cut at the limit; the vocabulary is the package's own, made from the reports."""
+    tokenizer = learn_wordpiece(reports)
+    tokenizer.enable_truncation(LIMIT)
+    return np.array([len(report.ids) for report in tokenizer.encode_batch(reports)])
+
+
+def layouts_of(lengths: np.ndarray) -> dict[str, Layout]:
+    """The same random reports, b of them, in each layout."""
+    tokens = torch.randint(1000, 28000, (len(lengths), LIMIT), generator=torch.Generator().manual_seed(0))
+    mask = (torch.arange(LIMIT) < torch.from_numpy(lengths)[:, None]).long()
+    width = -(-int(lengths.max()) // PAD_MULTIPLE) * PAD_MULTIPLE
+    short, shown = (tokens * mask)[:, :width].contiguous(), mask[:, :width].contiguous()
+    made: tuple[Layout, ...] = (
+        (tokens * mask, mask, None),
+        (short, shown, None),
+        (short, shown, packed_positions(shown)),
+    )
+    return dict(zip(LAYOUTS, made, strict=True))
+
+
+@functools.cache
+def layer_without_values() -> TextEncoder:
+    """One layer, to count by: all layers are alike, and what is around them has no matrix product."""
+    return bert_base("meta", layers=1)
+
+
+@functools.cache
+def operations(reports: int, width: int, computed: int | None) -> int:
+    """Floating-point operations of a layer's forward pass on [reports, width] tokens, as torch counts them.
+
+    `computed` is the number of packed tokens; None: all.
+    """
+    ids = torch.ones(reports, width, dtype=torch.int64, device="meta")
+    places = None if computed is None else torch.ones(computed, dtype=torch.int64, device="meta")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        layer_without_values()(ids, ids, places)
+    return int(counter.get_total_flops())
+
+
+def needed_operations(lengths: np.ndarray) -> int:
+    """Those of each report by itself, without padding."""
+    return sum(operations(1, int(length), None) for length in lengths)
+
+
+def padding_shares(lengths: np.ndarray, micro_batch: int) -> dict[str, float]:
+    """By layout: the share of operations on padding, over micro-batches drawn from reports of these lengths."""
+    random = np.random.default_rng(0)
+    spent, needed = dict.fromkeys(LAYOUTS, 0), 0
+    for _ in range(DRAWN_BATCHES):
+        drawn = random.choice(lengths, micro_batch, replace=False)
+        needed += needed_operations(drawn)
+        for name, (tokens, _, places) in layouts_of(drawn).items():
+            computed = None if places is None else len(places)
+            spent[name] += operations(micro_batch, tokens.shape[1], computed)
+    return {name: 1 - needed / count for name, count in spent.items()}
+
+
+def run(encoder: TextEncoder, layout: Layout, precision: str) -> torch.Tensor:
+    """Forward and backward; the vectors of the real tokens, [n, D]."""
+    tokens, mask, places = layout
+    with autocast(tokens.device, precision):
+        vectors = encoder(tokens, mask, places)
+    (vectors.float().square() * mask[..., None]).sum().backward()
+    return vectors.detach()[mask.bool()].float()
+
+
+def gradients(encoder: TextEncoder) -> list[torch.Tensor]:
+    """Those of the last backward pass, which they leave."""
+    found = [parameter.grad for parameter in encoder.parameters() if parameter.grad is not None]
+    encoder.zero_grad(set_to_none=True)
+    return found
+
+
+def differences(encoder: TextEncoder, layouts: dict[str, Layout], precision: str) -> dict[str, list[float]]:
+    """Without dropout, beside the first layout: the largest difference of a vector's element, and of a gradient's,
+    this one as a share of the gradient's largest element."""
+    encoder.eval()
+    expected, expected_gradients = run(encoder, layouts[LAYOUTS[0]], precision), gradients(encoder)
+    found = {}
+    for name in LAYOUTS[1:]:
+        vector = (run(encoder, layouts[name], precision) - expected).abs().max()
+        pairs = zip(gradients(encoder), expected_gradients, strict=True)
+        shares = [(ours - theirs).abs().max() / theirs.abs().max().clamp_min(1e-12) for ours, theirs in pairs]
+        found[name] = [float(vector), float(torch.stack(shares).max())]
+    encoder.train()
+    return found
+
+
+def timed(encoder: TextEncoder, layout: Layout, precision: str) -> float:
+    """Seconds of a forward and backward pass."""
+    start = time.perf_counter()
+    run(encoder, layout, precision)
+    if layout[0].device.type == "cuda":
+        torch.cuda.synchronize()
+    seconds = time.perf_counter() - start
+    encoder.zero_grad(set_to_none=True)
+    return seconds
+
+
+def timed_lengths(reports: int) -> np.ndarray:
+    """Lengths of so many reports, evenly spread over Open-i's."""
+    spread = (np.arange(reports) + 0.5) / reports
+    return np.interp(spread, np.linspace(0, 1, len(OPEN_I_DECILES)), OPEN_I_DECILES).round().astype(int)
+
+
+def measure(options: argparse.Namespace, device: torch.device) -> dict[str, object]:
+    """By precision: seconds by layout, in turns, and differences in results."""
+    lengths, encoder = timed_lengths(options.batch), bert_base(device)
+    layouts: dict[str, Layout] = {
+        name: (tokens.to(device), mask.to(device), None if places is None else places.to(device))
+        for name, (tokens, mask, places) in layouts_of(lengths).items()
+    }
+    needed = 3 * LAYERS * needed_operations(lengths)  # the backward pass has twice the forward's
+    found: dict[str, object] = {"lengths": lengths.tolist(), "needed_operations": needed}
+    for precision in ("fp32", "bf16"):
+        apart = differences(encoder, layouts, precision)
+        seconds: dict[str, list[float]] = {name: [] for name in LAYOUTS}
+        for turn in range(options.turns + 1):  # the first chooses kernels and does not count
+            for name, layout in layouts.items():
+                taken = timed(encoder, layout, precision)
+                seconds[name] += [taken] if turn else []
+        report_times(precision, seconds, apart, needed)
+        found[precision] = {"seconds": seconds, "differences": apart}
+    return found
+
+
+def report_times(
+    precision: str, seconds: dict[str, list[float]], apart: dict[str, list[float]], needed: int
+) -> None:
+    """A line per layout."""
+    first = statistics.median(seconds[LAYOUTS[0]])
+    print(
+        f"forward and backward, {precision}: seconds, beside the first, needed TFLOP/s, largest differences"
+    )
+    for name, values in seconds.items():
+        median = statistics.median(values)
+        off = "  ".join(f"{value:.1e}" for value in apart.get(name, []))
+        print(f"  {name:<24}{median:9.4f}{first / median:8.2f} ×{needed / median / 1e12:9.3f}   {off}")
+
+
+def report_shares(name: str, lengths: np.ndarray) -> dict[str, object]:
+    """A line per size of micro-batch."""
+    found: dict[str, object] = {"reports": len(lengths)}
+    found["deciles"] = np.quantile(lengths, np.linspace(0, 1, 11)).tolist()
+    print(f"{name}: share of BERT-base's operations on padding (target packed: at most {TARGET:.0%})")
+    for size in MICRO_BATCHES:
+        shares = padding_shares(lengths, size)
+        print(f"  micro-batch {size:>3}" + "".join(f"   {layout} {s:6.1%}" for layout, s in shares.items()))
+        found[f"micro-batch {size}"] = shares
+    return found
+
+
+def main() -> None:
+    """Count, time, print, write the result."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    cuda = torch.cuda.is_available()
+    parser.add_argument("--batch", type=int, default=64 if cuda else 8)
+    parser.add_argument("--turns", type=int, default=20 if cuda else 5)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    sets = {"the demo's made reports": made_reports(), "Open-i's reports": open_i()}
+    shares = {name: report_shares(name, lengths_of(reports)) for name, reports in sets.items() if reports}
+    times = measure(options, torch.device("cuda" if cuda else "cpu"))
+    result = {"what": "the text encoder with and without padding", "options": vars(options), "target": TARGET}
+    result |= {"shares_on_padding": shares, "times": times, "machine": describe_machine()}
+    path = Path(__file__).parent / "results" / "text.json"
+    path.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
