@@ -14,9 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from cxr_dist.data.batch import Batch
 from cxr_dist.model.classifier import Classifier
 
-_BACKWARD = (
-    2  # a layer's backward pass has two products for the forward's one: for its input, for its weights
-)
+BACKWARD = 2
+"""Of a forward pass: each of its products has two in the backward pass, for the input and for the weights."""
 _LENGTHS = (8, 16)  # tokens of the reports by which the growth with length is found; no encoder takes fewer
 
 
@@ -31,16 +30,24 @@ class ModelFlops:
     rest: tuple[float, float]
     """Fusion and head, per sample of one film: coefficients of 1 and T."""
 
-    def of(self, batch: Batch, *, frozen: bool) -> float:
-        """Forward and backward of a micro-batch on the host; `frozen` encoders have no backward pass."""
+    def forward(self, batch: Batch) -> dict[str, float]:
+        """The forward pass of a micro-batch on the host: `image`, `text`, and `fusion` with the head."""
         films = 0 if batch.images is None else len(batch.images)
         tokens = squares = 0
         if batch.attention_mask is not None:
             lengths = batch.attention_mask.sum(dim=1)
             tokens, squares = int(lengths.sum()), int(lengths.square().sum())
-        encoders = self.film * films + self.report[0] * tokens + self.report[1] * squares
-        rest = self.rest[0] * len(batch) + self.rest[1] * tokens
-        return encoders * (1 if frozen else 1 + _BACKWARD) + rest * (1 + _BACKWARD)
+        return {
+            "image": self.film * films,
+            "text": self.report[0] * tokens + self.report[1] * squares,
+            "fusion": self.rest[0] * len(batch) + self.rest[1] * tokens,
+        }
+
+    def of(self, batch: Batch, *, frozen: bool) -> float:
+        """Forward and backward of a micro-batch on the host; `frozen` encoders have no backward pass."""
+        parts = self.forward(batch)
+        trained = parts["fusion"] if frozen else sum(parts.values())
+        return sum(parts.values()) + BACKWARD * trained
 
 
 def count_flops(model: Classifier, image_size: int) -> ModelFlops | None:
