@@ -227,6 +227,9 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     precision: Literal["fp32", "bf16", "fp64"] = "fp32"
     """bf16: autocast with fp32 master weights. fp64 is for tests of exactness."""
+    compile: bool = False
+    """torch.compile for the training forward and backward pass: the first step takes minutes longer, and later ones
+    are faster. It needs a compiler: triton on a GPU, g++ on a CPU."""
     parallel: Literal["ddp", "zero1", "zero2", "zero3"] = "ddp"
     """DistributedDataParallel, or a DeepSpeed ZeRO stage."""
     ddp: DdpConfig = field(default_factory=DdpConfig)
@@ -251,6 +254,11 @@ class Config:
         _require(
             self.parallel != "ddp" or not self.deepspeed,
             f"deepspeed is {self.deepspeed!r}, but parallel is ddp: add --parallel zero1, zero2 or zero3",
+        )
+        _require(
+            self.parallel != "zero3" or not self.compile,
+            "zero3 gathers parameters layer by layer, which cannot be compiled: leave --compile off, or use ddp, zero1 "
+            "or zero2",
         )
         self.ddp.check(self.parallel, self.precision)
         if self.model.uses_text:

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import nn
 
 from cxr_dist.config import Config
+from cxr_dist.distributed.compiled import check_compiler, compile_forward, mark_lengths
 from cxr_dist.distributed.sync_batchnorm import synchronise_batchnorm
 from cxr_dist.distributed.weight_average import WeightAverage
 from cxr_dist.distributed.world import World, rendezvous
@@ -100,6 +101,8 @@ class Backend(ABC):
     def forward(self, *inputs: torch.Tensor | None) -> torch.Tensor:
         """Logits of one micro-batch, float32 or float64, through the wrapper."""
         assert self._wrapped is not None, "prepare() comes first"
+        if self.config.compile:
+            mark_lengths(inputs)
         with autocast(self.device, self.config.precision):
             logits: torch.Tensor = self._wrapped(*inputs)
         return logits if logits.dtype == torch.float64 else logits.float()
@@ -174,6 +177,9 @@ def new_backend(
     """The engine that `--parallel` names, over a model on its device (all ranks)."""
     if config.model.sync_batchnorm and world.world_size > 1:
         synchronise_batchnorm(model, world.world_size)
+    if config.compile:
+        check_compiler(device)
+        compile_forward(model)
     if config.parallel == "ddp":
         from cxr_dist.distributed.ddp import DataParallel
 

@@ -1,0 +1,61 @@
+"""A compiled run computes what the run computes as it was written, and compiles once for reports of any length."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from compiled_run import assert_near, trained
+
+from cxr_dist.config import Config
+from cxr_dist.distributed.compiled import check_compiler
+from cxr_dist.distributed.world import World
+from cxr_dist.errors import UserError
+
+needs_gpu = (
+    pytest.mark.cuda,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
+)
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param("cpu", marks=needs_compiler), pytest.param("cuda", marks=needs_gpu)]
+)
+def test_a_compiled_run_is_the_run_with_dropout_and_a_thaw(kind):
+    torch.compiler.reset()
+    torch._dynamo.utils.counters.clear()
+    device = torch.device(kind)
+    assert_near(trained(World(), device, compiled=True), trained(World(), device, compiled=False))
+    counted = torch._dynamo.utils.counters
+    assert counted["stats"]["unique_graphs"] == 2  # frozen and thawed, each for reports of three lengths
+    assert not counted["graph_break"]
+
+
+@needs_compiler
+@pytest.mark.multiprocess
+def test_two_compiled_ranks_are_one_that_is_not():
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*launcher, Path(__file__).with_name("compiled_run.py")],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=580,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("agrees") == 2
+
+
+@pytest.mark.parametrize(("device", "wanted"), [("cpu", r"C\+\+ compiler"), ("cuda", "triton")])
+def test_a_missing_compiler_is_named_before_the_first_step(monkeypatch, device, wanted):
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=f"--compile needs .*{wanted}.*leave --compile off"):
+        check_compiler(torch.device(device))
+
+
+def test_zero3_cannot_be_compiled():
+    with pytest.raises(UserError, match="zero3 gathers parameters layer by layer"):
+        Config(parallel="zero3", compile=True)
