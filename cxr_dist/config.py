@@ -133,8 +133,9 @@ class ModelConfig:
     """Start from the bundle's weights. `false` starts the encoders from random numbers."""
     weights: str = ""
     """The bundle that `cxr-dist fetch` made; empty: $CXR_DIST_WEIGHTS, else ~/.cache/cxr_dist/weights."""
-    gradient_checkpointing: bool = False
-    """Recompute the text encoder's activations in the backward pass: less memory, about a third more time."""
+    gradient_checkpointing: bool | Literal["text", "image", "all"] = False
+    """Recompute activations in the backward pass, for less memory and more time: `text`, or true, the text encoder's
+    layer by layer; `image` the concatenations in the image encoder's dense layers; `all` both."""
     sync_batchnorm: bool = False
     """BatchNorm over the micro-batches that all ranks compute at the same moment, where one is too small for
     statistics of its own. The price: results then depend on the world size. A single rank has plain BatchNorm."""
@@ -151,6 +152,16 @@ class ModelConfig:
     def uses_image(self) -> bool:
         """Whether the film enters the model."""
         return self.mode in ("image", "fused")
+
+    @property
+    def checkpoints_image(self) -> bool:
+        """Whether the image encoder's activations are computed again in the backward pass."""
+        return self.uses_image and self.gradient_checkpointing in ("image", "all")
+
+    @property
+    def checkpoints_text(self) -> bool:
+        """Whether the text encoder's activations are computed again in the backward pass."""
+        return self.uses_text and self.gradient_checkpointing in (True, "text", "all")
 
     @property
     def uses_text(self) -> bool:

@@ -135,11 +135,16 @@ def build_classifier(config: ModelConfig, num_classes: int, text_folder: Path | 
 
     `text_folder` may be None in image mode.
     """
-    image = ImageEncoder(config.image_encoder, dropout=config.image_dropout) if config.uses_image else None
-    text = None
+    image = text = None
+    if config.uses_image:
+        image = ImageEncoder(
+            config.image_encoder,
+            dropout=config.image_dropout,
+            gradient_checkpointing=config.checkpoints_image,
+        )
     if config.uses_text:
         assert text_folder is not None, "a model that reads reports needs the text encoder's folder"
-        text = TextEncoder(text_folder, gradient_checkpointing=config.gradient_checkpointing)
+        text = TextEncoder(text_folder, gradient_checkpointing=config.checkpoints_text)
     summary = _build_summary(config, image, text)
     head = Head(summary.width, num_classes, config.head_dropout)
     return Classifier(image=image, text=text, summary=summary, head=head)

@@ -4,12 +4,13 @@ A grey film repeated three times gives every RGB kernel the same input, so one k
 the same function for a third of the work (Huang et al. 2017, "Densely Connected Convolutional Networks").
 """
 
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models import DenseNet
+from torchvision.models.densenet import _DenseLayer
 
 # ImageNet's per-channel mean (0.485, 0.456, 0.406) and deviation (0.229, 0.224, 0.225), each averaged.
 GREY_MEAN = 0.449
@@ -36,14 +37,16 @@ def grey_weights(rgb: dict[str, Tensor]) -> dict[str, Tensor]:
 class ImageEncoder(nn.Module):
     """DenseNet features: `densenet121` (1024 wide) or `densenet-narrow` (108 wide), random at first.
 
-    `dropout` acts after each of its dense layers, as in the paper's runs without augmentation.
+    `dropout` acts after each of its dense layers, as in the paper's runs without augmentation. With
+    `gradient_checkpointing` a training pass keeps no layer's concatenated input, whose size grows from layer to layer,
+    but joins and normalises it again in the backward pass (Pleiss et al. 2017, arXiv 1707.06990).
     """
 
-    def __init__(self, name: str, *, dropout: float = 0.0) -> None:
+    def __init__(self, name: str, *, dropout: float = 0.0, gradient_checkpointing: bool = False) -> None:
         super().__init__()
         architecture = _ARCHITECTURES[name]
         densenet = DenseNet(**architecture, drop_rate=dropout)
-        self.dropout = dropout
+        self.dropout, self.gradient_checkpointing = dropout, gradient_checkpointing
         self.width: int = densenet.classifier.in_features
         self.features: nn.Sequential = densenet.features
         stem = nn.Conv2d(1, architecture["num_init_features"], kernel_size=7, stride=2, padding=3, bias=False)
@@ -51,6 +54,15 @@ class ImageEncoder(nn.Module):
         self.features.conv0 = stem
         # Convolutions then compute in this layout, whatever that of the film; tensor cores and oneDNN want it.
         self.features.to(memory_format=torch.channels_last)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Train or eval mode; in eval mode nothing is computed twice."""
+        super().train(mode)
+        for layer in self.modules():
+            if isinstance(layer, _DenseLayer):
+                layer.memory_efficient = mode and self.gradient_checkpointing
+        return self
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised films float [b, 1, H, W] to image tokens [b, H/32 · W/32, width] and their mean [b, width].

@@ -98,9 +98,13 @@ def advice(config: Config, world_size: int) -> list[str]:
             f"--data.micro-batch {smaller[0]}, or auto, and another --out: the same global batch in more lanes, "
             "whose BatchNorm and random numbers differ"
         )
-    if config.model.uses_text and not config.model.gradient_checkpointing:
+    model = config.model
+    recomputed = (model.checkpoints_image or not model.uses_image) and (
+        model.checkpoints_text or not model.uses_text
+    )
+    if not recomputed:
         found.append(
-            "--model.gradient-checkpointing true, and another --out: a third more time for the text encoder"
+            "--model.gradient-checkpointing all, and another --out: parts of the encoders computed twice"
         )
     if config.precision != "bf16":
         found.append("--precision bf16 and another --out: smaller activations")
