@@ -60,6 +60,9 @@ class Zero(Backend):
 
     def _initialize(self) -> Any:
         settings = zero_settings(self.config)
+        # DeepSpeed takes a last axis to be contiguous; that of a 1 × 1 kernel as channels_last only says that it is.
+        for parameter in self.module.parameters():
+            parameter.data = parameter.data.flatten().view(parameter.shape)
         self._stage = settings["zero_optimization"]["stage"]
         try:
             engine, *_ = deepspeed.initialize(
