@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import AutoTokenizer
 
 from cxr_dist.errors import UserError
 
@@ -61,6 +60,8 @@ class ReportTokenizer:
     """
 
     def __init__(self, folder: Path, max_tokens: int) -> None:
+        from transformers import AutoTokenizer  # reads 1,600 files, and runs on films alone need none of it
+
         loaded = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
         self._tokenizer: Tokenizer = loaded.backend_tokenizer
         self._tokenizer.enable_truncation(max_tokens)

@@ -5,7 +5,7 @@
 """
 
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +23,11 @@ from cxr_dist.model.fusion import (
     TokenFusion,
 )
 from cxr_dist.model.image import ImageEncoder, grey_weights
-from cxr_dist.model.text import TextEncoder
 from cxr_dist.model.views import of_samples
 from cxr_dist.model.weights import bundle_folder, image_weights, verify_component
+
+if TYPE_CHECKING:
+    from cxr_dist.model.text import TextEncoder
 
 _HIDDEN = (512, 256)
 
@@ -52,7 +54,7 @@ class Classifier(nn.Module):
     """Image, text or fused classifier. `forward` is what the parallel engine wraps."""
 
     def __init__(
-        self, *, image: ImageEncoder | None, text: TextEncoder | None, summary: Summary, head: Head
+        self, *, image: ImageEncoder | None, text: "TextEncoder | None", summary: Summary, head: Head
     ) -> None:
         super().__init__()
         self.image, self.text, self.summary, self.head = image, text, summary, head
@@ -144,13 +146,15 @@ def build_classifier(config: ModelConfig, num_classes: int, text_folder: Path | 
         )
     if config.uses_text:
         assert text_folder is not None, "a model that reads reports needs the text encoder's folder"
+        from cxr_dist.model.text import TextEncoder  # transformers reads 1,600 files
+
         text = TextEncoder(text_folder, gradient_checkpointing=config.checkpoints_text)
     summary = _build_summary(config, image, text)
     head = Head(summary.width, num_classes, config.head_dropout)
     return Classifier(image=image, text=text, summary=summary, head=head)
 
 
-def _build_summary(config: ModelConfig, image: ImageEncoder | None, text: TextEncoder | None) -> Summary:
+def _build_summary(config: ModelConfig, image: ImageEncoder | None, text: "TextEncoder | None") -> Summary:
     if text is None:
         assert image is not None
         return ImageSummary(image.width)
@@ -184,7 +188,7 @@ def load_image_encoder(encoder: ImageEncoder, bundle: Path) -> None:
     encoder.load_state_dict(grey_weights(image_weights(bundle)))
 
 
-def load_text_encoder(encoder: TextEncoder, folder: Path) -> None:
+def load_text_encoder(encoder: "TextEncoder", folder: Path) -> None:
     """Take FOLDER/model.safetensors, checked by sha256 where `cxr-dist fetch` made the folder."""
     if not (folder / "model.safetensors").is_file():
         raise UserError(

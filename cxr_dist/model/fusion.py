@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor, nn
 
-from cxr_dist.model.text import masked_mean, mean_shares
+from cxr_dist.model.token_mean import masked_mean, mean_shares
 from cxr_dist.model.views import token_mask
 
 

@@ -19,21 +19,6 @@ from cxr_dist.errors import UserError
 from cxr_dist.model.packed_text import PACKED_ATTENTION, first_position, packed_vectors
 
 
-def masked_mean(tokens: Tensor, attention_mask: Tensor) -> Tensor:
-    """Mean over the real tokens: [b, T, D] and mask [b, T] to [b, D]; zeros for a row without any.
-
-    Half-precision tokens are averaged in float32, because bfloat16 cannot count beyond 256.
-    """
-    wide = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
-    mask = attention_mask.to(wide.dtype).unsqueeze(-1)
-    return (wide * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
-
-
-def mean_shares(attention_mask: Tensor) -> Tensor:
-    """The weights of `masked_mean`, float32 [b, T]: equal over a row's real tokens, 0 elsewhere."""
-    return attention_mask / attention_mask.sum(dim=1, keepdim=True).clamp(min=1)
-
-
 class TextEncoder(nn.Module):
     """A BERT-like encoder with the architecture of FOLDER/config.json, random at first.
 
