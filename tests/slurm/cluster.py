@@ -132,8 +132,9 @@ def _configure(folder: Path) -> None:
     (folder / "state").mkdir()
     first = _free_ports(3)
     values = {"controller_port": first, "first_port": first + 1, "last_port": first + 2}
-    # A job's rendezvous port comes from its id: clusters side by side on this machine must not share ids.
-    values["first_job"] = 1 + (first - _FIRST_PORT) // 3 * 500
+    # A job's rendezvous port is its id + 1000 for each restart: clusters side by side on this machine must not share
+    # ids, nor be a multiple of 1000 apart.
+    values["first_job"] = 1 + (first - _FIRST_PORT) // 3 * 125
     template = string.Template(Path(__file__).with_name("slurm.conf.template").read_text())
     (folder / "slurm.conf").write_text(template.substitute(values, folder=folder))
 
