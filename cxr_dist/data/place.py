@@ -49,8 +49,8 @@ def shards_folder(data: DataConfig) -> Path:
         return Path(data.shards)
     content = fetch_manifest(data.shards)
     folder = _dataset_folder(root, hashlib.sha256(content).hexdigest())
-    for table in tables_in(content.decode("utf-8", "replace")):
-        if not (folder / table).is_file():
+    for table, sha256 in tables_in(content.decode("utf-8", "replace")).items():
+        if not (folder / table).is_file() or sha256_of(folder / table) != sha256:
             aside = folder / f"{table}.{os.getpid()}.partial"
             fetch(data.shards, table, aside)
             aside.replace(folder / table)

@@ -196,9 +196,9 @@ def with_tables(manifest: Manifest, folder: Path) -> Manifest:
     return dataclasses.replace(manifest, splits=splits)
 
 
-def tables_in(text: str) -> list[str]:
-    """Names of the tables that the text of a manifest refers to; of any other text none."""
-    return re.findall(r'"table": "([A-Za-z0-9_-]+\.shards\.npy)"', text)
+def tables_in(text: str) -> dict[str, str]:
+    """Name -> sha256 of the tables that the text of a manifest refers to; of any other text none."""
+    return dict(re.findall(r'"table": "([A-Za-z0-9_-]+\.shards\.npy)",\s*"sha256": "([0-9a-f]{64})"', text))
 
 
 def load_manifest(folder: Path) -> Manifest:
