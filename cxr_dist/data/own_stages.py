@@ -24,11 +24,13 @@ import numpy as np
 
 from cxr_dist.data.random import hash64
 from cxr_dist.errors import UserError
+from cxr_dist.shard.stored_sample import film_names
 
 Sample = dict[str, Any]
 OwnStage = Callable[[Sample, np.random.Generator], Sample]
 """From a sample and a generator to a sample. In: "__key__", "json" (the stored facts, a dict) and "jpg" (grey uint8
-[h, w], undecoded bytes where the model reads no film). Out: "json" and "jpg" count; label, ids and order stay."""
+[h, w], undecoded bytes where the model reads no film); a study's other films are "1.jpg" and so on. Out: "json" and
+the films count; label, ids and order stay."""
 Stage = Callable[[Iterator[list[Sample]]], Iterator[list[Sample]]]
 
 _STREAM = 7  # apart from the hashes of the plan and of the augmentation
@@ -48,10 +50,11 @@ def _over_lists(name: str, stage: OwnStage, place: int) -> Stage:
 
 
 def _passed(name: str, stage: OwnStage, place: int, sample: Sample) -> Sample:
-    """The sample with what the stage made of its film and facts; raises UserError, which never repeats content."""
+    """The sample with what the stage made of its films and facts; raises UserError, which never repeats content."""
+    parts = (*film_names(sample), "json")
     random = np.random.Generator(np.random.Philox(int(hash64(_STREAM, sample["augmentation_key"], place))))
     try:
-        found = stage({part: sample[part] for part in ("__key__", "jpg", "json")}, random)
+        found = stage({part: sample[part] for part in ("__key__", *parts)}, random)
     except Exception as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
         raise UserError(
@@ -61,16 +64,18 @@ def _passed(name: str, stage: OwnStage, place: int, sample: Sample) -> Sample:
         raise UserError(
             f'data.stages: {name} did not return a sample: a dict with "jpg", grey uint8 [h, w], and "json", a dict'
         )
-    return sample | {"jpg": found["jpg"], "json": found["json"]}
+    return sample | {part: found[part] for part in parts}
 
 
 def _alike(sample: Sample, found: Sample) -> bool:
-    film, before = found.get("jpg"), sample["jpg"]
-    if isinstance(before, np.ndarray):
-        grey = isinstance(film, np.ndarray) and film.dtype == np.uint8 and film.ndim == 2 and film.size > 0
-    else:
-        grey = isinstance(film, type(before))
-    return grey and isinstance(found.get("json"), dict)
+    films = all(_same_kind(sample[name], found.get(name)) for name in film_names(sample))
+    return films and isinstance(found.get("json"), dict)
+
+
+def _same_kind(before: Any, film: Any) -> bool:
+    if not isinstance(before, np.ndarray):
+        return isinstance(film, type(before))
+    return isinstance(film, np.ndarray) and film.dtype == np.uint8 and film.ndim == 2 and film.size > 0
 
 
 def _load(name: str) -> OwnStage:

@@ -26,6 +26,9 @@ class DataFlow:
     left_out: dict[str, int]
     """Reason -> rows, the commonest first."""
     kept: int
+    """Images; a study's sample holds several."""
+    unit: str
+    """What a sample is: `images` or `studies`."""
     split_by: str
     splits: tuple[Box, ...]
 
@@ -35,7 +38,8 @@ def data_flow(manifest: Manifest) -> DataFlow:
     return DataFlow(
         source_rows=manifest.source_rows,
         left_out=dict(sorted(manifest.left_out.items(), key=lambda item: (-item[1], item[0]))),
-        kept=sum(split.samples for split in manifest.splits.values()),
+        kept=manifest.source_rows - sum(manifest.left_out.values()),
+        unit=manifest.unit,
         split_by=manifest.split_rule,
         splits=tuple(_box(manifest, name) for name in manifest.splits),
     )

@@ -25,6 +25,7 @@ from cxr_dist.evaluate.uncertainty import entropy
 from cxr_dist.files import sha256_of
 from cxr_dist.shard.image import encode_jpeg
 from cxr_dist.shard.manifest import UNKNOWN, Manifest, load_manifest
+from cxr_dist.shard.stored_sample import film_names
 
 _LONGEST_SIDE = 320  # pixels of a film on the page
 _QUALITY = 80
@@ -48,8 +49,8 @@ class Example:
 
     key: str
     """The sample's key in the shards."""
-    film: str
-    """A data URI of a grey JPEG, at most 320 pixels long."""
+    films: tuple[str, ...]
+    """Data URIs of grey JPEGs, at most 320 pixels long; one, unless the sample is a study of several."""
     sections: dict[str, str]
     """The report's sections that the model was given, by name, in its order."""
     truth: str
@@ -148,7 +149,7 @@ def _example(run: RunResult, row: int, sample: dict[str, Any]) -> Example:
     classes = tuple(_class_row(case, c) for c in range(len(case.classes)))
     return Example(
         key=case.keys[0],
-        film=_data_uri(sample["jpg"]),
+        films=tuple(_data_uri(sample[name]) for name in film_names(sample)),
         sections={name: text[name] for name in run.evaluation["text_sections"] if text.get(name)},
         truth=", ".join(each.name for each in classes if each.label == "yes") or "none",
         answer=_answer(case),

@@ -49,13 +49,14 @@ def _data(comparison: Comparison) -> str:
     if manifest is None:
         return f"{made}The shards are gone or have changed; the split was made by {first['split_by']}."
     sizes = ", ".join(
-        f"{split.samples} images of {split.patients} patients ({name})"
+        f"{split.samples} {manifest.unit} of {split.patients} patients ({name})"
         for name, split in manifest.splits.items()
     )
-    kept = sum(split.samples for split in manifest.splits.values())
+    kept = manifest.source_rows - sum(manifest.left_out.values())
+    studies = f"A sample is a study, with up to {manifest.views} of its films. " if manifest.views > 1 else ""
     return (
         f"{made}Of {manifest.source_rows} source rows, {kept} images were kept and split by "
-        f"{manifest.split_rule}: {sizes}. Films were stored as grey JPEG with a short side of "
+        f"{manifest.split_rule}: {sizes}. {studies}Films were stored as grey JPEG with a short side of "
         f"{manifest.image['short_side']} pixels. The task is {manifest.task} with the classes "
         f"{', '.join(manifest.classes)}."
     )

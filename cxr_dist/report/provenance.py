@@ -67,7 +67,7 @@ def data_facts(comparison: Comparison) -> dict[str, str]:
 def _manifest_facts(manifest: Manifest) -> dict[str, str]:
     left_out = ", ".join(f"{count} {reason}" for reason, count in manifest.left_out.items()) or "none"
     facts = {
-        name.capitalize(): f"{split.samples} images of {split.patients} patients"
+        name.capitalize(): f"{split.samples} {manifest.unit} of {split.patients} patients"
         for name, split in manifest.splits.items()
     }
     return facts | {

@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 
 from cxr_dist.config import Config
 from cxr_dist.data.loader import evaluation_loader, training_batches, training_plan
+from cxr_dist.data.own_stages import own_stages
 from cxr_dist.data.place import open_store
 from cxr_dist.data.read import reader
 from cxr_dist.data.views import film_keys, partner_films, row_table
 from cxr_dist.distributed.world import World, lanes_of
+from cxr_dist.errors import UserError
 from cxr_dist.shard.manifest import Manifest, load_manifest
 
 COUNTS = st.integers(1, 4).flatmap(
@@ -114,6 +116,23 @@ def test_evaluation_has_each_studys_films_in_their_order(config, manifest):
             assert rows[len(names) :] == [-1] * (2 - len(names))
             films += len(names)
     assert films > len(places)
+
+
+def test_a_users_stage_gets_every_film_of_a_study_and_leaves_none_out(tmp_path):
+    (tmp_path / "stages.py").write_text(
+        "def dark(sample, random):\n"
+        "    return {k: v * 0 if k.endswith('jpg') else v for k, v in sample.items()}\n"
+        "def lose(sample, random):\n"
+        "    return {'jpg': sample['jpg'], 'json': sample['json']}\n"
+    )
+    film = np.full((4, 4), 9, np.uint8)
+    study = {"__key__": "k", "jpg": film, "1.jpg": film, "json": {}, "augmentation_key": np.uint64(1)}
+    dark, lose = own_stages([f"{tmp_path}/stages.py:{name}" for name in ("dark", "lose")])
+    ((found,),) = dark(iter([[study]]))
+    assert not found["jpg"].any()
+    assert not found["1.jpg"].any()
+    with pytest.raises(UserError, match="lose did not return a sample"):
+        list(lose(iter([[study]])))
 
 
 def test_the_films_of_a_study_are_augmented_apart(config, manifest):

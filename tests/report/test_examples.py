@@ -121,7 +121,7 @@ def test_a_case_has_the_film_and_the_sections_of_its_sample(
     for example in (*found.most_uncertain, *found.most_wrong):
         row = run.predictions.keys.index(example.key)
         report = samples[example.key][1]
-        film = pixels(base64.b64decode(example.film.partition(",")[2]))
+        film = pixels(base64.b64decode(example.films[0].partition(",")[2]))
         distance = {key: np.abs(film - pixels(jpeg)).mean() for key, (jpeg, _) in samples.items()}
         assert min(distance, key=distance.__getitem__) == example.key
         assert example.sections == {name: report[name] for name in SECTIONS if name in report}
@@ -157,7 +157,7 @@ def test_a_large_film_is_shown_small(
 ) -> None:
     monkeypatch.setattr("cxr_dist.report.examples._LONGEST_SIDE", 32)
     [example] = examples_of(compare(runs[:1]).runs[0], 1, str(tiny_shards)).most_uncertain
-    assert max(pixels(base64.b64decode(example.film.partition(",")[2])).shape) == 32
+    assert max(pixels(base64.b64decode(example.films[0].partition(",")[2])).shape) == 32
 
 
 def test_without_examples_nothing_of_a_case_is_on_the_page(
