@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import random
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -11,15 +12,19 @@ import numpy as np
 import pandas as pd
 import pytest
 import webdataset
+from films import texture
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from rich.console import Console
 from table_source import contents, make_source, table_recipe
 
 from cxr_dist.errors import UserError
 from cxr_dist.shard.image import ImageFile, encode_jpeg
+from cxr_dist.shard.index_checks import index_is_sound
 from cxr_dist.shard.manifest import Manifest, index_dtype, load_manifest, open_index
 from cxr_dist.shard.projection import projection
+from cxr_dist.shard.recipe import ImageFormat
 from cxr_dist.shard.record import Record
 from cxr_dist.shard.studies import in_order
 from cxr_dist.shard.summary import print_summary
@@ -97,6 +102,41 @@ def test_the_index_finds_every_film_in_one_span(source, tmp_path):
                     assert size == 0 or tar[offset:].startswith(b"\xff\xd8")
                     assert offset in span
                     assert offset + size in span
+
+
+def test_an_index_is_refused_where_a_film_is_missing_before_another():
+    index = np.zeros(3, index_dtype(1, views=3))
+    index["key"], index["size"], index["json_size"] = b"a", 100, 10
+    index["jpg_size"] = [[5, 0, 0], [5, 5, 0], [5, 5, 5]]
+    assert index_is_sound(index, 100, num_groups=2)
+    for sizes in ([0, 0, 0], [0, 5, 5], [5, 0, 5], [5, 5, -1], [5, 101, 0]):
+        index["jpg_size"][1] = sizes
+        assert not index_is_sound(index, 100, num_groups=2), sizes
+
+
+def test_a_second_film_that_is_in_another_split_is_found(tmp_path):
+    source = make_source(tmp_path / "source", patients=20, films=2)
+    for number, path in enumerate(sorted((source / "images").iterdir())):
+        Image.fromarray(texture(number)).save(path)
+    table = pd.read_csv(source / "films.csv")
+    table["study"], table["view"] = table["mrn"], ["PA", "LATERAL"] * 20
+    table.to_csv(source / "films.csv", index=False)
+    recipe = study_recipe(image=ImageFormat(short_side=128))
+    manifest = write_shards(recipe, source, tmp_path / "clean", workers=0)
+    assert verify(tmp_path / "clean") == []
+    names = sources_of(tmp_path / "clean")
+
+    def lateral(split: str, sample: int) -> Path:
+        index = open_index(tmp_path / "clean", manifest.splits[split].shards[0], 1, views=2)
+        return source / "images" / max(names[index["key"][sample].decode()])
+
+    shutil.copy(lateral("train", 5), lateral("test", 2))
+    write_shards(recipe, source, tmp_path / "leak", workers=0)
+    (problem,) = verify(tmp_path / "leak")
+    assert problem.startswith(
+        "1 films of test are near-duplicates of films of train, first test-00000.tar sample 2 "
+    )
+    assert "and train-00000.tar sample 5:" in problem
 
 
 def test_rows_in_another_order_and_more_workers_give_the_same_bytes(source, tmp_path):
