@@ -127,6 +127,8 @@ def _optional(config: Config) -> list[str]:
         found.append(f"an exponential moving average of the weights (decay {config.optim.ema_decay:g})")
     if config.model.sync_batchnorm and config.model.uses_image:
         found.append("BatchNorm over the batches of all ranks")
+    if config.ddp.comm_hook != "none":
+        found.append(f"gradients rounded to {config.ddp.comm_hook} to be summed over ranks")
     if train.early_stopping_patience:
         found.append(f"early stopping after {train.early_stopping_patience} validations without a better AUC")
     return found
