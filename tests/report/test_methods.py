@@ -92,3 +92,18 @@ def test_every_source_row_is_accounted_for(tmp_path: Path) -> None:
     split = dataclasses.replace(manifest.splits["train"], label_counts=unknown)
     flow = data_flow(dataclasses.replace(manifest, splits={"train": split}))
     assert flow.splits[0].classes == {"nodule": "3 (+ 2 unknown)"}
+
+
+def test_studies_of_several_films_are_not_called_images(tmp_path: Path) -> None:
+    comparison = compare([make_run(tmp_path / "a", make_predictions(n=20))])
+    (run,) = comparison.runs
+    assert run.manifest is not None
+    studies = dataclasses.replace(run.manifest, image=run.manifest.image | {"views": 2}, source_rows=1402)
+    flow = data_flow(studies)
+    assert (flow.kept, flow.unit) == (1400, "studies")  # films of 870 studies
+    text = methods(dataclasses.replace(comparison, runs=(dataclasses.replace(run, manifest=studies),)))[
+        "Data"
+    ]
+    assert "Of 1402 source rows, 1400 images were kept" in text
+    assert "700 studies of 466 patients (train)" in text
+    assert "A sample is a study, with up to 2 of its films." in text
