@@ -94,7 +94,8 @@ class Bench:
         sizes = [each.num_bytes for each in count.found]
         found["collectives"], found["bytes"] = len(sizes), sum(sizes)
         found["bytes_sent"] = sum(each.bytes_sent(self.world.world_size) for each in count.found)
-        found["buckets"] = [size for size in sizes if size > 2**10]  # the loss's denominator has 24 bytes
+        # Without the loss's denominator (24 bytes); the last one is BatchNorm's statistics, after the update.
+        found["buckets"] = [size for size in sizes if size > 2**10]
         found["all_reduce_alone"] = self.alone(found["buckets"])
         return found
 
