@@ -20,6 +20,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,9 @@ def starts(folder: Path, turns: int) -> dict[str, Seconds]:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CXR_DIST_WEIGHTS": str(folder / "bundle")}
     found: dict[str, list[Seconds]] = defaultdict(list)
     with ExitStack() as stack:
-        ways = {"plain": plain(shards, environment), "accelerate, 2 ranks": accelerated(shards, environment)}
+        ways = {"plain": plain(shards, environment)}
+        if find_spec("accelerate"):
+            ways["accelerate, 2 ranks"] = accelerated(shards, environment)
         if cluster := stack.enter_context(slurm()):
             for nodes in (1, 2):
                 ways[f"srun, {nodes} × 2 ranks"] = under_slurm(shards, environment | cluster, nodes)
@@ -164,7 +167,7 @@ def commands(turns: int) -> Seconds:
     """Seconds of the command line's help, and of imports in a process of their own."""
     found = {"cxr-dist --help": command_seconds([sys.executable, "-m", "cxr_dist", "--help"], 3 * turns)}
     found["python"] = command_seconds([sys.executable, "-c", "pass"], 3 * turns)
-    for name in IMPORTS:
+    for name in filter(find_spec, IMPORTS):
         found[f"import {name}"] = command_seconds([sys.executable, "-c", f"import {name}"], turns)
     return found
 
