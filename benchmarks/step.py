@@ -6,7 +6,8 @@ The enhanced model (DenseNet-121 at 224 pixels and BERT-base, random weights), f
 tutorial writes: to the device, to floats, forward, loss, backward for each micro-batch; clip, AdamW (fused, as in
 ours). Ours adds all that the package promises: jitter, seeds of each lane, one denominator over all lanes,
 BatchNorm's statistics of each lane, the check for values that are not finite. Both work on one set of weights and
-take turns (bare, ours, ours, bare); medians go into benchmarks/results/step.json.
+take turns (bare, ours, ours, bare). Then ours by phase, on its loader's batches, which leave out padding
+(phases.py). Medians go into benchmarks/results/step.json, from a GPU into step-cuda.json.
 """
 
 import argparse
@@ -15,27 +16,22 @@ import json
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from benchmarks.hardware import describe_machine
+from benchmarks.ceilings import measure_ceilings
+from benchmarks.hardware import describe_machine, result_path
 from benchmarks.mc_dropout import build, made_inputs
+from benchmarks.phases import CLASSES, Table, load_steps, measure_phases, new_step, show_phases
 from cxr_dist.config import Config
 from cxr_dist.data.batch import Batch
-from cxr_dist.distributed.backend import new_backend
-from cxr_dist.distributed.world import World
 from cxr_dist.model.classifier import Classifier
 from cxr_dist.model.image import normalise
-from cxr_dist.model.losses import ClassificationLoss
 from cxr_dist.runs import named_run
-from cxr_dist.session import new_optimizer
-from cxr_dist.train.step import TrainStep
 
 TARGET = 0.03  # of the bare loop's time
-CLASSES = 5
 Way = Callable[[int], object]
 
 
@@ -69,12 +65,7 @@ def made_batches(config: Config, device: torch.device) -> list[Batch]:
 
 def ours(config: Config, model: Classifier, device: torch.device, batches: list[Batch]) -> Way:
     """The package's step."""
-    backend = new_backend(config, World(), device, model, new_optimizer(config))
-    backend.prepare()
-    loss = ClassificationLoss(
-        name="cross_entropy", gamma=config.loss.gamma, class_weights=None, task="multiclass"
-    )
-    step = TrainStep(config, backend, loss, CLASSES, range(config.data.num_lanes))
+    step = new_step(config, model, device)
     return lambda number: step(number, 0, batches, False)
 
 
@@ -137,11 +128,17 @@ def main() -> None:
     config, model = configured(options), build(device).train()
     batches = made_batches(config, device)
     ways = {"bare": bare(config, model, device, batches), "ours": ours(config, model, device, batches)}
-    report(measure(ways, options, device), vars(options), device)
+    seconds = measure(ways, options, device)
+    model.zero_grad(set_to_none=True)
+    ceilings, loaded = measure_ceilings(device, config.precision), load_steps(config, options.turns)
+    phases = measure_phases(config, model, device, loaded, options.turns, ceilings)
+    report(seconds, phases, vars(options), device)
 
 
-def report(seconds: dict[str, list[float]], options: dict[str, int], device: torch.device) -> None:
-    """Print medians and overhead, and write benchmarks/results/step.json."""
+def report(
+    seconds: dict[str, list[float]], phases: Table, options: dict[str, int], device: torch.device
+) -> None:
+    """Print medians, overhead and phases, and write the result."""
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     pairs = [ours / bare for ours, bare in zip(seconds["ours"], seconds["bare"], strict=True)]
     overhead = {"of medians": medians["ours"] / medians["bare"] - 1, "in pairs": statistics.median(pairs) - 1}
@@ -150,11 +147,11 @@ def report(seconds: dict[str, list[float]], options: dict[str, int], device: tor
         print(f"  {name:<8}{medians[name]:9.4f}  ({min(values):.4f} to {max(values):.4f})")
     for name, share in overhead.items():
         print(f"  overhead, {name:<12}{share:+8.2%}  (target: at most {TARGET:.0%})")
+    show_phases(f"{options['lanes']} × {options['micro_batch']} samples", phases)
     result = {"what": "the training step beside a bare PyTorch loop, seconds", "options": options}
     result |= {"device": device.type, "seconds": seconds, "medians": medians, "overhead": overhead}
-    result |= {"target": TARGET, "machine": describe_machine()}
-    path = Path(__file__).parent / "results" / "step.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
+    result |= {"target": TARGET, "phases": phases, "machine": describe_machine()}
+    result_path("step", device).write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":
