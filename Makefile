@@ -2,17 +2,20 @@
 #   make demo    the main job on made data, end to end, to a report page
 #   make test    all tests          make check   format, lint, types, import directions
 #   make bench   all benchmarks     make setup   .venv only
+#   make bench-gpu  what a GPU can measure, and its tests, with PYTHON's own packages and no network; WHEELS=FOLDER has
+#                   wheels of what PYTHON lacks
 #   make torture jobs of a SLURM of its own, disturbed at random (TRIALS=100); stopped, it goes on
 PYTHON ?= python3
 DEMO ?= demo
 TRIALS ?= 100
+WHEELS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 # One thread per process: two processes share the cores, and numbers repeat.
 RANKS := OMP_NUM_THREADS=1 $(BIN)/accelerate launch --config_file launch/accelerate/cpu2.yaml -m cxr_dist
 CXR := OMP_NUM_THREADS=1 $(BIN)/cxr-dist
 
-.PHONY: setup demo test check bench torture clean
+.PHONY: setup demo test check bench bench-gpu torture clean
 
 setup: $(VENV)/.ready
 
@@ -43,8 +46,18 @@ test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations=10
 
 bench: setup
-	for name in loader workers sharding plan step checkpoint mc_dropout faults checkpoint_faults resized_run; do \
+	for name in loader workers sharding plan step checkpoint mc_dropout faults checkpoint_faults resized_run original \
+	    bf16_auc; do \
 	  $(BIN)/python -m benchmarks.$$name || exit 1; done
+
+# Each on its own: one that fails does not keep the others from their results.
+bench-gpu:
+	test -z "$(WHEELS)" || $(PYTHON) -m pip install --quiet --no-index --no-deps --upgrade --target build/site $(WHEELS)/*.whl
+	export PYTHONPATH=$(CURDIR)/build/site; failed=; \
+	for name in step original roofline memory text mc_dropout bf16_auc; do \
+	  $(PYTHON) -m benchmarks.$$name || failed="$$failed $$name"; done; \
+	$(PYTHON) -m pytest -m cuda $$(grep -rl --include='test_*.py' mark.cuda tests) || failed="$$failed tests"; \
+	test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
 
 torture: setup
 	OMP_NUM_THREADS=1 $(BIN)/python tests/slurm/torture.py --trials $(TRIALS)

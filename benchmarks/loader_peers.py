@@ -154,8 +154,8 @@ class OriginalDataset(Dataset[dict[str, torch.Tensor]]):
         }
 
 
-def original(data: Data, full_side: int, films: int = 48) -> Reader:
-    """The original notebook's way, from PNGs of `full_side` pixels; few of them, read again and again."""
+def original_dataset(data: Data, full_side: int, films: int) -> OriginalDataset:
+    """So many films as PNGs of `full_side` pixels, each with its report, as the original notebook read them."""
     import cv2
     import numpy as np
 
@@ -170,7 +170,12 @@ def original(data: Data, full_side: int, films: int = 48) -> Reader:
         )  # a film's noise, which PNG must carry
         cv2.imwrite(str(pngs / f"{number:04d}.png"), np.clip(large + grain, 0, 255).astype(np.uint8))
         texts.append(sample["text"])
-    dataset = OriginalDataset(pngs, texts, data.folder / "text")
+    return OriginalDataset(pngs, texts, data.folder / "text")
+
+
+def original(data: Data, full_side: int, films: int = 48) -> Reader:
+    """The original notebook's way; few films, read again and again."""
+    dataset = original_dataset(data, full_side, films)
 
     return drained(lambda: iter(DataLoader(dataset, BATCH, shuffle=True, num_workers=data.workers)))
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 INK, QUIET, BLUE, ORANGE, GREEN = "#7b8794", "#9aa5b1", "#2b8ac6", "#dd6b20", "#2f9e6b"
 _INKED = ("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor")
-_STYLE = {
+STYLE = {
     "font.size": 10,
     "svg.hashsalt": "resized-run",
     "axes.spines.top": False,
@@ -37,7 +37,7 @@ def residual(result: dict[str, Any], precision: str, run: str = "disturbed") -> 
 
 def draw(result: dict[str, Any], path: Path) -> None:
     """Write the picture; the same result gives the same bytes."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(8.6, 5.6), layout="constrained")
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
         _draw_losses(upper, result["fp64"])
