@@ -1,6 +1,7 @@
 """`cxr-dist plan`: what a run would do, from the manifest alone; refuses what training would refuse."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,13 +11,13 @@ from cxr_dist.data.loader import training_plan
 from cxr_dist.data.place import shards_folder
 from cxr_dist.data.plan import Plan
 from cxr_dist.evaluate.leakage import labels_in_text
+from cxr_dist.memory_plan import describe_memory_needs
 from cxr_dist.model.classifier import build_classifier
+from cxr_dist.model.weights import bundle_folder, resolve_text_encoder
 from cxr_dist.session import check_against, check_weights
 from cxr_dist.shard.manifest import Manifest, load_manifest
 from cxr_dist.shard.shard_list import column
 from cxr_dist.train.micro_batch import with_recorded_micro_batch
-
-_BYTES_PER_PARAMETER = 16  # fp32 weight, gradient and two Adam moments
 
 
 def describe(config: Config) -> dict[str, str]:
@@ -58,9 +59,7 @@ def describe(config: Config) -> dict[str, str]:
         f"{parameters / 1e6:.1f} million" if parameters else "not known before the run starts"
     )
     if parameters:
-        facts["weights and optimizer"] = (
-            f"{parameters * _BYTES_PER_PARAMETER / 2**30:.2f} GiB a rank (DDP), no activations"
-        )
+        facts |= describe_memory_needs(config, len(manifest.classes), _text_folder(config), manifest.views)
     return facts
 
 
@@ -89,13 +88,14 @@ def _per_node(plan: Plan, total_bytes: int) -> str:
 
 def num_parameters(config: Config, num_classes: int) -> int | None:
     """Number of parameters; None where the text encoder's size is only known when the run starts."""
-    from cxr_dist.model.weights import bundle_folder, resolve_text_encoder
-
-    text = None
-    if config.model.uses_text:
-        if config.model.text_encoder == "tiny":
-            return None
-        text = resolve_text_encoder(config.model.text_encoder, bundle_folder(config.model.weights))
+    if config.model.uses_text and config.model.text_encoder == "tiny":
+        return None
     with torch.device("meta"):
-        model = build_classifier(config.model, num_classes, text)
+        model = build_classifier(config.model, num_classes, _text_folder(config))
     return int(np.sum([p.numel() for p in model.parameters()]))
+
+
+def _text_folder(config: Config) -> Path | None:
+    if not config.model.uses_text:
+        return None
+    return resolve_text_encoder(config.model.text_encoder, bundle_folder(config.model.weights))

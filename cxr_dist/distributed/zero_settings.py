@@ -14,7 +14,7 @@ from cxr_dist.errors import UserError
 
 # Elements of fp32, 100 MB: DeepSpeed's 500 million would be 2 GB a rank. The largest tensor of
 # Bio_ClinicalBERT, its word embeddings, has 22 million.
-_BUCKET = 25_000_000
+BUCKET_ELEMENTS = 25_000_000
 _SECTION = "zero_optimization"
 
 
@@ -22,7 +22,7 @@ def zero_settings(config: Config) -> dict[str, Any]:
     """DeepSpeed's configuration for a run; raises UserError for a file that is no such JSON, or sets more."""
     stage = int(config.parallel.removeprefix("zero"))
     site = _read(Path(config.deepspeed), stage) if config.deepspeed else {}
-    buckets = {"reduce_bucket_size": _BUCKET, "allgather_bucket_size": _BUCKET}
+    buckets = {"reduce_bucket_size": BUCKET_ELEMENTS, "allgather_bucket_size": BUCKET_ELEMENTS}
     return {
         # Our micro-batches have their own sizes and share of the loss; DeepSpeed is to divide by nothing.
         "train_micro_batch_size_per_gpu": 1,

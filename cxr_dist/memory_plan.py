@@ -1,0 +1,95 @@
+"""How much of a GPU's memory a rank will need, for `cxr-dist plan`: a configuration in, one line per way to run it out.
+
+Each line is one precision and gradient checkpointing; in it the engines, whose activations are the same.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from cxr_dist.config import Config
+from cxr_dist.distributed.engine_memory import Engine, held
+from cxr_dist.train.footprint import Footprint, footprint
+
+Recompute = bool | Literal["text", "image", "all"]
+_ENGINES: tuple[Engine, ...] = ("ddp", "zero1", "zero2", "zero3")
+_OFFLOADED: tuple[Engine, ...] = ("zero2", "zero3")
+_USUAL_MICRO_BATCH = 8
+_NODE = 8  # ranks that a line speaks of, where so many divide the lanes
+
+
+def peak(
+    found: Footprint, engine: Engine, *, ranks: int, several: bool, averaged: bool, offload: bool = False
+) -> int:
+    """Bytes of a rank's tensors at the worst moment of a step; CUDA's own context and fragments come on top."""
+    kept = held(
+        engine,
+        ranks=ranks,
+        weights=found.weights,
+        gradients=found.gradients,
+        several=several,
+        averaged=averaged,
+        offload=offload,
+    )
+    # In its only micro-batch gradients come one by one, except where DDP's buckets wait for them.
+    fresh = not several and (engine == "zero1" or (engine == "ddp" and ranks == 1))
+    return max(kept.backward + (found.first if fresh else found.later), kept.update)
+
+
+def describe_memory_needs(
+    config: Config, num_classes: int, text_folder: Path | None, views: int
+) -> dict[str, str]:
+    """Name -> engines with GiB, the run's own precision with every gradient checkpointing, then the other precision.
+
+    `text_folder` holds the text encoder's config.json; None in image mode. Nothing for fp64, which tests alone use.
+    """
+    if config.precision == "fp64":
+        return {}
+    if config.data.micro_batch == "auto":
+        size = min(_USUAL_MICRO_BATCH, config.data.global_batch)
+        while config.data.global_batch % size:
+            size -= 1
+        config = replace(config, data=replace(config.data, micro_batch=size))
+    other: Literal["fp32", "bf16"] = "bf16" if config.precision == "fp32" else "fp32"
+    own = config.model.gradient_checkpointing
+    cases = [(config.precision, setting) for setting in _settings(config)] + [(other, own)]
+    facts = {
+        "memory of a rank": f"GiB on a GPU with micro-batch {config.data.micro_batch}, by gradient checkpointing"
+    }
+    for precision, setting in cases:
+        changed = replace(
+            config, precision=precision, model=replace(config.model, gradient_checkpointing=setting)
+        )
+        found = footprint(changed, num_classes, text_folder, "cuda", views)
+        facts[f"  {precision}, checkpointing {_name(setting)}"] = _line(changed, found)
+    return facts
+
+
+def _settings(config: Config) -> list[Recompute]:
+    """What the run's encoders can recompute, the least first."""
+    found: list[Recompute] = [False]
+    found += ["text"] if config.model.uses_text else []
+    found += ["image"] if config.model.uses_image else []
+    return [*found, "all"] if len(found) > 2 else found
+
+
+def _name(setting: Recompute) -> str:
+    return {"False": "off", "True": "text"}.get(str(setting), str(setting))
+
+
+def _line(config: Config, found: Footprint) -> str:
+    lanes = config.data.num_lanes
+    ranks = max(size for size in range(1, _NODE + 1) if lanes % size == 0)
+    averaged = config.optim.ema_decay > 0
+
+    def gib(engine: Engine, ranks: int, offload: bool = False) -> str:
+        several = lanes > ranks
+        size = peak(found, engine, ranks=ranks, several=several, averaged=averaged, offload=offload)
+        return f"{engine} {size / 2**30:.2f}"
+
+    alone = f"1 rank: {gib('ddp', 1)}"
+    if ranks == 1:
+        return alone
+    together = ", ".join(gib(engine, ranks) for engine in _ENGINES)
+    offloaded = ", ".join(gib(engine, ranks, True) for engine in _OFFLOADED)
+    return f"{alone}; {ranks} ranks: {together}; with offload {offloaded}"
