@@ -53,8 +53,9 @@ def describe_memory_needs(
     other: Literal["fp32", "bf16"] = "bf16" if config.precision == "fp32" else "fp32"
     own = config.model.gradient_checkpointing
     cases = [(config.precision, setting) for setting in _settings(config)] + [(other, own)]
+    size = config.data.global_batch // config.data.num_lanes
     facts = {
-        "memory of a rank": f"GiB on a GPU with micro-batch {config.data.micro_batch}, by gradient checkpointing"
+        "memory of a rank": f"GiB on a GPU in a step of micro-batch {size}, without CUDA's own and fragments"
     }
     for precision, setting in cases:
         changed = replace(

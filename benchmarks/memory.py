@@ -1,0 +1,154 @@
+"""Memory of a training step: predicted by `cxr-dist plan`'s own function, and measured in real steps.
+
+    python -m benchmarks.memory [--micro-batches 4,8,16] [--limit-gib 4] [--only NAME]
+
+The baseline and the enhanced model (random weights of the real sizes), with and without gradient checkpointing, and
+each engine at two ranks, a fresh process for each case. On a GPU what torch's caching allocator had at most; on the CPU
+the same of torch's CPU allocator, and how much the process grew (oneDNN's workspaces and malloc's pieces included).
+Ranks above the number of GPUs are left out. Then the largest micro-batch under a limit (on a GPU: what it has free),
+chosen by prediction and tried. Results go into benchmarks/results/memory.json.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.hardware import describe_machine
+from benchmarks.mc_dropout import BERT_BASE
+from benchmarks.memory_case import CLASSES, configured
+from cxr_dist.memory_plan import peak
+from cxr_dist.train.footprint import Footprint, footprint
+
+TARGET = 0.15  # of what was measured
+CUDA = torch.cuda.is_available()
+Case = dict[str, Any]
+
+
+def case(run: str, micro_batch: int, setting: bool | str, **changes: Any) -> Case:
+    """A case with the run's usual precision: bf16 for enhanced on a GPU, else fp32, which is the faster on a CPU."""
+    precision = "bf16" if CUDA and run == "enhanced" else "fp32"
+    usual = {
+        "run": run,
+        "micro_batch": micro_batch,
+        "gradient_checkpointing": setting,
+        "precision": precision,
+    }
+    return usual | {"parallel": "ddp", "ranks": 1} | changes
+
+
+def cases(micro_batches: list[int]) -> list[Case]:
+    """What is measured, the small ones first."""
+    found = [case("enhanced", size, setting) for size in micro_batches for setting in (False, "all")]
+    found += [case("enhanced", micro_batches[0], setting) for setting in ("text", "image")]
+    found += [case("baseline", micro_batches[0], setting) for setting in (False, "image")]
+    other = "fp32" if CUDA else "bf16"
+    found += [case("enhanced", micro_batches[0], False, precision=other)]
+    if not CUDA or torch.cuda.device_count() > 1:
+        engines = ("ddp", "zero1", "zero2", "zero3")
+        found += [case("enhanced", micro_batches[0], "all", parallel=name, ranks=2) for name in engines]
+    return found
+
+
+def predicted(wanted: Case, folder: Path) -> int:
+    """Bytes of a rank, by the function behind `cxr-dist plan`."""
+    config = configured(wanted)
+    found: Footprint = footprint(config, CLASSES, folder, "cuda" if CUDA else "cpu")
+    averaged = config.optim.ema_decay > 0
+    return peak(found, config.parallel, ranks=wanted["ranks"], several=True, averaged=averaged)
+
+
+def measured(wanted: Case, folder: Path) -> dict[str, int] | None:
+    """Rank 0's figures from a fresh process; None where it ran out of memory."""
+    path = folder / "case.json"
+    path.write_text(json.dumps(wanted))
+    command = [sys.executable, "-m"]
+    if wanted["ranks"] > 1:
+        command += ["torch.distributed.run", "--standalone", f"--nproc-per-node={wanted['ranks']}", "-m"]
+    environment = os.environ | {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "131072"}
+    environment |= {} if CUDA else {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": str(2 // wanted["ranks"])}
+    command += ["benchmarks.memory_case", str(path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    lines = [line for line in done.stdout.splitlines() if line.startswith('{"allocated"')]
+    if not lines and "out of memory" in done.stderr.lower():
+        return None
+    assert lines, done.stderr[-2000:]
+    figures: dict[str, int] = json.loads(lines[0])
+    return figures
+
+
+def compared(wanted: Case, folder: Path) -> dict[str, Any]:
+    """A row of the table: prediction first, then the measurement."""
+    row = dict(wanted) | {"predicted": predicted(wanted, folder)}
+    figures = measured(wanted, folder)
+    if figures is None:
+        return row | {"out_of_memory": True}
+    error = row["predicted"] / figures["allocated"] - 1
+    return row | {"allocated": figures["allocated"], "process": figures["process"], "error": error}
+
+
+def largest(setting: bool | str, limit: int, folder: Path) -> dict[str, Any]:
+    """The largest micro-batch whose predicted step stays below the limit, and what it then took.
+
+    The prediction is a line through two sizes: what one sample adds.
+    """
+    small, large = (predicted(case("enhanced", size, setting), folder) for size in (4, 8))
+    per_sample = (large - small) / 4
+    size = int((limit - small) / per_sample) + 4
+    return {"limit": limit} | compared(case("enhanced", size, setting), folder)
+
+
+def show(row: dict[str, Any]) -> None:
+    """One line of the table, MiB."""
+    name = f"{row['run']} b={row['micro_batch']} {row['precision']} checkpointing={row['gradient_checkpointing']}"
+    name += f" {row['parallel']}×{row['ranks']}"
+    if "allocated" not in row:
+        print(f"{name:<58}{row['predicted'] / 2**20:9.0f}   out of memory", flush=True)
+        return
+    figures = [row[key] / 2**20 for key in ("predicted", "allocated", "process")]
+    print(
+        f"{name:<58}" + "".join(f"{figure:9.0f}" for figure in figures) + f"{row['error']:+8.1%}", flush=True
+    )
+
+
+def main() -> None:
+    """Predict, measure, compare, and write the result."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--micro-batches", default="4,8,16")
+    parser.add_argument("--limit-gib", type=float, default=4.0, help="on the CPU")
+    parser.add_argument("--only", default="", help="cases whose engine is this one; writes no result")
+    options = parser.parse_args()
+    limit = int(0.9 * torch.cuda.mem_get_info()[0]) if CUDA else int(options.limit_gib * 2**30)
+    wanted = cases([int(size) for size in options.micro_batches.split(",")])
+    print(f"{'MiB':<58}predicted allocated  process   error")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "config.json").write_text(json.dumps(BERT_BASE))
+        rows = []
+        for each in (case for case in wanted if options.only in ("", case["parallel"])):
+            rows.append(compared(each, folder))
+            show(rows[-1])
+        if options.only:
+            return
+        greatest = [largest(setting, limit, folder) for setting in (False, "all")]
+        for row in greatest:
+            show(row)
+    worst = max(abs(row["error"]) for row in rows + greatest if "error" in row)
+    print(f"largest error {worst:.1%} (target: at most {TARGET:.0%})")
+    result = {"what": "peak memory of a step of a rank, bytes", "device": "cuda" if CUDA else "cpu"}
+    result |= {"rows": rows, "largest_micro_batch": greatest, "largest_error": worst, "target": TARGET}
+    result |= {"machine": describe_machine()}
+    path = Path(__file__).parent / "results" / "memory.json"
+    path.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
