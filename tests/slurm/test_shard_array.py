@@ -88,6 +88,15 @@ def tasks_submitted(printed: str) -> list[int]:
     return [int(number) for number in re.findall(r"shards in (\d+) tasks", printed)]
 
 
+def job_of(folder: Path, seconds: float = 60) -> str:
+    """The array's number, which the command prints when it has submitted it."""
+    deadline = time.monotonic() + seconds
+    while (found := re.search(r"job (\d+) ", (folder / "printed").read_text())) is None:
+        assert time.monotonic() < deadline, (folder / "printed").read_text()
+        time.sleep(0.02)
+    return found[1]
+
+
 def process_of(task: str, seconds: float = 60) -> int:
     """The process id of the running task whose SLURM id is JOB_TASK."""
     job, number = task.split("_")
@@ -134,7 +143,7 @@ def test_a_killed_task_is_done_again_alone_and_keeps_its_finished_shards(cluster
     wait_for("shards/.unfinished/train-00001.json", tmp_path, command)  # the first shard of the second task
     first = tmp_path / "shards" / "train-00001.tar"
     written = first.stat().st_mtime_ns
-    job = re.search(r"job (\d+) ", (tmp_path / "printed").read_text())[1]
+    job = job_of(tmp_path)
     os.kill(process_of(f"{job}_1"), signal.SIGKILL)
     printed = end(command, tmp_path)
     assert tasks_submitted(printed) == [3, 1]
@@ -150,7 +159,7 @@ def test_a_task_warned_of_its_time_limit_is_requeued_and_goes_on(cluster, tmp_pa
     recipe = write_recipe(tmp_path, side=350)
     command = start(cluster, tmp_path, recipe)
     wait_for("shards/.unfinished/train-00001.json", tmp_path, command)
-    job = re.search(r"job (\d+) ", (tmp_path / "printed").read_text())[1]
+    job = job_of(tmp_path)
     cluster.run("scancel", "--signal=USR2", f"{job}_1")
     printed = end(command, tmp_path)
     assert tasks_submitted(printed) == [3]
@@ -165,9 +174,13 @@ def test_a_task_warned_of_its_time_limit_is_requeued_and_goes_on(cluster, tmp_pa
 def test_the_same_command_takes_over_where_the_first_was_left(cluster, tmp_path, leave):
     recipe = write_recipe(tmp_path, side=500)
     command = start(cluster, tmp_path, recipe)
+    wait_for("logs/*.pkl", tmp_path, command)
+    held = process_of(f"{job_of(tmp_path)}_2")
+    os.kill(held, signal.SIGSTOP)  # so that the array cannot be done before the command is left
     wait_for("shards/.unfinished/*.json", tmp_path, command)
     command.send_signal(leave)
     command.wait(timeout=30)
+    os.kill(held, signal.SIGCONT)
     left = re.search(r"left the jobs cxr-shard-\w+ to SLURM", (tmp_path / "printed").read_text())
     assert bool(left) is (leave == signal.SIGINT)
     printed = end(start(cluster, tmp_path, recipe), tmp_path)
