@@ -46,15 +46,15 @@ test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations=10
 
 bench: setup
-	for name in loader workers sharding plan step checkpoint mc_dropout faults checkpoint_faults resized_run original \
-	    bf16_auc; do \
+	for name in loader workers sharding plan step roofline text original bf16_auc memory scaling startup checkpoint \
+	    mc_dropout faults checkpoint_faults resized_run; do \
 	  $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 # Each on its own: one that fails does not keep the others from their results.
 bench-gpu:
 	test -z "$(WHEELS)" || $(PYTHON) -m pip install --quiet --no-index --no-deps --upgrade --target build/site $(WHEELS)/*.whl
 	export PYTHONPATH=$(CURDIR)/build/site; failed=; \
-	for name in step original roofline memory text mc_dropout bf16_auc; do \
+	for name in step roofline text original bf16_auc memory scaling startup mc_dropout; do \
 	  $(PYTHON) -m benchmarks.$$name || failed="$$failed $$name"; done; \
 	$(PYTHON) -m pytest -m cuda $$(grep -rl --include='test_*.py' mark.cuda tests) || failed="$$failed tests"; \
 	test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
