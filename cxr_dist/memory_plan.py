@@ -1,6 +1,6 @@
 """How much of a GPU's memory a rank will need, for `cxr-dist plan`: a configuration in, one line per way to run it out.
 
-Each line is one precision and gradient checkpointing; in it the engines, whose activations are the same.
+A line is one gradient checkpointing; in it the engines, whose activations are the same.
 """
 
 from dataclasses import replace
@@ -39,9 +39,10 @@ def peak(
 def describe_memory_needs(
     config: Config, num_classes: int, text_folder: Path | None, views: int
 ) -> dict[str, str]:
-    """Name -> engines with GiB, the run's own precision with every gradient checkpointing, then the other precision.
+    """Name -> engines with GiB: with the run's own gradient checkpointing, and with the most of it.
 
     `text_folder` holds the text encoder's config.json; None in image mode. Nothing for fp64, which tests alone use.
+    A line takes some seconds, in which torch traces the network without values.
     """
     if config.precision == "fp64":
         return {}
@@ -50,28 +51,22 @@ def describe_memory_needs(
         while config.data.global_batch % size:
             size -= 1
         config = replace(config, data=replace(config.data, micro_batch=size))
-    other: Literal["fp32", "bf16"] = "bf16" if config.precision == "fp32" else "fp32"
-    own = config.model.gradient_checkpointing
-    cases = [(config.precision, setting) for setting in _settings(config)] + [(other, own)]
-    size = config.data.global_batch // config.data.num_lanes
     facts = {
-        "memory of a rank": f"GiB on a GPU in a step of micro-batch {size}, without CUDA's own and fragments"
+        "memory of a rank": f"GiB on a GPU with micro-batch {config.data.micro_batch}, by gradient checkpointing"
     }
-    for precision, setting in cases:
-        changed = replace(
-            config, precision=precision, model=replace(config.model, gradient_checkpointing=setting)
-        )
+    own, most = config.model.gradient_checkpointing, _most(config)
+    for setting in [own] if _name(own) == most else [own, most]:
+        changed = replace(config, model=replace(config.model, gradient_checkpointing=setting))
         found = footprint(changed, num_classes, text_folder, "cuda", views)
-        facts[f"  {precision}, checkpointing {_name(setting)}"] = _line(changed, found)
+        facts[f"  {config.precision}, checkpointing {_name(setting)}"] = _line(changed, found)
     return facts
 
 
-def _settings(config: Config) -> list[Recompute]:
-    """What the run's encoders can recompute, the least first."""
-    found: list[Recompute] = [False]
-    found += ["text"] if config.model.uses_text else []
-    found += ["image"] if config.model.uses_image else []
-    return [*found, "all"] if len(found) > 2 else found
+def _most(config: Config) -> Literal["text", "image", "all"]:
+    """All that the run's encoders can recompute."""
+    if config.model.uses_text and config.model.uses_image:
+        return "all"
+    return "text" if config.model.uses_text else "image"
 
 
 def _name(setting: Recompute) -> str:
