@@ -7,6 +7,7 @@ activations computed a second time, and not the little that is neither convoluti
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
@@ -35,8 +36,8 @@ class ModelFlops:
         films = 0 if batch.images is None else len(batch.images)
         tokens = squares = 0
         if batch.attention_mask is not None:
-            lengths = batch.attention_mask.sum(dim=1)
-            tokens, squares = int(lengths.sum()), int(lengths.square().sum())
+            lengths = batch.attention_mask.numpy().sum(axis=1)  # NumPy's: a tensor's may be the device's
+            tokens, squares = int(lengths.sum()), int(np.square(lengths).sum())
         return {
             "image": self.film * films,
             "text": self.report[0] * tokens + self.report[1] * squares,
