@@ -6,32 +6,23 @@ import json
 import numpy as np
 import pytest
 import webdataset
+from lane_batches import lane_batches
 
-from cxr_dist.data.loader import evaluation_loader, training_batches, training_plan
+from cxr_dist.data.loader import evaluation_loader, training_plan
 from cxr_dist.data.store import ShardStore
-from cxr_dist.distributed.world import World, lanes_of
 from cxr_dist.shard.manifest import load_manifest
 
 
 def ledger(config, manifest, steps, first_step=0, world_size=1, workers=0):
     """(step, lane) -> what the micro-batch holds, over all ranks."""
     data = dataclasses.replace(config.data, workers=workers)
-    plan = training_plan(data, manifest, config.seed)
-    found = {}
-    for rank in range(world_size):
-        lanes = lanes_of(World(rank=rank, world_size=world_size), plan.num_lanes)
-        stream = training_batches(
-            data, manifest, plan, lanes=lanes, first_step=first_step, tokenizer=None, with_images=True
-        )
-        for step in range(first_step, first_step + steps):
-            for lane in lanes:
-                batch = next(stream)
-                found[step, lane] = (
-                    batch.sample_ids.tolist(),
-                    batch.labels.tolist(),
-                    batch.images.numpy().tobytes(),
-                )
-    return found
+    stream = lane_batches(
+        data, manifest, config.seed, steps=steps, first_step=first_step, world_size=world_size
+    )
+    return {
+        place: (batch.sample_ids.tolist(), batch.labels.tolist(), batch.images.numpy().tobytes())
+        for place, batch in stream
+    }
 
 
 @pytest.fixture(scope="module")

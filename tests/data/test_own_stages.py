@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lane_batches import lane_batches
 
 from cxr_dist.data import own_stages as documented
-from cxr_dist.data.loader import evaluation_loader, training_batches, training_plan
+from cxr_dist.data.loader import evaluation_loader
 from cxr_dist.data.own_stages import own_stages
 from cxr_dist.data.store import ShardError
-from cxr_dist.distributed.world import World, lanes_of
 from cxr_dist.errors import UserError
 from cxr_dist.shard.manifest import load_manifest
 
@@ -28,18 +28,11 @@ def example(tmp_path):
 def films(config, stages, world_size=1, workers=0, first_step=0, steps=5):
     """(step, lane) -> pixels and labels of the micro-batch, over all ranks."""
     data = dataclasses.replace(config.data, stages=tuple(stages), workers=workers)
-    manifest, found = load_manifest(Path(data.shards)), {}
-    plan = training_plan(data, manifest, config.seed)
-    for rank in range(world_size):
-        lanes = lanes_of(World(rank=rank, world_size=world_size), plan.num_lanes)
-        stream = training_batches(
-            data, manifest, plan, lanes=lanes, first_step=first_step, tokenizer=None, with_images=True
-        )
-        for step in range(first_step, first_step + steps):
-            for lane in lanes:
-                batch = next(stream)
-                found[step, lane] = batch.images.numpy(), batch.labels.tolist()
-    return found
+    manifest = load_manifest(Path(data.shards))
+    stream = lane_batches(
+        data, manifest, config.seed, steps=steps, first_step=first_step, world_size=world_size
+    )
+    return {place: (batch.images.numpy(), batch.labels.tolist()) for place, batch in stream}
 
 
 def alike(a, b):

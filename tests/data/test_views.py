@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lane_batches import lane_batches
 
 from cxr_dist.config import Config
-from cxr_dist.data.loader import evaluation_loader, training_batches, training_plan
+from cxr_dist.data.loader import evaluation_loader
 from cxr_dist.data.own_stages import own_stages
 from cxr_dist.data.place import open_store
 from cxr_dist.data.read import reader
 from cxr_dist.data.views import film_keys, partner_films, row_table
-from cxr_dist.distributed.world import World, lanes_of
 from cxr_dist.errors import UserError
 from cxr_dist.shard.manifest import Manifest, load_manifest
 
@@ -74,21 +74,11 @@ def config(study_config: Config) -> Config:
 def ledger(config: Config, manifest: Manifest, steps: int, world_size: int = 1, workers: int = 0) -> dict:
     """(step, lane) -> what the micro-batch holds, over all ranks."""
     data = dataclasses.replace(config.data, workers=workers)
-    plan, found = training_plan(data, manifest, config.seed), {}
-    for rank in range(world_size):
-        lanes = lanes_of(World(rank=rank, world_size=world_size), plan.num_lanes)
-        stream = training_batches(
-            data, manifest, plan, lanes=lanes, first_step=0, tokenizer=None, with_images=True
-        )
-        for step in range(steps):
-            for lane in lanes:
-                batch = next(stream)
-                found[step, lane] = (
-                    batch.images.numpy().tobytes(),
-                    batch.view_rows.tolist(),
-                    batch.labels.tolist(),
-                )
-    return found
+    stream = lane_batches(data, manifest, config.seed, steps=steps, world_size=world_size)
+    return {
+        place: (batch.images.numpy().tobytes(), batch.view_rows.tolist(), batch.labels.tolist())
+        for place, batch in stream
+    }
 
 
 def test_ranks_and_workers_change_nothing(config, manifest):

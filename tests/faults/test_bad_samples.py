@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lane_batches import lane_batches
 from run_losses import losses
 
 from cxr_dist import cli
 from cxr_dist.config import DataConfig
-from cxr_dist.data.loader import evaluation_loader, training_batches, training_plan
+from cxr_dist.data.loader import evaluation_loader
 from cxr_dist.data.plan import replacement_order
 from cxr_dist.data.store import ShardError
-from cxr_dist.distributed.world import World, lanes_of
 from cxr_dist.errors import UserError
 from cxr_dist.shard.manifest import load_manifest
 
@@ -54,17 +54,13 @@ def stream(config, shards, world_size=1, workers=0, steps=9, first_step=0):
     """(step, lane) -> what the micro-batch holds and what was replaced in it, over all ranks."""
     data = dataclasses.replace(config.data, shards=str(shards), workers=workers)
     manifest = load_manifest(shards)
-    plan, found = training_plan(data, manifest, config.seed), {}
-    for rank in range(world_size):
-        lanes = lanes_of(World(rank=rank, world_size=world_size), plan.num_lanes)
-        batches = training_batches(
-            data, manifest, plan, lanes=lanes, first_step=first_step, tokenizer=None, with_images=True
-        )
-        for step in range(first_step, first_step + steps):
-            for lane in lanes:
-                batch = next(batches)
-                found[step, lane] = (batch.images.numpy().tobytes(), batch.labels.tolist(), batch.replaced)
-    return found
+    batches = lane_batches(
+        data, manifest, config.seed, steps=steps, first_step=first_step, world_size=world_size
+    )
+    return {
+        place: (batch.images.numpy().tobytes(), batch.labels.tolist(), batch.replaced)
+        for place, batch in batches
+    }
 
 
 @pytest.fixture
