@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.hardware import describe_machine
+from benchmarks.hardware import describe_machine, result_path
 from cxr_dist.config import ModelConfig
 from cxr_dist.model.classifier import Classifier, build_classifier
 from cxr_dist.model.monte_carlo import Inputs, McDropout, McScope, mc_logits, stochastic
@@ -128,7 +128,7 @@ def report(seconds: dict[str, list[float]], options: dict[str, int], device: tor
         print(f"  {name:<50}{ratio:7.3f}")
     result = {"what": "Monte-Carlo dropout, seconds per batch", "options": options, "device": device.type}
     result |= {"seconds": seconds, "medians": medians, "ratios": ratios, "machine": describe_machine()}
-    path = Path(__file__).parent / "results" / "mc_dropout.json"
+    path = result_path("mc_dropout", device)
     path.write_text(json.dumps(result, indent=1) + "\n")
 
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.hardware import describe_machine
+from benchmarks.hardware import describe_machine, result_path
 from benchmarks.scaling_model import (
     ASSUMPTIONS,
     ENGINES,
@@ -38,7 +38,6 @@ from benchmarks.scaling_model import (
 from benchmarks.scaling_ranks import SMALL_DEPTH, SMALL_WIDTH
 
 Found = dict[str, Any]
-RESULT = Path(__file__).parent / "results" / "scaling.json"
 GPUS_PER_NODE, LINK_SHARE = 8, 0.8
 INSIDE = Link(bytes_per_second=LINK_SHARE * 450e9, latency_seconds=5e-6)  # NVLink 4, one direction
 LATENCY_BETWEEN = 15e-6
@@ -175,7 +174,8 @@ def report(by_ranks: dict[int, Found], options: argparse.Namespace, cuda: bool) 
     }
     print_measured(by_ranks, result)
     print_predicted(result["predicted"], result["device"])
-    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+    path = result_path("scaling", torch.device(result["device"]))
+    path.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def print_measured(by_ranks: dict[int, Found], result: Found) -> None:

@@ -26,14 +26,13 @@ from typing import Any
 
 import torch
 
-from benchmarks.hardware import describe_machine
+from benchmarks.hardware import describe_machine, result_path
 from benchmarks.startup_weights import write_bundle
 from cxr_dist.shard.recipe import load_recipe
 from cxr_dist.shard.write import write_shards
 from cxr_dist.train import startup
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-RESULT = Path(__file__).parent / "results" / "startup.json"
 HELP_TARGET_SECONDS = 0.3
 IMPORTS = ("torch", "torchvision", "transformers", "accelerate", "deepspeed", "cxr_dist", "cxr_dist.session")
 RECIPE = """
@@ -191,7 +190,7 @@ def main() -> None:
     result = {"what": "from the command to the first step, seconds by phase", "options": vars(options)}
     result |= {"device": device, "commands": timed, "help_target_seconds": HELP_TARGET_SECONDS}
     result |= {"starts": found, "machine": describe_machine()}
-    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+    result_path("startup", torch.device(device)).write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.hardware import describe_machine
+from benchmarks.hardware import describe_machine, result_path
 from benchmarks.mc_dropout import BERT_BASE
 from cxr_dist.data.packing import packed_positions
 from cxr_dist.data.text import PAD_MULTIPLE, learn_wordpiece
@@ -244,11 +244,11 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     sets = {"the demo's made reports": made_reports(), "Open-i's reports": open_i()}
     shares = {name: report_shares(name, lengths_of(reports)) for name, reports in sets.items() if reports}
-    times = measure(options, torch.device("cuda" if cuda else "cpu"))
+    device = torch.device("cuda" if cuda else "cpu")
+    times = measure(options, device)
     result = {"what": "the text encoder with and without padding", "options": vars(options), "target": TARGET}
     result |= {"shares_on_padding": shares, "times": times, "machine": describe_machine()}
-    path = Path(__file__).parent / "results" / "text.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
+    result_path("text", device).write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":
