@@ -1,17 +1,30 @@
-"""How much of a GPU's memory a rank will need, for `cxr-dist plan`: a configuration in, one line per way to run it out.
+"""How much of a device's memory a rank will need: for `cxr-dist plan`, and to choose a run's gradient checkpointing.
 
-A line is one gradient checkpointing; in it the engines, whose activations are the same.
+In the plan a line is one gradient checkpointing; in it the engines, whose activations are the same.
 """
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from cxr_dist.config import Config
 from cxr_dist.distributed.engine_memory import Engine, held
+from cxr_dist.distributed.reduce import least_over_ranks
+from cxr_dist.distributed.world import World
 from cxr_dist.train.footprint import Footprint, footprint
+from cxr_dist.train.memory import describe_memory, total_memory
 
-Recompute = bool | Literal["text", "image", "all"]
+Recompute = bool | Literal["auto", "text", "image", "all"]
+_BY_COST: tuple[Recompute, ...] = (
+    False,
+    "image",
+    "text",
+    "all",
+)  # the fewest operations computed twice first
+_SHARE = 0.8  # of a device: the prediction is good to 15 %, and CUDA's context and fragments come on top
 _ENGINES: tuple[Engine, ...] = ("ddp", "zero1", "zero2", "zero3")
 _OFFLOADED: tuple[Engine, ...] = ("zero2", "zero3")
 _USUAL_MICRO_BATCH = 8
@@ -55,11 +68,56 @@ def describe_memory_needs(
         "memory of a rank": f"GiB on a GPU with micro-batch {config.data.micro_batch}, by gradient checkpointing"
     }
     own, most = config.model.gradient_checkpointing, _most(config)
+    own = False if own == "auto" else own
     for setting in [own] if _name(own) == most else [own, most]:
-        changed = replace(config, model=replace(config.model, gradient_checkpointing=setting))
+        changed = _with_checkpointing(config, setting)
         found = footprint(changed, num_classes, text_folder, "cuda", views)
-        facts[f"  {config.precision}, checkpointing {_name(setting)}"] = _line(changed, found)
+        facts[f"  {config.precision}, checkpointing {_name(setting)}"] = (
+            "unknown: the text encoder does not run without values"
+            if found is None
+            else _line(changed, found)
+        )
     return facts
+
+
+def with_settled_checkpointing(
+    config: Config, num_classes: int, text_folder: Path | None, world: World, device: torch.device, views: int
+) -> Config:
+    """The configuration with gradient checkpointing `auto` decided: the least that every rank's device has room for.
+
+    The most where nothing less fits, or nothing is known. fp64, which tests alone use, has none (all ranks).
+    """
+    if config.model.gradient_checkpointing != "auto":
+        return config
+    if config.precision == "fp64":
+        return _with_checkpointing(config, False)
+    most = _most(config)
+    settings = _BY_COST if most == "all" else (False, most)
+    room = int(_SHARE * total_memory(device, world.world_size))
+    kind: Literal["cpu", "cuda"] = "cuda" if device.type == "cuda" else "cpu"
+    chosen = 0
+    while chosen < len(settings) - 1:
+        changed = _with_checkpointing(config, settings[chosen])
+        found = footprint(changed, num_classes, text_folder, kind, views)
+        if found is not None and _need(changed, found, world.world_size) <= room:
+            break
+        chosen += 1
+    # What the rank with the least memory needs: devices may differ.
+    chosen = -int(least_over_ranks(torch.tensor(-chosen, device=device)))
+    if world.is_main:
+        name = _name(settings[chosen])
+        print(f"model.gradient_checkpointing auto: {name} on {describe_memory(device)}", file=sys.stderr)
+    return _with_checkpointing(config, settings[chosen])
+
+
+def _with_checkpointing(config: Config, setting: Recompute) -> Config:
+    return replace(config, model=replace(config.model, gradient_checkpointing=setting))
+
+
+def _need(config: Config, found: Footprint, ranks: int) -> int:
+    """Bytes of a rank with the run's own engine; a site's DeepSpeed file may need less."""
+    several, averaged = config.data.num_lanes > ranks, config.optim.ema_decay > 0
+    return peak(found, config.parallel, ranks=ranks, several=several, averaged=averaged)
 
 
 def _most(config: Config) -> Literal["text", "image", "all"]:

@@ -34,7 +34,7 @@ def enhanced() -> Config:
     return Config(
         run="enhanced",
         data=DataConfig(global_batch=32, micro_batch=8, sampling="weighted"),
-        model=ModelConfig(mode="fused", gradient_checkpointing=True),
+        model=ModelConfig(mode="fused", gradient_checkpointing="auto"),
         loss=LossConfig(name="focal", gamma=2.0, class_weights="balanced"),
         optim=OptimConfig(name="adamw", lr=2e-4, weight_decay=0.01, schedule="linear", warmup_steps=100),
         train=TrainConfig(epochs=20, freeze_epochs=2, mixup_alpha=0.2, mixup_from_epoch=3),

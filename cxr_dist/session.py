@@ -27,6 +27,7 @@ from cxr_dist.distributed.reduce import wait_for_all
 from cxr_dist.distributed.watchdog import watching
 from cxr_dist.distributed.world import World, lanes_of
 from cxr_dist.errors import UserError
+from cxr_dist.memory_plan import with_settled_checkpointing
 from cxr_dist.model.classifier import Classifier, build_classifier, load_pretrained
 from cxr_dist.model.losses import ClassificationLoss, balanced_class_weights, balanced_positive_weights
 from cxr_dist.model.weights import bundle_folder, image_weights, resolve_text_encoder
@@ -76,6 +77,9 @@ def _train_together(
         prepare_run_folder(config, manifest, world, device)
     wait_for_all()
     startup.reached("run folder")
+    text = config.run_dir / "text_encoder" if config.model.uses_text else None
+    config = with_settled_checkpointing(config, len(manifest.classes), text, world, device, manifest.views)
+    startup.reached("gradient checkpointing")
     with out_of_memory_explained(config, world, device, lambda: "while building the model"):
         parts = parts_of(config, manifest, world, device)
     startup.reached("model")

@@ -1,6 +1,7 @@
 """Shared fixtures: where the real data are, and one thread per process so that numbers repeat."""
 
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -97,3 +98,13 @@ def cxr_dist(
         return status, out, err
 
     return run
+
+
+@pytest.fixture(scope="session")
+def small_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the config.json of a BERT of three layers, 64 wide, for at most 64 tokens."""
+    folder = tmp_path_factory.mktemp("small-bert")
+    sizes = {"vocab_size": 600, "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
+    sizes |= {"intermediate_size": 256, "max_position_embeddings": 64}
+    (folder / "config.json").write_text(json.dumps({"model_type": "bert"} | sizes))
+    return folder

@@ -1,16 +1,28 @@
 """What `cxr-dist plan` says of memory: engines against each other, and a line for each way to run it."""
 
 import dataclasses
+import math
+import shutil
+from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from run_losses import losses
 
+from cxr_dist import memory_plan
+from cxr_dist.distributed.world import World
 from cxr_dist.dry_run import describe
-from cxr_dist.memory_plan import peak
+from cxr_dist.memory_plan import peak, with_settled_checkpointing
 from cxr_dist.runs import named_run
-from cxr_dist.train.footprint import Footprint
+from cxr_dist.session import train
+from cxr_dist.train.footprint import Footprint, footprint
+from cxr_dist.train.loop import Outcome
+from cxr_dist.train.preempt import StopRequest
 
+CPU = torch.device("cpu")
+SHARE = 0.8  # of a device, that the choice of the gradient checkpointing counts on
 MIB = 2**20
 # Enhanced, fp32, micro-batch 2, two micro-batches a step, 2 ranks on the CPU; MEASURED by torch's allocator.
 SMALL = Footprint(weights=448 * MIB, gradients=447 * MIB, first=700 * MIB, later=477 * MIB)
@@ -68,3 +80,51 @@ def test_a_plan_has_a_line_for_each_way_to_run(tiny_shards, tmp_path):
 
 def test_a_text_encoder_of_unknown_size_leaves_the_memory_out(tiny_config):
     assert "memory of a rank" not in describe(tiny_config)
+
+
+def test_auto_is_the_least_recomputation_that_fits(tiny_config, small_bert, monkeypatch, capsys):
+    auto = with_checkpointing(tiny_config, "auto")
+    needs = {}
+    for setting in (False, "image", "text", "all"):
+        found = footprint(with_checkpointing(auto, setting), 3, small_bert, "cpu")
+        needs[setting] = peak(found, "ddp", ranks=1, several=True, averaged=False)
+    assert needs["all"] < min(needs["image"], needs["text"])
+    assert max(needs["image"], needs["text"]) < needs[False]
+    for room in (*needs.values(), needs["all"] - 1):
+        expected = next((setting for setting in needs if needs[setting] <= room), "all")
+        monkeypatch.setattr(memory_plan, "total_memory", lambda *_, size=room: math.ceil(size / SHARE))
+        chosen = with_settled_checkpointing(auto, 3, small_bert, World(), CPU, 1)
+        assert chosen == with_checkpointing(auto, expected)
+        name = expected or "off"
+        assert f"model.gradient_checkpointing auto: {name} on CPU" in capsys.readouterr().err
+
+
+def test_auto_in_one_encoder_is_all_of_it_or_nothing(tiny_config, monkeypatch):
+    model = dataclasses.replace(tiny_config.model, mode="image")
+    config = with_checkpointing(dataclasses.replace(tiny_config, model=model), "auto")
+    for room, expected in ((2**40, False), (1, "image")):
+        monkeypatch.setattr(memory_plan, "total_memory", lambda *_, size=room: size)
+        assert (
+            with_settled_checkpointing(config, 3, None, World(), CPU, 1).model.gradient_checkpointing
+            == expected
+        )
+
+
+def test_a_run_resumes_with_another_gradient_checkpointing(tiny_config, tmp_path):
+    """`auto` finds room here; the second half recomputes everything. What it costs is rounding at most."""
+    steps = dataclasses.replace(tiny_config.train, max_steps=4, save_every=2)
+    config = dataclasses.replace(with_checkpointing(tiny_config, "auto"), train=steps)
+    assert train(config, StopRequest(0)) is Outcome.FINISHED
+    copy = tmp_path / "resumed"
+    shutil.copytree(config.out, copy, symlinks=True)
+    shutil.rmtree(copy / "checkpoints" / "step-00000004")
+    (copy / "finished.json").unlink()
+    resumed = dataclasses.replace(with_checkpointing(config, "all"), out=str(copy))
+    assert train(resumed, StopRequest(0)) is Outcome.FINISHED
+    assert losses(copy) == pytest.approx(losses(Path(config.out)), rel=1e-4)
+
+
+def with_checkpointing(config, setting):
+    return dataclasses.replace(
+        config, model=dataclasses.replace(config.model, gradient_checkpointing=setting)
+    )

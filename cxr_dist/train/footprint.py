@@ -14,7 +14,12 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+    UnsupportedOperatorException,
+)
 from torch.autograd.graph import _engine_run_backward
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
@@ -29,6 +34,7 @@ from cxr_dist.model.losses import ClassificationLoss
 from cxr_dist.train.micro_batch import largest_batch
 
 _HOST = torch.device("cpu")
+_NEED_VALUES = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +57,12 @@ def footprint(
     text_folder: Path | None,
     device: Literal["cpu", "cuda"],
     views: int = 1,
-) -> Footprint:
+) -> Footprint | None:
     """The largest micro-batch of a run whose encoders are not frozen, with the kernels of such a device.
 
     `text_folder` holds the text encoder's config.json; None in image mode. `views`: films of a study, at most. Nothing
-    of the network's size is allocated.
+    of the network's size is allocated. None for a text encoder that cannot run without values, as one that chooses its
+    way by them.
     """
     batch = largest_batch(config, config.data.global_batch // config.data.num_lanes, 1, views)
     with torch.device("meta"):
@@ -69,7 +76,10 @@ def footprint(
             modes.enter_context(_CudaKernels())
         model = model.to_empty(device=_HOST)
         memory = modes.enter_context(_Memory(model))
-        _forward_and_backward(config, model, loss, batch, num_classes)
+        try:
+            _forward_and_backward(config, model, loss, batch, num_classes)
+        except _NEED_VALUES:
+            return None
     weights = _size([*model.parameters(), *model.buffers()])
     gradients = _size([p for p in model.parameters() if p.requires_grad])
     return Footprint(weights=weights, gradients=gradients, first=memory.most, later=memory.most_of_others)

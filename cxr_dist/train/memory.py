@@ -59,16 +59,22 @@ def limited(device: torch.device, share: float, processes: int) -> Iterator[None
 def describe_memory(device: torch.device) -> str:
     """The device's name and how much memory it has, e.g. `NVIDIA H100, 79.1 GiB`."""
     if device.type == "cuda":
-        total = torch.cuda.get_device_properties(device).total_memory
-        return f"{torch.cuda.get_device_name(device)}, {total / 2**30:.1f} GiB"
+        return f"{torch.cuda.get_device_name(device)}, {total_memory(device, 1) / 2**30:.1f} GiB"
     used = _bytes_of("/proc/self/status", "VmSize")
-    total = _bytes_of("/proc/meminfo", "MemTotal")
+    total = total_memory(device, 1)
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit == resource.RLIM_INFINITY:
         return f"CPU, {total / 2**30:.1f} GiB"
     return (
         f"CPU, {used / 2**30:.1f} GiB of address space used of the {limit / 2**30:.1f} that this process may"
     )
+
+
+def total_memory(device: torch.device, processes: int) -> int:
+    """Bytes that the device has; of the host's, a part for each of the `processes` that run at once."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return _bytes_of("/proc/meminfo", "MemTotal") // processes
 
 
 @contextlib.contextmanager
@@ -104,7 +110,7 @@ def advice(config: Config, world_size: int) -> list[str]:
     )
     if not recomputed:
         found.append(
-            "--model.gradient-checkpointing all, and another --out: parts of the encoders computed twice"
+            "--model.gradient-checkpointing all, in the same --out: parts of the encoders computed twice"
         )
     if config.precision != "bf16":
         found.append("--precision bf16 and another --out: smaller activations")

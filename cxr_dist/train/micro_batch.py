@@ -72,13 +72,18 @@ def largest_that_fits(
 
     Only the last trial runs out of memory: on the host, oneDNN may be unable to make anything new afterwards. The ranks
     must not have met. Samples have up to `views` films. ZeRO is tried as plain data parallel, which needs as much
-    memory at least.
+    memory at least; and gradient checkpointing `auto` as `all`.
     """
+    auto = config.model.gradient_checkpointing == "auto"
     plain = dataclasses.replace(
         config,
         parallel="ddp",
         deepspeed="",
-        model=dataclasses.replace(config.model, pretrained=False),  # as large as any, and at hand
+        model=dataclasses.replace(
+            config.model,
+            pretrained=False,  # as large as any, and at hand
+            gradient_checkpointing="all" if auto else config.model.gradient_checkpointing,
+        ),
     )
     found = 0
     for size in reversed(micro_batches_for(config.data.global_batch, world.world_size)):

@@ -19,8 +19,8 @@ from cxr_dist.config_file import differences, load_config, to_yaml
 from cxr_dist.errors import UserError
 from cxr_dist.files import sha256_of, write_whole
 
-# What may differ when a run resumes, because it changes no number: paths (the manifest's sha256 guards the
-# data), the engine, and how work is spread and watched.
+# What may differ when a run resumes, because it changes no number beyond rounding: paths (the manifest's sha256
+# guards the data), the engine, what is computed twice, and how work is spread and watched.
 _FREE_FIELDS = {
     "data.shards",
     "data.stage_dir",
@@ -28,6 +28,7 @@ _FREE_FIELDS = {
     "data.workers",
     "data.max_bad_samples",
     "model.weights",
+    "model.gradient_checkpointing",
     "parallel",
     "deepspeed",
     "ddp.bucket_cap_mb",

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 from itertools import accumulate
 
 import pytest
@@ -20,15 +19,6 @@ from cxr_dist.train.footprint import footprint
 from cxr_dist.train.micro_batch import largest_batch
 
 CPU = torch.device("cpu")
-SMALL = {"model_type": "bert", "vocab_size": 600, "hidden_size": 64, "num_hidden_layers": 3}
-
-
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("bert")
-    small = SMALL | {"num_attention_heads": 4, "intermediate_size": 256, "max_position_embeddings": 64}
-    (folder / "config.json").write_text(json.dumps(small))
-    return folder
 
 
 def configured(precision="fp32", setting=False, mode="fused", micro_batch=4):
@@ -41,9 +31,9 @@ def configured(precision="fp32", setting=False, mode="fused", micro_batch=4):
     )
 
 
-def allocated(config, bert):
+def allocated(config, small_bert):
     """Peak bytes above the weights of a real forward and backward pass, by the allocator's own count."""
-    model = build_classifier(config.model, 3, bert).train()
+    model = build_classifier(config.model, 3, small_bert).train()
     batch = largest_batch(config, config.data.micro_batch, 1)
     loss = ClassificationLoss(name="focal", gamma=2.0, class_weights=None, task="multilabel")
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
@@ -73,34 +63,34 @@ def sizes_in_order(profiled):
         ("bf16", True, "text"), ("fp32", False, "image"),
     ],
 )  # fmt: skip
-def test_the_prediction_is_what_is_allocated(bert, precision, setting, mode):
+def test_the_prediction_is_what_is_allocated(small_bert, precision, setting, mode):
     config = configured(precision, setting, mode)
-    predicted = footprint(config, 3, bert, "cpu").first
-    assert predicted == pytest.approx(allocated(config, bert), rel=0.05)
+    predicted = footprint(config, 3, small_bert, "cpu").first
+    assert predicted == pytest.approx(allocated(config, small_bert), rel=0.05)
 
 
-def test_weights_and_gradients_are_counted_once_and_apart(bert):
-    found = footprint(configured(), 3, bert, "cpu")
-    model = build_classifier(configured().model, 3, bert)
+def test_weights_and_gradients_are_counted_once_and_apart(small_bert):
+    found = footprint(configured(), 3, small_bert, "cpu")
+    model = build_classifier(configured().model, 3, small_bert)
     parameters = sum(4 * p.numel() for p in model.parameters())
     assert found.gradients == parameters
     assert found.weights == parameters + sum(b.numel() * b.element_size() for b in model.buffers())
     assert found.later < found.first < found.later + found.gradients
 
 
-def test_activations_grow_with_the_micro_batch_and_shrink_with_every_recomputation(bert):
-    four, eight = (footprint(configured(micro_batch=size), 3, bert, "cuda").later for size in (4, 8))
+def test_activations_grow_with_the_micro_batch_and_shrink_with_every_recomputation(small_bert):
+    four, eight = (footprint(configured(micro_batch=size), 3, small_bert, "cuda").later for size in (4, 8))
     assert eight == pytest.approx(2 * four, rel=0.1)
     needs = {
-        setting: footprint(configured(setting=setting), 3, bert, "cuda").later
+        setting: footprint(configured(setting=setting), 3, small_bert, "cuda").later
         for setting in (False, "text", "image", "all")
     }
     assert needs["all"] < min(needs["text"], needs["image"])
     assert max(needs["text"], needs["image"]) < needs[False]
 
 
-def test_a_study_of_two_films_takes_more(bert):
-    one, two = (footprint(configured(mode="image"), 3, bert, "cpu", views).later for views in (1, 2))
+def test_a_study_of_two_films_takes_more(small_bert):
+    one, two = (footprint(configured(mode="image"), 3, small_bert, "cpu", views).later for views in (1, 2))
     assert two == pytest.approx(2 * one, rel=0.1)
 
 
