@@ -6,7 +6,8 @@ The enhanced model (DenseNet-121 at 224 pixels, BERT-base, random weights) in th
 processes under torchrun: gloo and one thread each on the CPU, or NCCL and a GPU each. Weak: one micro-batch on each
 rank. Strong: `--lanes` micro-batches over all ranks. A step with and without the sum of gradients over ranks tells
 what of it the backward pass hides. The model (scaling_model.py: assumptions) is checked at the largest number of ranks
-from a fit at 1 and 2, and then predicts 8 to 1,024 GPUs with the computing times measured on this device.
+from a fit at 1 and 2, and then predicts 8 to 1,024 GPUs with the computing times measured on this device; and, for
+faster devices, how short a step of one micro-batch may be before the network costs more than a twentieth.
 Measurements and predictions go apart into benchmarks/results/scaling.json.
 """
 
@@ -34,6 +35,7 @@ from benchmarks.scaling_model import (
     fit_link,
     predict,
     ring_seconds,
+    shortest_step,
 )  # fmt: skip
 from benchmarks.scaling_ranks import SMALL_DEPTH, SMALL_WIDTH
 
@@ -44,6 +46,7 @@ LATENCY_BETWEEN = 15e-6
 NETWORKS = {"10 Gbit/s": 1.25e9, "100 Gbit/s": 12.5e9, "400 Gbit/s": 50e9, "8 × 400 Gbit/s": 400e9}
 PREDICTED_RANKS = tuple(2**n for n in range(3, 11))
 STRONG_LANES = 1024
+EFFICIENCY = 0.95  # for which the shortest step is predicted
 
 
 def measured(ranks: int, options: argparse.Namespace) -> Found:
@@ -59,11 +62,15 @@ def measured(ranks: int, options: argparse.Namespace) -> Found:
 
 
 def work_of(alone: Found) -> Work:
-    """What one rank spends by itself; the rest of the step (inputs, statistics) counts as done once."""
-    parts = alone["parts"]
-    lane = parts["forward"] + parts["backward"]
+    """What one rank spends by itself: a whole step, divided as its parts were when they were timed one by one."""
     step = statistics.median(alone["weak"]["fp32"]["with"])
-    return Work(lane_seconds=lane, backward_seconds=parts["backward"], update_seconds=max(step - lane, 0.0))
+    parts = alone["parts"]
+    share = {name: seconds / sum(parts.values()) for name, seconds in parts.items()}
+    return Work(
+        lane_seconds=step * (share["forward"] + share["backward"]),
+        backward_seconds=step * share["backward"],
+        update_seconds=step * share["update"],
+    )
 
 
 def overlap(found: Found) -> float:
@@ -107,6 +114,7 @@ def predictions(work: Work, buckets: list[float], micro_batch: int) -> list[Foun
                 strong = predict(work, STRONG_LANES // ranks, sent, ranks, cluster)
                 row: Found = {"network": network, "comm_hook": hook, "ranks": ranks, "weak": weak}
                 row["weak"]["samples_per_second"] = ranks * micro_batch / weak["step_seconds"]
+                row["shortest_step_seconds"] = shortest_step(work, sent, ranks, cluster, EFFICIENCY)
                 rows.append(row | {"strong": strong})
     return rows
 
@@ -168,6 +176,7 @@ def report(by_ranks: dict[int, Found], options: argparse.Namespace, cuda: bool) 
             "gpus_per_node": GPUS_PER_NODE,
             "latency_between_seconds": LATENCY_BETWEEN,
             "strong_lanes": STRONG_LANES,
+            "efficiency_of_shortest_step": EFFICIENCY,
             "rows": predictions(work, buckets, options.micro_batch),
         },
         "machine": describe_machine(),
@@ -213,7 +222,7 @@ def _steps(found: Found, kind: str) -> list[float]:
 
 
 def print_predicted(predicted: Found, device: str) -> None:
-    """All-reduce, and weak and strong efficiency, by network, hook and ranks."""
+    """All-reduce, weak and strong efficiency, and the shortest step, by network, hook and ranks."""
     print(f"PREDICTED, not measured: ranks that compute as one here ({device}), {GPUS_PER_NODE} a node")
     for line in predicted["assumptions"]:
         print(f"    assumed: {line}")
@@ -227,6 +236,8 @@ def print_predicted(predicted: Found, device: str) -> None:
             f"{row['weak']['efficiency']:>6.0%}/{row['strong']['efficiency']:>4.0%}" for row in line
         )
         print(f"    {'all-reduce, ms':<28}{times}\n    {'weak / strong efficiency':<28}{cells}")
+        steps = "".join(f"{1e3 * row['shortest_step_seconds']:>11.1f}" for row in line)
+        print(f"    {f'step for {EFFICIENCY:.0%} weak, ms':<28}{steps}")
 
 
 if __name__ == "__main__":

@@ -54,6 +54,14 @@ class Work:
     update_seconds: float
     """All that is done once a step."""
 
+    def faster(self, times: float) -> "Work":
+        """The same work of a rank that is so many times as fast."""
+        return Work(
+            lane_seconds=self.lane_seconds / times,
+            backward_seconds=self.backward_seconds / times,
+            update_seconds=self.update_seconds / times,
+        )
+
     def alone(self, lanes: int) -> float:
         """Seconds of a step of so many lanes, without other ranks."""
         return lanes * self.lane_seconds + self.update_seconds
@@ -109,6 +117,21 @@ def predict(
         "step_seconds": alone + exposed,
         "efficiency": alone / (alone + exposed),
     }
+
+
+def shortest_step(
+    work: Work, buckets: Sequence[float], ranks: int, cluster: Cluster, efficiency: float
+) -> float:
+    """Seconds of one lane's step alone, of ranks so fast that the sum over ranks leaves just this efficiency.
+
+    Slower ranks reach more. The parts of the step keep their shares, as measured on one rank.
+    """
+    slow, fast = 1e-6, 1e6  # times the measured speed
+    for _ in range(60):
+        middle = math.sqrt(slow * fast)
+        reached = predict(work.faster(middle), 1, buckets, ranks, cluster)["efficiency"] >= efficiency
+        slow, fast = (middle, fast) if reached else (slow, middle)
+    return work.faster(slow).alone(1)
 
 
 ENGINES = ("ddp", "ddp, bf16 hook", "zero1", "zero2", "zero3")

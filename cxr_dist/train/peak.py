@@ -9,15 +9,16 @@ import re
 import torch
 
 # Patterns of torch.cuda.get_device_name, the more special first; 10^12 operations per second in (bf16, TF32, fp32),
-# None where the card has no such units. From NVIDIA's data sheets of the H100, H200, A100, A30, L4 and V100 Tensor Core
-# GPUs, the GH200 Grace Hopper Superchip, the A40, RTX A6000, L40S and T4, which give many of these with sparsity: twice
-# as much.
+# None where the card has no such units. From NVIDIA's data sheets of the H100, H200, A100, A30, A10, L4 and V100 Tensor
+# Core GPUs, the GH200 Grace Hopper Superchip, the A40, RTX A6000, L40S and T4, which give many of these with sparsity:
+# twice as much.
 _PEAKS: tuple[tuple[str, tuple[float | None, float | None, float]], ...] = (
     (r"\bH100 PCIe\b", (756.0, 378.0, 51.0)),
     (r"\bH(100|200) NVL\b", (835.5, 417.5, 60.0)),
     (r"\bH100 80GB HBM3\b|\bH200$|\bGH200\b", (989.5, 494.5, 67.0)),
     (r"\bA100\b", (312.0, 156.0, 19.5)),
     (r"\bA30\b", (165.0, 82.0, 10.3)),
+    (r"\bA10\b", (125.0, 62.5, 31.2)),
     (r"\bA40\b", (149.7, 74.8, 37.4)),
     (r"\bRTX A6000\b", (154.8, 77.4, 38.7)),
     (r"\bL40S\b", (362.0, 183.0, 91.6)),

@@ -14,6 +14,7 @@ from benchmarks.scaling_model import (
     fit_link,
     predict,
     ring_seconds,
+    shortest_step,
 )
 
 WORK = Work(lane_seconds=0.3, backward_seconds=0.2, update_seconds=0.05)
@@ -72,3 +73,14 @@ def test_engines_keep_their_order_in_bytes(ranks, lanes):
     assert sent("ddp, bf16 hook") == sent("ddp") / 2 < sent("ddp") < sent("zero1") <= sent("zero2")
     assert sent("ddp") < 2 * 4 * 10**6  # a ring sends less than twice the tensor
     assert sent("zero3") == lanes * sent("ddp")
+
+
+@given(st.sampled_from([16, 64, 1024]), st.floats(0.5, 0.99))
+def test_a_rank_as_fast_as_the_shortest_step_reaches_the_efficiency_and_a_slower_one_more(ranks, efficiency):
+    step = shortest_step(WORK, BUCKETS, ranks, FAST, efficiency)
+    reached = [
+        predict(WORK.faster(WORK.alone(1) / seconds), 1, BUCKETS, ranks, FAST)["efficiency"]
+        for seconds in (step, 2 * step)
+    ]
+    assert reached[0] == pytest.approx(efficiency, abs=1e-6)
+    assert reached[1] > efficiency
