@@ -6,7 +6,8 @@ The baseline and the enhanced model (random weights of the real sizes), with and
 each engine at two ranks, a fresh process for each case. On a GPU what torch's caching allocator had at most; on the CPU
 the same of torch's CPU allocator, and how much the process grew (oneDNN's workspaces and malloc's pieces included).
 Ranks above the number of GPUs are left out. Then the largest micro-batch under a limit (on a GPU: what it has free),
-chosen by prediction and tried. Results go into benchmarks/results/memory.json.
+chosen by prediction and tried, for one rank and per engine. Results go into benchmarks/results/memory.json, from a GPU
+into memory-cuda.json.
 """
 
 import argparse
@@ -20,11 +21,11 @@ from typing import Any
 
 import torch
 
-from benchmarks.hardware import describe_machine
+from benchmarks.hardware import describe_machine, result_path
 from benchmarks.mc_dropout import BERT_BASE
 from benchmarks.memory_case import CLASSES, configured
 from cxr_dist.memory_plan import peak
-from cxr_dist.train.footprint import Footprint, footprint
+from cxr_dist.train.footprint import footprint
 
 TARGET = 0.15  # of what was measured
 CUDA = torch.cuda.is_available()
@@ -43,6 +44,11 @@ def case(run: str, micro_batch: int, setting: bool | str, **changes: Any) -> Cas
     return usual | {"parallel": "ddp", "ranks": 1} | changes
 
 
+def several_ranks() -> int:
+    """Ranks of the cases that compare engines: two; one where there is one GPU."""
+    return 1 if CUDA and torch.cuda.device_count() == 1 else 2
+
+
 def cases(micro_batches: list[int]) -> list[Case]:
     """What is measured, the small ones first."""
     found = [case("enhanced", size, setting) for size in micro_batches for setting in (False, "all")]
@@ -50,16 +56,21 @@ def cases(micro_batches: list[int]) -> list[Case]:
     found += [case("baseline", micro_batches[0], setting) for setting in (False, "image")]
     other = "fp32" if CUDA else "bf16"
     found += [case("enhanced", micro_batches[0], False, precision=other)]
-    if not CUDA or torch.cuda.device_count() > 1:
-        engines = ("ddp", "zero1", "zero2", "zero3")
-        found += [case("enhanced", micro_batches[0], "all", parallel=name, ranks=2) for name in engines]
-    return found
+    return found + [case("enhanced", micro_batches[0], setting, **engine) for engine, setting in engines()]
+
+
+def engines() -> list[tuple[Case, bool | str]]:
+    """Each engine at several ranks, without and with gradient checkpointing."""
+    names, ranks = ("ddp", "zero1", "zero2", "zero3"), several_ranks()
+    names = names[1:] if ranks == 1 else names
+    return [({"parallel": name, "ranks": ranks}, setting) for name in names for setting in (False, "all")]
 
 
 def predicted(wanted: Case, folder: Path) -> int:
     """Bytes of a rank, by the function behind `cxr-dist plan`."""
     config = configured(wanted)
-    found: Footprint = footprint(config, CLASSES, folder, "cuda" if CUDA else "cpu")
+    found = footprint(config, CLASSES, folder, "cuda" if CUDA else "cpu")
+    assert found is not None
     averaged = config.optim.ema_decay > 0
     return peak(found, config.parallel, ranks=wanted["ranks"], several=True, averaged=averaged)
 
@@ -93,15 +104,21 @@ def compared(wanted: Case, folder: Path) -> dict[str, Any]:
     return row | {"allocated": figures["allocated"], "process": figures["process"], "error": error}
 
 
-def largest(setting: bool | str, limit: int, folder: Path) -> dict[str, Any]:
+def largest(wanted: Case, limit: int, folder: Path, known: list[dict[str, Any]]) -> dict[str, Any]:
     """The largest micro-batch whose predicted step stays below the limit, and what it then took.
 
-    The prediction is a line through two sizes: what one sample adds.
+    The prediction is a line through two sizes: what one sample adds. `largest` is by a line through two measurements,
+    this one and that of `known` with the same settings and another size; None where it ran out of memory.
     """
-    small, large = (predicted(case("enhanced", size, setting), folder) for size in (4, 8))
+    small, large = (predicted(wanted | {"micro_batch": size}, folder) for size in (4, 8))
     per_sample = (large - small) / 4
     size = int((limit - small) / per_sample) + 4
-    return {"limit": limit} | compared(case("enhanced", size, setting), folder)
+    row = {"limit": limit, "largest": None} | compared(wanted | {"micro_batch": size}, folder)
+    if "allocated" in row:
+        other = next(each for each in known if wanted.items() <= (each | {"micro_batch": 0}).items())
+        per_sample = (row["allocated"] - other["allocated"]) / (size - other["micro_batch"])
+        row["largest"] = size + int((limit - row["allocated"]) // per_sample)
+    return row
 
 
 def show(row: dict[str, Any]) -> None:
@@ -113,7 +130,11 @@ def show(row: dict[str, Any]) -> None:
         return
     figures = [row[key] / 2**20 for key in ("predicted", "allocated", "process")]
     print(
-        f"{name:<58}" + "".join(f"{figure:9.0f}" for figure in figures) + f"{row['error']:+8.1%}", flush=True
+        f"{name:<58}"
+        + "".join(f"{figure:9.0f}" for figure in figures)
+        + f"{row['error']:+8.1%}"
+        + (f"  largest {row['largest']}" if "largest" in row else ""),
+        flush=True,
     )
 
 
@@ -138,15 +159,17 @@ def main() -> None:
             show(rows[-1])
         if options.only:
             return
-        greatest = [largest(setting, limit, folder) for setting in (False, "all")]
-        for row in greatest:
-            show(row)
+        print(f"largest micro-batch below {limit / 2**20:.0f} MiB a rank: by prediction, and as measured")
+        greatest = []
+        for engine, setting in [({}, False), ({}, "all"), *engines()]:
+            greatest.append(largest(case("enhanced", 0, setting, **engine), limit, folder, rows))
+            show(greatest[-1])
     worst = max(abs(row["error"]) for row in rows + greatest if "error" in row)
     print(f"largest error {worst:.1%} (target: at most {TARGET:.0%})")
     result = {"what": "peak memory of a step of a rank, bytes", "device": "cuda" if CUDA else "cpu"}
     result |= {"rows": rows, "largest_micro_batch": greatest, "largest_error": worst, "target": TARGET}
     result |= {"machine": describe_machine()}
-    path = Path(__file__).parent / "results" / "memory.json"
+    path = result_path("memory", torch.device(result["device"]))
     path.write_text(json.dumps(result, indent=1) + "\n")
 
 

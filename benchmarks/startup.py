@@ -43,7 +43,8 @@ split: {by: patient, train: 0.6, val: 0.2, test: 0.2, seed: 1}
 image: {short_side: 256, quality: 90}
 shard: {samples: 20}
 """
-SMALL = ("demo", "--data.workers", "1", "--train.max-steps", "1")
+# Four lanes, one for each rank on two nodes.
+SMALL = ("demo", "--data.workers", "1", "--data.micro-batch", "8", "--train.max-steps", "1")
 # Ended by the clock after a step, so that the same command goes on with the next one.
 LARGE = (  # noqa: SIM905  (a command line reads better)
     "enhanced --data.workers 2 --data.global-batch 4 --data.micro-batch 2 --train.max-minutes 0.0001"
