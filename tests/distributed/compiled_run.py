@@ -1,6 +1,6 @@
-"""A small run whose encoder thaws on the way, compiled or not; under torchrun, compiled beside one rank that is not.
+"""A small run whose encoder thaws on the way, compiled or not; in several ranks, compiled beside one rank that is not.
 
-torchrun ... compiled_run.py
+forked_ranks.py N compiled_run.py
 """
 
 import dataclasses

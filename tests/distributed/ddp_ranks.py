@@ -1,6 +1,6 @@
-"""Run under torchrun: gradients under each of DDP's settings, beside plain DDP and beside sums in float64.
+"""Run in several ranks: gradients under each of DDP's settings, beside plain DDP and beside sums in float64.
 
-    torchrun ... ddp_ranks.py
+    forked_ranks.py N ddp_ranks.py
 
 The network has gradients of 5 MiB, so buckets of 1 MiB are many and of 25 MiB are two.
 """

@@ -1,6 +1,6 @@
-"""Run under torchrun: engines' steps beside the same steps of plain torch, on a network of odd sizes.
+"""Run in several ranks: engines' steps beside the same steps of plain torch, on a network of odd sizes.
 
-    torchrun ... engine_ranks.py FOLDER CASE CASE …     a case: {"parallel": …, "precision": …, and options}
+    forked_ranks.py N engine_ranks.py FOLDER CASE CASE …     a case: {"parallel": …, "precision": …, and options}
 
 Every rank computes the plain reference over all lanes. On the way: clipping, an encoder that thaws, a NaN on
 the last rank alone, validation with a different number of batches per rank, averaged weights where the case

@@ -1,4 +1,4 @@
-"""Run under torchrun: BatchNorm over the ranks beside plain BatchNorm over their batches laid end to end.
+"""Run in several ranks: BatchNorm over the ranks beside plain BatchNorm over their batches laid end to end.
 
 First the layer in a small network, in float64, through gradient checkpointing and two micro-batches a step; then
 engines with the option on, beside each other.

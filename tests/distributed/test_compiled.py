@@ -1,11 +1,9 @@
 """A compiled run computes what the run computes as it was written, and compiles once for reports of any length."""
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
+import forked_ranks
 import pytest
 import torch
 from compiled_run import assert_near, trained
@@ -38,14 +36,7 @@ def test_a_compiled_run_is_the_run_with_dropout_and_a_thaw(kind):
 @needs_compiler
 @pytest.mark.multiprocess
 def test_two_compiled_ranks_are_one_that_is_not():
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [*launcher, Path(__file__).with_name("compiled_run.py")],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=580,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("agrees") == 2
+    assert forked_ranks.run(2, Path(__file__).with_name("compiled_run.py")).count("agrees") == 2
 
 
 @pytest.mark.parametrize(("device", "wanted"), [("cpu", r"C\+\+ compiler"), ("cuda", "triton")])

@@ -1,17 +1,14 @@
 """Every engine beside plain torch: the same losses, norms, weights and moments, whatever the ranks do."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import forked_ranks
 import pytest
 
 pytestmark = pytest.mark.multiprocess
 
-HERE = Path(__file__).resolve()
-LAUNCH = HERE.parents[2] / "launch" / "deepspeed"
+LAUNCH = Path(__file__).resolve().parents[2] / "launch" / "deepspeed"
 
 
 DECAY = 0.7  # of averaged weights, in about half of the cases
@@ -45,11 +42,6 @@ def test_steps_agree_with_plain_torch(ranks, tmp_path):
         whole = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
         (tmp_path / "all.json").write_text(json.dumps(whole))
         cases[0]["deepspeed"] = str(tmp_path / "all.json")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-    script = HERE.parent / "engine_ranks.py"
-    done = subprocess.run(
-        [*launcher, script, tmp_path, *map(json.dumps, cases)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=580,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("agrees") == ranks * len(cases)
+    script = Path(__file__).with_name("engine_ranks.py")
+    output = forked_ranks.run(ranks, script, tmp_path, *map(json.dumps, cases))
+    assert output.count("agrees") == ranks * len(cases)

@@ -1,11 +1,9 @@
 """BatchNorm over ranks is plain BatchNorm over their batches laid end to end, in every engine."""
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
+import forked_ranks
 import pytest
 import torch
 from torch import nn
@@ -16,14 +14,7 @@ from cxr_dist.distributed.world import World
 
 @pytest.mark.multiprocess
 def test_two_ranks_normalise_together():
-    script = Path(__file__).resolve().parent / "sync_batchnorm_ranks.py"
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [*launcher, script],
-        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("agrees") == 2
+    assert forked_ranks.run(2, Path(__file__).with_name("sync_batchnorm_ranks.py")).count("agrees") == 2
 
 
 def test_one_rank_keeps_torchs_own_layer(tiny_config):

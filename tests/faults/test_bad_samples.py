@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked_ranks
 import numpy as np
 import pytest
 from hypothesis import given
@@ -182,16 +183,6 @@ def train():
         signal.signal(name, handler)
 
 
-def launch(ranks, *arguments):
-    """The command in processes; (exit status, output). A hang fails."""
-    launcher = (
-        ["torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m"] if ranks > 1 else []
-    )
-    command = [sys.executable, "-m", *launcher, "cxr_dist", "train", "demo", *flags(*arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    return done.returncode, done.stdout + done.stderr
-
-
 def ledger(out):
     return [json.loads(line) for line in (out / "bad_samples.jsonl").read_text().splitlines()]
 
@@ -234,21 +225,20 @@ def test_a_larger_budget_goes_on_where_a_smaller_one_ended(train, alone, damaged
 @pytest.mark.multiprocess
 def test_two_ranks_write_the_same_ledger_and_share_one_budget(alone, damaged, tmp_path):
     out = tmp_path / "run"
-    status, output = launch(2, damaged, out, 1)
-    assert status != 0
+    command = ("-m", "cxr_dist", "train", "demo")
+    output = forked_ranks.run(2, *command, *flags(damaged, out, 1), expected=1)
     assert re.search(
         r"[234] damaged samples were drawn up to step \d+, and data.max_bad_samples is 1", output
     )
-    status, output = launch(2, damaged, out, len(DAMAGED), 1)
-    assert status == 0, output
+    forked_ranks.run(2, *command, *flags(damaged, out, len(DAMAGED), 1))
     assert ledger(out) == ledger(alone)
     assert losses(out) == pytest.approx(losses(alone), rel=1e-9)
 
 
 def test_one_line_and_no_hang_where_a_worker_meets_damage(damaged, tmp_path):
-    status, output = launch(1, damaged, tmp_path / "run", 0, 2)
-    assert status == 2
-    assert re.fullmatch(
-        r"cxr-dist: train-\d+\.tar: sample \d+ does not have .*", output.strip().splitlines()[-1]
-    )
-    assert "Traceback" not in output
+    command = [sys.executable, "-m", "cxr_dist", "train", "demo", *flags(damaged, tmp_path / "run", 0, 2)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    last = done.stderr.strip().splitlines()[-1]
+    assert re.fullmatch(r"cxr-dist: train-\d+\.tar: sample \d+ does not have .*", last)
+    assert "Traceback" not in done.stderr

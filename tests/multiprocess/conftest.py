@@ -1,4 +1,4 @@
-"""Real ranks: the command line under torchrun, gloo on the CPU, one thread each."""
+"""Real ranks: the command line in processes that are forked, or under torchrun; gloo on the CPU, one thread each."""
 
 import os
 import subprocess
@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import forked_ranks
 import pytest
 from ranks import SETTINGS
 
@@ -14,7 +15,7 @@ Start = Callable[..., subprocess.Popen[str]]
 
 @pytest.fixture(scope="session")
 def start_ranks() -> Start:
-    """start_ranks(world_size, *arguments of cxr-dist) -> the launcher's process."""
+    """start_ranks(world_size, *arguments of cxr-dist) -> torchrun's process."""
 
     def start(world_size: int, *arguments: str | Path) -> subprocess.Popen[str]:
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
@@ -28,14 +29,11 @@ def start_ranks() -> Start:
 
 
 @pytest.fixture(scope="session")
-def run_ranks(start_ranks: Start) -> Callable[..., str]:
-    """Like start_ranks, to the end; returns the output, fails the test at another exit status of the launcher."""
+def run_ranks() -> Callable[..., str]:
+    """run_ranks(world_size, *arguments of cxr-dist, expected=0) -> the output of forked ranks that ran to their end."""
 
     def run(world_size: int, *arguments: str | Path, expected: int = 0) -> str:
-        process = start_ranks(world_size, *arguments)
-        output, _ = process.communicate(timeout=300)
-        assert process.returncode == expected, output
-        return output
+        return forked_ranks.run(world_size, "-m", "cxr_dist", *arguments, expected=expected)
 
     return run
 
