@@ -3,17 +3,21 @@
 In the plan a line is one gradient checkpointing; in it the engines, whose activations are the same.
 """
 
+import contextlib
+import json
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
+from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from cxr_dist.config import Config
 from cxr_dist.distributed.engine_memory import Engine, held
-from cxr_dist.distributed.reduce import least_over_ranks
+from cxr_dist.distributed.reduce import from_main, least_over_ranks
 from cxr_dist.distributed.world import World
+from cxr_dist.files import write_whole
 from cxr_dist.train.footprint import Footprint, footprint
 from cxr_dist.train.memory import describe_memory, total_memory
 
@@ -85,7 +89,8 @@ def with_settled_checkpointing(
 ) -> Config:
     """The configuration with gradient checkpointing `auto` decided: the least that every rank's device has room for.
 
-    The most where nothing less fits, or nothing is known. fp64, which tests alone use, has none (all ranks).
+    The most where nothing less fits, or nothing is known. fp64, which tests alone use, has none. The run folder keeps
+    what was found, so that only its first start spends seconds on it (all ranks).
     """
     if config.model.gradient_checkpointing != "auto":
         return config
@@ -93,21 +98,47 @@ def with_settled_checkpointing(
         return _with_checkpointing(config, False)
     most = _most(config)
     settings = _BY_COST if most == "all" else (False, most)
-    room = int(_SHARE * total_memory(device, world.world_size))
-    kind: Literal["cpu", "cuda"] = "cuda" if device.type == "cuda" else "cpu"
+    memory = int(least_over_ranks(torch.tensor(total_memory(device, world.world_size), device=device)))
     chosen = 0
-    while chosen < len(settings) - 1:
-        changed = _with_checkpointing(config, settings[chosen])
-        found = footprint(changed, num_classes, text_folder, kind, views)
-        if found is not None and _need(changed, found, world.world_size) <= room:
-            break
-        chosen += 1
-    # What the rank with the least memory needs: devices may differ.
-    chosen = -int(least_over_ranks(torch.tensor(-chosen, device=device)))
     if world.is_main:
+        known = _Footprints(config, num_classes, text_folder, device, views)
+        while chosen < len(settings) - 1:
+            found = known.of(settings[chosen])
+            if found is not None and _need(config, found, world.world_size) <= _SHARE * memory:
+                break
+            chosen += 1
         name = _name(settings[chosen])
         print(f"model.gradient_checkpointing auto: {name} on {describe_memory(device)}", file=sys.stderr)
+    chosen = int(from_main(torch.tensor(chosen, device=device)))
     return _with_checkpointing(config, settings[chosen])
+
+
+class _Footprints:
+    """A run's footprints by gradient checkpointing, kept in its folder for the same software and kind of device."""
+
+    def __init__(
+        self, config: Config, num_classes: int, text_folder: Path | None, device: torch.device, views: int
+    ) -> None:
+        self._config, self._of_run = config, (num_classes, text_folder)
+        self._kind: Literal["cpu", "cuda"] = "cuda" if device.type == "cuda" else "cpu"
+        self._views, self._path = views, config.run_dir / "footprints.json"
+        found_with = {name: version(name) for name in ("cxr_dist", "torch", "torchvision", "transformers")}
+        self._stored: dict[str, Any] = {"with": found_with | {"device": self._kind}, "bytes": {}}
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            stored = json.loads(self._path.read_text())
+            if stored["with"] == self._stored["with"]:
+                self._stored["bytes"] = dict(stored["bytes"])
+
+    def of(self, setting: Recompute) -> Footprint | None:
+        """Found now, where it is not known; None where it cannot be."""
+        known = self._stored["bytes"]
+        if _name(setting) not in known:
+            changed = _with_checkpointing(self._config, setting)
+            found = footprint(changed, *self._of_run, self._kind, self._views)
+            known[_name(setting)] = None if found is None else asdict(found)
+            write_whole(self._path, json.dumps(self._stored, indent=1) + "\n")
+        values = known[_name(setting)]
+        return None if values is None else Footprint(**values)
 
 
 def _with_checkpointing(config: Config, setting: Recompute) -> Config:

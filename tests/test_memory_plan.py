@@ -1,6 +1,7 @@
 """What `cxr-dist plan` says of memory: engines against each other, and a line for each way to run it."""
 
 import dataclasses
+import json
 import math
 import shutil
 from pathlib import Path
@@ -82,26 +83,60 @@ def test_a_text_encoder_of_unknown_size_leaves_the_memory_out(tiny_config):
     assert "memory of a rank" not in describe(tiny_config)
 
 
-def test_auto_is_the_least_recomputation_that_fits(tiny_config, small_bert, monkeypatch, capsys):
-    auto = with_checkpointing(tiny_config, "auto")
-    needs = {}
+@pytest.fixture
+def auto(tiny_config):
+    """`tiny_config` with gradient checkpointing `auto`; its run folder is there."""
+    tiny_config.run_dir.mkdir()
+    return with_checkpointing(tiny_config, "auto")
+
+
+@pytest.fixture
+def settle(auto, small_bert, monkeypatch):
+    """settle(bytes that may be used) -> the setting that is chosen."""
+
+    def choose(room):
+        monkeypatch.setattr(memory_plan, "total_memory", lambda *_: math.ceil(room / SHARE))
+        return with_settled_checkpointing(auto, 3, small_bert, World(), CPU, 1).model.gradient_checkpointing
+
+    return choose
+
+
+@pytest.fixture
+def needs(auto, small_bert):
+    """Predicted bytes by setting."""
+    found = {}
     for setting in (False, "image", "text", "all"):
-        found = footprint(with_checkpointing(auto, setting), 3, small_bert, "cpu")
-        needs[setting] = peak(found, "ddp", ranks=1, several=True, averaged=False)
+        one = footprint(with_checkpointing(auto, setting), 3, small_bert, "cpu")
+        found[setting] = peak(one, "ddp", ranks=1, several=True, averaged=False)
+    return found
+
+
+def test_auto_is_the_least_recomputation_that_fits(needs, settle, capsys):
     assert needs["all"] < min(needs["image"], needs["text"])
     assert max(needs["image"], needs["text"]) < needs[False]
     for room in (*needs.values(), needs["all"] - 1):
         expected = next((setting for setting in needs if needs[setting] <= room), "all")
-        monkeypatch.setattr(memory_plan, "total_memory", lambda *_, size=room: math.ceil(size / SHARE))
-        chosen = with_settled_checkpointing(auto, 3, small_bert, World(), CPU, 1)
-        assert chosen == with_checkpointing(auto, expected)
+        assert settle(room) == expected
         name = expected or "off"
         assert f"model.gradient_checkpointing auto: {name} on CPU" in capsys.readouterr().err
 
 
-def test_auto_in_one_encoder_is_all_of_it_or_nothing(tiny_config, monkeypatch):
-    model = dataclasses.replace(tiny_config.model, mode="image")
-    config = with_checkpointing(dataclasses.replace(tiny_config, model=model), "auto")
+def test_a_footprint_is_found_once_and_again_for_other_software(needs, settle, auto, monkeypatch):
+    assert settle(needs["text"]) == "text"
+    path = auto.run_dir / "footprints.json"
+    assert set(json.loads(path.read_text())["bytes"]) == {"off", "image", "text"}
+    monkeypatch.setattr(memory_plan, "footprint", None)
+    assert settle(needs["text"]) == "text"
+    path.write_text(path.read_text().replace('"torch": "', '"torch": "1.'))
+    with pytest.raises(TypeError):
+        settle(needs["text"])
+    path.write_text(path.read_text()[:-9])  # cut by a full disk
+    with pytest.raises(TypeError):
+        settle(needs["text"])
+
+
+def test_auto_in_one_encoder_is_all_of_it_or_nothing(auto, monkeypatch):
+    config = dataclasses.replace(auto, model=dataclasses.replace(auto.model, mode="image"))
     for room, expected in ((2**40, False), (1, "image")):
         monkeypatch.setattr(memory_plan, "total_memory", lambda *_, size=room: size)
         assert (
