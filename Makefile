@@ -49,6 +49,7 @@ bench: setup
 	for name in loader workers sharding plan step roofline text original bf16_auc memory scaling startup checkpoint \
 	    mc_dropout faults checkpoint_faults resized_run; do \
 	  $(BIN)/python -m benchmarks.$$name || exit 1; done
+	$(BIN)/python -m benchmarks.page
 
 # Each on its own: one that fails does not keep the others from their results.
 bench-gpu:
@@ -56,6 +57,7 @@ bench-gpu:
 	export PYTHONPATH=$(CURDIR)/build/site; failed=; \
 	for name in step roofline text original bf16_auc memory scaling startup mc_dropout; do \
 	  $(PYTHON) -m benchmarks.$$name || failed="$$failed $$name"; done; \
+	$(PYTHON) -m benchmarks.page; \
 	$(PYTHON) -m pytest -m cuda $$(grep -rl --include='test_*.py' mark.cuda tests) || failed="$$failed tests"; \
 	test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+RESULTS = Path(__file__).parent / "results"
+
 
 def describe_machine() -> dict[str, object]:
     """Plain values for a JSON file."""
@@ -32,7 +34,7 @@ def describe_machine() -> dict[str, object]:
 def result_path(name: str, device: torch.device) -> Path:
     """benchmarks/results/NAME.json, or NAME-cuda.json for what a GPU computed: neither overwrites the other."""
     kind = "" if device.type == "cpu" else f"-{device.type}"
-    return Path(__file__).parent / "results" / f"{name}{kind}.json"
+    return RESULTS / f"{name}{kind}.json"
 
 
 def _version(package: str) -> str | None:

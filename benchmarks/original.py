@@ -1,13 +1,13 @@
 """Training of the original notebook, and each step of the way to ours: the same encoders, films and reports.
 
-    python -m benchmarks.original [--runs enhanced baseline] [--accumulate 1] [--turns 3] [--workers 0] [--compile]
+    python -m benchmarks.original [--runs enhanced baseline] [--accumulate 1] [--turns 5] [--workers 0] [--no-compile]
 
 First the training step alone, batches in memory: micro-batches of 8 at 224 pixels, reports of 32 to 128 tokens, random
 weights. Then the whole loop, films from the disk: the notebook's PNGs of 2,048 pixels through PIL and its tokenizer,
 and our shards of the same films. The ways take turns; medians of samples a second go into
 benchmarks/results/original.json (original-cuda.json), and original_picture.py draws them into docs/speed.svg. An update
 is of one micro-batch on a CPU, to save time; on a GPU of four, as in the notebook, and our last ways have larger ones.
-torch.compile is tried on a GPU, and with --compile on a CPU, where it compiles DenseNet for several minutes.
+torch.compile comes last; on a CPU it needs g++, and compiles for some minutes where its cache is empty.
 
 The notebook's own pace on an A100 was 9.9 (enhanced) and 13.9 (baseline) batches of 8 a second.
 """
@@ -86,11 +86,11 @@ def parse(device: torch.device) -> argparse.Namespace:
         "--accumulate", type=int, default=4 if cuda else 1, help="micro-batches of 8 an update"
     )
     parser.add_argument("--updates", type=int, default=20 if cuda else 1, help="in a row, in each turn")
-    parser.add_argument("--turns", type=int, default=5 if cuda else 3)
+    parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2, help="on a CPU")
     parser.add_argument("--workers", type=int, default=8 if cuda else 0, help="of both loaders")
     parser.add_argument("--films", type=int, default=1024 if cuda else 64, help="in the shards")
-    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=cuda)
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
     return parser.parse_args()
 
 

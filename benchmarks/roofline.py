@@ -65,7 +65,7 @@ def measured(
         "operations_per_sample": operations / samples,
         "bytes_per_sample": moved / samples,
         "operations_per_byte": operations / moved,
-        "seconds": seconds,
+        "seconds_per_sample": seconds / samples,
         "of_product_ceiling": by_products / seconds,
         "of_copy_ceiling": by_bytes / seconds,
         "longer": "products" if by_products > by_bytes else "bytes",
@@ -127,8 +127,8 @@ def show_encoders(rows: dict[str, dict[str, Any]]) -> None:
     for name, row in rows.items():
         print(
             f"  {name:<36}{row['operations_per_sample'] / 1e9:>8.1f}{row['bytes_per_sample'] / 1e6:>8.0f}"
-            f"{row['operations_per_byte']:>8.1f}{row['seconds'] * 1e3:>9.2f}{row['of_product_ceiling']:>10.1%}"
-            f"{row['of_copy_ceiling']:>8.1%}{row['of_roofline']:>8.1%}"
+            f"{row['operations_per_byte']:>8.1f}{row['seconds_per_sample'] * 1e3:>9.2f}"
+            f"{row['of_product_ceiling']:>10.1%}{row['of_copy_ceiling']:>8.1%}{row['of_roofline']:>8.1%}"
         )
 
 
