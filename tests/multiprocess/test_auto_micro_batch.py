@@ -1,4 +1,4 @@
-"""Two real ranks find one micro-batch: each tries alone, before they meet, and both train with the answer."""
+"""Two real ranks find one micro-batch, each by itself, and one gradient checkpointing, and train with the answers."""
 
 import pytest
 from ranks import SETTINGS
@@ -8,9 +8,11 @@ from cxr_dist.config_file import load_config
 pytestmark = pytest.mark.multiprocess
 
 
-def test_two_ranks_settle_on_one_micro_batch_and_train_with_it(run_ranks, tiny_shards, tmp_path):
+def test_two_ranks_settle_on_one_micro_batch_and_one_recomputation(run_ranks, tiny_shards, tmp_path):
     arguments = ("--data.shards", tiny_shards, "--train.max-steps", "2", "--out", tmp_path / "run")
-    printed = run_ranks(2, "train", "demo", *SETTINGS, "--data.micro-batch", "auto", *arguments)
+    settings = (*SETTINGS, "--data.micro-batch", "auto", "--model.gradient-checkpointing", "auto")
+    printed = run_ranks(2, "train", "demo", *settings, *arguments)
     assert load_config(tmp_path / "run" / "config.yaml").data.micro_batch == 8  # half of the global batch
     assert printed.count("data.micro_batch auto: 8 on CPU") == 1
+    assert printed.count("model.gradient_checkpointing auto: off on CPU") == 1
     assert "step 2" in printed
