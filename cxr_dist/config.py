@@ -135,8 +135,8 @@ class ModelConfig:
     """The bundle that `cxr-dist fetch` made; empty: $CXR_DIST_WEIGHTS, else ~/.cache/cxr_dist/weights."""
     gradient_checkpointing: bool | Literal["auto", "text", "image", "all"] = False
     """Recompute activations in the backward pass, for less memory and more time: `text`, or true, the text encoder's
-    layer by layer; `image` the concatenations in the image encoder's dense layers; `all` both. `auto`: at each start
-    the least of these with which a step fits the device, as `cxr-dist plan` predicts it."""
+    layer by layer; `image` each dense layer of the image encoder up to its 3×3 convolution; `all` both. `auto`: at each
+    start the least of these with which a step fits the device, as `cxr-dist plan` predicts it."""
     sync_batchnorm: bool = False
     """BatchNorm over the micro-batches that all ranks compute at the same moment, where one is too small for
     statistics of its own. The price: results then depend on the world size. A single rank has plain BatchNorm."""

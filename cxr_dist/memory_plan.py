@@ -22,7 +22,7 @@ from cxr_dist.train.footprint import Footprint, footprint
 from cxr_dist.train.memory import describe_memory, total_memory
 
 Recompute = bool | Literal["auto", "text", "image", "all"]
-# The fewest operations computed twice first: of DenseNet-121 the concatenations alone, of BERT-base every layer.
+# The fewest operations computed twice first: of DenseNet-121 up to its 3×3 convolutions, of BERT-base every layer.
 _BY_COST: tuple[Recompute, ...] = (False, "image", "text", "all")
 _SHARE = 0.8  # of a device: the prediction is good to 15 %, and CUDA's context and fragments come on top
 _ENGINES: tuple[Engine, ...] = ("ddp", "zero1", "zero2", "zero3")
