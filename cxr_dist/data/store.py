@@ -6,6 +6,7 @@ bytes catches rot and truncation at every read. Errors name the shard, the index
 
 import hashlib
 import os
+import weakref
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -72,6 +73,7 @@ class ShardStore:
         self._num_labels, self._views, self._copies = manifest.num_labels, manifest.views, copies
         self._tars: OrderedDict[int, int] = OrderedDict()
         self._indices: OrderedDict[int, NDArray[Any]] = OrderedDict()
+        weakref.finalize(self, _close_all, self._tars)  # of a stream that nobody read to its end
 
     @property
     def staged(self) -> bool:
@@ -119,8 +121,7 @@ class ShardStore:
     def close(self) -> None:
         """Close all files."""
         self._indices.clear()
-        while self._tars:
-            os.close(self._tars.popitem()[1])
+        _close_all(self._tars)
         if self._copies is not None:
             self._copies.close()
 
@@ -166,6 +167,11 @@ class ShardStore:
                 f"{entry.file} has {found} bytes; the manifest says {entry.bytes}: copy it again"
             )
         return descriptor
+
+
+def _close_all(descriptors: OrderedDict[int, int]) -> None:
+    while descriptors:
+        os.close(descriptors.popitem()[1])
 
 
 def _damage(data: bytes, record: Any) -> str:

@@ -5,6 +5,7 @@ import json
 import random
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -116,3 +117,15 @@ def test_an_empty_split_is_named(shards):
     path.write_text(dataclasses.replace(manifest, splits=manifest.splits | {"val": nothing}).to_json())
     with pytest.raises(UserError, match="split 'val' is empty or missing; the shards have: train, test"):
         load_manifest(shards).split("val")
+
+
+def test_a_store_that_is_forgotten_leaves_no_file_open(shards):
+    def open_files():
+        return [link for link in Path("/proc/self/fd").iterdir() if str(shards) in str(link.resolve())]
+
+    store = ShardStore(shards, load_manifest(shards), "train")
+    store.read(0, 0)
+    store.read(1, 0)
+    assert len(open_files()) == 4  # a tar and an index of each shard
+    del store
+    assert open_files() == []
