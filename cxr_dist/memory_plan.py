@@ -88,8 +88,7 @@ def with_settled_checkpointing(
     The most where nothing less fits, or nothing is known. fp64, which tests alone use, has none. The run folder keeps
     what was found, so that only its first start spends seconds on it (all ranks).
     """
-    if config.model.gradient_checkpointing != "auto":
-        return config
+    assert config.model.gradient_checkpointing == "auto"
     if config.precision == "fp64":
         return _with_checkpointing(config, False)
     most = _most(config)

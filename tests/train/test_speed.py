@@ -30,7 +30,8 @@ CPU = torch.device("cpu")
         ("Tesla V100-SXM2-16GB", "bf16", None),  # has no such units
         ("NVIDIA L40S", "bf16", 362e12),
         ("NVIDIA L40", "bf16", None),  # in no sheet that we read
-        ("NVIDIA A10", "bf16", None),
+        ("NVIDIA A10", "bf16", 125e12),
+        ("NVIDIA A10G", "bf16", None),  # another card
         ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", "bf16", None),  # a part of one
         ("NVIDIA H100 80GB HBM3", "fp64", None),
     ],
