@@ -79,7 +79,9 @@ def _train_together(
     startup.reached("run folder")
     if config.model.gradient_checkpointing == "auto":
         text = config.run_dir / "text_encoder" if config.model.uses_text else None
-        config = with_settled_checkpointing(config, len(manifest.classes), text, world, device, manifest.views)
+        config = with_settled_checkpointing(
+            config, len(manifest.classes), text, world, device, manifest.views
+        )
         startup.reached("gradient checkpointing")
     with out_of_memory_explained(config, world, device, lambda: "while building the model"):
         parts = parts_of(config, manifest, world, device)
