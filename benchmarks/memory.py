@@ -44,11 +44,6 @@ def case(run: str, micro_batch: int, setting: bool | str, **changes: Any) -> Cas
     return usual | {"parallel": "ddp", "ranks": 1} | changes
 
 
-def several_ranks() -> int:
-    """Ranks of the cases that compare engines: two; one where there is one GPU."""
-    return 1 if CUDA and torch.cuda.device_count() == 1 else 2
-
-
 def cases(micro_batches: list[int]) -> list[Case]:
     """What is measured, the small ones first."""
     found = [case("enhanced", size, setting) for size in micro_batches for setting in (False, "all")]
@@ -60,10 +55,11 @@ def cases(micro_batches: list[int]) -> list[Case]:
 
 
 def engines() -> list[tuple[Case, bool | str]]:
-    """Each engine at several ranks, without and with gradient checkpointing."""
-    names, ranks = ("ddp", "zero1", "zero2", "zero3"), several_ranks()
-    names = names[1:] if ranks == 1 else names
-    return [({"parallel": name, "ranks": ranks}, setting) for name in names for setting in (False, "all")]
+    """Each engine at two ranks, without and with gradient checkpointing; none on one GPU, where ZeRO is refused."""
+    if CUDA and torch.cuda.device_count() == 1:
+        return []
+    names = ("ddp", "zero1", "zero2", "zero3")
+    return [({"parallel": name, "ranks": 2}, setting) for name in names for setting in (False, "all")]
 
 
 def predicted(wanted: Case, folder: Path) -> int:
@@ -105,10 +101,11 @@ def compared(wanted: Case, folder: Path) -> dict[str, Any]:
 
 
 def largest(wanted: Case, limit: int, folder: Path, known: list[dict[str, Any]]) -> dict[str, Any]:
-    """The largest micro-batch whose predicted step stays below the limit, and what it then took.
+    """The micro-batch that a line through two predictions puts just below the limit, and what it then took.
 
-    The prediction is a line through two sizes: what one sample adds. `largest` is by a line through two measurements,
-    this one and that of `known` with the same settings and another size; None where it ran out of memory.
+    With everything recomputed memory is no line, and it may be one to four too large. `largest` is by a line through
+    two measurements, this one and that of `known` with the same settings and another size; None where it ran out of
+    memory.
     """
     small, large = (predicted(wanted | {"micro_batch": size}, folder) for size in (4, 8))
     per_sample = (large - small) / 4

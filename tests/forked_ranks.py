@@ -23,13 +23,12 @@ PRELOADED = (
     "transformers.models.bert.modeling_bert",
 )
 REPOSITORY = str(Path(__file__).resolve().parents[1])  # for scripts that use benchmarks
-SECONDS = 580
 
 
-def run(world_size: int, *command: str | Path, expected: int = 0) -> str:
+def run(world_size: int, *command: str | Path, expected: int = 0, seconds: float = 300) -> str:
     """Run `-m MODULE ARGUMENTS` or `SCRIPT ARGUMENTS` in every rank, one thread each; returns what all printed.
 
-    Fails the test where the status is another: 0, or 1 where a rank failed, which ends the others.
+    Fails the test where the status is another: 0, or 1 where a rank failed or time was over, which ends the others.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(PRELOADED))
@@ -44,15 +43,15 @@ def run(world_size: int, *command: str | Path, expected: int = 0) -> str:
             arguments = ([str(word) for word in command], environment, output.name)
             ranks.append(context.Process(target=_become, args=arguments))
             ranks[-1].start()
-        status = _end(ranks)
+        status = _end(ranks, seconds)
         printed = output.read()
     assert status == expected, printed
     return printed
 
 
-def _end(ranks: list[multiprocessing.process.BaseProcess]) -> int:
+def _end(ranks: list[multiprocessing.process.BaseProcess], seconds: float) -> int:
     """Wait for all; where one fails or time is over, end the others."""
-    failed, late = False, time.monotonic() + SECONDS
+    failed, late = False, time.monotonic() + seconds
     while running := [rank for rank in ranks if rank.exitcode is None]:
         wait([rank.sentinel for rank in running], timeout=1)
         over = time.monotonic() > late
@@ -64,7 +63,7 @@ def _end(ranks: list[multiprocessing.process.BaseProcess]) -> int:
         elif over:
             for rank in running:
                 rank.kill()
-    return int(failed)
+    return int(failed or any(rank.exitcode for rank in ranks))
 
 
 def _become(command: list[str], environment: dict[str, str], output: str) -> None:

@@ -36,7 +36,8 @@ def test_a_compiled_run_is_the_run_with_dropout_and_a_thaw(kind):
 @needs_compiler
 @pytest.mark.multiprocess
 def test_two_compiled_ranks_are_one_that_is_not():
-    assert forked_ranks.run(2, Path(__file__).with_name("compiled_run.py")).count("agrees") == 2
+    output = forked_ranks.run(2, Path(__file__).with_name("compiled_run.py"), seconds=580)
+    assert output.count("agrees") == 2
 
 
 @pytest.mark.parametrize(("device", "wanted"), [("cpu", r"C\+\+ compiler"), ("cuda", "triton")])

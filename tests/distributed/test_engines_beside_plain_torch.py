@@ -43,5 +43,5 @@ def test_steps_agree_with_plain_torch(ranks, tmp_path):
         (tmp_path / "all.json").write_text(json.dumps(whole))
         cases[0]["deepspeed"] = str(tmp_path / "all.json")
     script = Path(__file__).with_name("engine_ranks.py")
-    output = forked_ranks.run(ranks, script, tmp_path, *map(json.dumps, cases))
+    output = forked_ranks.run(ranks, script, tmp_path, *map(json.dumps, cases), seconds=580)
     assert output.count("agrees") == ranks * len(cases)
