@@ -16,12 +16,12 @@ from pathlib import Path
 import torch
 
 from benchmarks.hardware import describe_machine, result_path
-from cxr_dist.config import Config
-from cxr_dist.runs import named_run
-from cxr_dist.session import train
+from cxr_dist.config.named import named_run
+from cxr_dist.config.run import Config
+from cxr_dist.run.preempt import StopRequest
 from cxr_dist.shard.recipe import load_recipe
 from cxr_dist.shard.write import write_shards
-from cxr_dist.train.preempt import StopRequest
+from cxr_dist.train.assembly import train
 
 RECIPE = Path(__file__).parents[1] / "shards" / "demo.yaml"
 PRECISIONS = ("fp32", "bf16")

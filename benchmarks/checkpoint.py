@@ -20,12 +20,12 @@ import torch
 
 from benchmarks.hardware import describe_machine
 from benchmarks.mc_dropout import build, made_inputs
-from cxr_dist.distributed.backend import Backend, new_backend
+from cxr_dist.config.named import named_run
+from cxr_dist.distributed.backend import new_backend
+from cxr_dist.distributed.engine import Backend
 from cxr_dist.distributed.world import World
-from cxr_dist.runs import named_run
-from cxr_dist.train.background_save import BackgroundSaver, write
-from cxr_dist.train.checkpoint import TrainingState
-from cxr_dist.train.schedule import Progress
+from cxr_dist.run.checkpoint import Progress, TrainingState
+from cxr_dist.run.saver import BackgroundSaver, write
 
 TARGET = 0.05  # of the time of the steps between two saves
 Saved = dict[str, list[float]]

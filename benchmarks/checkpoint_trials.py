@@ -16,12 +16,11 @@ from random import Random
 
 import torch
 
-from cxr_dist.distributed.backend import Tensors
+from cxr_dist.distributed.engine import Tensors
 from cxr_dist.errors import UserError
-from cxr_dist.train import checkpoint
-from cxr_dist.train.background_save import BackgroundSaver, write
-from cxr_dist.train.checkpoint import TrainingState
-from cxr_dist.train.schedule import Progress
+from cxr_dist.run import checkpoint
+from cxr_dist.run.checkpoint import Progress, TrainingState
+from cxr_dist.run.saver import BackgroundSaver, write
 
 BEST_EVERY, KEEP = 3, 2
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json", "sha256.json")

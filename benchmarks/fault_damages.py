@@ -17,7 +17,7 @@ from PIL import Image
 
 from cxr_dist.data.read import reader
 from cxr_dist.data.store import ShardStore
-from cxr_dist.shard.manifest import load_manifest
+from cxr_dist.format.manifest import load_manifest
 from cxr_dist.shard.recipe import load_recipe
 from cxr_dist.shard.write import write_shards
 

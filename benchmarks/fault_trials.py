@@ -16,11 +16,11 @@ import webdataset
 
 from benchmarks.fault_damages import Samples, first_tar, read_ours, read_stock
 from benchmarks.forge import forge_entry, forge_index, forge_sample, member, members_of_sample
-from cxr_dist.config import DataConfig
+from cxr_dist.config.data import DataConfig
 from cxr_dist.data.loader import training_batches, training_plan
 from cxr_dist.errors import UserError
 from cxr_dist.files import whole_file
-from cxr_dist.shard.manifest import load_manifest
+from cxr_dist.format.manifest import load_manifest
 from cxr_dist.shard.verify import verify
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cxr_dist.shard.manifest import Manifest, load_manifest, open_index
+from cxr_dist.format.manifest import Manifest, load_manifest, open_index
 
 Member = tuple[tarfile.TarInfo, bytes]
 

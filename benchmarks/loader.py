@@ -25,10 +25,10 @@ import torch
 from benchmarks import loader_peers as peers
 from benchmarks.hardware import describe_machine
 from benchmarks.loader_peers import BATCH, MAX_TOKENS, SIZE, Data, Reader
-from cxr_dist.config import DataConfig
+from cxr_dist.config.data import DataConfig
 from cxr_dist.data.loader import training_batches, training_plan
 from cxr_dist.data.text import ReportTokenizer, prepare_text_folder
-from cxr_dist.shard.manifest import load_manifest
+from cxr_dist.format.manifest import load_manifest
 from cxr_dist.shard.recipe import load_recipe
 from cxr_dist.shard.write import write_shards
 

@@ -20,7 +20,7 @@ from torchvision.transforms import v2
 
 from cxr_dist.data.store import ShardStore
 from cxr_dist.data.text import ReportTokenizer, report_text
-from cxr_dist.shard.manifest import load_manifest
+from cxr_dist.format.manifest import load_manifest
 
 BATCH, SIZE, MAX_TOKENS = 16, 224, 128
 Reader = Callable[[int], None]

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.hardware import describe_machine, result_path
-from cxr_dist.config import ModelConfig
+from cxr_dist.config.model import ModelConfig
 from cxr_dist.model.classifier import Classifier, build_classifier
 from cxr_dist.model.monte_carlo import Inputs, McDropout, McScope, mc_logits, stochastic
 

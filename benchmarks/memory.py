@@ -24,8 +24,8 @@ import torch
 from benchmarks.hardware import describe_machine, result_path
 from benchmarks.mc_dropout import BERT_BASE
 from benchmarks.memory_case import CLASSES, configured
-from cxr_dist.memory_plan import peak
-from cxr_dist.train.footprint import footprint
+from cxr_dist.train.memory.footprint import footprint
+from cxr_dist.train.memory.needs import peak
 
 TARGET = 0.15  # of what was measured
 CUDA = torch.cuda.is_available()

@@ -18,14 +18,14 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.mc_dropout import BERT_BASE
-from cxr_dist.config import Config
+from cxr_dist.config.named import named_run
+from cxr_dist.config.run import Config
 from cxr_dist.distributed.backend import new_backend, start, stop
 from cxr_dist.distributed.world import World, lanes_of
 from cxr_dist.model.classifier import build_classifier
 from cxr_dist.model.losses import ClassificationLoss
-from cxr_dist.runs import named_run
-from cxr_dist.session import new_optimizer
-from cxr_dist.train.micro_batch import largest_batch
+from cxr_dist.train.assembly import new_optimizer
+from cxr_dist.train.memory.micro_batch import largest_batch
 from cxr_dist.train.step import TrainStep
 
 CLASSES = 5

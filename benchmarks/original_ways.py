@@ -17,17 +17,18 @@ from benchmarks.loader_peers import Data, original_dataset
 from benchmarks.mc_dropout import build
 from benchmarks.original_notebook import BATCH, CLASSES, TOKENS, NotebookBatch, NotebookLoop
 from benchmarks.step import made_batches
-from cxr_dist.config import Config
+from cxr_dist.config.named import named_run
+from cxr_dist.config.run import Config
 from cxr_dist.data.batch import Batch
 from cxr_dist.data.loader import training_batches, training_plan
 from cxr_dist.data.packing import packed_positions
-from cxr_dist.distributed.backend import NewOptimizer, new_backend
+from cxr_dist.distributed.backend import new_backend
+from cxr_dist.distributed.engine import NewOptimizer
 from cxr_dist.distributed.world import World
+from cxr_dist.format.manifest import load_manifest
 from cxr_dist.model.classifier import Classifier, build_classifier
 from cxr_dist.model.losses import ClassificationLoss
-from cxr_dist.runs import named_run
-from cxr_dist.session import new_optimizer
-from cxr_dist.shard.manifest import load_manifest
+from cxr_dist.train.assembly import new_optimizer
 from cxr_dist.train.step import TrainStep
 
 ORIGINAL, OURS = "original notebook", "cxr_dist"

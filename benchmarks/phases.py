@@ -17,15 +17,15 @@ import torch
 
 from benchmarks.ceilings import Ceilings
 from benchmarks.loader import make_shards, prepared
-from cxr_dist.config import Config
+from cxr_dist.config.run import Config
 from cxr_dist.data.batch import Batch
 from cxr_dist.data.loader import training_batches, training_plan
 from cxr_dist.distributed.backend import new_backend
 from cxr_dist.distributed.world import World
+from cxr_dist.format.manifest import load_manifest
 from cxr_dist.model.classifier import Classifier
 from cxr_dist.model.losses import ClassificationLoss
-from cxr_dist.session import new_optimizer
-from cxr_dist.shard.manifest import load_manifest
+from cxr_dist.train.assembly import new_optimizer
 from cxr_dist.train.flops import BACKWARD, count_flops
 from cxr_dist.train.step import TrainStep
 

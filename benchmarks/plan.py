@@ -21,8 +21,8 @@ import numpy as np
 
 from benchmarks.plan_folder import Counts, sizes_of, write_listed, write_tabled
 from cxr_dist.data.plan import Plan, group_weights
-from cxr_dist.shard.manifest import load_manifest
-from cxr_dist.shard.shard_list import column
+from cxr_dist.format.manifest import load_manifest
+from cxr_dist.format.shard_list import column
 
 GROUP_SHARES = (0.55, 0.25, 0.12, 0.05, 0.03)
 

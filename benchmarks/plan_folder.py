@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxr_dist.files import sha256_of
-from cxr_dist.shard.manifest import Manifest, ShardEntry, SplitEntry
-from cxr_dist.shard.shard_list import ShardTable, table_dtype
+from cxr_dist.format.manifest import Manifest, ShardEntry, SplitEntry
+from cxr_dist.format.shard_list import ShardTable, table_dtype
 
 Counts = NDArray[np.int64]
 """[shards, groups]"""

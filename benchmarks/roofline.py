@@ -28,7 +28,6 @@ from benchmarks.phases import Loaded, load_steps, measure_phases, show_phases
 from benchmarks.step import configured
 from cxr_dist.data.batch import Batch
 from cxr_dist.data.packing import packed_positions
-from cxr_dist.distributed.backend import autocast
 from cxr_dist.model.classifier import Classifier
 from cxr_dist.train.flops import BACKWARD, count_flops
 
@@ -102,7 +101,7 @@ def encoder_rows(
 def _pass(run: Callable[[], torch.Tensor], device: torch.device, precision: str, trained: bool) -> Work:
     def work() -> None:
         with torch.set_grad_enabled(trained):
-            with autocast(device, precision):
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
                 outputs = run()
             if trained:
                 outputs.float().sum().backward()  # type: ignore[no-untyped-call]

@@ -24,14 +24,15 @@ from benchmarks.collectives import CountCollectives
 from benchmarks.mc_dropout import build
 from benchmarks.scaling_model import ENGINES
 from benchmarks.step import CLASSES, configured, made_batches
-from cxr_dist.config import Config
-from cxr_dist.distributed.backend import Backend, new_backend, start, stop
-from cxr_dist.distributed.ddp_config import DdpConfig
+from cxr_dist.config.ddp import DdpConfig
+from cxr_dist.config.named import named_run
+from cxr_dist.config.run import Config
+from cxr_dist.distributed.backend import new_backend, start, stop
+from cxr_dist.distributed.engine import Backend
 from cxr_dist.distributed.reduce import sum_over_ranks, wait_for_all
 from cxr_dist.distributed.world import World, lanes_of
 from cxr_dist.model.losses import ClassificationLoss
-from cxr_dist.runs import named_run
-from cxr_dist.session import new_optimizer
+from cxr_dist.train.assembly import new_optimizer
 from cxr_dist.train.step import TrainStep
 
 Step = Callable[[], object]

@@ -23,7 +23,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from cxr_dist.shard.image import ImageFile
+from cxr_dist.format.image import ImageFile
 
 # The rest is imported where it is used: every worker process imports this module first, as it does cxr-dist's own.
 

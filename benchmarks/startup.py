@@ -34,7 +34,15 @@ from cxr_dist.train import startup
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 HELP_TARGET_SECONDS = 0.3
-IMPORTS = ("torch", "torchvision", "transformers", "accelerate", "deepspeed", "cxr_dist", "cxr_dist.session")
+IMPORTS = (
+    "torch",
+    "torchvision",
+    "transformers",
+    "accelerate",
+    "deepspeed",
+    "cxr_dist",
+    "cxr_dist.train.assembly",
+)
 RECIPE = """
 reader: demo
 demo: {studies: 120, side: 256, seed: 0}

@@ -25,11 +25,11 @@ from benchmarks.ceilings import measure_ceilings
 from benchmarks.hardware import describe_machine, result_path
 from benchmarks.mc_dropout import build, made_inputs
 from benchmarks.phases import CLASSES, Table, load_steps, measure_phases, new_step, show_phases
-from cxr_dist.config import Config
+from cxr_dist.config.named import named_run
+from cxr_dist.config.run import Config
 from cxr_dist.data.batch import Batch
 from cxr_dist.model.classifier import Classifier
-from cxr_dist.model.image import normalise
-from cxr_dist.runs import named_run
+from cxr_dist.model.image_encoder import normalise
 
 TARGET = 0.03  # of the bare loop's time
 Way = Callable[[int], object]

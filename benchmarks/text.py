@@ -29,10 +29,9 @@ from benchmarks.hardware import describe_machine, result_path
 from benchmarks.mc_dropout import BERT_BASE
 from cxr_dist.data.packing import packed_positions
 from cxr_dist.data.text import PAD_MULTIPLE, learn_wordpiece
-from cxr_dist.distributed.backend import autocast
-from cxr_dist.model.text import TextEncoder
-from cxr_dist.shard.phantom.report import write_report
+from cxr_dist.model.text_encoder import TextEncoder
 from cxr_dist.shard.phantom.study import draw_study
+from cxr_dist.shard.phantom.wording import write_report
 
 TARGET = 0.10  # of the operations may be spent on padding
 LIMIT = 128  # tokens of a report, as in the original notebook
@@ -140,7 +139,7 @@ def run(encoder: TextEncoder, layout: Layout, precision: str) -> torch.Tensor:
     """Forward and backward of a fixed weighted sum; the vectors of the real tokens, [n, D]."""
     tokens, mask, places = layout
     weights = torch.linspace(-1, 1, encoder.width, device=tokens.device)  # LayerNorm fixes the sum of squares
-    with autocast(tokens.device, precision):
+    with torch.autocast(tokens.device.type, torch.bfloat16, enabled=precision == "bf16"):
         vectors = encoder(tokens, mask, places)
     (vectors.float() * weights * mask[..., None]).sum().backward()
     return vectors.detach()[mask.bool()].float()

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from benchmarks.hardware import describe_machine
 from benchmarks.loader import make_shards, prepared
-from cxr_dist.config import DataConfig
+from cxr_dist.config.data import DataConfig
 from cxr_dist.data.loader import training_batches, training_plan
-from cxr_dist.shard.manifest import load_manifest
+from cxr_dist.format.manifest import load_manifest
 
 BATCH, SIDE, POINTS = 64, 64, 10
 

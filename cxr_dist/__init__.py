@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cxr_dist.trained import TrainedModel
+    from cxr_dist.inference.trained import TrainedModel
 
 __version__ = "0.1.0"
 
@@ -24,6 +24,6 @@ def load(folder: str | Path, device: str = "cpu") -> "TrainedModel":
     """
     import torch  # here, so that `import cxr_dist` is light
 
-    from cxr_dist.trained import open_model
+    from cxr_dist.inference.trained import open_model
 
     return open_model(Path(folder).expanduser(), torch.device(device))

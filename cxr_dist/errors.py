@@ -4,6 +4,9 @@ Messages never hold report text, patient ids or names of source images; shard na
 classes and column names are allowed.
 """
 
+import difflib
+from collections.abc import Iterable
+
 EXIT_REFUSED = 2
 """Exit status after a UserError: the same command would fail again."""
 EXIT_STOPPED = 75
@@ -12,3 +15,17 @@ EXIT_STOPPED = 75
 
 class UserError(ValueError):
     """A mistake in the input, the configuration or the environment that the user can mend."""
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise UserError with this message unless the condition holds."""
+    if not condition:
+        raise UserError(message)
+
+
+def unknown(what: str, name: object, valid: Iterable[str]) -> UserError:
+    """The error for a name that is none of the valid ones: it lists them, with the nearest one first."""
+    names = list(valid)
+    near = difflib.get_close_matches(str(name), names, n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return UserError(f"unknown {what} {name!r}{hint}; expected one of: {', '.join(names)}")

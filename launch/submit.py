@@ -22,18 +22,18 @@ from job_states import queue_states, wait
 from rich.console import Console
 from sweep import Sweep, SweepRun, sweep_runs, table
 
-from cxr_dist.cli import config_of
-from cxr_dist.config import Config
+from cxr_dist.cli.main import config_of
+from cxr_dist.config.run import Config
 from cxr_dist.data.place import shards_folder
 from cxr_dist.distributed.world import World
 from cxr_dist.errors import EXIT_STOPPED, UserError
-from cxr_dist.offline import stay_offline
-from cxr_dist.shard.manifest import load_manifest
+from cxr_dist.format.manifest import load_manifest
+from cxr_dist.model.offline import stay_offline
+from cxr_dist.run.folder import check_same_run
+from cxr_dist.run.preempt import StopRequest
+from cxr_dist.run.requeue import forbid_requeue
 from cxr_dist.train import startup
-from cxr_dist.train.micro_batch import check_world_size, with_recorded_micro_batch
-from cxr_dist.train.preempt import StopRequest
-from cxr_dist.train.requeue import forbid_requeue
-from cxr_dist.train.run_folder import check_same_run
+from cxr_dist.train.memory.micro_batch import check_world_size, with_recorded_micro_batch
 
 _SUPERVISE = Path(__file__).resolve().parents[1] / "slurm" / "supervise.sh"
 _PATIENCE_SECONDS = 600.0  # that SLURM may leave questions unanswered while we wait
@@ -106,7 +106,7 @@ class TrainingJob:
         asked_to_stop = StopRequest(config.train.max_minutes)  # after submitit's handlers, before torch
         stay_offline()
         _join_local_tasks()
-        from cxr_dist.session import train
+        from cxr_dist.train.assembly import train
         from cxr_dist.train.loop import Outcome
 
         startup.reached("imports")

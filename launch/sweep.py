@@ -19,11 +19,11 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from cxr_dist.cli import config_of
-from cxr_dist.config import Config
+from cxr_dist.cli.main import config_of
+from cxr_dist.config.run import Config
 from cxr_dist.errors import UserError
 from cxr_dist.files import write_whole
-from cxr_dist.train.run_folder import is_finished
+from cxr_dist.run.folder import is_finished
 
 _LONGEST_NAME = 120  # characters
 _SHORTEST_POLL, _LONGEST_POLL = 1.0, 15.0  # seconds

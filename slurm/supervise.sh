@@ -18,6 +18,6 @@ supervise() {
     while kill -0 "$tasks" 2>/dev/null; do wait "$tasks" || true; done # a trap ends a wait
     wait "$tasks" && status=0 || status=$?
     trap '' TERM USR2
-    ((status == 0)) || "$python" -m cxr_dist.train.requeue "$status" ${run_dir:+"$run_dir"} || status=$?
+    ((status == 0)) || "$python" -m cxr_dist.run.requeue "$status" ${run_dir:+"$run_dir"} || status=$?
     return "$status"
 }

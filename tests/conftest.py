@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from made_shards import write_study_shards, write_tiny_shards
 
-from cxr_dist.cli import main
-from cxr_dist.config import Config
-from cxr_dist.runs import named_run
+from cxr_dist.cli.main import main
+from cxr_dist.config.named import named_run
+from cxr_dist.config.run import Config
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

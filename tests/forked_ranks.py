@@ -17,8 +17,8 @@ from multiprocessing.connection import wait
 from pathlib import Path
 
 PRELOADED = (
-    "cxr_dist.session",
-    "cxr_dist.evaluation",
+    "cxr_dist.train.assembly",
+    "cxr_dist.inference.evaluation",
     "cxr_dist.distributed.zero",
     "transformers.models.bert.modeling_bert",
 )

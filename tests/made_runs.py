@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from cxr_dist.config import Config, DataConfig, ModelConfig
-from cxr_dist.config_file import to_yaml
+from cxr_dist.config.data import DataConfig
+from cxr_dist.config.file import to_yaml
+from cxr_dist.config.model import ModelConfig
+from cxr_dist.config.run import Config
 from cxr_dist.evaluate.assess import assess
 from cxr_dist.evaluate.metrics import to_json
 from cxr_dist.evaluate.predictions import Predictions
 from cxr_dist.evaluate.uncertainty import summarise
-from cxr_dist.shard.manifest import Manifest, ShardEntry, SplitEntry
+from cxr_dist.format.manifest import Manifest, ShardEntry, SplitEntry
 
 CLASSES = ("normal", "cardiomegaly", "effusion", "opacity", "nodule")
 RUNS = {"baseline": ("image", 1.0), "text-only": ("text", 1.3), "enhanced": ("fused", 2.0)}

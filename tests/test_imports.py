@@ -1,60 +1,141 @@
-"""The rooms: each imports only from the rooms before it, and only distributed/ talks to the process group."""
+"""The rooms of the package and their order. Every module of cxr_dist, launch/ and benchmarks/ is looked at."""
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).resolve().parents[1] / "cxr_dist"
-ROOMS = ("shard", "data", "model", "train", "evaluate", "report")
-EVERYWHERE = {"config", "config_file", "config_optim", "errors", "files", "distributed", "__version__"}
-MODULES = sorted(p for room in (*ROOMS, "distributed") for p in (PACKAGE / room).rglob("*.py"))
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "cxr_dist"
+ROOMS = (
+    "config", "distributed", "format", "shard", "data", "model", "run", "evaluate", "report", "train", "inference",
+    "doctor", "cli",
+)  # fmt: skip
+"""From the ground up: a room imports only from itself and from rooms before it."""
+GROUND = {"errors", "files", "__version__"}
+"""What every room may import: modules at the root, which themselves import only each other."""
+MODULES = sorted(PACKAGE.rglob("*.py"))
+OUTSIDE = sorted([*(ROOT / "launch").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")])
 
 
-def imported(path: Path) -> set[str]:
-    """Full dotted names of everything that a module imports, at its top or inside functions."""
-    names = set()
+def name_of(path: Path) -> str:
+    """The dotted name of a module below the repository's root."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and full dotted name of everything that a module imports, at its top or inside functions."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
+            yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: imports are absolute"
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
+            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def room_of(name: str) -> str:
+    """The room (or module at the root) of a dotted name of the package."""
+    return name.split(".")[1] if "." in name else ""
+
+
+def test_the_root_has_the_rooms_and_nothing_else():
+    found = {path.name for path in PACKAGE.iterdir() if path.name not in ("__pycache__", "py.typed")}
+    assert found == {*ROOMS, "__init__.py", "__main__.py", "errors.py", "files.py"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_a_room_imports_only_from_rooms_before_it(path):
-    room = path.relative_to(PACKAGE).parts[0]
-    allowed = EVERYWHERE | ({*ROOMS[: ROOMS.index(room) + 1]} if room in ROOMS else set())
-    ours = {name.split(".")[1] for name in imported(path) if name.startswith("cxr_dist.")}
-    assert ours <= allowed
+    name = name_of(path)
+    if name in ("cxr_dist", "cxr_dist.__main__"):  # the two doors
+        return
+    room = room_of(name)
+    allowed = GROUND | ({*ROOMS[: ROOMS.index(room) + 1]} if room in ROOMS else set())
+    wrong = [
+        f"line {line}: {n}"
+        for line, n in imported(path)
+        if n.startswith("cxr_dist.") and room_of(n) not in allowed
+    ]
+    assert not wrong, f"{name} is in {room}, which stands before these: {wrong}"
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def modules_named(name: str, known: set[str]) -> str | None:
+    """The module that an imported dotted name belongs to; None for one outside the package."""
+    return name if name in known else (parent if (parent := name.rpartition(".")[0]) in known else None)
+
+
+def test_no_circle_of_imports():
+    known = {name_of(path) for path in MODULES}
+    edges = {
+        name_of(path): {m for _, n in imported(path) if (m := modules_named(n, known)) and m != "cxr_dist"}
+        for path in MODULES
+    }
+    done: set[str] = set()
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, f"circle: {' -> '.join((*trail[trail.index(name) :], name))}"
+        if name not in done:
+            for other in edges[name] - {name}:
+                visit(other, (*trail, name))
+            done.add(name)
+
+    for name in edges:
+        visit(name, ())
+
+
+@pytest.mark.parametrize("path", [*MODULES, *OUTSIDE], ids=name_of)
 def test_only_distributed_talks_to_other_ranks(path):
-    if path.relative_to(PACKAGE).parts[0] != "distributed":
+    if room_of(name_of(path)) != "distributed" and name_of(path) not in TALKERS_OUTSIDE:
         libraries = ("torch.distributed", "accelerate", "deepspeed")
-        assert not [name for name in imported(path) if name.startswith(libraries)]
+        assert not [name for _, name in imported(path) if name.startswith(libraries)]
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+TALKERS_OUTSIDE = {"benchmarks.collectives", "benchmarks.scaling_ranks"}
+"""Benchmarks of the collectives themselves."""
+
+
+@pytest.mark.parametrize("path", [*MODULES, *OUTSIDE], ids=name_of)
 def test_nothing_unpickles_and_no_file_grows_past_300_lines(path):
-    assert not [name for name in imported(path) if name.split(".")[0] in ("pickle", "dill", "cloudpickle")]
+    assert not [name for _, name in imported(path) if name.split(".")[0] in ("pickle", "dill", "cloudpickle")]
     assert len(path.read_text().splitlines()) <= 300
 
 
-@pytest.mark.parametrize("module", ["cli", "cli_help", "cli_shard", "offline"])
-def test_the_command_line_starts_without_torch(module):
-    top = ast.parse((PACKAGE / f"{module}.py").read_text()).body
+def test_a_module_name_is_met_once():
+    seen: dict[str, str] = {}
+    for path in MODULES:
+        if path.name != "__init__.py" and room_of(name_of(path)) not in (
+            "config",
+            "cli",
+        ):  # sections; commands
+            assert path.stem not in ROOMS, f"{name_of(path)} has the name of a room"
+            assert path.stem not in seen, f"{name_of(path)} and {seen[path.stem]}"
+            seen[path.stem] = name_of(path)
+
+
+OURS_LIGHT = ("cxr_dist.cli", "cxr_dist.config", "cxr_dist.errors", "cxr_dist.model.offline")
+LIGHT = {
+    "json",
+    "os",
+    "sys",
+    "collections.abc",
+    "pathlib",
+    "typing",
+    "dataclasses",
+    "re",
+    "tyro",
+    "tyro.conf",
+}
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if room_of(name_of(p)) == "cli"], ids=name_of)
+def test_the_command_line_starts_without_torch(path):
     names = {
         alias.name if isinstance(node, ast.Import) else str(node.module)
-        for node in top
+        for node in ast.parse(path.read_text()).body
         if isinstance(node, ast.Import | ast.ImportFrom)
         for alias in node.names
     }
-    assert names <= {
-        "json", "os", "sys", "collections.abc", "pathlib", "typing", "tyro", "tyro.conf",
-        "cxr_dist.cli_help", "cxr_dist.cli_shard", "cxr_dist.config", "cxr_dist.errors", "cxr_dist.offline",
-        "cxr_dist.runs",
-    }  # fmt: skip
+    ours = {name for name in names if name.startswith("cxr_dist")}
+    assert names - ours <= LIGHT
+    assert all(name.startswith(OURS_LIGHT) for name in ours)

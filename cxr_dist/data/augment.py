@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cxr_dist.config import DataConfig
+from cxr_dist.config.data import DataConfig
 from cxr_dist.data.random import uniform
 from cxr_dist.distributed.transfer import to_device
 

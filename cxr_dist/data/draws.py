@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cxr_dist.config import DataConfig
+from cxr_dist.config.data import DataConfig
 from cxr_dist.data.place import open_store
 from cxr_dist.data.plan import Integers, Plan
 from cxr_dist.data.store import ShardStore
-from cxr_dist.shard.manifest import Manifest
+from cxr_dist.format.manifest import Manifest
 
 NOT_REPLACED = -1
 

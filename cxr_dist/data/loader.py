@@ -25,7 +25,7 @@ import torch
 import webdataset
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from cxr_dist.config import DataConfig
+from cxr_dist.config.data import DataConfig
 from cxr_dist.data.augment import Augmentation, warp
 from cxr_dist.data.batch import Batch
 from cxr_dist.data.draws import samples_of
@@ -37,11 +37,11 @@ from cxr_dist.data.read import Read, Replacing, reader
 from cxr_dist.data.store import ShardError, ShardStore
 from cxr_dist.data.text import ReportTokenizer, report_text
 from cxr_dist.data.views import film_keys, row_table
-from cxr_dist.distributed.process import end_with_parent
+from cxr_dist.distributed.watch.process import end_with_parent
 from cxr_dist.errors import UserError
-from cxr_dist.shard.manifest import Manifest
-from cxr_dist.shard.shard_list import column
-from cxr_dist.shard.stored_sample import film_names
+from cxr_dist.format.manifest import Manifest
+from cxr_dist.format.shard_list import column
+from cxr_dist.format.stored_sample import film_names
 
 Samples = list[dict[str, Any]]
 Stage = Callable[[Iterator[Samples]], Iterator[Any]]

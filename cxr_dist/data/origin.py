@@ -12,7 +12,7 @@ from typing import Any
 import fsspec
 
 from cxr_dist.data.store import ShardError
-from cxr_dist.distributed.progress import advance
+from cxr_dist.distributed.watch.progress import advance
 from cxr_dist.errors import UserError
 
 _SILENT_SECONDS = 60  # a server that sends nothing for so long has failed

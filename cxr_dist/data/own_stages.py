@@ -24,7 +24,7 @@ import numpy as np
 
 from cxr_dist.data.random import hash64
 from cxr_dist.errors import UserError
-from cxr_dist.shard.stored_sample import film_names
+from cxr_dist.format.stored_sample import film_names
 
 Sample = dict[str, Any]
 OwnStage = Callable[[Sample, np.random.Generator], Sample]

@@ -13,15 +13,15 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from cxr_dist.config import DataConfig
+from cxr_dist.config.data import DataConfig
 from cxr_dist.data.origin import fetch, fetch_manifest, is_remote
 from cxr_dist.data.stage import Stage
 from cxr_dist.data.stage_space import StageSpace
 from cxr_dist.data.store import ShardStore
 from cxr_dist.errors import UserError
 from cxr_dist.files import sha256_of, write_whole
-from cxr_dist.shard.manifest import Manifest, tables_in
-from cxr_dist.shard.shard_list import column
+from cxr_dist.format.manifest import Manifest, tables_in
+from cxr_dist.format.shard_list import column
 
 
 def open_store(data: DataConfig, manifest: Manifest, split: str) -> ShardStore:

@@ -12,7 +12,7 @@ import cv2
 from cxr_dist.data.batch import Replaced
 from cxr_dist.data.plan import replacement_order
 from cxr_dist.data.store import SampleError, ShardStore
-from cxr_dist.shard.stored_sample import REASONS, DamagedSample, decode_facts, decode_film, film_names
+from cxr_dist.format.stored_sample import REASONS, DamagedSample, decode_facts, decode_film, film_names
 
 Sample = dict[str, Any]
 Read = Callable[[int, int], Sample]

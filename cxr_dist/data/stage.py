@@ -24,7 +24,7 @@ from cxr_dist.data.stage_space import StageSpace
 from cxr_dist.data.store import ShardError
 from cxr_dist.errors import UserError
 from cxr_dist.files import sha256_of
-from cxr_dist.shard.manifest import ShardEntry
+from cxr_dist.format.manifest import ShardEntry
 
 _POLL_SECONDS = 0.1  # while copies under way hold the room
 _Wanted = tuple[ShardEntry, int]  # and when it was asked for, nanoseconds of the epoch

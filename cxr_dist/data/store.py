@@ -16,8 +16,8 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from cxr_dist.errors import UserError
-from cxr_dist.shard.manifest import Manifest, ShardEntry, open_index
-from cxr_dist.shard.stored_sample import CUT_SHORT, OTHER_BYTES, members_in
+from cxr_dist.format.manifest import Manifest, ShardEntry, open_index
+from cxr_dist.format.stored_sample import CUT_SHORT, OTHER_BYTES, members_in
 
 _OPEN_SHARDS = 64  # file descriptors kept; a lane's window spans a few shards
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from cxr_dist.distributed.backend import RAW, Backend, Tensors
-from cxr_dist.distributed.ddp_config import DdpConfig
+from cxr_dist.config.ddp import DdpConfig
+from cxr_dist.distributed.engine import RAW, Backend, Tensors
 
 
 class DataParallel(Backend):

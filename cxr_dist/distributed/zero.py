@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from torch import nn
 from torch.nn import functional
 
-from cxr_dist.distributed.backend import RAW, Backend, Tensors
+from cxr_dist.distributed.engine import RAW, Backend, Tensors
 from cxr_dist.distributed.zero_settings import zero_settings
 from cxr_dist.errors import UserError
 

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cxr_dist.config import Config
+from cxr_dist.config.run import Config
 from cxr_dist.errors import UserError
 
 # Elements of fp32, 100 MB: DeepSpeed's 500 million would be 2 GB a rank. The largest tensor of

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from cxr_dist.config import Config
+from cxr_dist.config.run import Config
 from cxr_dist.distributed.world import World
 from cxr_dist.doctor import machine, ranks
 from cxr_dist.doctor.finding import (

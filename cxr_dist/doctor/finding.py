@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from cxr_dist.config import Config
+from cxr_dist.config.run import Config
 from cxr_dist.distributed.world import World
 from cxr_dist.errors import UserError
 

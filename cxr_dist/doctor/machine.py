@@ -10,7 +10,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from cxr_dist.doctor.finding import Finding, Setting, failed, ok, warning
-from cxr_dist.offline import OFFLINE
+from cxr_dist.model.offline import OFFLINE
 
 _SHOWN = ("torch", "torchvision", "transformers", "accelerate")
 _BUSY_SHARE = 0.10  # of a GPU's memory: more is not the driver's own use

@@ -16,7 +16,7 @@ def fit(setting: Setting) -> Finding:
     """Whether this number of ranks can share the run's lanes, and the engine runs with it."""
     from cxr_dist.distributed.backend import check_parallel
     from cxr_dist.distributed.zero_settings import zero_settings
-    from cxr_dist.train.micro_batch import check_world_size
+    from cxr_dist.train.memory.micro_batch import check_world_size
 
     config, world = setting.config, setting.world
     check_world_size(config, world)

@@ -10,10 +10,12 @@ from pathlib import Path
 from cxr_dist.data.origin import is_remote
 from cxr_dist.data.place import open_store, shards_folder, stage_root
 from cxr_dist.data.read import reader
+from cxr_dist.doctor.dry_run import num_parameters
 from cxr_dist.doctor.finding import Finding, Setting, failed, ok, warning
-from cxr_dist.dry_run import num_parameters
 from cxr_dist.errors import UserError
 from cxr_dist.files import holds_something
+from cxr_dist.format.manifest import Manifest, load_manifest
+from cxr_dist.format.shard_list import column
 from cxr_dist.model.weights import (
     IMAGE_COMPONENT,
     bundle_folder,
@@ -21,10 +23,8 @@ from cxr_dist.model.weights import (
     resolve_text_encoder,
     verify_component,
 )
-from cxr_dist.session import check_against
-from cxr_dist.shard.manifest import Manifest, load_manifest
-from cxr_dist.shard.shard_list import column
-from cxr_dist.train.run_folder import check_same_run
+from cxr_dist.run.folder import check_same_run
+from cxr_dist.train.assembly import check_against
 
 _SHM = Path("/dev/shm")
 _BATCHES_AHEAD = 5  # of a loader worker: 4 that wait and one that it fills

@@ -10,7 +10,7 @@ from cxr_dist.errors import UserError
 from cxr_dist.evaluate.calibration import tempered
 from cxr_dist.evaluate.predictions import decide
 from cxr_dist.evaluate.uncertainty import McSummary, summarise
-from cxr_dist.shard.manifest import Task
+from cxr_dist.format.manifest import Task
 
 Floats = NDArray[np.float64]
 _INTERVAL = (0.025, 0.975)

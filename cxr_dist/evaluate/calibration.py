@@ -13,7 +13,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import expit, log_softmax, logit
 from scipy.stats import rankdata
 
-from cxr_dist.shard.manifest import UNKNOWN, Task
+from cxr_dist.format.manifest import UNKNOWN, Task
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

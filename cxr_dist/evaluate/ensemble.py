@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from cxr_dist.config import Config
+from cxr_dist.config.run import Config
 from cxr_dist.errors import UserError
 from cxr_dist.evaluate.predictions import Predictions
 from cxr_dist.evaluate.uncertainty import McSummary, entropy

@@ -6,10 +6,10 @@ The facts are counted from the shards when a run is evaluated; the warnings are 
 import contextlib
 from collections.abc import Iterator, Sequence
 
-from cxr_dist.config import DataConfig
+from cxr_dist.config.data import DataConfig
 from cxr_dist.data.place import open_store
 from cxr_dist.evaluate.run_result import RunResult
-from cxr_dist.shard.manifest import Manifest
+from cxr_dist.format.manifest import Manifest
 
 _WRITTEN_BEFORE = ("indication", "history", "examination", "technique", "comparison")
 """Report sections that are written before the film is read."""

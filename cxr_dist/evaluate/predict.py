@@ -10,23 +10,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cxr_dist.config import Config
+from cxr_dist.config.run import Config
 from cxr_dist.data.batch import Batch
 from cxr_dist.data.loader import evaluation_loader
 from cxr_dist.data.place import open_store
 from cxr_dist.data.plan import evaluation_batches
 from cxr_dist.data.text import ReportTokenizer
-from cxr_dist.distributed.backend import autocast
-from cxr_dist.distributed.progress import advance
 from cxr_dist.distributed.reduce import gather_rows
+from cxr_dist.distributed.watch.progress import advance
 from cxr_dist.distributed.world import World
 from cxr_dist.errors import UserError
 from cxr_dist.evaluate.predictions import Predictions
 from cxr_dist.evaluate.uncertainty import McSummary, summarise
+from cxr_dist.format.manifest import Manifest, Task
 from cxr_dist.model.classifier import Classifier
-from cxr_dist.model.image import normalise
+from cxr_dist.model.image_encoder import normalise
 from cxr_dist.model.monte_carlo import Inputs, McDropout, mc_logits
-from cxr_dist.shard.manifest import Manifest, Task
 
 Floats = NDArray[np.float64]
 _NO_PASSES = McDropout()
@@ -55,7 +54,7 @@ def predict_passes(
     """Probabilities [b, C] of the deterministic pass, and [P, b, C] of the stochastic ones where there are any."""
     batch = batch.to(device)
     inputs = inputs_of(model, batch)
-    with autocast(device, config.precision):
+    with config.autocast(device.type):
         features = model.encode(
             inputs.images, inputs.tokens, inputs.attention_mask, batch.token_positions, inputs.view_rows
         )

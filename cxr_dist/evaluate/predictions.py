@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from cxr_dist.errors import UserError
 from cxr_dist.evaluate.uncertainty import McSummary
 from cxr_dist.files import write_whole
-from cxr_dist.shard.manifest import UNKNOWN, Task
+from cxr_dist.format.manifest import UNKNOWN, Task
 
 Bools = NDArray[np.bool_]
 _ATTRIBUTE = "attribute:"

@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 from cxr_dist.evaluate.bootstrap import weighted_counts
 from cxr_dist.evaluate.predictions import Predictions, decide
 from cxr_dist.evaluate.uncertainty import McSummary, entropy, quarter_figures
-from cxr_dist.shard.manifest import UNKNOWN
+from cxr_dist.format.manifest import UNKNOWN
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from cxr_dist.config import Config, DataConfig
-from cxr_dist.config_file import load_config
+from cxr_dist.config.data import DataConfig
+from cxr_dist.config.file import load_config
+from cxr_dist.config.run import Config
 from cxr_dist.data.place import at, shards_folder
 from cxr_dist.errors import UserError
 from cxr_dist.evaluate.predictions import Predictions
 from cxr_dist.files import sha256_of
-from cxr_dist.shard.manifest import Manifest, load_manifest
+from cxr_dist.format.manifest import Manifest, load_manifest
 
 FIELDS = (
     "run",

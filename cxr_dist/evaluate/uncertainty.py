@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cxr_dist.shard.manifest import Task
+from cxr_dist.format.manifest import Task
 
 Floats = NDArray[np.float64]
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cxr_dist.config import ModelConfig
+from cxr_dist.config.model import ModelConfig
 from cxr_dist.errors import UserError
 from cxr_dist.model.fusion import (
     Features,
@@ -22,12 +22,12 @@ from cxr_dist.model.fusion import (
     TextSummary,
     TokenFusion,
 )
-from cxr_dist.model.image import ImageEncoder, grey_weights
-from cxr_dist.model.views import of_samples
+from cxr_dist.model.image_encoder import ImageEncoder, grey_weights
+from cxr_dist.model.view_pooling import of_samples
 from cxr_dist.model.weights import bundle_folder, image_weights, verify_component
 
 if TYPE_CHECKING:
-    from cxr_dist.model.text import TextEncoder
+    from cxr_dist.model.text_encoder import TextEncoder
 
 _HIDDEN = (512, 256)
 
@@ -146,7 +146,7 @@ def build_classifier(config: ModelConfig, num_classes: int, text_folder: Path | 
         )
     if config.uses_text:
         assert text_folder is not None, "a model that reads reports needs the text encoder's folder"
-        from cxr_dist.model.text import TextEncoder  # transformers reads 1,600 files
+        from cxr_dist.model.text_encoder import TextEncoder  # transformers reads 1,600 files
 
         text = TextEncoder(text_folder, gradient_checkpointing=config.checkpoints_text)
     summary = _build_summary(config, image, text)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cxr_dist.model.token_mean import masked_mean, mean_shares
-from cxr_dist.model.views import token_mask
+from cxr_dist.model.view_pooling import token_mask
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from cxr_dist.errors import UserError
 from cxr_dist.model.classifier import Classifier
 from cxr_dist.model.dropout import DropoutKeys, KeyedDropout
 from cxr_dist.model.fusion import Features
-from cxr_dist.model.views import of_samples
+from cxr_dist.model.view_pooling import of_samples
 
 McScope = Literal["head", "text", "all"]
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from cxr_dist.shard.manifest import Manifest
+from cxr_dist.format.manifest import Manifest
 
 SPLIT_NAMES = {"train": "Training", "val": "Validation", "test": "Test"}
 

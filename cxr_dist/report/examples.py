@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cxr_dist.config import DataConfig
+from cxr_dist.config.data import DataConfig
 from cxr_dist.data.place import at, open_store, shards_folder
 from cxr_dist.data.store import ShardStore
 from cxr_dist.errors import UserError
@@ -23,9 +23,9 @@ from cxr_dist.evaluate.predictions import Predictions
 from cxr_dist.evaluate.run_result import RunResult
 from cxr_dist.evaluate.uncertainty import entropy
 from cxr_dist.files import sha256_of
-from cxr_dist.shard.image import encode_jpeg
-from cxr_dist.shard.manifest import UNKNOWN, Manifest, load_manifest
-from cxr_dist.shard.stored_sample import film_names
+from cxr_dist.format.image import encode_jpeg
+from cxr_dist.format.manifest import UNKNOWN, Manifest, load_manifest
+from cxr_dist.format.stored_sample import film_names
 
 _LONGEST_SIDE = 320  # pixels of a film on the page
 _QUALITY = 80

@@ -6,7 +6,7 @@ Every number comes from the runs' own records. Runs that share a sentence share 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from cxr_dist.config import Config
+from cxr_dist.config.run import Config
 from cxr_dist.evaluate.calibration import BINS
 from cxr_dist.evaluate.compare import Comparison
 from cxr_dist.evaluate.run_result import RunResult

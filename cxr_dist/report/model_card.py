@@ -10,13 +10,13 @@ from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from cxr_dist import __version__
-from cxr_dist.config import Config
+from cxr_dist.config.run import Config
 from cxr_dist.evaluate.compare import HEADLINE, LOSSES, MODE_NAMES
 from cxr_dist.evaluate.leakage import label_terms_redacted, labels_in_text, warnings
 from cxr_dist.evaluate.run_result import Estimate, RunResult
+from cxr_dist.format.manifest import Manifest
 from cxr_dist.model.weights import encoder_name
 from cxr_dist.report.figures import METRIC_NAMES
-from cxr_dist.shard.manifest import Manifest
 
 # Metric types as the Hub knows them.
 _HUB_METRICS = {"macro_roc_auc": "roc_auc", "balanced_accuracy": "balanced_accuracy", "accuracy": "accuracy"}

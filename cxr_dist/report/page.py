@@ -15,12 +15,12 @@ from cxr_dist.evaluate.compare import HEADLINE, LOSSES, MODE_NAMES, Comparison
 from cxr_dist.evaluate.run_result import RunResult
 from cxr_dist.files import whole_file
 from cxr_dist.report import figures
+from cxr_dist.report.closing_table import sees
 from cxr_dist.report.data_flow import data_flow
 from cxr_dist.report.examples import RunExamples
 from cxr_dist.report.figures import METRIC_NAMES
 from cxr_dist.report.methods import dropout_place, methods
 from cxr_dist.report.provenance import data_facts, facts_of_runs, leakage_statements
-from cxr_dist.report.table import sees
 
 CLASS_COLUMNS = {
     "average_precision": "Average precision",

@@ -5,8 +5,8 @@ from typing import Any
 
 from cxr_dist.evaluate.compare import Comparison
 from cxr_dist.evaluate.run_result import RunResult
+from cxr_dist.format.manifest import Manifest
 from cxr_dist.report.methods import member_line
-from cxr_dist.shard.manifest import Manifest
 
 _LABEL_SOURCES = {
     "demo": "the program that drew the films",

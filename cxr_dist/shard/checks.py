@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cxr_dist.errors import UserError
-from cxr_dist.shard.left_out import FAILURES, MISSING_IMAGE, failures
-from cxr_dist.shard.manifest import SPLITS
+from cxr_dist.format.left_out import FAILURES, MISSING_IMAGE, failures
+from cxr_dist.format.manifest import SPLITS
 from cxr_dist.shard.recipe import Recipe
 from cxr_dist.shard.select import Sample, Selection
 

@@ -15,8 +15,8 @@ from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 
+from cxr_dist.format.manifest import FORMAT_VERSION, SPLITS
 from cxr_dist.shard.describe import fingerprint, plain_recipe
-from cxr_dist.shard.manifest import FORMAT_VERSION, SPLITS
 from cxr_dist.shard.readers import read_source
 from cxr_dist.shard.recipe import Recipe
 from cxr_dist.shard.record import Source

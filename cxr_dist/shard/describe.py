@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cxr_dist.shard.manifest import SPLITS, UNKNOWN, Manifest, ShardEntry, SplitEntry
+from cxr_dist.format.manifest import SPLITS, UNKNOWN, Manifest, ShardEntry, SplitEntry
 from cxr_dist.shard.recipe import Recipe
 from cxr_dist.shard.record import Source
 from cxr_dist.shard.select import Sample, Selection

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Iterator
 from functools import partial
 
-from cxr_dist.shard.image import encode_jpeg, shrink
-from cxr_dist.shard.left_out import ImageProblem
+from cxr_dist.format.image import encode_jpeg, shrink
+from cxr_dist.format.left_out import ImageProblem
 from cxr_dist.shard.processes import in_order
 from cxr_dist.shard.recipe import ImageFormat
 from cxr_dist.shard.record import Pixels

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cxr_dist.errors import UserError
-from cxr_dist.shard.left_out import DROPPED_LABEL, NO_CLASS, NO_LABEL, TOO_RARE
-from cxr_dist.shard.manifest import UNKNOWN
+from cxr_dist.format.left_out import DROPPED_LABEL, NO_CLASS, NO_LABEL, TOO_RARE
+from cxr_dist.format.manifest import UNKNOWN
 from cxr_dist.shard.recipe import Labels
 
 

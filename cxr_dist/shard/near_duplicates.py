@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxr_dist.errors import UserError
+from cxr_dist.format.manifest import Manifest, ShardEntry, open_index
+from cxr_dist.format.stored_sample import NO_FILM, members_in
 from cxr_dist.shard.likeness import SIDE, Words, correlation, fingerprint, nearest
-from cxr_dist.shard.manifest import Manifest, ShardEntry, open_index
 from cxr_dist.shard.processes import in_order
-from cxr_dist.shard.stored_sample import NO_FILM, members_in
 
 _NEAREST = 4  # films compared with each
 _QUERIES = 1024  # films whose nearest are looked for at once

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cxr_dist.files import write_whole
-from cxr_dist.shard.folder import UNFINISHED
-from cxr_dist.shard.manifest import ShardEntry
+from cxr_dist.format.manifest import ShardEntry
+from cxr_dist.shard.output_folder import UNFINISHED
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,18 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from cxr_dist.errors import UserError
+from cxr_dist.config.decode import from_yaml
+from cxr_dist.errors import UserError, require
+from cxr_dist.format.manifest import MOST_VIEWS
 from cxr_dist.shard.columns import Columns
-from cxr_dist.shard.manifest import MOST_VIEWS
 from cxr_dist.shard.redact import Redaction
-from cxr_dist.shard.typed_yaml import from_yaml
 
 Values = tuple[str, ...]
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise UserError(message)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,13 +40,13 @@ class Labels:
     def __post_init__(self) -> None:
         values = [value for patterns in self.classes.values() for value in patterns] + list(self.drop)
         twice = sorted({value for value in values if values.count(value) > 1})
-        _require(
+        require(
             not twice,
             f"recipe: labels names the value {twice[:1]} twice: a value has one class, or is dropped",
         )
-        _require(self.min_count >= 1, f"recipe: labels.min_count is {self.min_count}; it must be at least 1")
-        _require(len(self.classes) != 1, "recipe: labels.classes has one class; at least two are needed")
-        _require(
+        require(self.min_count >= 1, f"recipe: labels.min_count is {self.min_count}; it must be at least 1")
+        require(len(self.classes) != 1, "recipe: labels.classes has one class; at least two are needed")
+        require(
             self.task == "multilabel" or self.separator is None,
             "recipe: labels.separator needs task: multilabel",
         )
@@ -76,11 +71,11 @@ class Split:
 
     def __post_init__(self) -> None:
         shares = (self.train, self.val, self.test)
-        _require(
+        require(
             all(0 < share < 1 for share in shares) and abs(sum(shares) - 1) < 1e-6,
             f"recipe: split has train, val and test {shares}; expected three positive shares that add up to 1",
         )
-        _require(0 <= self.seed < 2**32, f"recipe: split.seed is {self.seed}; it must lie in 0 to 2^32 - 1")
+        require(0 <= self.seed < 2**32, f"recipe: split.seed is {self.seed}; it must lie in 0 to 2^32 - 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,10 +100,10 @@ class ImageFormat:
     """Invert all films, or those of some rows, so that bone is white."""
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             8 <= self.short_side <= 4096, f"recipe: image.short_side is {self.short_side}; expected 8 to 4096"
         )
-        _require(1 <= self.quality <= 100, f"recipe: image.quality is {self.quality}; expected 1 to 100")
+        require(1 <= self.quality <= 100, f"recipe: image.quality is {self.quality}; expected 1 to 100")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +114,7 @@ class ShardSize:
     """At most so many in a shard."""
 
     def __post_init__(self) -> None:
-        _require(self.samples >= 1, f"recipe: shard.samples is {self.samples}; it must be at least 1")
+        require(self.samples >= 1, f"recipe: shard.samples is {self.samples}; it must be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,8 +129,8 @@ class Demo:
     """Fixes every drawn film and every report."""
 
     def __post_init__(self) -> None:
-        _require(self.studies >= 1, f"recipe: demo.studies is {self.studies}; it must be at least 1")
-        _require(32 <= self.side <= 1024, f"recipe: demo.side is {self.side}; expected 32 to 1024 pixels")
+        require(self.studies >= 1, f"recipe: demo.studies is {self.studies}; it must be at least 1")
+        require(32 <= self.side <= 1024, f"recipe: demo.side is {self.side}; expected 32 to 1024 pixels")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,32 +180,32 @@ class Recipe:
     def __post_init__(self) -> None:
         Redaction(terms=self.redact)  # is checked when made
         _check_views(self)
-        _require(
+        require(
             not self.split.official or self.reader == "mimic_cxr_jpg",
             f"recipe: reader {self.reader} knows no official split; that belongs to reader mimic_cxr_jpg",
         )
         if self.reader == "table":
-            _require(
+            require(
                 self.table is not None, "recipe: reader table needs `table`, the .csv, .tsv or .parquet file"
             )
-            _require(self.columns is not None, "recipe: reader table needs `columns`, with image and label")
+            require(self.columns is not None, "recipe: reader table needs `columns`, with image and label")
             _check_table_labels(self)
             return
-        _require(
+        require(
             self.columns is None, f"recipe: reader {self.reader} has no columns; they belong to reader table"
         )
-        _require(
+        require(
             isinstance(self.image.monochrome1, bool),
             f"recipe: reader {self.reader} takes image.monochrome1 true or false; a column belongs to reader table",
         )
-        _require(
+        require(
             self.reports is not None or self.reader != "openi",
             "recipe: reader openi needs `reports`, a folder",
         )
         if self.reader == "mimic_cxr_jpg":
             _check_mimic_labels(self)
             return
-        _require(
+        require(
             self.labels.task == "multiclass",
             f"recipe: reader {self.reader} has one label per image: use task: multiclass",
         )
@@ -219,15 +214,15 @@ class Recipe:
 def _check_views(recipe: Recipe) -> None:
     """Where the reader has views from the recipe alone, the recipe must say where they are."""
     studies = recipe.samples == "study"
-    _require(
+    require(
         2 <= recipe.max_views <= MOST_VIEWS,
         f"recipe: max_views is {recipe.max_views}; expected 2 to {MOST_VIEWS}, or samples: image for one film each",
     )
-    _require(
+    require(
         not studies or recipe.split.by != "image",
         "recipe: samples: study keeps the films of a study together: use split.by study or patient",
     )
-    _require(
+    require(
         not studies or recipe.columns is None or recipe.columns.study is not None,
         "recipe: samples: study needs columns.study",
     )
@@ -235,7 +230,7 @@ def _check_views(recipe: Recipe) -> None:
         "table": recipe.columns is not None and recipe.columns.view is None and "columns.view",
         "openi": recipe.table is None and "`table`, the .csv of views",
     }.get(recipe.reader)
-    _require(
+    require(
         recipe.views == "all" or not lacking,
         f"recipe: views: {recipe.views} with reader {recipe.reader} needs {lacking}",
     )
@@ -243,37 +238,37 @@ def _check_views(recipe: Recipe) -> None:
 
 def _check_mimic_labels(recipe: Recipe) -> None:
     labels = recipe.labels
-    _require(
+    require(
         recipe.table is not None,
         "recipe: reader mimic_cxr_jpg needs `table`, the .csv.gz of labels, e.g. mimic-cxr-2.0.0-chexpert.csv.gz",
     )
-    _require(labels.task == "multilabel", "recipe: reader mimic_cxr_jpg needs labels.task: multilabel")
-    _require(
+    require(labels.task == "multilabel", "recipe: reader mimic_cxr_jpg needs labels.task: multilabel")
+    require(
         not (labels.drop or labels.separator or labels.min_count > 1),
         "recipe: reader mimic_cxr_jpg has a column per class: leave out labels.drop, min_count and separator",
     )
     several = [name for name, columns in labels.classes.items() if len(columns) != 1 or columns[0] == "*"]
-    _require(not several, f"recipe: labels.classes.{''.join(several[:1])} must name one column of the labels")
+    require(not several, f"recipe: labels.classes.{''.join(several[:1])} must name one column of the labels")
 
 
 def _check_table_labels(recipe: Recipe) -> None:
     assert recipe.columns is not None
     columns, labels, split = recipe.columns, recipe.labels, recipe.split
     if columns.labels:
-        _require(labels.task == "multilabel", "recipe: columns.labels needs labels.task: multilabel")
-        _require(
+        require(labels.task == "multilabel", "recipe: columns.labels needs labels.task: multilabel")
+        require(
             not (labels.classes or labels.drop or labels.separator or labels.min_count > 1),
             "recipe: with columns.labels the columns are the classes: leave out labels.classes, drop, min_count "
             "and separator",
         )
     elif labels.task == "multilabel":
-        _require(
+        require(
             labels.separator is not None and bool(labels.classes),
             "recipe: multilabel with columns.label needs labels.separator and labels.classes",
         )
     if split.by != "image":
         found = getattr(columns, split.by)
-        _require(found is not None, f"recipe: split by {split.by} needs columns.{split.by}")
+        require(found is not None, f"recipe: split by {split.by} needs columns.{split.by}")
 
 
 def load_recipe(path: Path) -> Recipe:

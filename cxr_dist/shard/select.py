@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cxr_dist.errors import UserError
-from cxr_dist.shard.labels import assign_labels, sampling_groups
-from cxr_dist.shard.left_out import (
+from cxr_dist.format.left_out import (
     MISSING_IMAGE,
     NO_PATIENT,
     NO_SPLIT,
@@ -19,6 +18,7 @@ from cxr_dist.shard.left_out import (
     OTHER_VIEW,
     UNKNOWN_VIEW,
 )
+from cxr_dist.shard.labels import assign_labels, sampling_groups
 from cxr_dist.shard.person import Sex
 from cxr_dist.shard.projection import projection
 from cxr_dist.shard.recipe import Recipe

@@ -9,8 +9,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 from cxr_dist.errors import UserError
+from cxr_dist.format.manifest import SPLITS
 from cxr_dist.shard import recipe
-from cxr_dist.shard.manifest import SPLITS
 
 
 def assign_splits(groups: Sequence[str], strata: Sequence[int], split: recipe.Split) -> list[str]:

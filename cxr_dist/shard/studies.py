@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cxr_dist.shard.left_out import CONTRADICTION, MORE_FILMS
+from cxr_dist.format.left_out import CONTRADICTION, MORE_FILMS
 from cxr_dist.shard.projection import projection
 from cxr_dist.shard.record import Record
 

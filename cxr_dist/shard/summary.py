@@ -5,8 +5,8 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.table import Table
 
-from cxr_dist.shard.left_out import FAILURES
-from cxr_dist.shard.manifest import Manifest, SplitEntry
+from cxr_dist.format.left_out import FAILURES
+from cxr_dist.format.manifest import Manifest, SplitEntry
 
 
 def print_summary(manifest: Manifest, console: Console) -> None:

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxr_dist.files import whole_file, write_whole
-from cxr_dist.shard.manifest import UNKNOWN, ShardEntry, index_dtype
+from cxr_dist.format.manifest import UNKNOWN, ShardEntry, index_dtype
+from cxr_dist.format.stored_sample import film_name
 from cxr_dist.shard.select import Sample
-from cxr_dist.shard.stored_sample import film_name
 
 _END = b"\0" * (2 * tarfile.BLOCKSIZE)
 

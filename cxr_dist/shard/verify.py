@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from cxr_dist.errors import UserError
 from cxr_dist.files import sha256_of
-from cxr_dist.shard.manifest import Manifest, ShardEntry, SplitEntry, load_manifest, open_index
+from cxr_dist.format.manifest import Manifest, ShardEntry, SplitEntry, load_manifest, open_index
+from cxr_dist.format.stored_sample import DamagedSample, check_film, decode_facts, members_in
 from cxr_dist.shard.near_duplicates import find_near_duplicates
-from cxr_dist.shard.stored_sample import DamagedSample, check_film, decode_facts, members_in
 from cxr_dist.shard.tar import members_of
 
 _Indices = Mapping[str, Sequence[NDArray[Any]]]

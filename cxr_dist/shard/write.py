@@ -16,14 +16,14 @@ from pathlib import Path
 
 from cxr_dist.errors import UserError
 from cxr_dist.files import sync_path, whole_file, write_whole
+from cxr_dist.format.left_out import ImageProblem
+from cxr_dist.format.manifest import Manifest, with_tables
+from cxr_dist.shard.bar import image_progress
 from cxr_dist.shard.checks import FailureLimit, check_any_film, check_splits
 from cxr_dist.shard.deal import PlannedShard, ShardPlan, plan_shards
 from cxr_dist.shard.describe import Written, manifest_of, plain_recipe
 from cxr_dist.shard.encode import Encoded, encode_all
-from cxr_dist.shard.folder import KEYS, MANIFEST, finish, keep_only, prepare
-from cxr_dist.shard.left_out import ImageProblem
-from cxr_dist.shard.manifest import Manifest, with_tables
-from cxr_dist.shard.progress import image_progress
+from cxr_dist.shard.output_folder import KEYS, MANIFEST, finish, keep_only, prepare
 from cxr_dist.shard.receipt import Receipt, count_left_out, read_receipt, write_receipt
 from cxr_dist.shard.recipe import Recipe
 from cxr_dist.shard.select import Sample

@@ -16,9 +16,9 @@ from cxr_dist.data.batch import Batch, Replaced
 from cxr_dist.distributed.reduce import from_main, gather_rows, sum_over_ranks
 from cxr_dist.distributed.world import World
 from cxr_dist.errors import UserError
-from cxr_dist.shard.manifest import ShardEntry
-from cxr_dist.shard.stored_sample import REASONS
-from cxr_dist.train.run_folder import MetricsLog
+from cxr_dist.format.manifest import ShardEntry
+from cxr_dist.format.stored_sample import REASONS
+from cxr_dist.run.folder import MetricsLog
 
 LEDGER = "bad_samples.jsonl"
 

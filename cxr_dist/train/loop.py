@@ -14,26 +14,27 @@ from typing import Protocol
 import torch
 from torch.profiler import record_function
 
-from cxr_dist.config import Config
-from cxr_dist.config_file import to_plain
+from cxr_dist.config.file import to_plain
+from cxr_dist.config.run import Config
 from cxr_dist.data.batch import Batch
 from cxr_dist.data.plan import Plan
-from cxr_dist.distributed.backend import Backend
-from cxr_dist.distributed.progress import enter
+from cxr_dist.distributed.engine import Backend
 from cxr_dist.distributed.reduce import from_main, sum_over_ranks, wait_for_all
+from cxr_dist.distributed.watch.progress import enter
 from cxr_dist.distributed.world import World
 from cxr_dist.errors import UserError
 from cxr_dist.model.classifier import Classifier
-from cxr_dist.train import checkpoint, restarts, startup
-from cxr_dist.train.background_save import BackgroundSaver
+from cxr_dist.run import checkpoint, restarts
+from cxr_dist.run.checkpoint import Progress, TrainingState
+from cxr_dist.run.claim import Claim
+from cxr_dist.run.preempt import StopRequest
+from cxr_dist.run.saver import BackgroundSaver
+from cxr_dist.train import startup
 from cxr_dist.train.bad_samples import BadSamples
-from cxr_dist.train.checkpoint import TrainingState
-from cxr_dist.train.claim import Claim
 from cxr_dist.train.clock import Clock
 from cxr_dist.train.nonfinite import NonFiniteSteps, SampleKeys
-from cxr_dist.train.preempt import StopRequest
 from cxr_dist.train.profile import StepProfile
-from cxr_dist.train.schedule import Progress, learning_rate
+from cxr_dist.train.schedule import learning_rate
 from cxr_dist.train.speed import Speed
 from cxr_dist.train.step import StepResult, TrainStep
 

@@ -16,7 +16,7 @@ from typing import Any, Self
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from cxr_dist.distributed.progress import enter
+from cxr_dist.distributed.watch.progress import enter
 from cxr_dist.files import write_whole
 
 _LARGEST = 10

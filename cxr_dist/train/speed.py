@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from cxr_dist.config import Config
+from cxr_dist.config.run import Config
 from cxr_dist.data.batch import Batch
 from cxr_dist.distributed.reduce import sum_over_ranks
 from cxr_dist.distributed.world import World

@@ -16,17 +16,17 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import betaincinv
 
-from cxr_dist.config import Config
+from cxr_dist.config.run import Config
 from cxr_dist.data.augment import jitter
 from cxr_dist.data.batch import Batch
 from cxr_dist.data.plan import augmentation_key
 from cxr_dist.data.random import hash64, permutation, uniform
 from cxr_dist.data.views import as_array, film_keys, partner_films
-from cxr_dist.distributed.backend import Backend
-from cxr_dist.distributed.progress import enter
+from cxr_dist.distributed.engine import Backend
 from cxr_dist.distributed.reduce import sum_over_ranks
 from cxr_dist.distributed.transfer import HostCopy, to_device
-from cxr_dist.model.image import GREY_DEVIATION, normalise
+from cxr_dist.distributed.watch.progress import enter
+from cxr_dist.model.image_encoder import GREY_DEVIATION, normalise
 from cxr_dist.model.losses import ClassificationLoss
 from cxr_dist.train.batchnorm import LaneStatistics
 

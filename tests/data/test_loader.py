@@ -10,7 +10,7 @@ from lane_batches import lane_batches
 
 from cxr_dist.data.loader import evaluation_loader, training_plan
 from cxr_dist.data.store import ShardStore
-from cxr_dist.shard.manifest import load_manifest
+from cxr_dist.format.manifest import load_manifest
 
 
 def ledger(config, manifest, steps, first_step=0, world_size=1, workers=0):

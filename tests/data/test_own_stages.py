@@ -14,7 +14,7 @@ from cxr_dist.data.loader import evaluation_loader
 from cxr_dist.data.own_stages import own_stages
 from cxr_dist.data.store import ShardError
 from cxr_dist.errors import UserError
-from cxr_dist.shard.manifest import load_manifest
+from cxr_dist.format.manifest import load_manifest
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from cxr_dist.config import DataConfig
+from cxr_dist.config.data import DataConfig
 from cxr_dist.data.place import at, open_store, shards_folder, stage_root
 from cxr_dist.errors import UserError
-from cxr_dist.shard.manifest import load_manifest
+from cxr_dist.format.manifest import load_manifest
 
 
 @pytest.fixture

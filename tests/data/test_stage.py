@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 from shard_server import serving
 
-from cxr_dist.config import DataConfig
+from cxr_dist.config.data import DataConfig
 from cxr_dist.data.origin import fetch
 from cxr_dist.data.place import open_store, shards_folder
 from cxr_dist.data.stage import Stage
 from cxr_dist.data.stage_space import StageSpace
 from cxr_dist.data.store import ShardError, ShardStore
 from cxr_dist.errors import UserError
-from cxr_dist.shard.manifest import load_manifest
+from cxr_dist.format.manifest import load_manifest
 
 fork = multiprocessing.get_context("fork")
 

@@ -12,7 +12,7 @@ import pytest
 
 from cxr_dist.data.store import ShardError, ShardStore
 from cxr_dist.errors import UserError
-from cxr_dist.shard.manifest import load_manifest
+from cxr_dist.format.manifest import load_manifest
 
 
 @pytest.fixture

@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lane_batches import lane_batches
 
-from cxr_dist.config import Config
+from cxr_dist.config.run import Config
 from cxr_dist.data.loader import evaluation_loader
 from cxr_dist.data.own_stages import own_stages
 from cxr_dist.data.place import open_store
 from cxr_dist.data.read import reader
 from cxr_dist.data.views import film_keys, partner_films, row_table
 from cxr_dist.errors import UserError
-from cxr_dist.shard.manifest import Manifest, load_manifest
+from cxr_dist.format.manifest import Manifest, load_manifest
 
 COUNTS = st.integers(1, 4).flatmap(
     lambda views: st.tuples(st.lists(st.integers(1, views), min_size=1, max_size=9), st.just(views))

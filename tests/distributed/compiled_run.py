@@ -9,11 +9,11 @@ import gc
 import torch
 from torch import nn
 
+from cxr_dist.config.ddp import DdpConfig
+from cxr_dist.config.named import named_run
 from cxr_dist.distributed.backend import new_backend, start, stop
-from cxr_dist.distributed.ddp_config import DdpConfig
 from cxr_dist.distributed.reduce import sum_over_ranks
 from cxr_dist.distributed.world import World, lanes_of
-from cxr_dist.runs import named_run
 
 LANES, STEPS, THAW, RATE = 2, 6, 3, 0.1
 

@@ -13,11 +13,11 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.collectives import CountCollectives
+from cxr_dist.config.ddp import DdpConfig
+from cxr_dist.config.named import named_run
 from cxr_dist.distributed.backend import new_backend, start, stop
-from cxr_dist.distributed.ddp_config import DdpConfig
 from cxr_dist.distributed.reduce import sum_over_ranks
 from cxr_dist.distributed.world import World
-from cxr_dist.runs import named_run
 
 NUM_GRADIENTS = 5 * (512 * 512 + 512) + 512 * 5 + 5
 UNIT = 2.0**-7  # spacing of bf16 numbers, relative

@@ -18,13 +18,13 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from cxr_dist.distributed.backend import autocast, new_backend, start, stop
+from cxr_dist.config.named import named_run
+from cxr_dist.distributed.backend import new_backend, start, stop
 from cxr_dist.distributed.reduce import sum_over_ranks, wait_for_all
 from cxr_dist.distributed.world import World
-from cxr_dist.runs import named_run
-from cxr_dist.train import checkpoint
+from cxr_dist.run import checkpoint
+from cxr_dist.run.checkpoint import Progress
 from cxr_dist.train.batchnorm import LaneStatistics
-from cxr_dist.train.schedule import Progress
 
 LANES, SAMPLES, RATE, CLIP = 4, 8, 0.05, 0.5
 THAW, SAVE, BROKEN, STEPS = 2, 4, 5, 7  # steps before which that happens
@@ -82,7 +82,7 @@ class Plain:
         losses = []
         self.statistics.start()
         for lane in range(LANES):
-            with autocast(torch.device("cpu"), self.precision):
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16"):
                 losses.append(lane_loss(self.model, step, lane))
             losses[-1].backward()
             self.statistics.add()

@@ -12,11 +12,11 @@ from engine_ranks import LANES, Network, assert_close, engine_step, network, new
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from cxr_dist.distributed.backend import autocast, new_backend, start, stop
+from cxr_dist.config.named import named_run
+from cxr_dist.distributed.backend import new_backend, start, stop
 from cxr_dist.distributed.reduce import sum_over_ranks
 from cxr_dist.distributed.sync_batchnorm import SyncBatchNorm, synchronise_batchnorm
 from cxr_dist.distributed.world import World
-from cxr_dist.runs import named_run
 from cxr_dist.train.batchnorm import LaneStatistics
 
 ROUNDS, SAMPLES = 2, 3
@@ -79,7 +79,7 @@ def check_without_ranks(world, ours, plain, films):
     ours.eval(), plain.eval()
     for _ in range(1 + world.rank):
         torch.testing.assert_close(ours(films), plain(films))
-    with autocast(torch.device("cpu"), "bf16"):
+    with torch.autocast("cpu", torch.bfloat16):
         assert ours.train().float().stem(films.float()).dtype == torch.bfloat16
 
 

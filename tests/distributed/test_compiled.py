@@ -8,7 +8,7 @@ import pytest
 import torch
 from compiled_run import assert_near, trained
 
-from cxr_dist.config import Config
+from cxr_dist.config.run import Config
 from cxr_dist.distributed.compiled import check_compiler
 from cxr_dist.distributed.world import World
 from cxr_dist.errors import UserError

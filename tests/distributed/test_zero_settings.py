@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from cxr_dist.config.named import named_run
 from cxr_dist.distributed.backend import check_parallel
 from cxr_dist.distributed.world import World
 from cxr_dist.distributed.zero_settings import zero_settings
 from cxr_dist.errors import UserError
-from cxr_dist.runs import named_run
 
 LAUNCH = Path(__file__).resolve().parents[2] / "launch" / "deepspeed"
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from cxr_dist.cli import config_of
-from cxr_dist.config import DataConfig
-from cxr_dist.config_file import to_yaml
+from cxr_dist.cli.main import config_of
+from cxr_dist.config.data import DataConfig
+from cxr_dist.config.file import to_yaml
+from cxr_dist.config.named import named_run
 from cxr_dist.data.place import open_store
 from cxr_dist.files import sha256_of
-from cxr_dist.runs import named_run
-from cxr_dist.shard.manifest import load_manifest
+from cxr_dist.format.manifest import load_manifest
 
 Command = Callable[..., tuple[int, str, str]]
 FLAGS = (  # noqa: SIM905  (a command line reads better)

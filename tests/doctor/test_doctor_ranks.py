@@ -11,10 +11,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cxr_dist.config.named import named_run
 from cxr_dist.distributed.world import World
 from cxr_dist.doctor import machine, ranks, show
 from cxr_dist.doctor.finding import Finding, Setting, failed, from_json, ok, to_json, warning
-from cxr_dist.runs import named_run
 
 HOSTS = {0: "n1", 1: "n1", 2: "n2", 3: "n2"}
 TEXT = st.text(max_size=20)

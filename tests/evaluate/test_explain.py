@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from cxr_dist.config import ModelConfig
+from cxr_dist.config.model import ModelConfig
 from cxr_dist.evaluate.explain import grad_cam
 from cxr_dist.model.classifier import Classifier, build_classifier
 from cxr_dist.model.monte_carlo import Inputs

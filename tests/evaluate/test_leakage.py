@@ -6,12 +6,12 @@ from pathlib import Path
 
 from made_runs import make_predictions, make_run
 
-from cxr_dist.config import DataConfig
+from cxr_dist.config.data import DataConfig
 from cxr_dist.data.store import ShardStore
 from cxr_dist.evaluate.leakage import label_terms_redacted, patients_in_training
 from cxr_dist.evaluate.run_result import finished_predictions
 from cxr_dist.evaluate.subgroups import read_attributes
-from cxr_dist.shard.manifest import load_manifest
+from cxr_dist.format.manifest import load_manifest
 
 
 def test_patients_in_training_are_counted(tiny_shards: Path) -> None:

@@ -10,14 +10,7 @@ from made_runs import CLASSES, make_predictions
 from scipy import stats
 from sklearn import metrics as sk
 
-from cxr_dist.evaluate.metrics import (
-    MACRO,
-    compute_metrics,
-    confusion_matrix,
-    curves,
-    mean_auc,
-    to_json,
-)
+from cxr_dist.evaluate.metrics import MACRO, compute_metrics, confusion_matrix, curves, mean_auc, to_json
 from cxr_dist.evaluate.predictions import Predictions
 from cxr_dist.evaluate.risk_coverage import mc_answers
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cxr_dist.config import ModelConfig
+from cxr_dist.config.model import ModelConfig
 from cxr_dist.data.text import ReportWord
 from cxr_dist.evaluate.word_scores import attention_rollout, gradient_times_input, per_word, token_attention
 from cxr_dist.model.classifier import Classifier, build_classifier

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cxr_dist.shard.manifest import load_manifest, open_index
+from cxr_dist.format.manifest import load_manifest, open_index
 
 
 @pytest.fixture

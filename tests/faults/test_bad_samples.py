@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from lane_batches import lane_batches
 from run_losses import losses
 
-from cxr_dist import cli
-from cxr_dist.config import DataConfig
+from cxr_dist.cli import main as cli
+from cxr_dist.config.data import DataConfig
 from cxr_dist.data.loader import evaluation_loader
 from cxr_dist.data.plan import replacement_order
 from cxr_dist.data.store import ShardError
 from cxr_dist.errors import UserError
-from cxr_dist.shard.manifest import load_manifest
+from cxr_dist.format.manifest import load_manifest
 
 DAMAGED = {(0, 3), (1, 7), (2, 0), (2, 5)}
 

@@ -8,7 +8,7 @@ import pytest
 
 from cxr_dist.data.read import reader
 from cxr_dist.data.store import ShardError, ShardStore
-from cxr_dist.shard.manifest import load_manifest
+from cxr_dist.format.manifest import load_manifest
 
 NAMED = re.compile(r"train-\d{5}\.(tar|index\.npy)\b.*: (copy|run) |train-\d{5}\.tar has \d+ bytes; .*")
 

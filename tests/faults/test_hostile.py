@@ -16,7 +16,7 @@ from benchmarks.forge import forge, forge_entry, forge_index, forge_sample, memb
 from cxr_dist.data.read import reader
 from cxr_dist.data.store import ShardStore
 from cxr_dist.errors import UserError
-from cxr_dist.shard.manifest import load_manifest, open_index
+from cxr_dist.format.manifest import load_manifest, open_index
 from cxr_dist.shard.verify import verify
 
 GIGABYTE = 2**30
@@ -264,7 +264,7 @@ def bomb(path, side, kind=GREY):
 
 
 READ = (
-    "from cxr_dist.shard.image import ImageFile\nfrom cxr_dist.shard.left_out import ImageProblem\n"
+    "from cxr_dist.format.image import ImageFile\nfrom cxr_dist.format.left_out import ImageProblem\n"
     "for name in sys.argv[1:]:\n"
     "    try: print(ImageFile(path=Path(name)).read(256).shape)\n"
     "    except ImageProblem as problem: print(problem.reason)\n"

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 from sweep import RunState, Sweep, SweepRun, sweep_runs, table
 
+from cxr_dist.config.named import named_run
 from cxr_dist.errors import UserError
-from cxr_dist.runs import named_run
-from cxr_dist.train.run_folder import mark_finished
+from cxr_dist.run.folder import mark_finished
 
 FLAGS = (  # noqa: SIM905  (a command line reads better)
     "--data.global-batch 16 --data.micro-batch 8 --data.image-size 32 --data.max-tokens 16 --data.workers 0 "

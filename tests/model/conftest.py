@@ -13,7 +13,7 @@ from stand_in_hub import Hub, as_bytes, old_names, serving
 from torchvision.models import DenseNet
 from transformers import BertConfig, BertForMaskedLM
 
-from cxr_dist.config import ModelConfig
+from cxr_dist.config.model import ModelConfig
 from cxr_dist.model.classifier import Classifier, build_classifier
 
 BERT = {

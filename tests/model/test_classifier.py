@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import save_file
 from torchvision.models import densenet121
 
-from cxr_dist.config import ModelConfig
+from cxr_dist.config.model import ModelConfig
 from cxr_dist.errors import UserError
 from cxr_dist.model.classifier import Classifier, build_classifier, load_pretrained
-from cxr_dist.model.image import grey_weights
+from cxr_dist.model.image_encoder import grey_weights
 
 Build = Callable[..., Classifier]
 MakeBatch = Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]]

@@ -16,7 +16,7 @@ from cxr_dist.data.file_lock import locked
 from cxr_dist.errors import UserError
 from cxr_dist.model.classifier import load_text_encoder
 from cxr_dist.model.fetch import fetch
-from cxr_dist.model.text import TextEncoder
+from cxr_dist.model.text_encoder import TextEncoder
 from cxr_dist.model.weights import image_weights, resolve_text_encoder, verify_component
 
 WEIGHTS = "pytorch_model.bin"

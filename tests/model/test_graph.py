@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from cxr_dist.errors import UserError
-from cxr_dist.model import graph
-from cxr_dist.model.graph import EvaluationGraph, write_onnx
+from cxr_dist.inference import onnx as graph
+from cxr_dist.inference.onnx import EvaluationGraph, write_onnx
 
 KINDS = {
     "image": ({"mode": "image"}, "multiclass"),

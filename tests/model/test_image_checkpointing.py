@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cxr_dist.model.image import ImageEncoder
+from cxr_dist.model.image_encoder import ImageEncoder
 from cxr_dist.train.batchnorm import LaneStatistics
 
 SETTINGS = (True, "text", "image", "all")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchvision.models import densenet121
 
-from cxr_dist.model.image import GREY_DEVIATION, GREY_MEAN, ImageEncoder, grey_weights, normalise
+from cxr_dist.model.image_encoder import GREY_DEVIATION, GREY_MEAN, ImageEncoder, grey_weights, normalise
 
 
 def test_grey_stem_equals_rgb_stem_on_a_repeated_film() -> None:

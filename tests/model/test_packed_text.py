@@ -16,7 +16,7 @@ from benchmarks.text import LIMIT, needed_operations, operations, padding_shares
 from cxr_dist.data.packing import packed_positions, round_up_tokens
 from cxr_dist.model.classifier import Classifier
 from cxr_dist.model.packed_text import Packing
-from cxr_dist.model.text import TextEncoder
+from cxr_dist.model.text_encoder import TextEncoder
 
 LENGTHS = st.lists(st.integers(0, 40), min_size=1, max_size=6)
 SIZES = {

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torchvision.models import densenet121
 from transformers import AutoConfig, BertModel
 
-from cxr_dist.config import ModelConfig
+from cxr_dist.config.model import ModelConfig
 from cxr_dist.model.classifier import Classifier, build_classifier
-from cxr_dist.model.image import GREY_DEVIATION, GREY_MEAN, grey_weights, normalise
+from cxr_dist.model.image_encoder import GREY_DEVIATION, GREY_MEAN, grey_weights, normalise
 
 
 class Original(nn.Module):

@@ -12,7 +12,7 @@ from transformers import AutoModel, AutoTokenizer, BertConfig, BertForMaskedLM
 
 from cxr_dist.errors import UserError
 from cxr_dist.model.classifier import load_text_encoder
-from cxr_dist.model.text import TextEncoder
+from cxr_dist.model.text_encoder import TextEncoder
 from cxr_dist.model.token_mean import masked_mean
 from cxr_dist.model.weights import resolve_text_encoder
 

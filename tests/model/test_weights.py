@@ -8,7 +8,7 @@ from stand_in_hub import NAME, Hub
 
 from cxr_dist.errors import UserError
 from cxr_dist.model.classifier import load_text_encoder
-from cxr_dist.model.text import TextEncoder
+from cxr_dist.model.text_encoder import TextEncoder
 from cxr_dist.model.weights import bundle_folder, image_weights, resolve_text_encoder
 
 

@@ -3,7 +3,7 @@
 import pytest
 from ranks import SETTINGS
 
-from cxr_dist.config_file import load_config
+from cxr_dist.config.file import load_config
 
 pytestmark = pytest.mark.multiprocess
 

@@ -5,10 +5,10 @@ import re
 import pytest
 from ranks import SETTINGS
 
-from cxr_dist.cli import config_of
+from cxr_dist.cli.main import config_of
 from cxr_dist.errors import UserError
-from cxr_dist.session import train
-from cxr_dist.train.preempt import StopRequest
+from cxr_dist.run.preempt import StopRequest
+from cxr_dist.train.assembly import train
 
 pytestmark = pytest.mark.multiprocess
 

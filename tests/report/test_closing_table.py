@@ -7,7 +7,7 @@ from made_runs import make_ensemble, make_predictions, make_runs
 from rich.console import Console
 
 from cxr_dist.evaluate.compare import Comparison, compare
-from cxr_dist.report.table import print_comparison
+from cxr_dist.report.closing_table import print_comparison
 
 
 def printed(comparison: Comparison) -> str:

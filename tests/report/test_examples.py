@@ -16,17 +16,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_runs import make_predictions, make_run, softmax
 
-from cxr_dist.cli import main
+from cxr_dist.cli.main import main
 from cxr_dist.data.store import ShardStore
 from cxr_dist.errors import UserError
 from cxr_dist.evaluate.compare import compare
 from cxr_dist.evaluate.predictions import Predictions
 from cxr_dist.evaluate.uncertainty import summarise
-from cxr_dist.evaluation import compare_runs
 from cxr_dist.files import sha256_of
+from cxr_dist.format.manifest import load_manifest
+from cxr_dist.inference.evaluation import compare_runs
 from cxr_dist.report.examples import RunExamples, examples_of, most_uncertain, most_wrong
 from cxr_dist.report.page import render_page, write_page
-from cxr_dist.shard.manifest import load_manifest
 
 SECTIONS = ("findings", "indication")
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from cxr_dist.report.explain import CaseView, ReportView, explanation
+from cxr_dist.report.prediction_figure import CaseView, ReportView, explanation
 from cxr_dist.report.words import drawable, flow, lines_needed, measured
 
 WORDS = ["Heart", "costs", "$5", "and", "$6", "中文", "x" * 300, "effusion", "."] * 20

@@ -10,7 +10,7 @@ from table_source import contents, make_source, table_recipe, write_film
 
 from cxr_dist.errors import UserError
 from cxr_dist.shard.deal import plan_shards
-from cxr_dist.shard.folder import UNFINISHED
+from cxr_dist.shard.output_folder import UNFINISHED
 from cxr_dist.shard.recipe import ImageFormat
 from cxr_dist.shard.verify import verify
 from cxr_dist.shard.write import Fill, write_part, write_planned, write_shards

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from table_source import write_film, write_rows
 
-from cxr_dist.shard.manifest import open_index
+from cxr_dist.format.manifest import open_index
 from cxr_dist.shard.recipe import load_recipe
 from cxr_dist.shard.verify import verify
 from cxr_dist.shard.write import write_shards

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from cxr_dist.errors import UserError
+from cxr_dist.format.image import encode_jpeg
+from cxr_dist.format.left_out import UNREADABLE_IMAGE, ImageProblem
 from cxr_dist.shard.encode import encode_all
-from cxr_dist.shard.image import encode_jpeg
-from cxr_dist.shard.left_out import UNREADABLE_IMAGE, ImageProblem
 from cxr_dist.shard.recipe import ImageFormat
 
 FORMAT = ImageFormat(short_side=8, quality=90)

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cxr_dist.errors import UserError
+from cxr_dist.format.left_out import DROPPED_LABEL, NO_CLASS, NO_LABEL, TOO_RARE
 from cxr_dist.shard.labels import assign_labels, sampling_groups
-from cxr_dist.shard.left_out import DROPPED_LABEL, NO_CLASS, NO_LABEL, TOO_RARE
 from cxr_dist.shard.recipe import Labels
 
 

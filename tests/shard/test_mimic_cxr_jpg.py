@@ -13,7 +13,7 @@ from rich.console import Console
 from table_source import source_names
 
 from cxr_dist.errors import UserError
-from cxr_dist.shard.manifest import open_index
+from cxr_dist.format.manifest import open_index
 from cxr_dist.shard.readers import read_source
 from cxr_dist.shard.readers.report_sections import SECTIONS
 from cxr_dist.shard.recipe import Labels, Recipe, Split, load_recipe

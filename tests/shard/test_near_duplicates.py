@@ -11,9 +11,9 @@ from films import DISTORTIONS, texture
 from PIL import Image
 from table_source import make_source, source_names, table_recipe
 
-from cxr_dist.shard.image import ImageFile
+from cxr_dist.format.image import ImageFile
+from cxr_dist.format.manifest import load_manifest, open_index
 from cxr_dist.shard.likeness import correlation, fingerprint, nearest
-from cxr_dist.shard.manifest import load_manifest, open_index
 from cxr_dist.shard.near_duplicates import find_near_duplicates
 from cxr_dist.shard.recipe import Demo, ImageFormat, load_recipe
 from cxr_dist.shard.verify import verify

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from table_source import make_source, source_names, table_recipe, write_rows
 
 from cxr_dist.errors import UserError
-from cxr_dist.shard.manifest import Manifest, load_manifest, open_index
+from cxr_dist.format.manifest import Manifest, load_manifest, open_index
 from cxr_dist.shard.person import age_between, age_of, sex_of
-from cxr_dist.shard.phantom.report import write_report
 from cxr_dist.shard.phantom.study import draw_study
+from cxr_dist.shard.phantom.wording import write_report
 from cxr_dist.shard.recipe import load_recipe
 from cxr_dist.shard.write import write_shards
 

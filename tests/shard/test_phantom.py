@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cxr_dist.errors import UserError
-from cxr_dist.shard.manifest import open_index
+from cxr_dist.format.manifest import open_index
 from cxr_dist.shard.phantom.canvas import Canvas, Pose
 from cxr_dist.shard.phantom.film import PhantomFilm
 from cxr_dist.shard.phantom.frontal import draw_frontal
 from cxr_dist.shard.phantom.lateral import draw_lateral
-from cxr_dist.shard.phantom.report import SECTIONS, write_report
 from cxr_dist.shard.phantom.study import FINDINGS, draw_study
+from cxr_dist.shard.phantom.wording import SECTIONS, write_report
 from cxr_dist.shard.readers import read_source
 from cxr_dist.shard.recipe import Demo, load_recipe
 from cxr_dist.shard.write import write_shards

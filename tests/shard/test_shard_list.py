@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from shard_server import serving
 from table_source import make_source, table_recipe
 
-from cxr_dist.config import DataConfig
+from cxr_dist.config.data import DataConfig
 from cxr_dist.data.place import open_store, shards_folder
 from cxr_dist.errors import UserError
 from cxr_dist.files import sha256_of
-from cxr_dist.shard import manifest as manifests
-from cxr_dist.shard.folder import UNFINISHED, keep_only
-from cxr_dist.shard.manifest import load_manifest
-from cxr_dist.shard.shard_list import ShardEntry, ShardTable, column, write_table
+from cxr_dist.format import manifest as manifests
+from cxr_dist.format.manifest import load_manifest
+from cxr_dist.format.shard_list import ShardEntry, ShardTable, column, write_table
+from cxr_dist.shard.output_folder import UNFINISHED, keep_only
 from cxr_dist.shard.verify import verify
 from cxr_dist.shard.write import write_shards
 

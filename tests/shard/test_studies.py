@@ -20,9 +20,9 @@ from rich.console import Console
 from table_source import contents, make_source, table_recipe
 
 from cxr_dist.errors import UserError
-from cxr_dist.shard.image import ImageFile, encode_jpeg
-from cxr_dist.shard.index_checks import index_is_sound
-from cxr_dist.shard.manifest import Manifest, index_dtype, load_manifest, open_index
+from cxr_dist.format.image import ImageFile, encode_jpeg
+from cxr_dist.format.index_checks import index_is_sound
+from cxr_dist.format.manifest import Manifest, index_dtype, load_manifest, open_index
 from cxr_dist.shard.projection import projection
 from cxr_dist.shard.recipe import ImageFormat
 from cxr_dist.shard.record import Record

@@ -16,10 +16,10 @@ from PIL import Image
 from table_source import make_source, source_names, table_recipe, write_rows
 
 from cxr_dist.errors import UserError
+from cxr_dist.format.manifest import open_index
 from cxr_dist.shard.columns import PartOf, YearsBetween
-from cxr_dist.shard.manifest import open_index
 from cxr_dist.shard.readers import read_source
-from cxr_dist.shard.readers.folder import film_path
+from cxr_dist.shard.readers.source_paths import film_path
 from cxr_dist.shard.recipe import Columns, ImageFormat, InvertedRows, Labels, Split
 from cxr_dist.shard.verify import verify
 from cxr_dist.shard.write import write_shards

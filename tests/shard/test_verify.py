@@ -12,7 +12,7 @@ import pytest
 from table_source import make_source, table_recipe
 
 from cxr_dist.errors import UserError
-from cxr_dist.shard.manifest import Manifest, load_manifest, open_index
+from cxr_dist.format.manifest import Manifest, load_manifest, open_index
 from cxr_dist.shard.verify import verify
 from cxr_dist.shard.write import write_shards
 

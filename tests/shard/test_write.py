@@ -13,8 +13,8 @@ from rich.console import Console
 from table_source import contents, make_source, source_names, table_recipe, write_film
 
 from cxr_dist.errors import UserError
-from cxr_dist.shard.image import ImageFile, encode_jpeg
-from cxr_dist.shard.manifest import load_manifest, open_index
+from cxr_dist.format.image import ImageFile, encode_jpeg
+from cxr_dist.format.manifest import load_manifest, open_index
 from cxr_dist.shard.recipe import ImageFormat, Labels
 from cxr_dist.shard.summary import print_summary
 from cxr_dist.shard.verify import verify

@@ -89,7 +89,7 @@ def test_a_cancelled_run_saves_and_stays_cancelled(cluster, two_nodes, tiny_shar
 
 
 def test_evaluation_on_two_nodes_writes_the_bytes_of_one_process(cluster, alone, tmp_path):
-    from cxr_dist.evaluation import evaluate_runs
+    from cxr_dist.inference.evaluation import evaluate_runs
     from cxr_dist.model.monte_carlo import McDropout
 
     run_dir = tmp_path / "run"

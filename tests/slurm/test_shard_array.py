@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from cluster import Cluster, missing
 
-from cxr_dist import shard_array
 from cxr_dist.errors import UserError
+from cxr_dist.shard import array as shard_array
 from cxr_dist.shard.recipe import load_recipe
 from cxr_dist.shard.write import write_shards
 

@@ -10,9 +10,9 @@ from run_losses import losses
 from safetensors.torch import load_file
 
 from cxr_dist.errors import UserError
-from cxr_dist.session import train
+from cxr_dist.run.preempt import StopRequest
+from cxr_dist.train.assembly import train
 from cxr_dist.train.loop import Outcome
-from cxr_dist.train.preempt import StopRequest
 
 DECAY, STEPS, RESUMED = 0.9, 5, 3
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from run_losses import losses
 
-from cxr_dist.session import train
-from cxr_dist.train.preempt import StopRequest
+from cxr_dist.run.preempt import StopRequest
+from cxr_dist.train.assembly import train
 
 ROUNDING = 2**-8  # of a bfloat16, relative
 

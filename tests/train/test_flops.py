@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from cxr_dist.config import ModelConfig
+from cxr_dist.config.model import ModelConfig
 from cxr_dist.data.batch import Batch
 from cxr_dist.model.classifier import build_classifier
 from cxr_dist.train.flops import ModelFlops, count_flops

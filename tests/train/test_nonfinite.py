@@ -20,10 +20,10 @@ from cxr_dist.distributed.ddp import DataParallel
 from cxr_dist.distributed.transfer import HostCopy
 from cxr_dist.distributed.world import World
 from cxr_dist.errors import UserError
-from cxr_dist.session import train
-from cxr_dist.shard.manifest import load_manifest
+from cxr_dist.format.manifest import load_manifest
+from cxr_dist.run.preempt import StopRequest
+from cxr_dist.train.assembly import train
 from cxr_dist.train.nonfinite import NonFiniteSteps
-from cxr_dist.train.preempt import StopRequest
 from cxr_dist.train.step import StepResult
 
 CPU = torch.device("cpu")

@@ -10,9 +10,9 @@ import pytest
 import torch
 from run_losses import losses
 
-from cxr_dist.session import train
+from cxr_dist.run.preempt import StopRequest
+from cxr_dist.train.assembly import train
 from cxr_dist.train.loop import Outcome
-from cxr_dist.train.preempt import StopRequest
 from cxr_dist.train.profile import StepProfile
 
 LAST = 3

@@ -12,12 +12,12 @@ import torch
 from run_losses import losses
 from safetensors.torch import load_file
 
-from cxr_dist.config import Config
-from cxr_dist.config_file import to_plain, to_yaml
+from cxr_dist.config.file import to_plain, to_yaml
+from cxr_dist.config.run import Config
 from cxr_dist.errors import UserError
-from cxr_dist.session import train
+from cxr_dist.run.preempt import StopRequest
+from cxr_dist.train.assembly import train
 from cxr_dist.train.loop import Outcome
-from cxr_dist.train.preempt import StopRequest
 
 LAST, RESUMED = 6, 3
 

@@ -7,8 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cxr_dist.config_optim import OptimConfig
-from cxr_dist.train.schedule import Progress, learning_rate
+from cxr_dist.config.optim import OptimConfig
+from cxr_dist.run.checkpoint import Progress
+from cxr_dist.train.schedule import learning_rate
 
 scores = st.lists(st.floats(0.3, 1.0), min_size=1, max_size=40)
 

@@ -7,12 +7,12 @@ import torch
 
 from cxr_dist.distributed.world import World
 from cxr_dist.model.classifier import build_classifier
-from cxr_dist.observer import speed
 from cxr_dist.train import speed as speed_module
 from cxr_dist.train.clock import Clock
-from cxr_dist.train.micro_batch import largest_batch
+from cxr_dist.train.memory.micro_batch import largest_batch
 from cxr_dist.train.peak import device_peak, peak_of
 from cxr_dist.train.speed import Speed
+from cxr_dist.train.trackers import speed
 
 CPU = torch.device("cpu")
 

@@ -76,7 +76,7 @@ def test_a_run_says_where_its_start_went(cxr_dist, tiny_shards, tmp_path):
 
 def test_a_run_on_films_alone_does_not_import_transformers():
     """It reads 1,600 files, on each rank."""
-    code = "import sys, cxr_dist.session as session\nfrom cxr_dist.config import ModelConfig\n"
+    code = "import sys, cxr_dist.train.assembly as session\nfrom cxr_dist.config.run import ModelConfig\n"
     code += "session.build_classifier(ModelConfig(mode='image', image_encoder='densenet-narrow'), 2, None)\n"
     code += "assert 'cxr_dist.train.loop' in sys.modules and 'transformers' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from cxr_dist.config.named import named_run
 from cxr_dist.distributed.backend import new_backend
 from cxr_dist.distributed.transfer import HostCopy, to_device
 from cxr_dist.distributed.world import World
+from cxr_dist.format.manifest import load_manifest
 from cxr_dist.model.losses import ClassificationLoss
-from cxr_dist.runs import named_run
-from cxr_dist.session import new_optimizer, parts_of, prepare_run_folder
-from cxr_dist.shard.manifest import load_manifest
+from cxr_dist.run.preempt import StopRequest
+from cxr_dist.train.assembly import new_optimizer, parts_of, prepare_run_folder
 from cxr_dist.train.loop import TrainingRun
-from cxr_dist.train.preempt import StopRequest
 
 CPU = torch.device("cpu")
 

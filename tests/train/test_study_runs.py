@@ -11,16 +11,16 @@ import torch
 from run_losses import losses
 from test_step import NothingIsRead, parts_for
 
-from cxr_dist.config import Config
+from cxr_dist.config.run import Config
 from cxr_dist.data.views import partner_films, row_table
-from cxr_dist.dry_run import describe
-from cxr_dist.evaluation import evaluate_runs
+from cxr_dist.doctor.dry_run import describe
+from cxr_dist.format.manifest import load_manifest
+from cxr_dist.inference.evaluation import evaluate_runs
 from cxr_dist.model.monte_carlo import McDropout
-from cxr_dist.session import train
-from cxr_dist.shard.manifest import load_manifest
+from cxr_dist.run.preempt import StopRequest
+from cxr_dist.train.assembly import train
 from cxr_dist.train.loop import Outcome
-from cxr_dist.train.micro_batch import largest_batch
-from cxr_dist.train.preempt import StopRequest
+from cxr_dist.train.memory.micro_batch import largest_batch
 
 
 @pytest.fixture

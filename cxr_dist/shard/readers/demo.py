@@ -4,8 +4,8 @@ from pathlib import Path
 
 from cxr_dist.errors import UserError
 from cxr_dist.shard.phantom.film import PhantomFilm
-from cxr_dist.shard.phantom.report import SECTIONS, write_report
 from cxr_dist.shard.phantom.study import draw_study
+from cxr_dist.shard.phantom.wording import SECTIONS, write_report
 from cxr_dist.shard.recipe import Demo, Recipe
 from cxr_dist.shard.record import Record, Source
 

@@ -14,12 +14,12 @@ from typing import Any
 import pandas as pd
 
 from cxr_dist.errors import UserError
-from cxr_dist.shard.image import ImageFile
+from cxr_dist.format.image import ImageFile
 from cxr_dist.shard.person import Sex, age_between, sex_of
 from cxr_dist.shard.projection import projection
-from cxr_dist.shard.readers.folder import inside, source_folder
 from cxr_dist.shard.readers.mimic_reports import read_sections
 from cxr_dist.shard.readers.report_sections import SECTIONS
+from cxr_dist.shard.readers.source_paths import inside, source_folder
 from cxr_dist.shard.recipe import Recipe
 from cxr_dist.shard.record import Record, Source
 

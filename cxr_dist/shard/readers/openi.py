@@ -13,9 +13,9 @@ from xml.etree import ElementTree
 import pandas as pd
 
 from cxr_dist.errors import UserError
-from cxr_dist.shard.image import ImageFile
-from cxr_dist.shard.left_out import UNREADABLE_REPORT
-from cxr_dist.shard.readers.folder import inside, source_folder
+from cxr_dist.format.image import ImageFile
+from cxr_dist.format.left_out import UNREADABLE_REPORT
+from cxr_dist.shard.readers.source_paths import inside, source_folder
 from cxr_dist.shard.recipe import Recipe
 from cxr_dist.shard.record import Record, Source
 

@@ -14,10 +14,10 @@ import pandas as pd
 from pyarrow.parquet import read_schema
 
 from cxr_dist.errors import UserError
+from cxr_dist.format.image import ImageFile
 from cxr_dist.shard.columns import Columns, PartOf, YearsBetween, names_in
-from cxr_dist.shard.image import ImageFile
 from cxr_dist.shard.person import age_between, age_of, sex_of
-from cxr_dist.shard.readers.folder import film_path, inside, source_folder
+from cxr_dist.shard.readers.source_paths import film_path, inside, source_folder
 from cxr_dist.shard.recipe import InvertedRows, Recipe
 from cxr_dist.shard.record import Record, Source
 

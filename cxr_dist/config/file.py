@@ -1,0 +1,59 @@
+"""A configuration to config.yaml and back, exactly, and what differs between two."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import yaml
+
+from cxr_dist.config.run import Config
+from cxr_dist.errors import UserError
+
+
+def to_yaml(config: Config) -> str:
+    """The resolved configuration as YAML, fields in the order of declaration."""
+    return yaml.safe_dump(to_plain(config), sort_keys=False)
+
+
+def to_plain(value: Any) -> Any:
+    """A configuration as JSON and YAML have it."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _from_plain(kind: type, plain: dict[str, Any], where: str) -> Any:
+    hints = get_type_hints(kind)
+    unknown = sorted(set(plain) - set(hints))
+    if unknown:
+        raise UserError(f"unknown field {where}{unknown[0]!r}; expected one of: {', '.join(hints)}")
+    values: dict[str, Any] = {}
+    for name, value in plain.items():
+        if dataclasses.is_dataclass(hints[name]):
+            value = _from_plain(hints[name], value, f"{name}.")  # type: ignore[arg-type]
+        elif isinstance(value, list):
+            value = tuple(value)
+        values[name] = value
+    return kind(**values)
+
+
+def load_config(path: Path) -> Config:
+    """Read a config.yaml that `to_yaml` wrote; raises UserError for a missing file or an unknown field."""
+    if not path.is_file():
+        raise UserError(f"no config.yaml in {path.parent}: that is not a run folder")
+    config = _from_plain(Config, yaml.safe_load(path.read_text(encoding="utf-8")), "")
+    assert isinstance(config, Config)
+    return config
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """Lines `section.field: old -> new` for every field that differs, except the run folder itself."""
+
+    def flatten(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+        flat: dict[str, Any] = {}
+        for name, value in plain.items():
+            flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        return flat
+
+    a, b = flatten(to_plain(old)), flatten(to_plain(new))
+    return [f"{name}: {a[name]} -> {b[name]}" for name in a if a[name] != b[name] and name != "out"]

@@ -1,0 +1,69 @@
+"""The section `model` of a run's configuration: the network."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from cxr_dist.errors import require
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The network."""
+
+    mode: Literal["image", "text", "fused"] = "fused"
+    """What the model sees: the film, the report, or both."""
+    image_encoder: Literal["densenet121", "densenet-narrow"] = "densenet121"
+    """`densenet-narrow` is the same torchvision class with few, thin layers, for the demo and tests."""
+    text_encoder: str = "emilyalsentzer/Bio_ClinicalBERT"
+    """A BERT-like model: a name in the weights bundle, a local folder, or `tiny` (made from scratch)."""
+    fusion: Literal["tokens", "pooled"] = "tokens"
+    """`tokens`: report tokens attend to image tokens. `pooled`: one query, one key, as in the original."""
+    fusion_dim: int = 512
+    """Width of the shared space in which text and image meet."""
+    fusion_heads: int = 8
+    """Attention heads in the fusion."""
+    fusion_dropout: float = 0.1
+    """Dropout on the attended features."""
+    image_dropout: float = 0.0
+    """Dropout after each dense layer of the image encoder; its published weights were trained without."""
+    head_dropout: tuple[float, float] = (0.5, 0.3)
+    """Dropout after the first and the second hidden layer of the head (1024 -> 512 -> 256 -> classes)."""
+    pretrained: bool = True
+    """Start from the bundle's weights. `false` starts the encoders from random numbers."""
+    weights: str = ""
+    """The bundle that `cxr-dist fetch` made; empty: $CXR_DIST_WEIGHTS, else ~/.cache/cxr_dist/weights."""
+    gradient_checkpointing: bool | Literal["auto", "text", "image", "all"] = False
+    """Recompute activations in the backward pass, for less memory and more time: `text`, or true, the text encoder's
+    layer by layer; `image` each dense layer of the image encoder up to its 3×3 convolution; `all` both. `auto`: at each
+    start the least of these with which a step fits the device, as `cxr-dist plan` predicts it."""
+    sync_batchnorm: bool = False
+    """BatchNorm over the micro-batches that all ranks compute at the same moment, where one is too small for
+    statistics of its own. The price: results then depend on the world size. A single rank has plain BatchNorm."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.fusion_dim % self.fusion_heads == 0,
+            f"model.fusion_dim {self.fusion_dim} is not a multiple of model.fusion_heads {self.fusion_heads}",
+        )
+        for rate in (self.image_dropout, self.fusion_dropout, *self.head_dropout):
+            require(0 <= rate < 1, f"dropout rate {rate} is outside [0, 1)")
+
+    @property
+    def uses_image(self) -> bool:
+        """Whether the film enters the model."""
+        return self.mode in ("image", "fused")
+
+    @property
+    def checkpoints_image(self) -> bool:
+        """Whether the image encoder's activations are computed again in the backward pass."""
+        return self.uses_image and self.gradient_checkpointing in ("image", "all")
+
+    @property
+    def checkpoints_text(self) -> bool:
+        """Whether the text encoder's activations are computed again in the backward pass."""
+        return self.uses_text and self.gradient_checkpointing in (True, "text", "all")
+
+    @property
+    def uses_text(self) -> bool:
+        """Whether the report enters the model."""
+        return self.mode in ("text", "fused")

@@ -1,0 +1,181 @@
+"""Who holds up the job: what is known of the ranks in; the one to blame, or nobody, out. No process, no clock.
+
+A rank is lost when it died, never came or no longer beats. A job is stuck when none of its ranks gets ahead;
+then the one to blame is not among those that wait for the others: it is still at something of its own, it is
+behind, or it went another way.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from cxr_dist.distributed.watch.process import Process
+from cxr_dist.errors import EXIT_REFUSED
+
+EXIT_ENDED = 70
+"""Exit status of a rank that the watchdog ended (EX_SOFTWARE)."""
+_SETTLE_SECONDS = 1.0  # a death makes the others fail: wait for the cause before an error is judged
+_MOST_NAMED = 8
+
+State = Literal["absent", "alive", "gone", "failed", "refused", "left"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beat:
+    """What a rank says of itself, again and again."""
+
+    process: Process
+    step: int
+    phase: str
+    entered: int
+    """Phases entered: the larger, the further."""
+    idle_seconds: float
+    """Since anything of the above changed, or a piece of the phase was done."""
+    waits: bool
+    """Whether its training thread is inside a collective."""
+
+
+@dataclass(kw_only=True)
+class Member:
+    """What is known of a rank."""
+
+    rank: int
+    state: State = "absent"
+    """`failed`: an exception ended it; `refused`: a UserError did; `left`: it came to its end."""
+    beat: Beat | None = None
+    since_seconds: float = 0.0
+    """Since it was last heard, or since the watch began."""
+    note: str = ""
+    """Type of the exception that it failed with."""
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing is to be expected of it."""
+        if self.state == "failed":
+            return self.since_seconds > 2 * _SETTLE_SECONDS
+        return self.state not in ("absent", "alive")
+
+    @property
+    def name(self) -> str:
+        """Rank, host and process."""
+        if self.beat is None:
+            return f"rank {self.rank}"
+        return f"rank {self.rank} on {self.beat.process.host} (pid {self.beat.process.pid})"
+
+    @property
+    def place(self) -> str:
+        """Step and phase."""
+        return f"step {self.beat.step}, {self.beat.phase}" if self.beat else "the start"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Seconds after which a rank or the job is given up."""
+
+    timeout_seconds: float
+    """Longest time in which no rank gets ahead, and longest wait for a rank to come."""
+    silence_seconds: float
+    """Longest time without a beat of a rank."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """Why the job ends."""
+
+    culprits: tuple[int, ...]
+    """Ranks; none where all wait for one another."""
+    text: str
+    """One line that names them."""
+    status: int = EXIT_ENDED
+    """Exit status of the ranks that are told."""
+    silent: tuple[Process, ...] = field(default=())
+    """Processes that will not end themselves."""
+
+
+def judge(members: Sequence[Member], limits: Limits) -> Verdict | None:
+    """What ends the job, if anything does, from all that is known of all ranks."""
+    return lost(members, limits) or _broken(members) or _stuck(members, limits)
+
+
+def lost(members: Sequence[Member], limits: Limits) -> Verdict | None:
+    """A rank that is not there: it died, never came, or is silent."""
+    if gone := [m for m in members if m.state == "gone"]:
+        return _verdict(gone, lambda m: f"{m.name} died, last heard at {m.place}")
+    late = [m for m in members if m.state == "absent" and m.since_seconds >= limits.timeout_seconds]
+    if late:
+        return _verdict(late, lambda m: f"{m.name} has not joined within {m.since_seconds:.0f} s")
+    silent = [m for m in members if m.state == "alive" and m.since_seconds >= limits.silence_seconds]
+    if not silent:
+        return None
+    processes = tuple(m.beat.process for m in silent if m.beat)
+    return _verdict(
+        silent,
+        lambda m: f"{m.name} stopped answering {m.since_seconds:.0f} s ago at {m.place}",
+        silent=processes,
+    )
+
+
+def _broken(members: Sequence[Member]) -> Verdict | None:
+    """A rank that ended with an error, or by itself, so that others met its closed connections."""
+    broken = [m for m in members if m.state in ("failed", "refused")]
+    if not broken or max(m.since_seconds for m in broken) < _SETTLE_SECONDS:
+        return None
+    # A UserError ends all ranks with its own status, so that nothing starts the job again.
+    if refused := [m for m in broken if m.state == "refused"]:
+        words = "with an error, which it says itself"
+        return _verdict(refused, lambda m: f"{m.name} ended at {m.place} {words}", status=EXIT_REFUSED)
+    furthest = max(m.beat.entered for m in broken if m.beat) if any(m.beat for m in broken) else 0
+    if left := [m for m in members if m.state == "left" and m.beat and m.beat.entered < furthest]:
+        return _verdict(left, _left_early)
+    return _verdict(broken, lambda m: f"{m.name} failed at {m.place} ({m.note})")
+
+
+def _stuck(members: Sequence[Member], limits: Limits) -> Verdict | None:
+    """No rank gets ahead: blame the ones that the others wait for."""
+    beats = {m.rank: m.beat for m in members if m.state == "alive" and m.beat}
+    alive = [m for m in members if m.rank in beats]
+    idle = min((beat.idle_seconds for beat in beats.values()), default=-1.0)
+    if idle < limits.timeout_seconds or any(m.state == "absent" for m in members):
+        return None
+    if left := [m for m in members if m.state == "left"]:
+        return _verdict(left, _left_early)
+    busy = [m for m in alive if not beats[m.rank].waits]
+    guilty = busy if 0 < len(busy) < len(alive) else _apart(alive, beats)
+    if len(guilty) == len(alive):
+        return Verdict(
+            culprits=(), text=f"no rank has got ahead for {idle:.0f} s: all are at {alive[0].place}"
+        )
+    others = Counter(m.place for m in alive if m not in guilty).most_common(1)[0][0]
+    return _verdict(
+        guilty,
+        lambda m: f"{m.name} has not got ahead for {beats[m.rank].idle_seconds:.0f} s at {m.place}",
+        f"; the others are at {others}",
+    )
+
+
+def _apart(alive: list[Member], beats: dict[int, Beat]) -> list[Member]:
+    """The ones at another place than most: all in collectives, the fewest; else, or of two halves, those behind."""
+    places = {rank: (beat.step, beat.entered, beat.phase) for rank, beat in beats.items()}
+    sizes = Counter(places.values())
+    fewest = min(sizes, key=lambda place: (sizes[place], place))
+    chosen = fewest if all(beat.waits for beat in beats.values()) else min(sizes)
+    return [m for m in alive if places[m.rank] == chosen]
+
+
+def _left_early(member: Member) -> str:
+    return f"{member.name} left at {member.place}, while others go on"
+
+
+def _verdict(
+    culprits: Sequence[Member],
+    words: Callable[[Member], str],
+    more: str = "",
+    *,
+    status: int = EXIT_ENDED,
+    silent: tuple[Process, ...] = (),
+) -> Verdict:
+    named = "; ".join(words(m) for m in culprits[:_MOST_NAMED])
+    unnamed = f"; and {len(culprits) - _MOST_NAMED} more" if len(culprits) > _MOST_NAMED else ""
+    ranks = tuple(m.rank for m in culprits)
+    return Verdict(culprits=ranks, text=f"{named}{unnamed}{more}", status=status, silent=silent)

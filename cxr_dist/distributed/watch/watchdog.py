@@ -1,0 +1,193 @@
+"""The watchdog: a thread per rank that beats and watches. No rank waits for ever for one that does not come.
+
+It ends the job (status 70) when a rank died, is silent, never joined, left early or failed, or when no rank gets
+ahead for the timeout; and asks a rank whose launcher is gone to save and leave. The training thread only says where
+it is (progress.py). Times are the thread's own ticks, so that a rank that was stopped and goes on blames nobody.
+"""
+
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+from cxr_dist.distributed.watch import last_words
+from cxr_dist.distributed.watch.heartbeat import Message, Post, to_message
+from cxr_dist.distributed.watch.launcher import LauncherWatch
+from cxr_dist.distributed.watch.meeting import Meeting, PortTaken
+from cxr_dist.distributed.watch.verdict import Limits, Member, State, Verdict, judge, lost
+from cxr_dist.distributed.watch.vital_signs import VitalSigns
+from cxr_dist.distributed.world import World
+from cxr_dist.errors import UserError
+
+_SILENCE_SECONDS = 60.0
+_POLL_SECONDS = 0.25
+_FAREWELL_SECONDS = 10.0  # for telling the others how this rank ended
+_SEE_OFF_SECONDS = 1.0
+
+
+@contextmanager
+def watching(world: World, timeout_minutes: float) -> Iterator[None]:
+    """Around all that the ranks do together, joining included (all ranks).
+
+    Args:
+        world: Who this rank is.
+        timeout_minutes: Longest time in which no rank gets ahead. A minute of silence, or less, is enough.
+
+    On entering, a rank has made itself known to rank 0.
+
+    Raises UserError where the environment does not say how to find rank 0.
+    """
+    seconds = 60 * timeout_minutes
+    watchdog = Watchdog(
+        world, Limits(timeout_seconds=seconds, silence_seconds=min(seconds, _SILENCE_SECONDS))
+    )
+    try:
+        yield
+    except UserError:
+        watchdog.leave("refused")
+        raise
+    except BaseException as error:
+        watchdog.leave("failed", error)
+        raise
+    watchdog.leave("left")
+
+
+class Watchdog:
+    """Watches from its making to `leave`; where there is nothing to watch it has no thread."""
+
+    def __init__(self, world: World, limits: Limits) -> None:
+        self.world, self.limits = world, limits
+        # At most 64 beats a second come to rank 0, which trains as well.
+        self._beat_seconds = min(max(_POLL_SECONDS, world.world_size / 64), limits.silence_seconds / 3)
+        self._me = VitalSigns(world.rank, longest_tick_seconds=1.0 + limits.silence_seconds / 10)
+        self._launcher, self._failure = LauncherWatch(world.rank), ""
+        self._thread: threading.Thread | None = None
+        self._has_joined = threading.Event()
+        meeting = Meeting(world) if world.world_size > 1 else None
+        if meeting or self._launcher.pid:
+            self._thread = threading.Thread(target=self._run, args=(meeting,), daemon=True, name="watchdog")
+            self._thread.start()
+            self._has_joined.wait()
+
+    def leave(self, state: State, error: BaseException | None = None) -> None:
+        """Tell the others how this rank ended, and stop watching.
+
+        Rank 0 stays until all have ended. A rank that failed waits until it is known whether another one was the
+        cause, and then does not return.
+        """
+        if error is not None:
+            self._failure = "".join(traceback.format_exception(error))
+            self._me.member.note = type(error).__name__
+        self._me.member.since_seconds = 0.0
+        self._me.member.state = state
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self, meeting: Meeting | None) -> None:
+        post: Post
+        try:
+            post = self._joined(meeting) if meeting else _Nobody()
+            self._has_joined.set()
+            self._watch(post)
+            post.close()
+        except PortTaken as taken:
+            self._end(Verdict(culprits=(self.world.rank,), text=str(taken)))
+        except BaseException:  # unwatched, a job could hang for ever
+            self._failure = traceback.format_exc()
+            text = f"rank {self.world.rank}'s own watchdog failed"
+            self._end(Verdict(culprits=(self.world.rank,), text=text))
+
+    def _joined(self, meeting: Meeting) -> Post:
+        """The connections with the other ranks; waits until rank 0 has come."""
+        if self.world.is_main:
+            return meeting.open()
+        main = Member(rank=0)
+        while (post := meeting.try_to_come()) is None:
+            time.sleep(_POLL_SECONDS)
+            self._tick([main])
+            if verdict := lost([main], self.limits):
+                self._end(verdict)
+        post.send({"beat": to_message(self._me.beat())})
+        return post
+
+    def _watch(self, post: Post) -> None:
+        """Beat and watch, to the end of all ranks (rank 0) or of this one."""
+        since_beat, said = float("inf"), ""
+        while True:
+            post.poll(_POLL_SECONDS)
+            since_beat += self._tick(post.members)
+            if state := self._me.state_to_say(said):
+                post.send({"beat": to_message(self._me.beat()), "state": state, "note": self._me.member.note})
+                said, since_beat = state, 0.0
+            elif since_beat >= self._beat_seconds:
+                post.send({"beat": to_message(self._me.beat())})
+                since_beat = 0.0
+            if verdict := self._verdict(post):
+                return self._carry_out(verdict, post)
+            if self._is_over(post, said):
+                return None
+
+    def _tick(self, others: list[Member]) -> float:
+        """Let time pass for all that is known; seconds since the last tick."""
+        elapsed = self._me.tick()
+        for member in others:
+            member.since_seconds += elapsed
+        if verdict := self._launcher.after(elapsed):
+            self._end(verdict)
+        return elapsed
+
+    def _verdict(self, post: Post) -> Verdict | None:
+        """Rank 0 judges all ranks; the others take its word, and watch rank 0 itself."""
+        if not self.world.is_main:
+            return post.verdict or lost(post.members, self.limits)
+        self._me.beat()
+        return judge([self._me.member, *post.members], self.limits)
+
+    def _is_over(self, post: Post, said: str) -> bool:
+        """Whether this rank has ended, said so, and no one needs its watchdog any more."""
+        if not said:
+            return False
+        waited_long = self._me.member.since_seconds > _FAREWELL_SECONDS
+        if not self.world.is_main:
+            return said != "failed" or waited_long
+        return all(m.is_settled for m in post.members) or (said != "left" and waited_long)
+
+    def _carry_out(self, verdict: Verdict, post: Post) -> None:
+        """Tell the others (rank 0) and end; returns where this rank is ending with an error of its own."""
+        if self.world.is_main:
+            post.send({"verdict": to_message(verdict)})
+        me = self._me.member
+        if me.state in ("failed", "refused") and me.rank in verdict.culprits:
+            _see_off(post)
+        else:
+            self._end(verdict, lambda: _see_off(post))
+
+    def _end(self, verdict: Verdict, farewell: Callable[[], None] = lambda: None) -> NoReturn:
+        last_words.end(self.world.rank, verdict, self._failure, farewell)
+
+
+class _Nobody:
+    """The connections of a world of one."""
+
+    def __init__(self) -> None:
+        self.members: list[Member] = []
+        self.verdict: Verdict | None = None
+
+    def poll(self, seconds: float) -> None:
+        """Nobody says anything."""
+        time.sleep(seconds)
+
+    def send(self, message: Message) -> None:
+        """Nobody hears it."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def _see_off(post: Post) -> None:
+    """Leave connections open until the others have read what was sent: a reset could overtake it."""
+    deadline = time.monotonic() + _SEE_OFF_SECONDS
+    while time.monotonic() < deadline and any(m.state == "alive" for m in post.members):
+        post.poll(_POLL_SECONDS)

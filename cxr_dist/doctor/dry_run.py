@@ -1,0 +1,101 @@
+"""`cxr-dist plan`: what a run would do, from the manifest alone; refuses what training would refuse."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cxr_dist.config.run import Config
+from cxr_dist.data.loader import training_plan
+from cxr_dist.data.place import shards_folder
+from cxr_dist.data.plan import Plan
+from cxr_dist.evaluate.leakage import labels_in_text
+from cxr_dist.format.manifest import Manifest, load_manifest
+from cxr_dist.format.shard_list import column
+from cxr_dist.model.classifier import build_classifier
+from cxr_dist.model.weights import bundle_folder, resolve_text_encoder
+from cxr_dist.train.assembly import check_against, check_weights
+from cxr_dist.train.memory.micro_batch import with_recorded_micro_batch
+from cxr_dist.train.memory.needs import describe_memory_needs
+
+
+def describe(config: Config) -> dict[str, str]:
+    """Name -> value, in the order in which a person asks."""
+    manifest = load_manifest(shards_folder(config.data))
+    check_against(config, manifest)
+    check_weights(config)
+    config = with_recorded_micro_batch(config, config.run_dir)
+    auto = config.data.micro_batch == "auto"
+    # With `auto` the finest split: it allows all that any does, and reads the most shards.
+    data = replace(config.data, micro_batch=1) if auto else config.data
+    plan = training_plan(data, manifest, config.seed)
+    steps = config.train.epochs * plan.steps_per_epoch
+    if config.train.max_steps:
+        steps = min(steps, config.train.max_steps)
+    legal = [str(w) for w in range(1, plan.num_lanes + 1) if plan.num_lanes % w == 0]
+    facts = {
+        "training samples": f"{plan.num_samples} in {len(plan.shard_mass)} shards{_kind(manifest)}",
+        "split": f"by {manifest.split_rule}",
+        "steps per epoch": f"{plan.steps_per_epoch} of global batch {plan.global_batch}",
+        "steps in all": str(steps),
+        "lanes": "found out on the device, when the run first starts (data.micro_batch auto)"
+        if auto
+        else f"{plan.num_lanes} of micro-batch {plan.micro_batch}",
+        "legal world sizes": ", ".join(legal),
+    }
+    names = [*manifest.classes, "none of them"]
+    samples = plan.shard_group_counts.sum(axis=0)
+    for name, drawn, have in zip(names, plan.expected_draws(), samples, strict=False):
+        if have:
+            facts[f"draws of {name}"] = (
+                f"{drawn:.1f} per epoch from {have} samples ({drawn / have:.2f} times each)"
+            )
+    if config.model.uses_text:
+        facts |= _about_reports(manifest, config.data.text_sections)
+    facts["read by each node"] = _per_node(plan, int(column(manifest.split("train").shards, "bytes").sum()))
+    parameters = num_parameters(config, len(manifest.classes))
+    facts["parameters"] = (
+        f"{parameters / 1e6:.1f} million" if parameters else "not known before the run starts"
+    )
+    if parameters:
+        facts |= describe_memory_needs(config, len(manifest.classes), _text_folder(config), manifest.views)
+    return facts
+
+
+def _kind(manifest: Manifest) -> str:
+    return "" if manifest.views == 1 else f", each a study of up to {manifest.views} films"
+
+
+def _about_reports(manifest: Manifest, sections: tuple[str, ...]) -> dict[str, str]:
+    """How many samples have none, and whether they hold the answer."""
+    samples = sum(split.samples for split in manifest.splits.values())
+    facts = {"without report text": f"{manifest.without_text} of {samples} samples of all splits"}
+    warning = labels_in_text(manifest.reader, sections)
+    return facts | ({"warning": warning} if warning else {})
+
+
+def _per_node(plan: Plan, total_bytes: int) -> str:
+    """Shards and bytes that a node touches in an epoch: its part, and a shard at each end of a lane's stretch."""
+    shards, parts = len(plan.shard_mass), []
+    for nodes in (n for n in (1, 2, 4, 8) if plan.num_lanes % n == 0):
+        touched = min(shards, -(-shards // nodes) + plan.num_lanes // nodes)
+        size = total_bytes * touched / shards
+        shown = f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+        parts.append(f"{touched} shards ({shown}) on {nodes}")
+    return "at most " + ", ".join(parts) + (" nodes" if len(parts) > 1 else " node") + " in an epoch"
+
+
+def num_parameters(config: Config, num_classes: int) -> int | None:
+    """Number of parameters; None where the text encoder's size is only known when the run starts."""
+    if config.model.uses_text and config.model.text_encoder == "tiny":
+        return None
+    with torch.device("meta"):
+        model = build_classifier(config.model, num_classes, _text_folder(config))
+    return int(np.sum([p.numel() for p in model.parameters()]))
+
+
+def _text_folder(config: Config) -> Path | None:
+    if not config.model.uses_text:
+        return None
+    return resolve_text_encoder(config.model.text_encoder, bundle_folder(config.model.weights))

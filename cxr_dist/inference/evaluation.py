@@ -1,0 +1,179 @@
+"""Assembly of `cxr-dist evaluate` and `compare`: run folders in; metrics.json, predictions.csv and a page out."""
+
+import contextlib
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cxr_dist.config.data import DataConfig
+from cxr_dist.config.file import load_config
+from cxr_dist.data.place import open_store, shards_folder
+from cxr_dist.distributed.backend import start, stop
+from cxr_dist.distributed.reduce import from_main
+from cxr_dist.distributed.watch.progress import enter
+from cxr_dist.distributed.watch.watchdog import watching
+from cxr_dist.distributed.world import World
+from cxr_dist.errors import UserError
+from cxr_dist.evaluate.assess import assess
+from cxr_dist.evaluate.compare import Comparison, compare
+from cxr_dist.evaluate.ensemble import average, member_of, prepare_ensemble_folder
+from cxr_dist.evaluate.leakage import label_terms_redacted, patients_in_training
+from cxr_dist.evaluate.metrics import to_json
+from cxr_dist.evaluate.predict import predict_split
+from cxr_dist.evaluate.predictions import Predictions
+from cxr_dist.evaluate.run_result import finished_predictions
+from cxr_dist.evaluate.subgroups import read_attributes
+from cxr_dist.evaluate.thresholds import check_sensitivity
+from cxr_dist.files import write_whole
+from cxr_dist.format.manifest import Manifest
+from cxr_dist.inference.trained import TrainedModel, open_run
+from cxr_dist.model.monte_carlo import McDropout
+from cxr_dist.report.examples import examples_of
+from cxr_dist.report.page import write_page
+from cxr_dist.run.folder import manifest_sha256
+
+
+def evaluate_runs(
+    run_dirs: Sequence[Path],
+    out: Path,
+    split: str,
+    mc: McDropout,
+    shards: str | None = None,
+    at_sensitivity: float | None = None,
+) -> None:
+    """Evaluate the best checkpoint of a run, or the mean of several, on a split; once per rank (all ranks).
+
+    Writes OUT/evaluation/SPLIT; for one run `out` is its own folder. Temperature and thresholds are chosen on
+    validation, which is evaluated first unless it was already, with these checkpoints on these shards.
+    """
+    check_sensitivity(at_sensitivity)
+    if len({run_dir.resolve() for run_dir in run_dirs}) < len(run_dirs):
+        raise UserError("a run is in the ensemble twice: name each run once")
+    world = World.from_environment()
+    timeout_minutes = load_config(run_dirs[0] / "config.yaml").train.timeout_minutes
+    try:
+        with watching(world, timeout_minutes):
+            device = start(world, timeout_minutes)
+            enter("evaluating")
+            opened = [open_run(run_dir, device, shards) for run_dir in run_dirs]
+            evaluation = _Evaluation([trained for trained, _ in opened], opened[0][1], world, out)
+            if world.is_main and len(run_dirs) > 1:
+                prepare_ensemble_folder(out, run_dirs[0])
+            validation = None
+            if split != "val" and evaluation.manifest.splits["val"].samples:
+                validation = evaluation.validation(mc, at_sensitivity)
+            evaluation.run(split, mc, validation, at_sensitivity)
+    finally:
+        stop()
+
+
+class _Evaluation:
+    """The members of an ensemble (mostly one) on the same shards."""
+
+    def __init__(
+        self,
+        members: Sequence[TrainedModel],
+        manifest: Manifest,
+        world: World,
+        out: Path,
+    ) -> None:
+        self.members, self.manifest, self.world, self.out = members, manifest, world, out
+        digests = {manifest_sha256(shards_folder(member.config.data)) for member in members}
+        if len(digests) > 1:
+            raise UserError(
+                "the runs of an ensemble were trained on different shards: name the ones to evaluate on, "
+                "with --shards"
+            )
+        self.manifest_sha256 = digests.pop()
+        self.facts = [member_of(member.config, member.step) for member in members]
+
+    def validation(self, mc: McDropout, at_sensitivity: float | None) -> Predictions | None:
+        """Predictions on validation, of an earlier evaluation of the same checkpoints where there is one (rank 0)."""
+        found = None
+        if self.world.is_main:
+            found = finished_predictions(self.out, "val", self.facts, self.manifest_sha256)
+        # Rank 0 decides for all: another rank may not see the same files.
+        if from_main(torch.tensor(int(found is not None), device=self.members[0].device)):
+            return found
+        return self.run("val", mc, None, at_sensitivity)
+
+    def run(
+        self, split: str, mc: McDropout, validation: Predictions | None, at_sensitivity: float | None
+    ) -> Predictions:
+        """Predict, gather, assess and write (all ranks)."""
+        found = average(
+            [
+                predict_split(
+                    member.classifier,
+                    member.config,
+                    self.manifest,
+                    split,
+                    tokenizer=member.tokenizer,
+                    world=self.world,
+                    device=member.device,
+                    mc=mc,
+                )
+                for member in self.members
+            ]
+        )
+        if self.world.is_main:
+            self._write(split, mc, found, validation, at_sensitivity)
+        return found
+
+    def _write(
+        self,
+        split: str,
+        mc: McDropout,
+        found: Predictions,
+        validation: Predictions | None,
+        at_sensitivity: float | None,
+    ) -> None:
+        data, folder = self.members[0].config.data, self.out / "evaluation" / split
+        folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.closing(open_store(data, self.manifest, split)) as store:
+            found = dataclasses.replace(found, attributes=read_attributes(store))
+        facts = self._facts(split, mc, data) | assess(found, validation, at_sensitivity)
+        found.write_csv(folder / "predictions.csv")
+        write_whole(folder / "metrics.json", to_json(facts))
+
+    def _facts(self, split: str, mc: McDropout, data: DataConfig) -> dict[str, Any]:
+        """What metrics.json says beside the blocks of `assess`."""
+        modes = {member["mode"] for member in self.facts}
+        sections = [section for member in self.facts for section in member["text_sections"]]
+        return {
+            "run": self.facts[0]["run"],
+            "mode": modes.pop() if len(modes) == 1 else "fused",
+            "members": self.facts,
+            "split": split,
+            "text_sections": list(dict.fromkeys(sections)),
+            "split_by": self.manifest.split_by,
+            "made_data": self.manifest.made_data,
+            "label_source": self.manifest.reader,
+            "label_terms_redacted": label_terms_redacted(self.manifest),
+            "patients_in_training": patients_in_training(data, self.manifest, split),
+            "manifest_sha256": self.manifest_sha256,
+            "checkpoint_step": self.facts[0]["checkpoint_step"],
+            "mc_scope": mc.scope if mc.passes else None,
+        }
+
+
+def compare_runs(
+    run_dirs: list[Path], split: str, out: Path, examples_per_kind: int = 0, shards: str | None = None
+) -> Comparison:
+    """Write comparison.json and report.html of evaluated runs to the folder `out`.
+
+    With `examples_per_kind` the page shows so many of each run's most uncertain and most wrong cases, read from
+    `shards` (by default where the runs were trained on them): patient data.
+    """
+    if examples_per_kind < 0:
+        raise UserError(f"--with-examples is {examples_per_kind}; expected a number of cases, or 0 for none")
+    comparison, examples = compare(run_dirs, split, shards=shards), []
+    if examples_per_kind:
+        examples = [examples_of(run, examples_per_kind, shards) for run in comparison.runs]
+    out.mkdir(parents=True, exist_ok=True)
+    write_whole(out / "comparison.json", to_json(comparison.to_dict()))
+    write_page(comparison, out / "report.html", examples)
+    return comparison

@@ -1,0 +1,161 @@
+"""The evaluation network as one ONNX file: uint8 films and token ids in, logits and probabilities out.
+
+Normalisation and softmax (or sigmoid) are part of the graph, so that another runtime needs no line of ours. What
+is written was first run by onnxruntime beside the network itself.
+"""
+
+import copy
+import importlib.util
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cxr_dist.errors import UserError
+from cxr_dist.format.manifest import Task
+from cxr_dist.model.classifier import Classifier
+from cxr_dist.model.image_encoder import normalise
+
+TOLERANCE = 1e-4
+"""Largest difference allowed between the graph and the network, in a logit or a probability."""
+
+_OUTPUTS = ("logits", "probabilities")
+_NEEDED = ("onnx", "onnxscript", "onnxruntime")
+_LARGEST_BATCH = 4096  # torch.export wants a bound; the graph itself has none
+
+
+class EvaluationGraph(nn.Module):
+    """A classifier in eval mode and float32, from bytes to probabilities."""
+
+    def __init__(self, classifier: Classifier, task: Task) -> None:
+        super().__init__()
+        self.classifier = copy.deepcopy(classifier).float()
+        self.task = task
+        self.eval()
+
+    def forward(
+        self,
+        images: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Films uint8 [b, 1, H, W], ids and mask int64 [b, T] to logits and probabilities, float32 [b, C]."""
+        films = None if images is None else normalise(images)
+        logits: Tensor = self.classifier(films, input_ids, attention_mask)
+        return logits, logits.softmax(-1) if self.task == "multiclass" else logits.sigmoid()
+
+
+def check_onnx() -> None:
+    """Raise UserError where a package that `write_onnx` needs is not installed."""
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"the ONNX graph needs {' and '.join(missing)}: pip install 'cxr_dist[export]', or export with "
+            "--onnx false"
+        )
+
+
+def write_onnx(classifier: Classifier, task: Task, path: Path, *, image_size: int, max_tokens: int) -> float:
+    """Write the network's graph to `path`; returns its largest difference from the network.
+
+    The number of samples and of tokens are free, the film's side is not. `path` stays if the two differ.
+
+    Raises UserError where a package is missing, or the two differ by more than `TOLERANCE`.
+    """
+    check_onnx()
+    graph = EvaluationGraph(classifier, task)
+    traced = _inputs(graph, 2, max_tokens, image_size)
+    shapes = _dynamic_shapes(graph, traced)
+    with torch.no_grad(), _quiet():
+        exported = torch.export.export(graph, (), kwargs=traced, dynamic_shapes=shapes)
+        program = torch.onnx.export(
+            exported,
+            dynamo=True,
+            verbose=False,
+            input_names=list(traced),
+            output_names=list(_OUTPUTS),
+            dynamic_shapes=shapes,  # names the free dimensions in the file
+        )
+    assert program is not None
+    _forget_sources(program.model)
+    program.save(path)
+    difference = _largest_difference(graph, path, image_size, max_tokens)
+    if not difference <= TOLERANCE:
+        raise UserError(
+            f"the ONNX graph differs from the network by {difference:.2g}, more than {TOLERANCE:g}: export with "
+            "--onnx false, and report this"
+        )
+    return difference
+
+
+def _dynamic_shapes(graph: EvaluationGraph, inputs: dict[str, Tensor]) -> dict[str, dict[int, Any]]:
+    batch = torch.export.Dim("batch", min=1, max=_LARGEST_BATCH)
+    if graph.classifier.text is None:
+        return {"images": {0: batch}}
+    tokens = torch.export.Dim("tokens", min=2, max=graph.classifier.text.max_tokens)
+    return {name: {0: batch} if name == "images" else {0: batch, 1: tokens} for name in inputs}
+
+
+def _inputs(graph: EvaluationGraph, batch: int, length: int, image_size: int) -> dict[str, Tensor]:
+    """Noise of the shapes and ranges that the graph takes; the first report has no padding."""
+    generator = torch.Generator().manual_seed(batch)
+    inputs: dict[str, Tensor] = {}
+    if graph.classifier.image is not None:
+        size = (batch, 1, image_size, image_size)
+        inputs["images"] = torch.randint(256, size, generator=generator, dtype=torch.uint8)
+    if graph.classifier.text is not None:
+        encoder: Any = graph.classifier.text.encoder
+        vocabulary = encoder.get_input_embeddings().num_embeddings
+        lengths = torch.randint(1, length + 1, (batch, 1), generator=generator)
+        lengths[0] = length
+        mask = (torch.arange(length) < lengths).long()
+        tokens = torch.randint(vocabulary, (batch, length), generator=generator)
+        inputs |= {"input_ids": tokens * mask, "attention_mask": mask}
+    return inputs
+
+
+@torch.no_grad()
+def _largest_difference(graph: EvaluationGraph, path: Path, image_size: int, max_tokens: int) -> float:
+    """Of two batch sizes and two lengths, neither of them only those that the graph was traced with."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    differences = []
+    for batch, length in ((1, max_tokens), (3, max_tokens // 2)):
+        inputs = _inputs(graph, batch, length, image_size)
+        found = session.run(list(_OUTPUTS), {name: values.numpy() for name, values in inputs.items()})
+        wanted = graph(**inputs)
+        differences += [(torch.from_numpy(f) - w).abs().max() for f, w in zip(found, wanted, strict=True)]
+    return float(torch.stack(differences).max())
+
+
+def _forget_sources(model: Any) -> None:
+    """Leave out what torch notes beside each operation: its line of source, with the paths of this machine."""
+    model.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    for node in model.graph.all_nodes():
+        node.metadata_props.clear()
+        for value in node.outputs:
+            value.metadata_props.clear()
+    for function in model.functions.values():
+        function.metadata_props.clear()
+        for node in function.all_nodes():
+            node.metadata_props.clear()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporters' remarks on what they cannot fold, and on names that they make unique."""
+    onnxscript = logging.getLogger("onnxscript")
+    level = onnxscript.level
+    onnxscript.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        onnxscript.setLevel(level)

@@ -1,0 +1,263 @@
+"""Assembly: from a configuration to the parts of a training run.
+
+The one module, with cli/main.py, that knows all rooms. Nothing is computed here; each helper returns one thing.
+"""
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cxr_dist.config.run import Config
+from cxr_dist.data.batch import Batch
+from cxr_dist.data.draws import keys_of
+from cxr_dist.data.loader import training_batches, training_plan
+from cxr_dist.data.own_stages import own_stages
+from cxr_dist.data.place import open_store, shards_folder
+from cxr_dist.data.read import reader
+from cxr_dist.data.store import SampleError
+from cxr_dist.data.text import ReportTokenizer, prepare_text_folder, report_text
+from cxr_dist.distributed.backend import check_parallel, new_backend, start, stop
+from cxr_dist.distributed.engine import NewOptimizer
+from cxr_dist.distributed.reduce import wait_for_all
+from cxr_dist.distributed.watch import progress
+from cxr_dist.distributed.watch.watchdog import watching
+from cxr_dist.distributed.world import World, lanes_of
+from cxr_dist.errors import UserError
+from cxr_dist.format.manifest import Manifest, load_manifest
+from cxr_dist.model.classifier import Classifier, build_classifier, load_pretrained
+from cxr_dist.model.losses import ClassificationLoss, balanced_class_weights, balanced_positive_weights
+from cxr_dist.model.weights import bundle_folder, image_weights, resolve_text_encoder
+from cxr_dist.run.folder import manifest_sha256, mark_finished, open_run_folder, write_environment
+from cxr_dist.run.preempt import StopRequest, requeue_if_due
+from cxr_dist.train import startup
+from cxr_dist.train.bad_samples import BadSamples
+from cxr_dist.train.loop import Outcome, Parts, TrainingRun
+from cxr_dist.train.memory.limits import out_of_memory_explained
+from cxr_dist.train.memory.micro_batch import (
+    check_world_size,
+    largest_that_fits,
+    settled,
+    with_recorded_micro_batch,
+)
+from cxr_dist.train.memory.needs import with_settled_checkpointing
+from cxr_dist.train.step import TrainStep
+from cxr_dist.train.trackers import RunObserver
+
+_VOCABULARY_REPORTS = 50_000  # reports that a made-from-scratch vocabulary is learned from, at most
+
+
+def train(config: Config, asked_to_stop: StopRequest) -> Outcome:
+    """Train, or resume, the run of a configuration; started once per rank (all ranks)."""
+    world = World.from_environment()
+    manifest = load_manifest(shards_folder(config.data))
+    check_against(config, manifest)
+    check_parallel(config, world)
+    micro_batch = micro_batch_here(config, manifest, world)
+    startup.reached("checks")
+    try:
+        with watching(world, config.train.timeout_minutes):
+            return _train_together(config, manifest, world, micro_batch, asked_to_stop)
+    finally:
+        stop()
+
+
+def _train_together(
+    config: Config, manifest: Manifest, world: World, micro_batch: int, asked_to_stop: StopRequest
+) -> Outcome:
+    """Join the other ranks and train (all ranks)."""
+    device = start(world, config.train.timeout_minutes)
+    startup.reached("meeting")
+    progress.enter("preparing the run")
+    config = settled(config, world, device, micro_batch)
+    if world.is_main:
+        prepare_run_folder(config, manifest, world, device)
+    wait_for_all()
+    startup.reached("run folder")
+    if config.model.gradient_checkpointing == "auto":
+        text = config.run_dir / "text_encoder" if config.model.uses_text else None
+        config = with_settled_checkpointing(
+            config, len(manifest.classes), text, world, device, manifest.views
+        )
+        startup.reached("gradient checkpointing")
+    with out_of_memory_explained(config, world, device, lambda: "while building the model"):
+        parts = parts_of(config, manifest, world, device)
+    startup.reached("model")
+    with contextlib.closing(parts.observer), contextlib.closing(parts.bad_samples):
+        run = TrainingRun(parts, asked_to_stop)
+        with out_of_memory_explained(config, world, device, lambda: f"after step {run.state.step}"):
+            outcome = run.run()
+        progress.enter("leaving")
+        if outcome is Outcome.FINISHED and world.is_main:
+            mark_finished(parts.run_dir, run.state.step)
+        if outcome is Outcome.STOPPED:
+            requeue_if_due(asked_to_stop, world, device, parts.observer.say)
+        return outcome
+
+
+def micro_batch_here(config: Config, manifest: Manifest, world: World) -> int:
+    """The run's micro-batch; for `auto` the one of its folder, else the largest that fits this rank's device.
+
+    Raises UserError where these ranks cannot share the lanes. The ranks must not have met.
+    """
+    config = with_recorded_micro_batch(config, config.run_dir)
+    check_world_size(config, world)
+    if config.data.micro_batch != "auto":
+        return config.data.micro_batch
+    device = start(World(local_rank=world.local_rank), config.train.timeout_minutes)
+    new_step = partial(trial_step, manifest=manifest, device=device)
+    return largest_that_fits(config, world, device, manifest.num_labels, new_step, manifest.views)
+
+
+def trial_step(config: Config, lanes: range, *, manifest: Manifest, device: torch.device) -> TrainStep:
+    """The run's step over some lanes in a world of one, with random weights."""
+    with tempfile.TemporaryDirectory() as folder:
+        prepare_text(config, manifest, Path(folder))
+        model = new_model(config, manifest, Path(folder), device)
+    backend = new_backend(config, World(), device, model, new_optimizer(config))
+    return TrainStep(config, backend, new_loss(config, manifest), len(manifest.classes), lanes)
+
+
+def prepare_run_folder(config: Config, manifest: Manifest, world: World, device: torch.device) -> None:
+    """Create or reopen the run folder with all that does not change during training (rank 0)."""
+    run_dir = config.run_dir
+    check_weights(config)
+    open_run_folder(run_dir, config)
+    write_environment(run_dir, device, world.world_size, manifest_sha256(shards_folder(config.data)))
+    prepare_text(config, manifest, run_dir)
+
+
+def parts_of(config: Config, manifest: Manifest, world: World, device: torch.device) -> Parts:
+    """Everything that a training run is made of (all ranks); the run folder is prepared."""
+    run_dir, lanes = config.run_dir, lanes_of(world, config.data.num_lanes)
+    plan = training_plan(config.data, manifest, config.seed)
+    tokenizer = tokenizer_of(config, run_dir)
+    model = new_model(config, manifest, run_dir, device)
+    backend = new_backend(config, world, device, model, new_optimizer(config))
+
+    def stream(first_step: int) -> Iterator[Batch]:
+        startup.reached("restoring")
+        return training_batches(
+            config.data,
+            manifest,
+            plan,
+            lanes=lanes,
+            first_step=first_step,
+            tokenizer=tokenizer,
+            with_images=config.model.uses_image,
+        )
+
+    return Parts(
+        config=config,
+        world=world,
+        run_dir=run_dir,
+        manifest_sha256=manifest_sha256(shards_folder(config.data)),
+        model=model,
+        backend=backend,
+        step=TrainStep(config, backend, new_loss(config, manifest), len(manifest.classes), lanes),
+        plan=plan,
+        open_stream=stream,
+        observer=RunObserver(config, manifest, run_dir, world, device, tokenizer),
+        bad_samples=BadSamples(
+            run_dir,
+            manifest.split("train").shards,
+            config.data.max_bad_samples,
+            world,
+            device,
+        ),
+        sample_keys=partial(keys_of, config.data, manifest, plan),
+    )
+
+
+def check_against(config: Config, manifest: Manifest) -> None:
+    """Raise UserError for a configuration that these shards cannot serve, before anything is started."""
+    absent = [name for name in config.data.text_sections if name not in manifest.text_sections]
+    if config.model.uses_text and absent:
+        raise UserError(
+            f"the shards have no text section {absent[0]!r}; set --data.text-sections to some of: "
+            f"{', '.join(manifest.text_sections) or '(none: use --model.mode image)'}"
+        )
+    own_stages(config.data.stages)  # are found, or refused
+
+
+def check_weights(config: Config) -> None:
+    """Raise UserError where pretrained weights are missing, before the run folder is made."""
+    bundle = bundle_folder(config.model.weights)
+    if config.model.uses_text and config.model.text_encoder != "tiny":
+        resolve_text_encoder(config.model.text_encoder, bundle)
+    if config.model.pretrained and config.model.uses_image and config.model.image_encoder == "densenet121":
+        image_weights(bundle)
+
+
+def prepare_text(config: Config, manifest: Manifest, run_dir: Path) -> None:
+    """Put the text encoder's configuration and tokenizer into the run folder (rank 0)."""
+    if not config.model.uses_text:
+        return
+    tiny = config.model.text_encoder == "tiny"
+    source = (
+        None if tiny else resolve_text_encoder(config.model.text_encoder, bundle_folder(config.model.weights))
+    )
+    prepare_text_folder(run_dir / "text_encoder", source, _reports(config, manifest))
+
+
+def _reports(config: Config, manifest: Manifest) -> Iterator[str]:
+    """The training reports that a vocabulary is learned from; without damaged ones, where a run may replace them."""
+    store = open_store(config.data, manifest, "train")
+    read = reader(store, manifest.image["short_side"], None)
+    positions = ((shard, i) for shard, entry in enumerate(store.shards) for i in range(entry.samples))
+    for (shard, sample), _ in zip(positions, range(_VOCABULARY_REPORTS), strict=False):
+        progress.advance()
+        try:
+            yield report_text(read(shard, sample)["json"], config.data.text_sections)
+        except SampleError:
+            if config.data.max_bad_samples == 0:
+                raise
+    store.close()
+
+
+def tokenizer_of(config: Config, run_dir: Path) -> ReportTokenizer | None:
+    """The run's tokenizer; None in image mode."""
+    if not config.model.uses_text:
+        return None
+    return ReportTokenizer(run_dir / "text_encoder", config.data.max_tokens)
+
+
+def new_model(config: Config, manifest: Manifest, run_dir: Path, device: torch.device) -> Classifier:
+    """The network with its first weights: random from the seed, encoders pretrained where asked (all ranks)."""
+    torch.manual_seed(config.seed)
+    text = run_dir / "text_encoder" if config.model.uses_text else None
+    model = build_classifier(config.model, len(manifest.classes), text)
+    startup.reached("model")
+    if config.model.pretrained:
+        source = None
+        if text is not None and config.model.text_encoder != "tiny":
+            source = resolve_text_encoder(config.model.text_encoder, bundle_folder(config.model.weights))
+        load_pretrained(model, config.model, source)
+        startup.reached("weights")
+    return model.to(device, torch.float64 if config.precision == "fp64" else torch.float32)
+
+
+def new_optimizer(config: Config) -> NewOptimizer:
+    """Makes Adam or AdamW over parameter groups; all have the same settings."""
+    kinds: dict[str, type[torch.optim.Adam]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    return partial(kinds[config.optim.name], lr=config.optim.lr, weight_decay=config.optim.weight_decay)
+
+
+def new_loss(config: Config, manifest: Manifest) -> ClassificationLoss:
+    """The loss with class weights from the training split's counts."""
+    weights = None
+    if config.loss.class_weights == "balanced":
+        counts = manifest.split("train").label_counts
+        positive = np.array([counts[name]["positive"] for name in manifest.classes])
+        negative = np.array([counts[name]["negative"] for name in manifest.classes])
+        multiclass = manifest.task == "multiclass"
+        weights = (
+            balanced_class_weights(positive) if multiclass else balanced_positive_weights(positive, negative)
+        )
+    return ClassificationLoss(
+        name=config.loss.name, gamma=config.loss.gamma, class_weights=weights, task=manifest.task
+    )

@@ -1,0 +1,203 @@
+"""What one micro-batch takes of a device's memory, found without the device: sizes in, bytes out.
+
+The run's own network runs forward and backward on torch's fake tensors, which have shapes and no data, while every
+allocation and release is counted. So saved activations, gradient checkpointing, autocast's copies and temporary
+results are as in the run. Not seen: what a kernel takes inside itself (workspaces), and the allocator's fragments.
+"""
+
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+    UnsupportedOperatorException,
+)
+from torch.autograd.graph import _engine_run_backward
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+from cxr_dist.config.run import Config
+from cxr_dist.data.batch import Batch
+from cxr_dist.model.classifier import Classifier, build_classifier
+from cxr_dist.model.losses import ClassificationLoss
+from cxr_dist.train.memory.micro_batch import largest_batch
+
+_HOST = torch.device("cpu")
+_NEED_VALUES = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Footprint:
+    """Bytes of a rank that holds the whole network, in the micro-batch that needs the most."""
+
+    weights: int
+    """Parameters and buffers."""
+    gradients: int
+    """Of all parameters."""
+    first: int
+    """The peak above the weights where there are no gradients before."""
+    later: int
+    """The peak above weights and gradients where earlier micro-batches have left gradients."""
+
+
+def footprint(
+    config: Config,
+    num_classes: int,
+    text_folder: Path | None,
+    device: Literal["cpu", "cuda"],
+    views: int = 1,
+) -> Footprint | None:
+    """The largest micro-batch of a run whose encoders are not frozen, with the kernels of such a device.
+
+    `text_folder` holds the text encoder's config.json; None in image mode. `views`: films of a study, at most. Nothing
+    of the network's size is allocated. None for a text encoder that cannot run without values, as one that chooses its
+    way by them.
+    """
+    batch = largest_batch(config, config.data.global_batch // config.data.num_lanes, 1, views)
+    with torch.device("meta"):
+        model = build_classifier(config.model, num_classes, text_folder).train()
+    loss = ClassificationLoss(
+        name=config.loss.name, gamma=config.loss.gamma, class_weights=None, task="multilabel"
+    )
+    with ExitStack() as modes:
+        modes.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        if device == "cuda":
+            modes.enter_context(_CudaKernels())
+        model = model.to_empty(device=_HOST)
+        memory = modes.enter_context(_Memory(model))
+        try:
+            _forward_and_backward(config, model, loss, batch, num_classes)
+        except _NEED_VALUES:
+            return None
+    weights = _size([*model.parameters(), *model.buffers()])
+    gradients = _size([p for p in model.parameters() if p.requires_grad])
+    return Footprint(weights=weights, gradients=gradients, first=memory.most, later=memory.most_of_others)
+
+
+def _forward_and_backward(
+    config: Config, model: Classifier, loss: ClassificationLoss, batch: Batch, num_classes: int
+) -> None:
+    """What `TrainStep.lane` does, with films that are on the device and normalised."""
+    images = None if batch.images is None else torch.empty(batch.images.shape)
+    tokens, mask, rows = (
+        None if part is None else torch.zeros(part.shape, dtype=torch.int64)
+        for part in (batch.tokens, batch.attention_mask, batch.view_rows)
+    )
+    targets = torch.zeros(len(batch.labels), num_classes)
+    with config.autocast(_HOST.type):
+        logits: Tensor = model(images, tokens, mask, None, rows)
+    summed = loss.sums(logits.float(), targets, torch.ones_like(targets)) / torch.ones(())
+    # Not `summed.backward()`, in which a function mode is off, so that checkpointing would compute something else.
+    _engine_run_backward(
+        (summed,), (torch.ones(()),), False, False, (), allow_unreachable=True, accumulate_grad=True
+    )
+
+
+class _Memory(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the storages that come and go inside; a parameter's gradient counts apart once it is complete."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.most = self.most_of_others = 0
+        self._now = self._gradients = 0
+        self._known: dict[int, Any] = {}
+        for tensor in (*model.parameters(), *model.buffers()):
+            self._watch(tensor, counted=False)
+        for parameter in model.parameters():
+            parameter.register_post_accumulate_grad_hook(self._completed)  # type: ignore[no-untyped-call]
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Called by torch in place of each of its operators."""
+        made = func(*args, **(kwargs or {}))
+        for tensor in tree_iter(made):
+            if isinstance(tensor, Tensor):
+                self._watch(tensor, counted=True)
+        return made
+
+    def _watch(self, tensor: Tensor, *, counted: bool) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._known:
+            return
+        size = storage.nbytes() if counted else 0
+
+        def gone(_: Any) -> None:
+            self._now -= size
+            del self._known[key]
+
+        self._known[key] = weakref.ref(storage, gone)
+        self._now += size
+        self.most = max(self.most, self._now)
+        self.most_of_others = max(self.most_of_others, self._now - self._gradients)
+
+    def _completed(self, parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        self._gradients += parameter.grad.untyped_storage().nbytes()
+
+
+class _CudaKernels(TorchFunctionMode):
+    """What CUDA saves otherwise than the CPU: dropout's mask is one byte an element, attention's probabilities are
+    computed again in the backward pass, and autocast has LayerNorm in float32.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Called by torch in place of each of its functions."""
+        kwargs = kwargs or {}
+        if func is functional.dropout:
+            return _dropout(*args, **kwargs)
+        if func is functional.scaled_dot_product_attention:
+            return _attention(*args, **kwargs)
+        if func is functional.layer_norm and torch.is_autocast_enabled("cpu"):
+            return func(args[0].float(), *args[1:], **kwargs)
+        return func(*args, **kwargs)
+
+
+def _dropout(rows: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    if not training or p == 0:
+        return rows
+    return torch.native_dropout(rows, p, True)[0]
+
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    **_: Any,
+) -> Tensor:
+    """The memory-efficient kernel, which takes a mask, and float32."""
+    bias = None
+    if attn_mask is not None:
+        bias = torch.zeros(attn_mask.shape, dtype=query.dtype)
+        bias = bias.expand(*query.shape[:-1], key.shape[-2])
+    kernel = torch.ops.aten._scaled_dot_product_efficient_attention
+    attended: Tensor = kernel(query, key, value, bias, True, dropout_p, is_causal)[0]
+    return attended
+
+
+def _size(tensors: Sequence[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

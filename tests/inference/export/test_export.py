@@ -1,0 +1,110 @@
+"""What `cxr-dist export` writes, what it must not hold, and when it refuses."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+
+import cxr_dist
+from cxr_dist.cli.main import main
+from cxr_dist.errors import UserError
+from cxr_dist.inference import onnx as graph
+from cxr_dist.inference.export import export
+
+
+def test_nothing_of_the_machine_or_of_a_patient_is_in_it(source, secrets, run_dir, exported):
+    words = [*secrets.values(), str(source), str(run_dir.parent), str(Path(cxr_dist.__file__).parents[1])]
+    files = [path for path in exported.rglob("*") if path.is_file()]
+    assert len({path.stat().st_mode for path in files}) == 1  # who may read one may read all
+    assert {path.suffix for path in files} == {".json", ".safetensors", ".onnx", ".md", ""}
+    for path in files:
+        content = path.read_bytes().lower()
+        assert not [word for word in words if word.lower().encode() in content], path.name
+
+
+def test_the_model_card_has_the_metrics_and_the_counts(run_dir, exported):
+    card = huggingface_hub.ModelCard.load(exported / "README.md")
+    metrics = json.loads((run_dir / "evaluation" / "test" / "metrics.json").read_text())["metrics"]
+    found = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    assert found["accuracy"] == round(metrics["accuracy"], 4)
+    assert found["roc_auc"] == round(metrics["macro"]["roc_auc"], 4)
+    assert card.data.library_name == "cxr_dist"
+    assert "Research software, not for clinical use" in card.text
+    assert f"| test | {metrics['n']} | {metrics['patients']} |" in card.text
+    assert "Report sections that it reads: notes" in card.text
+    assert "No report-only run is compared" in card.text
+
+
+def test_the_same_run_gives_the_same_bytes_and_sha256sum_agrees(run_dir, tmp_path):
+    for name in ("one", "two"):
+        export(run_dir, tmp_path / name, with_onnx=False)
+    for path in (tmp_path / "one").rglob("*"):
+        if path.is_file():
+            assert path.read_bytes() == (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes()
+    subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=tmp_path / "one", check=True)
+
+
+def test_what_stands_at_out_is_never_touched(run_dir, tmp_path):
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(UserError, match="exists already: remove it, or choose another --out"):
+        export(run_dir, tmp_path, with_onnx=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_graph_that_differs_leaves_nothing(run_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(graph, "TOLERANCE", -1.0)
+    with pytest.raises(UserError, match="differs from the network"):
+        export(run_dir, tmp_path / "model", with_onnx=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_leaves_nothing(run_dir, full_disk):
+    with pytest.raises(UserError, match="no space left to write model"):
+        export(run_dir, full_disk / "model", with_onnx=False)
+    assert not list(full_disk.iterdir())
+
+
+def test_runs_that_cannot_be_exported(source, run_dir, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(run_dir, run, symlinks=True)
+    with pytest.raises(UserError, match="the shards are not those that the run was trained on"):
+        export(run, tmp_path / "model", with_onnx=False, shards=str(source / "multilabel-shards"))
+    metrics = run / "evaluation" / "test" / "metrics.json"
+    metrics.write_text(metrics.read_text().replace('"checkpoint_step": 7', '"checkpoint_step": 5'))
+    with pytest.raises(UserError, match=r"is of step 5 .* is of step 7: run `cxr-dist evaluate"):
+        export(run, tmp_path / "model", with_onnx=False)
+    shutil.rmtree(run / "checkpoints")
+    (run / "best").unlink()
+    with pytest.raises(UserError, match="has no checkpoint yet"):
+        export(run, tmp_path / "model", with_onnx=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_the_commands(run_dir, cases_of, tmp_path, monkeypatch, capsys):
+    film, report = next(iter(cases_of("multiclass").values()))
+    picture = tmp_path / "picture.png"
+    for arguments in (
+        ["export", run_dir, "--out", tmp_path / "model", "--onnx", "false"],
+        [
+            "predict",
+            tmp_path / "model",
+            "--image",
+            film,
+            "--report",
+            report,
+            "--mc-samples",
+            "0",
+            "--out",
+            picture,
+        ],
+    ):
+        monkeypatch.setattr(sys, "argv", ["cxr-dist", *map(str, arguments)])
+        main()
+    said = capsys.readouterr().out
+    assert '"probability"' in said
+    assert picture.is_file()
+    assert "SHA256SUMS" in {path.name for path in (tmp_path / "model").iterdir()}

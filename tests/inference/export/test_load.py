@@ -1,0 +1,222 @@
+"""An exported model answers as its run did, opens without it, and is refused where it is not whole."""
+
+import dataclasses
+import json
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import cxr_dist
+from cxr_dist.config.model import ModelConfig
+from cxr_dist.config.named import RUNS, named_run
+from cxr_dist.config.run import Config
+from cxr_dist.distributed.world import World
+from cxr_dist.errors import UserError
+from cxr_dist.evaluate.predict import predict_split
+from cxr_dist.evaluate.predictions import Predictions
+from cxr_dist.inference.export import export
+from cxr_dist.inference.exported import Description, write_sums
+from cxr_dist.inference.trained import Case, open_run
+from cxr_dist.model.monte_carlo import McDropout
+
+CPU = torch.device("cpu")
+
+
+def test_on_the_same_stored_films_it_gives_the_run_s_probabilities_bit_for_bit(run_dir, exported):
+    """The same batches through the same weights; predictions.csv holds every digit."""
+    trained, manifest = open_run(run_dir, CPU)
+    model = cxr_dist.load(exported)
+    config = dataclasses.replace(model.config, data=trained.config.data)
+    mc = McDropout(passes=3)
+    found = predict_split(
+        model.classifier,
+        config,
+        manifest,
+        "test",
+        tokenizer=model.tokenizer,
+        world=World(),
+        device=CPU,
+        mc=mc,
+    )
+    written = Predictions.read_csv(run_dir / "evaluation" / "test" / "predictions.csv")
+    np.testing.assert_array_equal(found.probabilities, written.probabilities)
+    np.testing.assert_array_equal(found.mc.mean, written.mc.mean)
+    # The cases differ, or equality would say little.
+    assert len(set(written.probabilities[:, 0])) == len(written)
+    assert np.ptp(written.probabilities[:, 0]) > 0.01
+
+
+def test_three_lines_give_what_evaluation_gave_without_run_shards_or_network(
+    source, run_dir, copy, cases_of, monkeypatch
+):
+    """To 1e-6: one film at a time sums in another order than a batch of 32, and predict rounds to 6 digits."""
+    written = Predictions.read_csv(run_dir / "evaluation" / "test" / "predictions.csv")
+    temperature = json.loads((copy / "config.json").read_text())["temperature"]
+    cases = cases_of("multiclass")
+
+    def refuse(*_):
+        raise AssertionError("the network was asked for")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    hidden = {path: path.with_name(path.name + "-away") for path in (run_dir, source / "multiclass-shards")}
+    for path, away in hidden.items():
+        path.rename(away)
+    try:
+        model = cxr_dist.load(copy)
+        for key, row in list(zip(written.keys, written.probabilities, strict=True))[:8]:
+            film, report = cases[key]
+            answer = model.predict(film, report=report)
+            assert list(answer["probability"]) == ["Sick", "Well"]
+            np.testing.assert_allclose(list(answer["probability"].values()), row, atol=1e-6)
+            assert ("calibrated" in answer) == (temperature is not None)
+        spread = model.predict(str(film), report, mc_samples=5)
+        assert spread["mc_low"]["Sick"] < spread["mc_mean"]["Sick"] < spread["mc_high"]["Sick"]
+    finally:
+        for path, away in hidden.items():
+            away.rename(path)
+
+
+@pytest.mark.parametrize(("mode", "task"), [("image", "multilabel"), ("text", "multiclass")])
+def test_models_of_one_input_and_of_several_labels_go_the_same_way(a_run, cases_of, tmp_path, mode, task):
+    run = a_run(tmp_path / "run", mode, task)
+    export(run, tmp_path / "model", with_onnx=False)
+    shutil.rmtree(run)
+    model = cxr_dist.load(tmp_path / "model")
+    film, report = next(iter(cases_of(task).values()))
+    given = {"image": film} if mode == "image" else {"report": report}
+    likely = model.predict(**given)["probability"]
+    assert list(likely) == list(model.classes)
+    assert (sum(likely.values()) == pytest.approx(1)) == (task == "multiclass")
+    assert (tmp_path / "model" / "text_encoder").exists() == (mode == "text")
+    assert "has not been evaluated" in (tmp_path / "model" / "README.md").read_text()
+
+
+def test_the_graph_beside_it_answers_alike(exported, cases_of):
+    model = cxr_dist.load(exported)
+    batch = model.batch([Case(image=i, report=r) for i, r in list(cases_of("multiclass").values())[:3]])
+    inputs = {"images": batch.images, "input_ids": batch.tokens, "attention_mask": batch.attention_mask}
+    session = onnxruntime.InferenceSession(exported / "model.onnx", providers=["CPUExecutionProvider"])
+    likely = session.run(["probabilities"], {name: values.numpy() for name, values in inputs.items()})[0]
+    for row, (image, report) in zip(likely, cases_of("multiclass").values(), strict=False):
+        wanted = model.predict(image, report)["probability"]
+        np.testing.assert_allclose(row, list(wanted.values()), atol=1e-4)
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_a_description_comes_back_as_it_was(run):
+    config = named_run(run)
+    config = dataclasses.replace(
+        config, model=dataclasses.replace(config.model, text_encoder="/home/me/MiniLM")
+    )
+    description = Description(
+        config=config,
+        task="multiclass",
+        classes=("α", "β"),
+        image={"short_side": 256, "quality": 92},
+        step=3,
+        manifest_sha256="0" * 64,
+        temperature=1.25,
+    )
+    back = Description.from_plain(json.loads(description.to_json()))
+    kept = dataclasses.replace(
+        config.model,
+        text_encoder="MiniLM",
+        weights="",
+        gradient_checkpointing=ModelConfig().gradient_checkpointing,
+    )
+    used = Config(run=config.run, model=kept, precision=config.precision, seed=config.seed)
+    data = {"image_size": config.data.image_size} if config.model.uses_image else {}
+    if config.model.uses_text:
+        data |= {"text_sections": config.data.text_sections, "max_tokens": config.data.max_tokens}
+    used = dataclasses.replace(used, data=dataclasses.replace(used.data, **data))
+    assert back == dataclasses.replace(description, config=used)
+    assert "/home/me" not in description.to_json()
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-10] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "text_encoder/tokenizer.json", "text_encoder/config.json"]
+)
+def test_a_flipped_bit_is_refused(copy, name):
+    flip(copy / name)
+    with pytest.raises(UserError, match=f"{name} of the exported model does not have its sha256: copy"):
+        cxr_dist.load(copy)
+
+
+def test_changed_settings_and_other_weights_are_refused(copy):
+    settings = (copy / "config.json").read_text()
+    (copy / "config.json").write_text(settings.replace('"size": 32', '"size": 64'))
+    with pytest.raises(UserError, match=r"config\.json of the exported model does not have its sha256"):
+        cxr_dist.load(copy)
+    (copy / "config.json").write_text(settings)
+    tensors = load_file(copy / "model.safetensors")
+    save_file({name: tensor + 1 for name, tensor in tensors.items()}, copy / "model.safetensors")
+    with pytest.raises(UserError, match=r"model.safetensors of the exported model does not have its sha256"):
+        cxr_dist.load(copy)
+
+
+def test_weights_of_another_network_are_told_in_one_line(copy):
+    settings = (copy / "config.json").read_text()
+    (copy / "config.json").write_text(settings.replace('"fusion_dim": 32', '"fusion_dim": 64'))
+    write_sums(copy)
+    with pytest.raises(UserError, match="do not fit the network that this release of cxr_dist builds"):
+        cxr_dist.load(copy)
+
+
+def test_a_field_that_this_release_does_not_know(copy):
+    settings = (copy / "config.json").read_text()
+    (copy / "config.json").write_text(settings.replace('"fusion_dim"', '"fusion_width"'))
+    write_sums(copy)
+    with pytest.raises(UserError, match=r"lacks or adds a field .*fusion_width"):
+        cxr_dist.load(copy)
+
+
+def test_missing_files_are_named(copy):
+    shutil.rmtree(copy / "text_encoder")
+    with pytest.raises(UserError, match=r"text_encoder/config\.json of the exported model is missing"):
+        cxr_dist.load(copy)
+    (copy / "SHA256SUMS").unlink()
+    with pytest.raises(UserError, match=r"SHA256SUMS in .* is missing or damaged"):
+        cxr_dist.load(copy)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (None, "neither an exported model .* nor a run folder"),
+        ("{", "is not JSON"),
+        ('{"model_type": "bert"}', "does not describe a cxr_dist model"),
+        (
+            '{"format": "cxr_dist model", "format_version": 2, "cxr_dist_version": "9.0"}',
+            "format version 2, .* 9.0",
+        ),
+    ],
+)
+def test_foreign_and_newer_folders_are_told_apart(tmp_path, config, message):
+    if config is not None:
+        (tmp_path / "config.json").write_text(config)
+    with pytest.raises(UserError, match=message):
+        cxr_dist.load(tmp_path)
+
+
+def test_a_folder_that_is_not_there():
+    with pytest.raises(UserError, match="no folder nowhere"):
+        cxr_dist.load("nowhere")
+
+
+def test_the_package_itself_is_imported_without_torch():
+    code = "import sys, cxr_dist; assert not {'torch', 'numpy', 'transformers'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,94 @@
+"""Inputs of many cases: what is read, and what is refused without a word of what it holds."""
+
+import csv
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cxr_dist.config.model import ModelConfig
+from cxr_dist.errors import UserError
+from cxr_dist.inference.cases import read_input
+
+FUSED, IMAGE, TEXT = (ModelConfig(mode=mode) for mode in ("fused", "image", "text"))
+SECRET = "Featherstonehaugh"
+CELL = (
+    st.text(st.characters(codec="utf-8", exclude_characters="\r\0"), min_size=1).map(str.strip).filter(bool)
+)
+
+
+@given(st.lists(st.tuples(CELL, CELL, CELL), min_size=1, max_size=8))
+def test_every_cell_of_a_table_comes_back_with_its_row(rows):
+    with tempfile.TemporaryDirectory() as folder:
+        table = Path(folder) / "cases.csv"
+        with table.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([["id", "image", "report"], *rows])
+        found = read_input(table, FUSED)
+        for cases in (list(found.cases()), list(found.cases())):  # again and again
+            assert [(case.id, case.name, case.report) for case in cases] == rows
+            assert [case.row for case in cases] == [*range(1, len(rows) + 1)]
+            assert all(case.image == Path(folder) / case.name for case in cases)
+        assert (found.total, found.without_report, found.has_ids) == (len(rows), 0, True)
+
+
+def test_a_folder_is_read_in_the_order_of_names(tmp_path):
+    for name in ("b.PNG", "a.jpeg", "c.jpg", "c.txt", "notes.md", "d.txt"):
+        (tmp_path / name).write_text("x")
+    films = read_input(tmp_path, FUSED)
+    assert [case.name for case in films.cases()] == ["a.jpeg", "b.PNG", "c.jpg"]
+    assert [case.read().report for case in films.cases()] == ["", "", "x"]
+    assert (films.total, films.without_report) == (3, 2)
+    assert [case.name for case in read_input(tmp_path, TEXT).cases()] == ["c.txt", "d.txt"]
+    assert read_input(tmp_path, IMAGE).without_report == 0
+
+
+def test_a_report_that_is_not_utf8_is_refused_without_quoting_it(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"")
+    (tmp_path / "a.txt").write_bytes(SECRET.encode() + b"\xff")
+    (case,) = read_input(tmp_path, FUSED).cases()
+    with pytest.raises(UserError, match=r"the report cannot be read: expected a text file in UTF-8") as found:
+        case.read()
+    assert SECRET not in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "model", "message"),
+    [
+        (
+            f"image\n{SECRET}\n",
+            FUSED,
+            "no column 'report'; this model reads image and report: name the columns",
+        ),
+        (f"{SECRET},{SECRET}\n", IMAGE, "no column 'image'; this model reads image: name the columns"),
+        ("", TEXT, "no column 'report'; this model reads report"),
+        ("image,report\n", FUSED, "no row below its column names"),
+        (
+            f"image,report\na.png,{SECRET}, too\n",
+            FUSED,
+            "row 1 of --input has 3 cells, and the first row names 2",
+        ),
+        (
+            f'image,report\na.png,"{SECRET}',
+            FUSED,
+            "cannot be read as a table: expected comma-separated values",
+        ),
+        (f"image,report\na.png,{SECRET}\xff\n".encode("latin-1"), FUSED, "cannot be read as a table"),
+    ],
+)
+def test_a_wrong_table_is_refused_without_quoting_it(tmp_path, content, model, message):
+    data = content if isinstance(content, bytes) else content.encode()
+    (tmp_path / f"{SECRET}.csv").write_bytes(data)
+    with pytest.raises(UserError) as found:
+        read_input(tmp_path / f"{SECRET}.csv", model)
+    assert message in str(found.value)
+    assert SECRET not in str(found.value)
+    assert found.value.__suppress_context__ or found.value.__context__ is None
+
+
+def test_other_inputs_are_refused(tmp_path):
+    with pytest.raises(UserError, match=r"--input holds no file that ends in .png, .jpg, .jpeg"):
+        read_input(tmp_path, FUSED)
+    with pytest.raises(UserError, match=r"--input is neither a folder nor a .csv file: give a folder"):
+        read_input(tmp_path / "absent.csv", FUSED)

@@ -1,0 +1,124 @@
+"""`cxr-dist predict --input`: a row per case whatever the batch, and an unreadable film costs its row alone."""
+
+import csv
+import dataclasses
+import json
+import shutil
+import stat
+
+import pytest
+
+from cxr_dist.format.manifest import load_manifest
+
+
+def rows_of(folder):
+    with (folder / "predictions.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def numbers(row):
+    return [float(value) for name, value in row.items() if name.split(":")[0] in ("probability", "mc_low")]
+
+
+@pytest.fixture
+def table(films):
+    """A table beside the films: one report holds a comma and a line break, one row names no file, one a bad file."""
+    (films / "bad.png").write_text("not a film")
+    reports = [(films / f"smith-{i}.txt").read_text() for i in range(4)]
+    reports[1] = 'Heart "large",\nlungs clear'
+    with (films / "cases.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["id", "image", "report"])
+        rows.writerows([f"patient {i}", f"smith-{i}.jpg", report] for i, report in enumerate(reports))
+        rows.writerows([["patient 4", "", "no film"], ["patient 5", "bad.png", ""]])
+    return films / "cases.csv"
+
+
+def test_a_folder_gives_a_row_a_picture_and_json_per_film(cxr_dist, run_of, films, tmp_path):
+    out = tmp_path / "out"
+    status, printed, err = cxr_dist(
+        "predict", run_of("fused"), "--input", films, "--out", out, "--mc-samples", "3"
+    )
+    assert (status, err) == (0, "")
+    assert f"5 of 5 cases predicted: {out}/predictions.csv; 1 had no report" in printed
+    rows = rows_of(out)
+    assert [(row["row"], row["image"], row["error"]) for row in rows] == [
+        (str(i + 1), f"smith-{i}.jpg", "") for i in range(5)
+    ]
+    for row in rows:
+        facts = json.loads((out / f"case-0000{row['row']}.json").read_text())
+        assert facts["image"] == row["image"]
+        assert [float(row[f"probability:{name}"]) for name in facts["probability"]] == [
+            *facts["probability"].values()
+        ]
+        assert (out / f"case-0000{row['row']}.png").read_bytes().startswith(b"\x89PNG")
+    assert stat.S_IMODE(out.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(path.stat().st_mode) for path in out.iterdir()} == {0o600}
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 100])
+def test_batches_say_of_each_case_what_is_said_of_it_alone(cxr_dist, run_of, table, tmp_path, size):
+    given = ("--mc-samples", "3", "--input", table)
+    status, printed, _ = cxr_dist(
+        "predict", run_of("fused"), *given, "--batch", size, "--out", tmp_path / "out"
+    )
+    assert status == 1
+    assert "4 of 6 cases predicted" in printed
+    assert "2 could not be used: see the column error" in printed
+    assert "smith" not in printed
+    rows = rows_of(tmp_path / "out")
+    assert [row["id"] for row in rows] == [f"patient {i}" for i in range(6)]
+    assert [row["error"] for row in rows] == [
+        *[""] * 4,
+        "this run's model reads a film (--image FILE), and none was given",
+        "the film cannot be used: image not readable; expected a PNG or JPEG",
+    ]
+    assert not any(rows[4][name] for name in rows[4] if name not in ("row", "id", "image", "error"))
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["predictions.csv"]
+    one = tmp_path / "one.png"
+    report = ("--report", 'Heart "large",\nlungs clear')
+    image = ("--image", table.parent / "smith-1.jpg")
+    cxr_dist("predict", run_of("fused"), *image, *report, "--out", one, "--mc-samples", "3")
+    alone = json.loads(one.with_suffix(".json").read_text())
+    expected = [*alone["probability"].values(), *alone["mc_low"].values()]
+    assert numbers(rows[1]) == pytest.approx(expected, abs=2e-6)
+
+
+def test_a_text_only_run_reads_the_reports_of_a_folder_or_table(cxr_dist, run_of, films, table, tmp_path):
+    for source, count in ((films, 4), (table, 5)):
+        out = tmp_path / str(count)
+        cxr_dist("predict", run_of("text"), "--input", source, "--out", out, "--batch", "2")
+        rows = rows_of(out)
+        assert sum(not row["error"] for row in rows) == count
+    assert rows[5]["error"] == "the row names no film and has no report"
+
+
+def test_an_image_only_run_leaves_the_reports_alone(cxr_dist, run_of, table, tmp_path):
+    cxr_dist("predict", run_of("image"), "--input", table, "--out", tmp_path / "out", "--batch", "2")
+    rows = rows_of(tmp_path / "out")
+    assert [bool(row["error"]) for row in rows] == [False] * 4 + [True] * 2
+
+
+def test_a_run_on_several_labels_decides_each(cxr_dist, run_of, films, tmp_path, tiny_shards):
+    """The same weights taken for labels, each on its own."""
+    shards = shutil.copytree(tiny_shards, tmp_path / "shards")
+    manifest = dataclasses.replace(load_manifest(shards), task="multilabel")
+    (shards / "manifest.json").write_text(manifest.to_json())
+    run_dir = shutil.copytree(run_of("image"), tmp_path / "run", symlinks=True)
+    config = (run_dir / "config.yaml").read_text()
+    (run_dir / "config.yaml").write_text(config.replace(str(tiny_shards), str(shards)))
+    status, _, err = cxr_dist(
+        "predict", run_dir, "--input", films, "--out", tmp_path / "out", "--mc-samples", "2"
+    )
+    assert (status, err) == (0, "")
+    for row in rows_of(tmp_path / "out"):
+        for name in manifest.classes:
+            assert int(row[f"predicted:{name}"]) == (float(row[f"probability:{name}"]) >= 0.5)
+
+
+def test_a_folder_that_holds_something_is_not_written_to(cxr_dist, run_of, films):
+    before = sorted(films.iterdir())
+    status, _, err = cxr_dist("predict", run_of("fused"), "--input", films, "--out", films)
+    assert status == 2
+    assert "--out holds something already: choose a new or empty folder" in err
+    assert sorted(films.iterdir()) == before
