@@ -12,7 +12,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +24,7 @@ from sweep import Sweep, SweepRun, sweep_runs, table
 
 from cxr_dist.cli.main import config_of
 from cxr_dist.config.run import Config
+from cxr_dist.config.slurm import SlurmResources
 from cxr_dist.data.place import shards_folder
 from cxr_dist.distributed.world import World
 from cxr_dist.errors import EXIT_STOPPED, UserError
@@ -41,8 +42,8 @@ _SIGNAL_SECONDS = 120  # before the time limit: the run saves, requeues itself a
 
 
 @dataclass(frozen=True, kw_only=True)
-class Site:
-    """Where the job runs, and how much of it."""
+class Site(SlurmResources):
+    """Where the job runs, and how much of the cluster it gets."""
 
     cluster: Literal["slurm", "local", "debug"] = "slurm"
     """`local`: processes on this machine. `debug`: in this process."""
@@ -52,20 +53,8 @@ class Site:
     """Ranks per machine: one per GPU."""
     gpus_per_node: int | None = None
     """Default: as many as tasks; 0 for a cluster without GPUs."""
-    cpus_per_task: int = 4
-    """Cores per rank, for its loader workers too."""
-    mem_gb: float | None = None
-    """Memory per machine; default: the partition's."""
     minutes: int = 480
     """Time limit of one job; the run requeues itself when it is near."""
-    partition: str | None = None
-    """SLURM partition; default: the cluster's."""
-    account: str | None = None
-    """SLURM account to charge."""
-    sbatch: dict[str, str] = field(default_factory=dict)
-    """Other options of sbatch: --sbatch qos high constraint a100."""
-    logs: Path = Path("logs")
-    """Folder for submitit's scripts, pickles and the job's output; all machines must see it."""
     wait_minutes: float = 0
     """Stay until the job has ended, at most so long; 0: do not wait."""
     sweep: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
@@ -168,17 +157,10 @@ def executor_for(site: Site, run: str, run_dirs: Sequence[Path]) -> submitit.Aut
         nodes=site.nodes,
         tasks_per_node=site.tasks_per_node,
         gpus_per_node=gpus,
-        cpus_per_task=site.cpus_per_task,
-        mem_gb=site.mem_gb,
-        timeout_min=site.minutes,
-        stderr_to_stdout=True,
-        slurm_partition=site.partition,
-        slurm_account=site.account,
         slurm_array_parallelism=site.at_once,
         slurm_signal_delay_s=_SIGNAL_SECONDS,
         slurm_setup=setup_lines(run_dirs),
-        slurm_srun_args=[f"--cpus-per-task={site.cpus_per_task}"],
-        slurm_additional_parameters={"requeue": True} | site.sbatch,
+        **site.submitit_parameters(),
     )
     return executor
 

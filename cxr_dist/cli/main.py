@@ -245,16 +245,17 @@ def config_of(run: str, flags: Sequence[str], prog: str, description: str | None
     return tyro.cli(
         Config,
         default=named_run(run),
-        args=_booleans(flags),
+        args=_as_tyro_has_it(flags),
         prog=prog,
         description=description,
         config=(FlagConversionOff,),
     )
 
 
-def _booleans(arguments: Sequence[str]) -> list[str]:
-    """tyro takes True and False; people type true and false."""
-    return [a.capitalize() if a in ("true", "false") else a for a in arguments]
+def _as_tyro_has_it(arguments: Sequence[str]) -> list[str]:
+    """tyro takes True and False, and --slurm.FIELD; people type true and false, and scripts --slurm-FIELD."""
+    spelt = [a.capitalize() if a in ("true", "false") else a for a in arguments]
+    return ["--slurm." + a.removeprefix("--slurm-") if a.startswith("--slurm-") else a for a in spelt]
 
 
 def _dispatch(arguments: list[str]) -> None:
@@ -269,7 +270,10 @@ def _dispatch(arguments: list[str]) -> None:
         _WITH_CONFIG[command](config_of(rest[0], rest[1:], prog, _WITH_CONFIG[command].__doc__))
     elif command in _PLAIN:
         tyro.cli(
-            _PLAIN[command], args=_booleans(rest), prog=f"cxr-dist {command}", config=(FlagConversionOff,)
+            _PLAIN[command],
+            args=_as_tyro_has_it(rest),
+            prog=f"cxr-dist {command}",
+            config=(FlagConversionOff,),
         )
     elif command in ("-h", "--help"):
         print(commands_help({name: (_WITH_CONFIG | _PLAIN)[name] for name in _ORDER}))

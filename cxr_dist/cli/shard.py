@@ -1,10 +1,13 @@
 """The command `cxr-dist shard`: here, or with --slurm as a job array."""
 
 from pathlib import Path
+from typing import Annotated
 
+import tyro
 from tyro.conf import Positional
 
 from cxr_dist.cli.help import FOLDER
+from cxr_dist.config.slurm import SlurmResources
 
 
 def shard(
@@ -15,13 +18,7 @@ def shard(
     workers: int = 0,
     allow_left_out: float = 0.01,
     slurm: int = 0,
-    slurm_cpus_per_task: int = 4,
-    slurm_mem_gb: float | None = None,
-    slurm_minutes: int = 240,
-    slurm_partition: str | None = None,
-    slurm_account: str | None = None,
-    slurm_sbatch: dict[str, str] | None = None,
-    slurm_logs: FOLDER = Path("logs"),
+    resources: Annotated[SlurmResources, tyro.conf.arg(name="slurm")] = SlurmResources(),  # noqa: B008
 ) -> None:
     """Write a data set as WebDataset shards with an index and a manifest.
 
@@ -33,13 +30,7 @@ def shard(
         allow_left_out: Highest share of rows that may be unreadable or missing.
         slurm: Write the shards in a SLURM job array of so many tasks, and wait for it; all machines must see
             recipe, source, out and logs.
-        slurm_cpus_per_task: Cores, and processes, of each task.
-        slurm_mem_gb: Memory of each task; default: the partition's.
-        slurm_minutes: Time limit of a task; one that reaches it goes on in another job.
-        slurm_partition: SLURM partition; default: the cluster's.
-        slurm_account: SLURM account to charge.
-        slurm_sbatch: Other options of sbatch: --slurm-sbatch qos high constraint fast.
-        slurm_logs: Folder for the tasks' scripts and output.
+        resources: What each task of the array gets. --slurm-partition and --slurm.partition are the same flag.
     """
     from rich.console import Console
 
@@ -47,19 +38,10 @@ def shard(
     from cxr_dist.shard.summary import print_summary
 
     if slurm:
-        from cxr_dist.shard.array import TaskSize, write_shards_by_array
+        from cxr_dist.shard.array import write_shards_by_array
 
-        size = TaskSize(
-            cpus_per_task=slurm_cpus_per_task,
-            mem_gb=slurm_mem_gb,
-            minutes=slurm_minutes,
-            partition=slurm_partition,
-            account=slurm_account,
-            sbatch=slurm_sbatch or {},
-            logs=slurm_logs,
-        )
         manifest = write_shards_by_array(
-            load_recipe(recipe), source, out, tasks=slurm, size=size, allow_left_out=allow_left_out
+            load_recipe(recipe), source, out, tasks=slurm, resources=resources, allow_left_out=allow_left_out
         )
     else:
         import os

@@ -18,12 +18,11 @@ from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
 
-from cxr_dist.data.file_lock import locked, take_lock
 from cxr_dist.data.origin import fetch
 from cxr_dist.data.stage_space import StageSpace
 from cxr_dist.data.store import ShardError
 from cxr_dist.errors import UserError
-from cxr_dist.files import sha256_of
+from cxr_dist.files import locked, sha256_of, take_lock
 from cxr_dist.format.manifest import ShardEntry
 
 _POLL_SECONDS = 0.1  # while copies under way hold the room

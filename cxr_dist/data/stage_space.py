@@ -11,8 +11,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from cxr_dist.data.file_lock import locked, take_lock
 from cxr_dist.data.origin import no_space
+from cxr_dist.files import locked, take_lock
 
 _SPARE_SHARE = 0.05  # of the disk: left to the other jobs of the node
 

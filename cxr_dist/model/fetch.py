@@ -19,9 +19,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torchvision.models import DenseNet121_Weights
 
-from cxr_dist.data.file_lock import locked
 from cxr_dist.errors import UserError
-from cxr_dist.files import sha256_of, sync_path, write_whole
+from cxr_dist.files import locked, sha256_of, sync_path, write_whole
 from cxr_dist.model.download import download, patiently
 from cxr_dist.model.weights import IMAGE_COMPONENT, TEXT_COMPONENT, verify_component
 

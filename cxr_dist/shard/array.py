@@ -11,13 +11,14 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import submitit
 
+from cxr_dist.config.slurm import SlurmResources
 from cxr_dist.errors import UserError
 from cxr_dist.format.manifest import Manifest
 from cxr_dist.shard.checks import FailureLimit
@@ -29,26 +30,6 @@ from cxr_dist.shard.write import receipts, write_part, write_shards
 _ATTEMPTS = 3  # of a task that does not finish one shard
 _SHORTEST_POLL, _LONGEST_POLL = 0.5, 15.0  # seconds
 _PATIENCE = 600.0  # seconds that SLURM may leave questions unanswered
-
-
-@dataclass(frozen=True, kw_only=True)
-class TaskSize:
-    """Where the tasks of the array run, and how much of it each gets."""
-
-    cpus_per_task: int = 4
-    """Cores, and processes, of each task."""
-    mem_gb: float | None = None
-    """Memory of each task; default: the partition's."""
-    minutes: int = 240
-    """Time limit of a task; one that reaches it goes on in another job."""
-    partition: str | None = None
-    """SLURM partition; default: the cluster's."""
-    account: str | None = None
-    """SLURM account to charge."""
-    sbatch: Mapping[str, str] = field(default_factory=dict)
-    """Other options of sbatch."""
-    logs: Path = Path("logs")
-    """Folder for submitit's scripts, pickles and the tasks' output; all machines must see it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +82,7 @@ def write_shards_by_array(
     out: Path,
     *,
     tasks: int,
-    size: TaskSize,
+    resources: SlurmResources,
     allow_left_out: float = 0.01,
 ) -> Manifest:
     """`write_shards`, with the films read and the shards written by a job array of `tasks` tasks.
@@ -117,12 +98,12 @@ def write_shards_by_array(
     if tasks < 1:
         raise UserError(f"--slurm is the number of tasks, 1 or more, not {tasks}")
     source, out = source and source.resolve(), out.resolve()
-    array = _Array(name=f"cxr-shard-{hashlib.sha256(os.fsencode(out)).hexdigest()[:8]}", size=size)
+    array = _Array(name=f"cxr-shard-{hashlib.sha256(os.fsencode(out)).hexdigest()[:8]}", resources=resources)
     try:
         array.wait_for_earlier()
         fill = partial(_fill, array=array, source=source, tasks=tasks, allow_left_out=allow_left_out)
         return write_shards(
-            recipe, source, out, workers=size.cpus_per_task, allow_left_out=allow_left_out, fill=fill
+            recipe, source, out, workers=resources.cpus_per_task, allow_left_out=allow_left_out, fill=fill
         )
     except KeyboardInterrupt:
         raise UserError(
@@ -147,7 +128,7 @@ def _fill(
         out=out,
         identity=plan.identity,
         stems=tuple(shard.stem for shard in shards),
-        workers=array.size.cpus_per_task,
+        workers=array.resources.cpus_per_task,
         allow_left_out=allow_left_out,
     )
     parts = [replace(whole, stems=whole.stems[number::tasks]) for number in range(tasks)]
@@ -157,7 +138,7 @@ def _fill(
             ended = array.next_ended(running)
             done = receipts(plan, out)
             limit.check(plan.selection.left_out + count_left_out(done.values()))
-            again = [_again(job_id, running.pop(job_id), done, array.size.logs) for job_id in ended]
+            again = [_again(job_id, running.pop(job_id), done, array.resources.logs) for job_id in ended]
             running |= array.submit([attempt for attempt in again if attempt is not None])
     except UserError:
         array.cancel(running)
@@ -187,19 +168,19 @@ class _Array:
     """The jobs of one shard folder, found again by their name."""
 
     name: str
-    size: TaskSize
+    resources: SlurmResources
 
     def submit(self, attempts: Sequence[_Attempt]) -> dict[str, _Attempt]:
         """One job array of these tasks; job id -> attempt."""
         if not attempts:
             return {}
-        executor = _executor(self.name, self.size, len(attempts))
+        executor = _executor(self.name, self.resources, len(attempts))
         with executor.batch():
             jobs = [executor.submit(attempt.task) for attempt in attempts]
         num_shards = sum(len(attempt.task.stems) for attempt in attempts)
         first = jobs[0].job_id.split("_")[0]
         print(
-            f"job {first} ({self.name}): {num_shards} shards in {len(jobs)} tasks; logs {self.size.logs}",
+            f"job {first} ({self.name}): {num_shards} shards in {len(jobs)} tasks; logs {self.resources.logs}",
             flush=True,
         )
         return {job.job_id: attempt for job, attempt in zip(jobs, attempts, strict=True)}
@@ -238,23 +219,16 @@ class _Array:
             time.sleep(_LONGEST_POLL)
 
 
-def _executor(name: str, size: TaskSize, tasks: int) -> submitit.AutoExecutor:
-    size.logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+def _executor(name: str, resources: SlurmResources, tasks: int) -> submitit.AutoExecutor:
+    resources.logs.mkdir(mode=0o700, parents=True, exist_ok=True)
     # Not counted: a task that reaches its time limit has finished some shards, or is given up by `_again`.
-    executor = submitit.AutoExecutor(size.logs.resolve(), cluster="slurm", slurm_max_num_timeout=1000)
+    executor = submitit.AutoExecutor(resources.logs.resolve(), cluster="slurm", slurm_max_num_timeout=1000)
     executor.update_parameters(
         name=name,
         nodes=1,
         tasks_per_node=1,
-        cpus_per_task=size.cpus_per_task,
-        mem_gb=size.mem_gb,
-        timeout_min=size.minutes,
-        stderr_to_stdout=True,
         slurm_array_parallelism=tasks,
-        slurm_partition=size.partition,
-        slurm_account=size.account,
         slurm_setup=["export OMP_NUM_THREADS=1"],  # the processes are the parallelism
-        slurm_srun_args=["--kill-on-bad-exit=1", f"--cpus-per-task={size.cpus_per_task}"],
-        slurm_additional_parameters={"requeue": True} | dict(size.sbatch),
+        **resources.submitit_parameters("--kill-on-bad-exit=1"),
     )
     return executor

@@ -12,8 +12,8 @@ from safetensors.torch import save
 from stand_in_hub import NAME, REVISION, Hub, as_bytes, old_names
 from torchvision.models import DenseNet, densenet121
 
-from cxr_dist.data.file_lock import locked
 from cxr_dist.errors import UserError
+from cxr_dist.files import locked
 from cxr_dist.model.classifier import load_text_encoder
 from cxr_dist.model.fetch import fetch
 from cxr_dist.model.text_encoder import TextEncoder

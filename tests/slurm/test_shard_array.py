@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from cluster import Cluster, missing
 
+from cxr_dist.config.slurm import SlurmResources
 from cxr_dist.errors import UserError
 from cxr_dist.shard import array as shard_array
 from cxr_dist.shard.recipe import load_recipe
@@ -231,7 +232,7 @@ def test_what_cannot_become_an_array_is_refused(tmp_path, monkeypatch, programs,
     recipe = load_recipe(write_recipe(tmp_path, side=64))
     with pytest.raises(UserError, match=message):
         shard_array.write_shards_by_array(
-            recipe, None, tmp_path / "shards", tasks=tasks, size=shard_array.TaskSize()
+            recipe, None, tmp_path / "shards", tasks=tasks, resources=SlurmResources()
         )
     assert not (tmp_path / "shards").exists()
 
@@ -244,5 +245,5 @@ def test_a_slurm_that_does_not_answer_is_one_clear_error(tmp_path, monkeypatch):
     recipe = load_recipe(write_recipe(tmp_path, side=64))
     with pytest.raises(UserError, match=r"squeue fails \(.+\): call the same command again later"):
         shard_array.write_shards_by_array(
-            recipe, None, tmp_path / "shards", tasks=1, size=shard_array.TaskSize()
+            recipe, None, tmp_path / "shards", tasks=1, resources=SlurmResources()
         )
