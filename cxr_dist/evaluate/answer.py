@@ -4,15 +4,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cxr_dist.errors import UserError
+from cxr_dist.evaluate.arrays import Floats
 from cxr_dist.evaluate.calibration import tempered
 from cxr_dist.evaluate.predictions import decide
 from cxr_dist.evaluate.uncertainty import McSummary, summarise
 from cxr_dist.format.manifest import Task
 
-Floats = NDArray[np.float64]
 _INTERVAL = (0.025, 0.975)
 _DIGITS = 6
 

@@ -10,12 +10,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cxr_dist.data.random import uniform
+from cxr_dist.evaluate.arrays import Bools, Floats
 
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 LEVEL = 0.95
 METHOD = "percentile bootstrap over patients"
 _CELLS = 200_000  # weights held at once (1.6 MB): more would leave the processor's cache

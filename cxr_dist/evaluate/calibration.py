@@ -13,10 +13,9 @@ from scipy.optimize import minimize_scalar
 from scipy.special import expit, log_softmax, logit
 from scipy.stats import rankdata
 
+from cxr_dist.evaluate.arrays import Bools, Floats
 from cxr_dist.format.manifest import UNKNOWN, Task
 
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 Labels = NDArray[np.int16]
 BINS = 10
 TEMPERATURES = (0.05, 20.0)

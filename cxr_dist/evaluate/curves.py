@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cxr_dist.evaluate.bootstrap import LEVEL, Floats, divide, patient_weights, weighted_counts
+from cxr_dist.evaluate.arrays import Floats
+from cxr_dist.evaluate.bootstrap import LEVEL, divide, patient_weights, weighted_counts
 from cxr_dist.evaluate.predictions import OneClass, Predictions
 
 GRID = np.linspace(0, 1, 101)

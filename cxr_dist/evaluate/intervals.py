@@ -9,16 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from cxr_dist.evaluate.bootstrap import (
-    LEVEL,
-    METHOD,
-    Bools,
-    Floats,
-    divide,
-    interval,
-    patient_weights,
-    weighted_areas,
-)
+from cxr_dist.evaluate.arrays import Bools, Floats
+from cxr_dist.evaluate.bootstrap import LEVEL, METHOD, divide, interval, patient_weights, weighted_areas
 from cxr_dist.evaluate.calibration import losses
 from cxr_dist.evaluate.predictions import OneClass, Predictions
 from cxr_dist.evaluate.risk_coverage import mc_answers, samples_of_answers, weighted_aurc

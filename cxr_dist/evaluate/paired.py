@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm, rankdata
 
-from cxr_dist.evaluate.bootstrap import LEVEL, Bools, Floats, interval
+from cxr_dist.evaluate.arrays import Bools, Floats
+from cxr_dist.evaluate.bootstrap import LEVEL, interval
 from cxr_dist.evaluate.intervals import Path, Resampled
 from cxr_dist.evaluate.predictions import Predictions
 

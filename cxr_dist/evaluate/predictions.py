@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxr_dist.errors import UserError
+from cxr_dist.evaluate.arrays import Bools
 from cxr_dist.evaluate.uncertainty import McSummary
 from cxr_dist.files import write_whole
 from cxr_dist.format.manifest import UNKNOWN, Task
 
-Bools = NDArray[np.bool_]
 _ATTRIBUTE = "attribute:"
 
 

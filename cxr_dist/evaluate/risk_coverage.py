@@ -10,13 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
+from cxr_dist.evaluate.arrays import Bools, Floats
 from cxr_dist.evaluate.bootstrap import weighted_counts
 from cxr_dist.evaluate.predictions import Predictions, decide
 from cxr_dist.evaluate.uncertainty import McSummary, entropy, quarter_figures
 from cxr_dist.format.manifest import UNKNOWN
 
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 COVERAGES = (0.80, 0.90, 0.95)
 
 

@@ -10,7 +10,8 @@ import numpy as np
 from sklearn.metrics import roc_curve
 
 from cxr_dist.errors import UserError
-from cxr_dist.evaluate.bootstrap import Floats, interval, patient_weights
+from cxr_dist.evaluate.arrays import Floats
+from cxr_dist.evaluate.bootstrap import interval, patient_weights
 from cxr_dist.evaluate.intervals import counted, counts
 from cxr_dist.evaluate.predictions import OneClass, Predictions
 

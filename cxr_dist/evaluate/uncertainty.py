@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from cxr_dist.evaluate.arrays import Floats
 from cxr_dist.format.manifest import Task
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,14 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cxr_dist.data.text import ReportWord
+from cxr_dist.evaluate.arrays import Floats
 from cxr_dist.model.classifier import Classifier
 from cxr_dist.model.monte_carlo import Inputs
 
-Floats = NDArray[np.float64]
 _STEPS = 16  # along the way: each costs a forward and a backward pass of the text encoder
 
 

@@ -7,9 +7,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from cxr_dist.evaluate.arrays import Floats
 from cxr_dist.evaluate.calibration import Reliability
 from cxr_dist.evaluate.curves import GRID, Curve
-from cxr_dist.report.plots import CYCLE, DASHES, MUTED, Floats, new_figure, say, styled, wrapped
+from cxr_dist.report.plots import CYCLE, DASHES, MUTED, new_figure, say, styled, wrapped
 
 _MOST_BANDS = 4  # more would cover each other
 

@@ -19,7 +19,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from cxr_dist.evaluate.arrays import Floats
+
 Drawing = ParamSpec("Drawing")
 
 INK, MUTED, GRID, SURFACE = "#1b222b", "#59646f", "#d3d9df", "#fffffe"

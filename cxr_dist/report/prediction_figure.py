@@ -13,10 +13,10 @@ from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from cxr_dist.evaluate.arrays import Floats
 from cxr_dist.report.plots import BLUE, INK, MUTED, styled, wrapped
 from cxr_dist.report.words import LINE, SHARE, SIGNED, draw_words, lines_needed, measured
 
-Floats = NDArray[np.float64]
 _WIDTH, _MARGIN, _GAP = 10.5, 0.3, 0.3
 _FILM = 2.95  # side of a film
 _TITLE = 0.32  # height above axes

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from cxr_dist.report.plots import BLUE, INK, ORANGE, SURFACE, VERMILLION
 
-Floats = NDArray[np.float64]
 LINE = 17.0
 """Height of a line, points."""
 _SIZE = 8.5  # of the letters, points
