@@ -42,7 +42,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         require(
-            self.fusion_dim % self.fusion_heads == 0,
+            self.fusion_dim >= self.fusion_heads >= 1 and self.fusion_dim % self.fusion_heads == 0,
             f"model.fusion_dim {self.fusion_dim} is not a multiple of model.fusion_heads {self.fusion_heads}",
         )
         for rate in (self.image_dropout, self.fusion_dropout, *self.head_dropout):

@@ -38,6 +38,7 @@ def test_differences_name_the_field_and_both_values():
         ),
         (lambda: DataConfig(sampling_temper=1.5), r"sampling_temper is 1.5; expected 0 to 1"),
         (lambda: ModelConfig(fusion_dim=10, fusion_heads=4), "fusion_dim 10 is not a multiple"),
+        (lambda: ModelConfig(fusion_heads=0), "fusion_dim 512 is not a multiple of model.fusion_heads 0"),
         (lambda: ModelConfig(head_dropout=(0.5, 1.0)), "dropout rate 1.0 is outside"),
         (lambda: OptimConfig(lr=0), "optim.lr is 0; it must be positive"),
         (lambda: Config(parallel="zero2", precision="fp64"), "DeepSpeed has no fp64"),
