@@ -24,8 +24,12 @@ def require(condition: bool, message: str) -> None:
 
 
 def unknown(what: str, name: object, valid: Iterable[str]) -> UserError:
-    """The error for a name that is none of the valid ones: it lists them, with the nearest one first."""
+    """The error for a name that is none of the valid ones: it lists them, and says which is the nearest."""
     names = list(valid)
-    near = difflib.get_close_matches(str(name), names, n=1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
-    return UserError(f"unknown {what} {name!r}{hint}; expected one of: {', '.join(names)}")
+    return UserError(f"unknown {what} {name!r}{nearest(name, names)}; expected one of: {', '.join(names)}")
+
+
+def nearest(name: object, valid: Iterable[str]) -> str:
+    """` (did you mean 'fused'?)` after a name that is none of the valid ones; empty where none is like it."""
+    near = difflib.get_close_matches(str(name), list(valid), n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""

@@ -1,89 +1,192 @@
-"""YAML into typed dataclasses: a file in, a frozen dataclass of dataclasses out.
+"""YAML and JSON into frozen dataclasses: a run's config.yaml, a recipe, the config.json of an exported model.
 
-Knows dataclasses, optional and literal values, text, numbers, lists of text and dicts of these. An error names
-the field by its path in the file, what was found there and what was expected.
+Knows dataclasses, literals, unions, tuples, dicts, text, numbers and booleans. An error names the file, the field by
+its path in the file, what was found there and what was expected.
 """
 
 import dataclasses
+import json
+import sys
 import types
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from cxr_dist.errors import UserError
+from cxr_dist.errors import UserError, nearest, require
+
+T = TypeVar("T")
+
+_WORDS: dict[Any, str] = {
+    str: "text (put it in quotes)",
+    int: "a whole number",
+    float: "a number, as 0.1 or 1.0e-4",
+    bool: "true or false",
+    types.NoneType: "null",
+}
 
 
-def from_yaml(kind: type, path: Path) -> Any:
-    """Read `path` as a `kind`; raises UserError for broken YAML, and for a field unknown, missing or ill-typed."""
+def parse_yaml(path: Path) -> object:
+    """What a YAML file holds; raises UserError for one that cannot be read, is not YAML or has a key twice."""
+    return _parsed(path, path.name, "YAML", lambda text: yaml.load(text, _UniqueKeys))
+
+
+def parse_json(path: Path, name: str) -> object:
+    """What a JSON file, called `name` in errors, holds; raises UserError as `parse_yaml` does."""
+    return _parsed(path, name, "JSON", lambda text: json.loads(text, object_pairs_hook=_unique))
+
+
+def decode(kind: type[T], plain: object, file: str, *, by_hand: bool = False) -> T:
+    """Parsed YAML or JSON as the dataclass `kind`.
+
+    Args:
+        kind: A dataclass, whose fields may be dataclasses. A field that has a default may be missing.
+        plain: What `parse_yaml` or `parse_json` returned.
+        file: What errors call the file.
+        by_hand: Read a number also as the text that it is written with, and a single value as a list of one, for
+            files that people write.
+
+    Raises UserError for a field that is unknown, missing or of another type, and for what the dataclasses refuse.
+    """
+    decoded = _Decoder(file=file, by_hand=by_hand).value(kind, plain, "")
+    assert isinstance(decoded, kind)
+    return decoded
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """yaml.safe_load's loader, which takes the last of several values of a key, made strict."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and (key.tag, key.value) in seen:
+                problem = f"the key {key.value!r} stands twice"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            seen.add((key.tag, str(key.value)))
+        return node
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    for name, count in Counter(name for name, _ in pairs).items():
+        require(count == 1, f"the key {name!r} stands twice")
+    return dict(pairs)
+
+
+def _parsed(path: Path, name: str, language: str, parse: Callable[[str], object]) -> object:
     try:
-        plain = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        return parse(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        what = f"cannot be read ({error.strerror})"
+    except UnicodeDecodeError as error:
+        what = f"is not UTF-8 text (byte {error.start})"
+    except RecursionError:
+        what = "is nested too deeply"
+    except Exception as error:  # PyYAML raises many kinds for what it cannot read, such as a 13th month
         mark = getattr(error, "problem_mark", None)
-        raise UserError(f"{path.name} is not YAML" + (f" (line {mark.line + 1})" if mark else "")) from None
-    return _typed(kind, plain, "")
+        why = f"line {mark.line + 1}: {getattr(error, 'problem', '')}" if mark else str(error).split("\n")[0]
+        what = f"is not {language} ({why})"
+    raise UserError(f"{name} {what}")
 
 
-def _require(condition: bool, where: str, message: str) -> None:
-    if not condition:
-        raise UserError(f"recipe: {where or 'the file'} {message}")
+@dataclass(frozen=True, kw_only=True)
+class _Decoder:
+    """Each `where` is a field's path in the file, such as model.mode; empty for the whole file."""
+
+    file: str
+    by_hand: bool
+
+    def value(self, kind: Any, plain: Any, where: str) -> Any:
+        kinds = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+        for each in kinds:
+            if dataclasses.is_dataclass(each) and isinstance(plain, dict):
+                return self._dataclass(each, plain, where)  # type: ignore[arg-type]
+            if get_origin(each) is dict and isinstance(plain, dict):
+                return self._dict(get_args(each)[1], plain, where)
+            if get_origin(each) is tuple and (self.by_hand or isinstance(plain, list)):
+                return self._tuple(each, plain, where)
+            if self._fits(each, plain):
+                return each(plain) if each in (str, float) else plain
+        names = [name for each in kinds if get_origin(each) is Literal for name in get_args(each)]
+        hint = nearest(plain, map(str, names)) if isinstance(plain, str) else ""
+        expected = ", or ".join(map(_expected, kinds))
+        raise UserError(f"{self._at(where)} is {_shown(plain)}; expected {expected}{hint}")
+
+    def _dataclass(self, kind: type, plain: dict[Any, Any], where: str) -> Any:
+        hints, values = _hints(kind), {}
+        for name, value in plain.items():
+            path = f"{where}.{name}".removeprefix(".")
+            if name not in hints:
+                hint = f"{nearest(name, hints)}; expected one of: {', '.join(hints)}"
+                raise UserError(f"{self.file}: unknown field {path}{hint}")
+            values[name] = self.value(hints[name], value, path)
+        for field in dataclasses.fields(kind):
+            required = field.default is field.default_factory  # both are MISSING
+            path = f"{where}.{field.name}".removeprefix(".")
+            require(field.name in plain or not required, f"{self._at(path)} is missing")
+        try:
+            return kind(**values)
+        except UserError as error:
+            raise UserError(f"{self.file}: {error}") from None
+
+    def _dict(self, kind: Any, plain: dict[Any, Any], where: str) -> dict[str, Any]:
+        decoded = {
+            self.value(str, name, where): self.value(kind, value, f"{where}.{name}")
+            for name, value in plain.items()
+        }
+        require(len(decoded) == len(plain), f"{self._at(where)} has a name twice, once as a number")
+        return decoded
+
+    def _tuple(self, kind: Any, plain: Any, where: str) -> tuple[Any, ...]:
+        kinds = get_args(kind)
+        if not isinstance(plain, list):
+            return (self.value(kinds[0], plain, where),)
+        if ... in kinds:
+            kinds = kinds[:1] * len(plain)
+        length = f"is a list of {len(plain)}; expected {_expected(kind)}"
+        require(len(plain) == len(kinds), f"{self._at(where)} {length}")
+        return tuple(self.value(kinds[i], each, f"{where}[{i}]") for i, each in enumerate(plain))
+
+    def _fits(self, kind: Any, plain: Any) -> bool:
+        number = isinstance(plain, int | float) and not isinstance(plain, bool)
+        if get_origin(kind) is Literal:
+            return any(plain == name and type(plain) is type(name) for name in get_args(kind))
+        if kind is float:
+            return number and abs(plain) <= sys.float_info.max  # which NaN is not
+        if kind is int:
+            return number and isinstance(plain, int) and abs(plain) < 2**63
+        return (kind in _WORDS and isinstance(plain, kind)) or (kind is str and number and self.by_hand)
+
+    def _at(self, where: str) -> str:
+        return f"{self.file}: {where}" if where else self.file
 
 
-def _at(where: str, name: str) -> str:
-    return f"{where}.{name}" if where else name
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
-def _typed(kind: Any, plain: Any, where: str) -> Any:
-    origin = get_origin(kind)
+def _expected(kind: Any) -> str:
+    origin, of = get_origin(kind), get_args(kind)
     if dataclasses.is_dataclass(kind):
-        return _dataclass(kind, plain, where)  # type: ignore[arg-type]
-    if origin in (Union, types.UnionType):
-        return _union(get_args(kind), plain, where)
-    if origin is Literal:
-        valid = ", ".join(get_args(kind))
-        _require(plain in get_args(kind), where, f"is {plain!r}; expected one of: {valid}")
-        return plain
+        return f"the fields {', '.join(_hints(kind))}"  # type: ignore[arg-type]
     if origin is tuple:
-        values = plain if isinstance(plain, list) else [plain]
-        return tuple(_typed(str, value, where) for value in values)
-    if origin is dict:
-        return _dict(get_args(kind)[1], plain, where)
-    return _scalar(kind, plain, where)
+        return "a list" if ... in of else f"a list of {len(of)}"
+    if origin is Literal:
+        return f"one of: {', '.join(map(str, of))}"
+    return "NAME: VALUE pairs" if origin is dict else _WORDS[kind]
 
 
-def _dataclass(kind: type, plain: Any, where: str) -> Any:
-    hints = get_type_hints(kind)
-    valid = ", ".join(hints)
-    _require(isinstance(plain, dict), where, f"holds {type(plain).__name__}; expected the fields {valid}")
-    unknown = [str(name) for name in plain if name not in hints]
-    if unknown:
-        raise UserError(f"recipe: unknown field {_at(where, unknown[0])}; expected one of: {valid}")
-    for f in dataclasses.fields(kind):
-        required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-        _require(f.name in plain or not required, _at(where, f.name), "is missing")
-    return kind(**{name: _typed(hints[name], value, _at(where, name)) for name, value in plain.items()})
-
-
-def _union(kinds: tuple[Any, ...], plain: Any, where: str) -> Any:
-    if plain is None and type(None) in kinds:
-        return None
-    made = [kind for kind in kinds if dataclasses.is_dataclass(kind)]
-    others = [kind for kind in kinds if kind is not type(None) and kind not in made]
-    return _typed(made[0] if made and isinstance(plain, dict) else others[0], plain, where)
-
-
-def _dict(kind: Any, plain: Any, where: str) -> dict[str, Any]:
-    _require(isinstance(plain, dict), where, f"holds {type(plain).__name__}; expected NAME: VALUE pairs")
-    return {_typed(str, name, where): _typed(kind, plain[name], _at(where, str(name))) for name in plain}
-
-
-def _scalar(kind: type, plain: Any, where: str) -> Any:
-    number = isinstance(plain, int | float) and not isinstance(plain, bool)
-    if kind is str and number:
-        return str(plain)  # a label value 1, or a folder 2024, without quotes in the YAML
-    if kind is float and number:
-        return float(plain)
-    valid = {str: "text (put it in quotes)", int: "a whole number", float: "a number", bool: "true or false"}
-    right = isinstance(plain, kind) and (kind is bool or not isinstance(plain, bool))
-    _require(right, where, f"is {plain!r}; expected {valid[kind]}")
-    return plain
+def _shown(plain: Any) -> str:
+    if plain is None:
+        return "empty"
+    if isinstance(plain, dict | list):
+        return "a list" if isinstance(plain, list) else "NAME: VALUE pairs"
+    if isinstance(plain, int) and plain.bit_length() > 64:
+        return "a number of too many digits"
+    text = repr(plain)
+    return text if len(text) <= 60 else f"{text[:60]}…"

@@ -2,10 +2,11 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import yaml
 
+from cxr_dist.config.decode import decode, parse_yaml
 from cxr_dist.config.run import Config
 from cxr_dist.errors import UserError
 
@@ -22,28 +23,14 @@ def to_plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _from_plain(kind: type, plain: dict[str, Any], where: str) -> Any:
-    hints = get_type_hints(kind)
-    unknown = sorted(set(plain) - set(hints))
-    if unknown:
-        raise UserError(f"unknown field {where}{unknown[0]!r}; expected one of: {', '.join(hints)}")
-    values: dict[str, Any] = {}
-    for name, value in plain.items():
-        if dataclasses.is_dataclass(hints[name]):
-            value = _from_plain(hints[name], value, f"{name}.")  # type: ignore[arg-type]
-        elif isinstance(value, list):
-            value = tuple(value)
-        values[name] = value
-    return kind(**values)
-
-
 def load_config(path: Path) -> Config:
-    """Read a config.yaml that `to_yaml` wrote; raises UserError for a missing file or an unknown field."""
+    """Read a config.yaml that `to_yaml` wrote, of this or an earlier version, whose missing fields have their default.
+
+    Raises UserError for a file that is missing or no YAML, and for a field that is unknown or ill-typed.
+    """
     if not path.is_file():
         raise UserError(f"no config.yaml in {path.parent}: that is not a run folder")
-    config = _from_plain(Config, yaml.safe_load(path.read_text(encoding="utf-8")), "")
-    assert isinstance(config, Config)
-    return config
+    return decode(Config, parse_yaml(path), path.name)
 
 
 def differences(old: Config, new: Config) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from cxr_dist.config.decode import from_yaml
+from cxr_dist.config.decode import decode, parse_yaml
 from cxr_dist.errors import UserError, require
 from cxr_dist.format.manifest import MOST_VIEWS
 from cxr_dist.shard.columns import Columns
@@ -275,6 +275,4 @@ def load_recipe(path: Path) -> Recipe:
     """Read a recipe; raises UserError for a missing file, broken YAML, or an unknown or ill-typed field."""
     if not path.is_file():
         raise UserError(f"no recipe {path}: the package's own are in its shards folder")
-    recipe = from_yaml(Recipe, path)
-    assert isinstance(recipe, Recipe)
-    return recipe
+    return decode(Recipe, parse_yaml(path), path.name, by_hand=True)
