@@ -18,6 +18,8 @@ from cxr_dist.errors import require
 if TYPE_CHECKING:
     import torch
 
+Precision = Literal["fp32", "bf16", "fp64"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
@@ -30,7 +32,7 @@ class Config:
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
-    precision: Literal["fp32", "bf16", "fp64"] = "fp32"
+    precision: Precision = "fp32"
     """bf16: autocast with fp32 master weights. fp64 is for tests of exactness."""
     compile: bool = False
     """torch.compile for the training forward and backward pass: the first step takes minutes longer, and later ones

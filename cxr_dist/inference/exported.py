@@ -8,21 +8,23 @@ model.onnx, which is for other runtimes. README.md, the model card, has no sum: 
 
 import dataclasses
 import json
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cxr_dist import __version__
 from cxr_dist.config.data import DataConfig
+from cxr_dist.config.decode import decode, parse_json
 from cxr_dist.config.model import ModelConfig
-from cxr_dist.config.run import Config
-from cxr_dist.errors import UserError
+from cxr_dist.config.run import Config, Precision
+from cxr_dist.errors import UserError, require
 from cxr_dist.files import sha256_of
-from cxr_dist.format.manifest import Task
+from cxr_dist.format.manifest import MOST_VIEWS, Task
 from cxr_dist.model.image_encoder import GREY_DEVIATION, GREY_MEAN
 from cxr_dist.model.weights import encoder_name
 
@@ -32,6 +34,7 @@ CONFIG, WEIGHTS, TEXT_ENCODER, GRAPH = "config.json", "model.safetensors", "text
 SUMS, CARD = "SHA256SUMS", "README.md"
 
 _OF_TRAINING_ONLY = ("weights", "gradient_checkpointing")  # fields of ModelConfig that change no answer
+_LATER = ("sync_batchnorm",)  # fields that exports of the first releases lack, and that have a default
 _MACHINE_KEYS = ("_name_or_path", "name_or_path", "tokenizer_file", "special_tokens_map_file")
 
 
@@ -85,22 +88,105 @@ class Description:
         return json.dumps(plain, indent=1, ensure_ascii=False) + "\n"
 
     @classmethod
-    def from_plain(cls, plain: dict[str, Any]) -> Self:
-        """From what `to_json` wrote; raises UserError where a field is missing or unknown."""
-        try:
-            return cls(
-                config=_config_of(plain),
-                task=plain["task"],
-                classes=tuple(plain["classes"]),
-                image=plain["stored_image"],
-                step=plain["checkpoint_step"],
-                manifest_sha256=plain["manifest_sha256"],
-                temperature=plain["temperature"],
+    def from_plain(cls, plain: object, file: str = CONFIG) -> Self:
+        """From what `to_json` wrote; raises UserError where a field is missing, unknown or of no use."""
+        found = decode(_Settings, plain, file)
+        assert isinstance(plain, dict)
+        for field in dataclasses.fields(ModelConfig):
+            known = field.name in plain["architecture"] or field.name in (*_OF_TRAINING_ONLY, *_LATER)
+            require(known, f"{file}: architecture.{field.name} is missing")
+        image = dataclasses.asdict(found.stored_image)
+        return cls(
+            config=found.config(),
+            task=found.task,
+            classes=found.classes,
+            image={name: value for name, value in image.items() if value is not None},
+            step=found.checkpoint_step,
+            manifest_sha256=found.manifest_sha256,
+            temperature=found.temperature,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _StoredImage:
+    """See Manifest.image."""
+
+    short_side: int
+    quality: int
+    views: int | None = None
+
+    def __post_init__(self) -> None:
+        require(self.short_side >= 1, f"stored_image.short_side is {self.short_side}; it must be at least 1")
+        require(1 <= self.quality <= 100, f"stored_image.quality is {self.quality}; expected 1 to 100")
+        views = 1 if self.views is None else self.views
+        require(1 <= views <= MOST_VIEWS, f"stored_image.views is {views}; expected 1 to {MOST_VIEWS}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Image:
+    """The network's input; the means of its normalisation are those that the encoders' published weights need."""
+
+    size: int
+    channels: Literal[1]
+    mean: float
+    deviation: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Text:
+    """What of a report the network reads."""
+
+    sections: tuple[str, ...]
+    max_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Settings:
+    """config.json, field by field, in the order in which `to_json` writes it."""
+
+    format: str
+    format_version: int
+    cxr_dist_version: str
+    run: str
+    task: Task
+    classes: tuple[str, ...]
+    architecture: ModelConfig
+    stored_image: _StoredImage
+    image: _Image | None
+    text: _Text | None
+    precision: Precision
+    seed: int
+    checkpoint_step: int
+    manifest_sha256: str
+    temperature: float | None
+    note: str
+
+    def __post_init__(self) -> None:
+        names, model = self.classes, self.architecture
+        checks = {
+            "classes": (0 < len(set(names)) == len(names), "at least one name, and none twice"),
+            "image": ((self.image is not None) == model.uses_image, f"what mode {model.mode} reads, or null"),
+            "text": ((self.text is not None) == model.uses_text, f"what mode {model.mode} reads, or null"),
+            "checkpoint_step": (self.checkpoint_step >= 0, "0 or more"),
+            "manifest_sha256": (bool(re.fullmatch("[0-9a-f]{64}", self.manifest_sha256)), "64 hex digits"),
+            "temperature": (self.temperature is None or self.temperature > 0, "a positive number, or null"),
+        }
+        for name, (right, expected) in checks.items():
+            require(right, f"{name} is {getattr(self, name)!r}; expected {expected}")
+        self.config()
+
+    def config(self) -> Config:
+        """The configuration as far as using the model goes; what belongs to training has its defaults."""
+        data = DataConfig()
+        if self.image is not None:
+            data = dataclasses.replace(data, image_size=self.image.size)
+        if self.text is not None:
+            data = dataclasses.replace(
+                data, text_sections=self.text.sections, max_tokens=self.text.max_tokens
             )
-        except (KeyError, TypeError) as error:
-            raise UserError(
-                f"the model's {CONFIG} lacks or adds a field ({error}): export it again"
-            ) from None
+        return Config(
+            run=self.run, data=data, model=self.architecture, precision=self.precision, seed=self.seed
+        )
 
 
 def write_weights(folder: Path, description: Description, tensors: dict[str, Tensor]) -> None:
@@ -138,21 +224,18 @@ def read(folder: Path) -> tuple[Description, dict[str, Tensor]]:
     """
     plain = _recognise(folder)
     _check_sums(folder)
-    return Description.from_plain(plain), load_file(folder / WEIGHTS)
+    return Description.from_plain(plain, f"{CONFIG} in {folder}"), load_file(folder / WEIGHTS)
 
 
 def _recognise(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise UserError(f"no folder {folder}: expected one that `cxr-dist export` wrote")
-    try:
-        plain = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(
-            f"{folder} is neither an exported model (no {CONFIG}) nor a run folder (no config.yaml): give a "
-            "folder that `cxr-dist export` or `cxr-dist train` wrote"
-        ) from None
-    except ValueError:
-        raise UserError(f"{CONFIG} in {folder} is not JSON: copy the exported folder again") from None
+    require(
+        (folder / CONFIG).is_file(),
+        f"{folder} is neither an exported model (no {CONFIG}) nor a run folder (no config.yaml): give a "
+        "folder that `cxr-dist export` or `cxr-dist train` wrote",
+    )
+    plain = parse_json(folder / CONFIG, f"{CONFIG} in {folder}")
     if not isinstance(plain, dict) or plain.get("format") != FORMAT:
         raise UserError(
             f"{CONFIG} in {folder} does not describe a cxr_dist model: other Hugging Face folders open with "
@@ -180,22 +263,3 @@ def _check_sums(folder: Path) -> None:
             raise UserError(f"{name} of the exported model is missing: {again}")
         if sha256_of(folder / name) != sums[name]:
             raise UserError(f"{name} of the exported model does not have its sha256: {again}")
-
-
-def _config_of(plain: dict[str, Any]) -> Config:
-    """The configuration as far as using the model goes; what belongs to training has its defaults."""
-    data = DataConfig()
-    if plain["image"] is not None:
-        data = dataclasses.replace(data, image_size=plain["image"]["size"])
-    if plain["text"] is not None:
-        sections, longest = tuple(plain["text"]["sections"]), plain["text"]["max_tokens"]
-        data = dataclasses.replace(data, text_sections=sections, max_tokens=longest)
-    architecture = plain["architecture"]
-    dropout = tuple(architecture["head_dropout"])
-    return Config(
-        run=plain["run"],
-        data=data,
-        model=ModelConfig(**architecture | {"head_dropout": dropout}),
-        precision=plain["precision"],
-        seed=plain["seed"],
-    )

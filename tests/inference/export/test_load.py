@@ -180,7 +180,7 @@ def test_a_field_that_this_release_does_not_know(copy):
     settings = (copy / "config.json").read_text()
     (copy / "config.json").write_text(settings.replace('"fusion_dim"', '"fusion_width"'))
     write_sums(copy)
-    with pytest.raises(UserError, match=r"lacks or adds a field .*fusion_width"):
+    with pytest.raises(UserError, match=r"config\.json in .*copy: unknown field architecture\.fusion_width"):
         cxr_dist.load(copy)
 
 
