@@ -10,16 +10,11 @@ DataLoader worker j of M makes the rank's micro-batches j, j + M, ... and the Da
 A worker's error comes back as a value, so that what the user reads is its one line and not a traceback.
 """
 
-import atexit
 import contextlib
-import multiprocessing
-import os
-import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 import webdataset
@@ -37,7 +32,7 @@ from cxr_dist.data.read import Read, Replacing, reader
 from cxr_dist.data.store import ShardError, ShardStore
 from cxr_dist.data.text import ReportTokenizer, report_text
 from cxr_dist.data.views import film_keys, row_table
-from cxr_dist.distributed.watch.process import end_with_parent
+from cxr_dist.data.workers import ending_its_workers, start_worker
 from cxr_dist.errors import UserError
 from cxr_dist.format.manifest import Manifest
 from cxr_dist.format.shard_list import column
@@ -179,16 +174,6 @@ def _worker() -> tuple[int, int]:
     return (info.id, info.num_workers) if info else (0, 1)
 
 
-def start_worker(worker: int) -> None:
-    """In a loader worker: leave signals to the training process, which must save first; one thread each."""
-    for name in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(name, signal.SIG_IGN)
-    end_with_parent()
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-
-
 @dataclass(frozen=True)
 class _Failure:
     """An error of a worker, on its way to the training process."""
@@ -205,18 +190,10 @@ def _errors_as_values(batches: Iterator[Batch]) -> Iterator[Batch | _Failure]:
 
 
 def _in_order(loader: DataLoader[Batch | _Failure]) -> Iterator[Batch]:
-    for item in loader:
+    for item in ending_its_workers(loader):
         if isinstance(item, _Failure):
             raise ShardError(item.message)
         yield item
-
-
-@atexit.register
-def _end_workers() -> None:
-    """Workers ignore TERM, by which multiprocessing ends those that an error left over, and waits for ever."""
-    for process in multiprocessing.active_children():
-        if process.daemon and process.pid is not None:
-            process.kill()
 
 
 def _loader(source: IterableDataset[Samples], stages: list[Stage], workers: int) -> Iterator[Batch]:

@@ -1,20 +1,17 @@
-"""Processes as the kernel sees them: who one is, for other hosts too; its state; its workers; its end.
+"""Processes as the kernel sees them: who one is, for other hosts too; its state; its workers.
 
 A process id is used again after a process ended, and means another process in another container, so a process
 is known by its machine (boot and pid namespace), id and start time.
 """
 
 import contextlib
-import ctypes
 import multiprocessing
 import os
 import signal
 import socket
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-_PR_SET_PDEATHSIG = 1
 _STATES = {
     "R": "running",
     "S": "sleeping",
@@ -71,18 +68,6 @@ def kill_children() -> None:
     for pid, _ in children():
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-
-
-def end_with_parent() -> None:
-    """In a forked worker, on Linux: be killed when the thread that forked it ends, however that happens.
-
-    torch's DataLoader workers look for their parent only between two batches, and every 5 s.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        parent = multiprocessing.parent_process()
-        if parent is not None and os.getppid() != parent.pid:  # it ended before
-            os._exit(1)
 
 
 def _machine() -> str:

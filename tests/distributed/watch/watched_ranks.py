@@ -20,9 +20,9 @@ from pathlib import Path
 import torch
 import torch.distributed
 
+from cxr_dist.data.workers import end_with_parent
 from cxr_dist.distributed.backend import start, stop
 from cxr_dist.distributed.reduce import sum_over_ranks
-from cxr_dist.distributed.watch.process import end_with_parent
 from cxr_dist.distributed.watch.progress import advance, enter
 from cxr_dist.distributed.watch.watchdog import watching
 from cxr_dist.distributed.world import World
