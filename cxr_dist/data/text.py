@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
+from cxr_dist.config.run import Config
 from cxr_dist.errors import UserError
 
 _SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -116,6 +117,13 @@ class ReportTokenizer:
             words.append(ReportWord(text=report[start:end].strip(), tokens=tuple(positions)))
         rest = {word for part in encoded.overflowing for word in part.word_ids if word is not None}
         return words, len(rest - tokens.keys())
+
+
+def tokenizer_of(config: Config, folder: Path) -> ReportTokenizer | None:
+    """The tokenizer of a run folder or exported folder; None for a model that reads no report."""
+    if not config.model.uses_text:
+        return None
+    return ReportTokenizer(folder / "text_encoder", config.data.max_tokens)
 
 
 def learn_wordpiece(reports: Iterable[str], size: int = 2000, min_reports: int = 20) -> Tokenizer:

@@ -18,7 +18,7 @@ from cxr_dist.data.batch import Batch
 from cxr_dist.data.loader import collate
 from cxr_dist.data.place import at, shards_folder
 from cxr_dist.data.read import decode
-from cxr_dist.data.text import ReportTokenizer
+from cxr_dist.data.text import ReportTokenizer, tokenizer_of
 from cxr_dist.errors import UserError
 from cxr_dist.evaluate.answer import answers
 from cxr_dist.evaluate.predict import predict_passes
@@ -31,7 +31,6 @@ from cxr_dist.inference.exported import Description
 from cxr_dist.model.classifier import Classifier, build_classifier
 from cxr_dist.model.monte_carlo import McDropout, McScope
 from cxr_dist.run import checkpoint
-from cxr_dist.train.assembly import tokenizer_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from cxr_dist.data.own_stages import own_stages
 from cxr_dist.data.place import open_store, shards_folder
 from cxr_dist.data.read import reader
 from cxr_dist.data.store import SampleError
-from cxr_dist.data.text import ReportTokenizer, prepare_text_folder, report_text
+from cxr_dist.data.text import prepare_text_folder, report_text, tokenizer_of
 from cxr_dist.distributed.backend import check_parallel, new_backend, start, stop
 from cxr_dist.distributed.engine import NewOptimizer
 from cxr_dist.distributed.reduce import wait_for_all
@@ -217,13 +217,6 @@ def _reports(config: Config, manifest: Manifest) -> Iterator[str]:
             if config.data.max_bad_samples == 0:
                 raise
     store.close()
-
-
-def tokenizer_of(config: Config, run_dir: Path) -> ReportTokenizer | None:
-    """The run's tokenizer; None in image mode."""
-    if not config.model.uses_text:
-        return None
-    return ReportTokenizer(run_dir / "text_encoder", config.data.max_tokens)
 
 
 def new_model(config: Config, manifest: Manifest, run_dir: Path, device: torch.device) -> Classifier:
