@@ -19,7 +19,7 @@ from cxr_dist.distributed.world import World
 from cxr_dist.errors import UserError
 from cxr_dist.evaluate.answer import Answers, answers
 from cxr_dist.evaluate.explain import grad_cam
-from cxr_dist.evaluate.predict import inputs_of, predict_passes
+from cxr_dist.evaluate.passes import inputs_of, predict_passes
 from cxr_dist.evaluate.word_scores import gradient_times_input, per_word, token_attention
 from cxr_dist.files import whole_file
 from cxr_dist.inference.trained import Case, TrainedModel, open_model

@@ -21,7 +21,7 @@ from cxr_dist.data.read import decode
 from cxr_dist.data.text import ReportTokenizer, tokenizer_of
 from cxr_dist.errors import UserError
 from cxr_dist.evaluate.answer import answers
-from cxr_dist.evaluate.predict import predict_passes
+from cxr_dist.evaluate.passes import predict_passes
 from cxr_dist.format.image import ImageFile, encode_jpeg
 from cxr_dist.format.left_out import ImageProblem
 from cxr_dist.format.manifest import Manifest, index_dtype, load_manifest

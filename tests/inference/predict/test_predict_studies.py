@@ -15,7 +15,8 @@ from cxr_dist.config.named import named_run
 from cxr_dist.distributed.world import World
 from cxr_dist.errors import UserError
 from cxr_dist.evaluate.explain import grad_cam
-from cxr_dist.evaluate.predict import inputs_of, predict_split
+from cxr_dist.evaluate.passes import inputs_of
+from cxr_dist.evaluate.predict import predict_split
 from cxr_dist.format.manifest import load_manifest
 from cxr_dist.inference.export import export
 from cxr_dist.inference.trained import Case, open_run
