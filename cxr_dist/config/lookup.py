@@ -2,6 +2,7 @@
 
 Readers, image and text encoders, losses, training stages and trackers are all named this way. The code of a user's
 part runs with all rights of the process, as any module that is imported; nothing is imported that nobody named.
+A FILE.py is relative to the working directory. It cannot import its neighbours: that is what modules are for.
 """
 
 import hashlib
@@ -29,9 +30,11 @@ def look_up(what: str, name: str, table: Mapping[str, Any]) -> Any:
     if name in table:
         return table[name]
     module, colon, attribute = name.rpartition(":")
-    if not colon:
+    if not colon and table:
         raise unknown(what, name, [*table, FORMS])
-    found = getattr(_module(what, name, module), attribute, None)
+    if not module or not attribute:
+        raise UserError(f"{what} {name!r}: expected {FORMS}")
+    found = getattr(_module(what, name), attribute, None)
     if not callable(found):
         raise UserError(f"{what} {name!r}: {module} defines no {attribute!r} that can be called")
     return found
@@ -39,11 +42,16 @@ def look_up(what: str, name: str, table: Mapping[str, Any]) -> Any:
 
 def code_sha256(name: str) -> str | None:
     """sha256 of the file that defines a user's part; None for an entry of a table, and for a module without a file."""
-    module, colon, _ = name.rpartition(":")
-    if not colon:
+    if ":" not in name:
         return None
-    file = _module("part", name, module).__file__
+    file = getattr(_module("part", name), "__file__", None)  # a module of the interpreter itself has none
     return None if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()
+
+
+def recorded_name(name: str) -> str:
+    """The name as files record it: of FILE.py:NAME the file's own name without its folder, and others as they are."""
+    module, colon, attribute = name.rpartition(":")
+    return f"{Path(module).name}:{attribute}" if colon and module.endswith(".py") else name
 
 
 @contextmanager
@@ -56,47 +64,63 @@ def guarded(what: str, name: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except Exception as error:
-        raise UserError(f"{what} {name!r} raised {_place(error)}") from None
+    except (Exception, SystemExit) as error:
+        raise UserError(f"{what} {name!r} raised {_place(error, name)}") from None
 
 
-def _place(error: Exception) -> str:
-    """An exception's kind, and the line that raised it."""
+def _place(error: BaseException, name: str) -> str:
+    """An exception's kind, and the line of the part that led to it, or the line that raised it in another file."""
     if isinstance(error, SyntaxError):
         return f"SyntaxError in line {error.lineno} of {Path(error.filename or '').name}"
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__} in line {frame.lineno} of {Path(frame.filename).name}"
+    frames = traceback.extract_tb(error.__traceback__)
+    own_file = getattr(sys.modules.get(_module_name(name)), "__file__", None)
+    frame = next((f for f in reversed(frames) if f.filename == own_file), frames[-1])
+    needs = f": it needs {error.name}" if isinstance(error, ModuleNotFoundError) and error.name else ""
+    return f"{type(error).__name__} in line {frame.lineno} of {Path(frame.filename).name}{needs}"
 
 
-def _module(what: str, name: str, module: str) -> ModuleType:
+def _module_name(name: str) -> str:
+    """The name in sys.modules: a file's holds a hash of its path, so that one file is loaded once."""
+    module = name.rpartition(":")[0]
     if not module.endswith(".py"):
+        return module
+    path = Path(module).expanduser().resolve()
+    return f"cxr_dist_part_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}_{path.stem}"
+
+
+def _module(what: str, name: str) -> ModuleType:
+    module, unique = name.rpartition(":")[0], _module_name(name)
+    if module.endswith(".py"):
+        return sys.modules.get(unique) or _loaded(what, name, unique)
+    with guarded(what, name):
         try:
             return importlib.import_module(module)
         except ModuleNotFoundError as error:
-            if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-                raise UserError(f"{what} {name!r} raised {_place(error)}: it needs {error.name}") from None
+            if not f"{module}.".startswith(f"{error.name}."):
+                raise
             raise UserError(
                 f"{what} {name!r}: there is no module {module!r}; expected {FORMS}, with the module installed or on "
                 "PYTHONPATH"
             ) from None
-        except Exception as error:
-            raise UserError(f"{what} {name!r} raised {_place(error)}") from None
+
+
+def _loaded(what: str, name: str, unique: str) -> ModuleType:
+    """The file's module, which gets the name `unique`."""
+    module = name.rpartition(":")[0]
     path = Path(module).expanduser().resolve()
     if not path.is_file():
         raise UserError(
             f"{what} {name!r}: there is no file {module}; expected {FORMS}, the path from this folder on"
         )
-    unique = f"cxr_dist_part_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}_{path.stem}"
-    if unique not in sys.modules:
-        spec = importlib.util.spec_from_file_location(unique, path)
-        assert spec is not None
-        assert spec.loader is not None
-        loaded = importlib.util.module_from_spec(spec)
-        sys.modules[unique] = loaded  # dataclasses and pickling look it up there
-        try:
-            with guarded(what, name):
-                spec.loader.exec_module(loaded)
-        except BaseException:
-            del sys.modules[unique]
-            raise
-    return sys.modules[unique]
+    spec = importlib.util.spec_from_file_location(unique, path)
+    assert spec is not None
+    assert spec.loader is not None
+    loaded = importlib.util.module_from_spec(spec)
+    sys.modules[unique] = loaded  # dataclasses and pickling look it up there
+    try:
+        with guarded(what, name):
+            spec.loader.exec_module(loaded)
+    except BaseException:
+        del sys.modules[unique]
+        raise
+    return loaded
