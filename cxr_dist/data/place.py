@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cxr_dist.config.data import DataConfig
 from cxr_dist.data.origin import fetch, fetch_manifest, is_remote
-from cxr_dist.data.stage import Stage
+from cxr_dist.data.stage import StagedShards
 from cxr_dist.data.stage_space import StageSpace
 from cxr_dist.data.store import ShardStore
 from cxr_dist.errors import UserError
@@ -38,7 +38,7 @@ def open_store(data: DataConfig, manifest: Manifest, split: str) -> ShardStore:
             f"{largest.bytes / 2**30:.3g} GiB"
         )
     folder = _dataset_folder(root, sha256_of(shards_folder(data) / "manifest.json"))
-    stage = Stage(data.shards, folder, StageSpace(root=folder.parent, limit_bytes=limit_bytes))
+    stage = StagedShards(data.shards, folder, StageSpace(root=folder.parent, limit_bytes=limit_bytes))
     return ShardStore(folder, manifest, split, stage)
 
 

@@ -29,7 +29,7 @@ _POLL_SECONDS = 0.1  # while copies under way hold the room
 _Wanted = tuple[ShardEntry, int]  # and when it was asked for, nanoseconds of the epoch
 
 
-class Stage:
+class StagedShards:
     """The staged shards of one data set. Safe to make before a fork: nothing is open, no thread runs until used."""
 
     def __init__(self, shards: str, folder: Path, space: StageSpace) -> None:

@@ -41,7 +41,7 @@ class SampleError(ShardError):
 
 
 class ShardCopies(Protocol):
-    """What a store needs of `stage.Stage`: copies of shards of a slow or remote place, in the store's folder."""
+    """What a store needs of `stage.StagedShards`: copies of shards of a slow or remote place, in the store's folder."""
 
     def open_tar(self, shard: ShardEntry) -> int:
         """Descriptor of the shard's copy."""

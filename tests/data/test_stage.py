@@ -16,7 +16,7 @@ from shard_server import serving
 from cxr_dist.config.data import DataConfig
 from cxr_dist.data.origin import fetch
 from cxr_dist.data.place import open_store, shards_folder
-from cxr_dist.data.stage import Stage
+from cxr_dist.data.stage import StagedShards
 from cxr_dist.data.stage_space import StageSpace
 from cxr_dist.data.store import ShardError, ShardStore
 from cxr_dist.errors import UserError
@@ -44,9 +44,9 @@ def read_split(data: DataConfig, split: str = "train"):
     return [(sample["__key__"], sample["jpg"], sample["json"]) for sample in read]
 
 
-def stage_of(shards: str, folder: Path, limit_bytes: int = 0) -> Stage:
+def stage_of(shards: str, folder: Path, limit_bytes: int = 0) -> StagedShards:
     folder.mkdir(parents=True, exist_ok=True)
-    return Stage(shards, folder, StageSpace(root=folder.parent, limit_bytes=limit_bytes))
+    return StagedShards(shards, folder, StageSpace(root=folder.parent, limit_bytes=limit_bytes))
 
 
 def names(folder: Path, pattern: str) -> set[str]:
