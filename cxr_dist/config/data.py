@@ -42,7 +42,7 @@ class DataConfig:
     """Exponent on the inverse class frequency: 0 is uniform, 1 draws all classes equally often."""
     stages: tuple[str, ...] = ()
     """Stages of your own for training samples, after decoding and before augmentation, in this order: each
-    MODULE:FUNCTION or FILE.py:FUNCTION, as data/own_stages.py says."""
+    MODULE:NAME or FILE.py:NAME, as data/own_stages.py says."""
     shuffle_shards: int = 8
     """A lane's draws are shuffled inside a window of this many shards' worth of draws."""
     rotation_degrees: float = 7.0

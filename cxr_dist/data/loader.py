@@ -11,7 +11,7 @@ A worker's error comes back as a value, so that what the user reads is its one l
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,11 +24,11 @@ from cxr_dist.config.data import DataConfig
 from cxr_dist.data.augment import Augmentation, warp
 from cxr_dist.data.batch import Batch
 from cxr_dist.data.draws import samples_of
-from cxr_dist.data.own_stages import own_stages
+from cxr_dist.data.own_stages import Stage, own_stages
 from cxr_dist.data.packing import packed_positions
 from cxr_dist.data.place import open_store
 from cxr_dist.data.plan import Plan, augmentation_key, evaluation_batches, group_weights
-from cxr_dist.data.read import Read, Replacing, reader
+from cxr_dist.data.read import Read, Replacing, SampleDict, reader
 from cxr_dist.data.store import ShardError, ShardStore
 from cxr_dist.data.text import ReportTokenizer, report_text
 from cxr_dist.data.views import film_keys, row_table
@@ -38,8 +38,7 @@ from cxr_dist.format.manifest import Manifest
 from cxr_dist.format.shard_list import column
 from cxr_dist.format.stored_sample import film_names
 
-Samples = list[dict[str, Any]]
-Stage = Callable[[Iterator[Samples]], Iterator[Any]]
+Samples = list[SampleDict]
 
 
 def training_plan(config: DataConfig, manifest: Manifest, seed: int) -> Plan:
@@ -119,7 +118,7 @@ class EvaluationSource(IterableDataset[Samples]):
             for batch in self.batches[worker::num_workers]:
                 yield [self._read(sample_id) for sample_id in batch]
 
-    def _read(self, sample_id: int) -> dict[str, Any]:
+    def _read(self, sample_id: int) -> SampleDict:
         shard = int(np.searchsorted(self.first, sample_id, side="right")) - 1
         if shard != self._shard:  # they come in order
             self._shard = shard

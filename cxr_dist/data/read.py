@@ -14,12 +14,13 @@ from cxr_dist.data.plan import replacement_order
 from cxr_dist.data.store import SampleError, ShardStore
 from cxr_dist.format.stored_sample import REASONS, DamagedSample, decode_facts, decode_film, film_names
 
-Sample = dict[str, Any]
-Read = Callable[[int, int], Sample]
+SampleDict = dict[str, Any]
+"""A sample as webdataset has it: "__key__", "json", "jpg", a study's further films, and what the pipeline adds."""
+Read = Callable[[int, int], SampleDict]
 """From (shard, sample) to a decoded sample; raises SampleError."""
 
 
-def decode(sample: Sample, short_side: int, image_size: int | None) -> None:
+def decode(sample: SampleDict, short_side: int, image_size: int | None) -> None:
     """In place: "jpg" to grey uint8 [h, w], "json" to a dict; `image_size` None leaves films out (text mode).
 
     So is each further film of a study, "1.jpg" and so on.
@@ -38,7 +39,7 @@ def decode(sample: Sample, short_side: int, image_size: int | None) -> None:
 def reader(store: ShardStore, short_side: int, image_size: int | None) -> Read:
     """Reads and decodes samples of a store."""
 
-    def read(shard: int, sample: int) -> Sample:
+    def read(shard: int, sample: int) -> SampleDict:
         found = store.read(shard, sample)
         try:
             decode(found, short_side, image_size)
@@ -55,7 +56,7 @@ class Replacing:
     def __init__(self, store: ShardStore, read: Read, seed: int, *, replace: bool) -> None:
         self.store, self.read, self.seed, self.replace = store, read, seed, replace
 
-    def __call__(self, epoch: int, draw: int, shard: int, sample: int) -> Sample:
+    def __call__(self, epoch: int, draw: int, shard: int, sample: int) -> SampleDict:
         """The sample, with "replaced" where it is another one; raises SampleError where none of the shard is whole."""
         try:
             return self.read(shard, sample)
@@ -64,7 +65,7 @@ class Replacing:
                 raise
             return self._instead(epoch, draw, shard, sample, error)
 
-    def _instead(self, epoch: int, draw: int, shard: int, sample: int, error: SampleError) -> Sample:
+    def _instead(self, epoch: int, draw: int, shard: int, sample: int, error: SampleError) -> SampleDict:
         groups = self.store.index(shard)["group"]
         for other in replacement_order(self.seed, epoch, draw, sample, groups).tolist():
             try:

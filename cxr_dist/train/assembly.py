@@ -16,7 +16,7 @@ from cxr_dist.config.run import Config
 from cxr_dist.data.batch import Batch
 from cxr_dist.data.draws import keys_of
 from cxr_dist.data.loader import training_batches, training_plan
-from cxr_dist.data.own_stages import own_stages
+from cxr_dist.data.own_stages import check_stages
 from cxr_dist.data.place import open_store, shards_folder
 from cxr_dist.data.read import reader
 from cxr_dist.data.store import SampleError
@@ -181,7 +181,7 @@ def check_against(config: Config, manifest: Manifest) -> None:
             f"the shards have no text section {absent[0]!r}; set --data.text-sections to some of: "
             f"{', '.join(manifest.text_sections) or '(none: use --model.mode image)'}"
         )
-    own_stages(config.data.stages)  # are found, or refused
+    check_stages(config.data, manifest, with_images=config.model.uses_image)
 
 
 def check_weights(config: Config) -> None:

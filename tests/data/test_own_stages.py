@@ -15,6 +15,7 @@ from cxr_dist.data.own_stages import own_stages
 from cxr_dist.data.store import ShardError
 from cxr_dist.errors import UserError
 from cxr_dist.format.manifest import load_manifest
+from cxr_dist.train.assembly import check_against
 
 
 @pytest.fixture
@@ -81,6 +82,9 @@ def forgets(sample, random):
 
 def floats(sample, random):
     return sample | {"jpg": sample["jpg"] / 255}
+
+def silent(sample, random):
+    return sample | {"json": {"text": {"findings": None}}}
 """
 
 
@@ -95,17 +99,22 @@ def test_a_stage_cannot_change_labels_or_ids(tiny_config, stages):
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("forgets", "did not return a sample"), ("floats", "grey uint8")]
+    ("name", "message"),
+    [
+        ("forgets", "did not return a sample"),
+        ("floats", "grey uint8"),
+        ("silent", 'a dict with "text", a dict of texts'),
+    ],
 )
 def test_what_is_no_sample_is_refused(tiny_config, stages, name, message):
-    with pytest.raises(UserError, match=rf"data\.stages: .*:{name} .*{message}"):
+    with pytest.raises(UserError, match=rf"data\.stages: stage .*:{name}' .*{message}"):
         films(tiny_config, [f"{stages}:{name}"])
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_stage_that_fails_is_named_with_its_line_and_without_content(tiny_config, stages, workers):
     with pytest.raises(
-        (UserError, ShardError), match=r":fails raised KeyError in line 11 of mine\.py"
+        (UserError, ShardError), match=r":fails' raised KeyError in line 11 of mine\.py"
     ) as caught:
         films(tiny_config, [f"{stages}:fails"], workers=workers)
     assert "Featherstonehaugh" not in str(caught.value)
@@ -116,19 +125,51 @@ def test_a_stage_that_fails_is_named_with_its_line_and_without_content(tiny_conf
     [
         (
             "no_such_module:f",
-            r"no_such_module cannot be imported \(ModuleNotFoundError\): expected MODULE:FUNC",
+            r"'no_such_module:f': there is no module 'no_such_module'; expected MODULE:NAME",
         ),
-        ("/nowhere/x.py:f", r"/nowhere/x\.py cannot be imported \(FileNotFoundError\)"),
-        ("salt", r"salt cannot be imported \(ValueError\): expected MODULE:FUNCTION"),
-        ("json:no_such", "json has no function 'no_such'"),
+        ("/nowhere/x.py:f", r"'/nowhere/x\.py:f': there is no file /nowhere/x\.py; expected MODULE:NAME"),
+        ("salt", r"'salt': expected MODULE:NAME or FILE\.py:NAME"),
+        ("json:no_such", "'json:no_such': json defines no 'no_such' that can be called"),
     ],
 )
 def test_a_name_that_leads_nowhere_is_refused(name, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=f"^data.stages: stage {message}"):
         own_stages([name])
 
 
-def test_the_dry_run_refuses_it_too(cxr_dist, tiny_shards):
-    status, _, said = cxr_dist("plan", "demo", "--data.shards", tiny_shards, "--data.stages", "nowhere:x")
-    assert status == 2
-    assert "data.stages: nowhere cannot be imported" in said
+@pytest.mark.parametrize("name", ["fails", "forgets", "floats", "silent"])
+def test_a_stage_that_breaks_the_protocol_is_refused_before_the_start(tiny_config, stages, name):
+    data = dataclasses.replace(tiny_config.data, stages=(f"{stages}:relabel", f"{stages}:{name}"))
+    config = dataclasses.replace(tiny_config, data=data)
+    with pytest.raises(UserError, match=rf"data\.stages: stage .*:{name}'"):
+        check_against(config, load_manifest(Path(data.shards)))
+
+
+TAKES_ALL = """
+def every_part(sample, random):
+    films, facts = [name for name in sample if name.endswith("jpg")], sample["json"]
+    assert films == FILMS and set(facts["text"]) == {"indication", "findings", "impression"}
+    assert all(isinstance(sample[name], bytes) == (MODE == "text") for name in films)
+    return sample
+"""
+
+
+@pytest.mark.parametrize("mode", ["fused", "text"])
+def test_the_made_up_sample_is_as_the_shards_and_the_model_have_it(tiny_config, study_config, tmp_path, mode):
+    for config, films in ((tiny_config, ["jpg"]), (study_config, ["jpg", "1.jpg"])):
+        path = tmp_path / f"{len(films)}.py"
+        path.write_text(f"FILMS, MODE = {films}, {mode!r}\n{TAKES_ALL}")
+        data = dataclasses.replace(config.data, stages=(f"{path}:every_part",))
+        model = dataclasses.replace(config.model, mode=mode)
+        check_against(dataclasses.replace(config, data=data, model=model), load_manifest(Path(data.shards)))
+
+
+def test_the_dry_run_refuses_it_too(cxr_dist, tiny_shards, stages):
+    for stage, message in (
+        ("nowhere:x", "there is no module"),
+        (f"{stages}:floats", "did not return a sample"),
+    ):
+        status, _, said = cxr_dist("plan", "demo", "--data.shards", tiny_shards, "--data.stages", stage)
+        assert status == 2
+        assert f"data.stages: stage '{stage}'" in said.replace("\n", "")
+        assert message in said
