@@ -16,7 +16,7 @@ from scipy.stats import rankdata
 from cxr_dist.evaluate.arrays import Bools, Floats
 from cxr_dist.format.manifest import UNKNOWN, Task
 
-Labels = NDArray[np.int16]
+LabelArray = NDArray[np.int16]
 BINS = 10
 TEMPERATURES = (0.05, 20.0)
 """Where a temperature is looked for."""
@@ -57,7 +57,7 @@ def reliability(probability: Floats, happened: Bools, bins: int = BINS) -> Relia
     )
 
 
-def stated(probabilities: Floats, labels: Labels, task: Task) -> tuple[Floats, Bools]:
+def stated(probabilities: Floats, labels: LabelArray, task: Task) -> tuple[Floats, Bools]:
     """([m] probability that was stated, [m] whether it came true).
 
     Multiclass: the probability of the answer, the most probable class (m = n). Multilabel: that of every known
@@ -70,7 +70,7 @@ def stated(probabilities: Floats, labels: Labels, task: Task) -> tuple[Floats, B
     return probabilities[known], labels[known] == 1
 
 
-def losses(probabilities: Floats, labels: Labels, task: Task) -> tuple[Floats, Floats, Floats]:
+def losses(probabilities: Floats, labels: LabelArray, task: Task) -> tuple[Floats, Floats, Floats]:
     """Per sample, each [n]: log loss (nats), Brier loss, and the number of known labels they are sums over.
 
     Multiclass: -log p of the true class, and Σ over classes of (p - y)², 0 to 2 (Brier 1950); one label each.
@@ -89,7 +89,7 @@ def losses(probabilities: Floats, labels: Labels, task: Task) -> tuple[Floats, F
     return (surprise * known).sum(axis=1), (squares * known).sum(axis=1), known.sum(axis=1)
 
 
-def scores(probabilities: Floats, labels: Labels, task: Task) -> dict[str, float | None]:
+def scores(probabilities: Floats, labels: LabelArray, task: Task) -> dict[str, float | None]:
     """log_loss, brier and ece of one set of probabilities; None where no label is known."""
     log_loss, brier, weight = losses(probabilities, labels, task)
     if weight.sum() == 0:
@@ -109,7 +109,7 @@ def tempered(probabilities: Floats, temperature: float, task: Task) -> Floats:
     return np.asarray(expit(logit(np.clip(probabilities, *_inner())) / temperature))
 
 
-def fit_temperature(probabilities: Floats, labels: Labels, task: Task) -> float:
+def fit_temperature(probabilities: Floats, labels: LabelArray, task: Task) -> float:
     """The temperature with the least log loss (Guo et al., ICML 2017); raises NoTemperature where there is none.
 
     The log loss is convex in 1 / temperature, so that a bounded search in one dimension finds its minimum.
@@ -128,7 +128,9 @@ def fit_temperature(probabilities: Floats, labels: Labels, task: Task) -> float:
     return float(np.exp(found.x))
 
 
-def calibrate(validation: tuple[Floats, Labels], test: tuple[Floats, Labels], task: Task) -> dict[str, Any]:
+def calibrate(
+    validation: tuple[Floats, LabelArray], test: tuple[Floats, LabelArray], task: Task
+) -> dict[str, Any]:
     """Fit on validation's (probabilities, labels) and judge on test's, before and after.
 
     Without a temperature, it and `after` are None and `reason` says why.

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from cxr_dist.format.left_out import MISSING_IMAGE, TOO_LARGE_IMAGE, UNREADABLE_IMAGE, ImageProblem
+from cxr_dist.format.stored_sample import PIXEL_LIMIT
 
-PIXEL_LIMIT = 100_000_000  # half of it where a pixel is several bytes: decoding takes below 1 GiB
 _SIDE_LIMIT = 65_500  # of a JPEG
 _FORMATS = ("JPEG", "PNG")  # by content; Pillow would otherwise run EPS through Ghostscript
 

@@ -15,7 +15,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-PIXEL_LIMIT = 100_000_000  # of a film whose long side has no bound in the manifest
+PIXEL_LIMIT = 100_000_000
+"""Of a source image, and of a stored film whose long side has no bound in the manifest. A source image with several
+bytes a pixel may have half as many: decoding takes below 1 GiB."""
 
 CUT_SHORT = "is cut short"
 OTHER_BYTES = "does not have the bytes that were written (crc32)"

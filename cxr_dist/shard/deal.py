@@ -16,7 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from cxr_dist.format.manifest import FORMAT_VERSION, SPLITS
-from cxr_dist.shard.describe import fingerprint, plain_recipe
+from cxr_dist.shard.describe import plain_recipe, rows_sha256
 from cxr_dist.shard.readers import read_source
 from cxr_dist.shard.recipe import Recipe
 from cxr_dist.shard.record import Source
@@ -48,7 +48,7 @@ class ShardPlan:
     @cached_property
     def source_sha256(self) -> str:
         """Of the source's rows, pixels apart."""
-        return fingerprint(self.found)
+        return rows_sha256(self.found)
 
     @cached_property
     def identity(self) -> str:

@@ -41,7 +41,7 @@ def manifest_of(recipe: Recipe, source: Source, selection: Selection, written: S
         splits={name: _split_entry(recipe, selection.classes, name, written) for name in SPLITS},
         redacted=_redacted(recipe, samples),
         without_text=sum(not any(s.text.values()) for s in samples) if source.text_sections else 0,
-        source_sha256=fingerprint(source),
+        source_sha256=rows_sha256(source),
     )
 
 
@@ -62,7 +62,7 @@ def plain_recipe(recipe: Recipe) -> dict[str, Any]:
     return plain
 
 
-def fingerprint(source: Source) -> str:
+def rows_sha256(source: Source) -> str:
     """sha256 over all rows in any order, pixels apart: whether the source is still the same."""
     rows = (
         json.dumps(

@@ -45,13 +45,13 @@ def films_of_studies(kept: Sequence[_Labelled], max_views: int, left_out: Counte
         if any(_said(film) != _said(films[0]) for film in films):
             left_out[CONTRADICTION] += len(films)
             continue
-        ordered = in_order([record for record, _ in films])
+        ordered = films_in_order([record for record, _ in films])
         left_out[MORE_FILMS] += len(ordered[max_views:])
         units.append(Unit(records=tuple(ordered[:max_views]), label=films[0][1]))
     return units
 
 
-def in_order(films: Sequence[Record]) -> list[Record]:
+def films_in_order(films: Sequence[Record]) -> list[Record]:
     """The films of a study in their fixed order; within a projection by the source's own names."""
     seen: Counter[str] = Counter()
     ranks = {}

@@ -15,7 +15,7 @@ from table_source import source_names
 from cxr_dist.errors import UserError
 from cxr_dist.format.manifest import open_index
 from cxr_dist.shard.readers import read_source
-from cxr_dist.shard.readers.report_sections import SECTIONS
+from cxr_dist.shard.readers.report_sections import MIMIC_SECTIONS
 from cxr_dist.shard.recipe import Labels, Recipe, Split, load_recipe
 from cxr_dist.shard.select import select
 from cxr_dist.shard.summary import print_summary
@@ -52,7 +52,11 @@ def test_the_official_split_and_the_labels_reach_the_shards(published, tmp_path)
         "test": 4,
     }
     assert manifest.left_out == {"not selected by the recipe's where": 40}  # the lateral films
-    assert (manifest.text_sections, manifest.without_text, manifest.attributes) == (SECTIONS, 1, ("view",))
+    assert (manifest.text_sections, manifest.without_text, manifest.attributes) == (
+        MIMIC_SECTIONS,
+        1,
+        ("view",),
+    )
     official = {dicom: part for dicom, _, _, part in read_table(published, "split")[1]}
     part_of = {"train": "train", "val": "validate", "test": "test"}
     names = source_names(out)

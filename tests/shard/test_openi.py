@@ -13,7 +13,7 @@ import pytest
 
 from cxr_dist.errors import UserError
 from cxr_dist.shard.readers import read_source
-from cxr_dist.shard.readers.openi import SECTIONS
+from cxr_dist.shard.readers.openi import OPENI_SECTIONS
 from cxr_dist.shard.recipe import Recipe, load_recipe
 from cxr_dist.shard.select import select
 from cxr_dist.shard.verify import verify
@@ -57,7 +57,7 @@ def openi(tmp_path: Path) -> Path:
 
 def test_a_report_gives_a_record_per_film_with_its_sections(openi):
     source = read(openi)
-    assert source.text_sections == SECTIONS
+    assert source.text_sections == OPENI_SECTIONS
     first = source.records[0]
     assert dict(first.text) == {
         "indication": "Cough & fever",

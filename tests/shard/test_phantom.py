@@ -17,7 +17,7 @@ from cxr_dist.shard.phantom.film import PhantomFilm
 from cxr_dist.shard.phantom.frontal import draw_frontal
 from cxr_dist.shard.phantom.lateral import draw_lateral
 from cxr_dist.shard.phantom.study import FINDINGS, draw_study
-from cxr_dist.shard.phantom.wording import SECTIONS, write_report
+from cxr_dist.shard.phantom.wording import PHANTOM_SECTIONS, write_report
 from cxr_dist.shard.readers import read_source
 from cxr_dist.shard.recipe import Demo, load_recipe
 from cxr_dist.shard.write import write_shards
@@ -79,7 +79,7 @@ def test_only_the_impression_names_the_finding():
     for number in range(1000):
         study = draw_study(0, number)
         report = write_report(study, 0)
-        assert tuple(report) == SECTIONS
+        assert tuple(report) == PHANTOM_SECTIONS
         assert "{" not in "".join(report.values())
         for name in FINDINGS:
             assert name not in report["findings"].lower()
@@ -102,6 +102,6 @@ def test_the_demo_says_that_it_is_made(tmp_path):
     record = open_index(tmp_path / "shards", shard, 1)[0]
     tar = (tmp_path / "shards" / shard.file).read_bytes()
     content = json.loads(tar[record["json_offset"] :][: record["json_size"]])
-    assert sorted(content["text"]) == sorted(SECTIONS)
+    assert sorted(content["text"]) == sorted(PHANTOM_SECTIONS)
     with pytest.raises(UserError, match="reader demo makes its own data"):
         read_source(recipe, tmp_path)

@@ -26,7 +26,7 @@ from cxr_dist.format.manifest import Manifest, index_dtype, load_manifest, open_
 from cxr_dist.shard.projection import projection
 from cxr_dist.shard.recipe import ImageFormat
 from cxr_dist.shard.record import Record
-from cxr_dist.shard.studies import in_order
+from cxr_dist.shard.studies import films_in_order
 from cxr_dist.shard.summary import print_summary
 from cxr_dist.shard.verify import verify
 from cxr_dist.shard.write import write_shards
@@ -225,7 +225,7 @@ def test_the_order_alternates_projections_and_does_not_depend_on_the_rows(
         Record(source_id=f"{i}", image_id=f"{i}", study="s", patient="p", view=view, values=(), text={}, pixels=None)
         for i, view in enumerate(views)
     ]  # fmt: skip
-    ordered = in_order(films)
+    ordered = films_in_order(films)
     assert sorted(ordered, key=films.index) == films
     kinds = [projection(film.view) for film in ordered]
     turns = [
@@ -233,7 +233,7 @@ def test_the_order_alternates_projections_and_does_not_depend_on_the_rows(
         for place, kind in enumerate(kinds)
     ]
     assert turns == sorted(turns)
-    assert in_order(rng.sample(films, len(films))) == ordered
+    assert films_in_order(rng.sample(films, len(films))) == ordered
 
 
 def test_the_closing_table_counts_studies(source, tmp_path):

@@ -8,15 +8,15 @@ from typing import Literal
 
 import numpy as np
 
-Finding = Literal["normal", "cardiomegaly", "effusion", "opacity", "nodule"]
-FINDINGS: dict[Finding, float] = {
+PhantomFinding = Literal["normal", "cardiomegaly", "effusion", "opacity", "nodule"]
+FINDINGS: dict[PhantomFinding, float] = {
     "normal": 0.36,
     "cardiomegaly": 0.16,
     "effusion": 0.16,
     "opacity": 0.17,
     "nodule": 0.15,
 }
-"""Finding -> share of the studies."""
+"""PhantomFinding -> share of the studies."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class Study:
     age: int
     """Years."""
     build: Build
-    finding: Finding
+    finding: PhantomFinding
     plainness: float
     """How clearly the film shows the finding, 0 barely to 1 plainly."""
     side: Literal["right", "left"]

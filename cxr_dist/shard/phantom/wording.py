@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cxr_dist.shard.phantom.study import FINDINGS, Finding, Study
+from cxr_dist.shard.phantom.study import FINDINGS, PhantomFinding, Study
 
-SECTIONS = ("indication", "findings", "impression")
+PHANTOM_SECTIONS = ("indication", "findings", "impression")
 
 _MISSED = 0.20  # share of findings that the report's FINDINGS does not mention
 _MISREAD = 0.10  # share of findings that are taken for another one
@@ -30,7 +30,7 @@ _COMPLAINTS = (
     "back pain after a fall",
     "wheezing",
 )
-_TYPICAL: dict[Finding, tuple[str, ...]] = {
+_TYPICAL: dict[PhantomFinding, tuple[str, ...]] = {
     "normal": ("employment screening", "preoperative evaluation, no symptoms", "sore throat"),
     "cardiomegaly": (
         "leg swelling and hypertension",
@@ -69,7 +69,7 @@ _BONES = (
     "",
     "",
 )
-_POSITIVE: dict[Finding, tuple[str, ...]] = {
+_POSITIVE: dict[PhantomFinding, tuple[str, ...]] = {
     "cardiomegaly": (
         "The cardiac silhouette is {degree} enlarged.",
         "Heart is {degree} enlarged with a cardiothoracic ratio above one half.",
@@ -91,7 +91,7 @@ _POSITIVE: dict[Finding, tuple[str, ...]] = {
         "Coin lesion of {size} mm in the {side} {zone} lung, not calcified.",
     ),
 }
-_HEDGED: dict[Finding, tuple[str, ...]] = {
+_HEDGED: dict[PhantomFinding, tuple[str, ...]] = {
     "cardiomegaly": ("Heart may be slightly enlarged, accentuated by shallow inspiration.",),
     "effusion": ("Minimal blunting of the {side} angle, possibly fluid or scarring.",),
     "opacity": ("Subtle {side} {zone} density may reflect atelectasis or early infiltrate.",),
@@ -104,7 +104,7 @@ _PRIOR = (
     "Calcified granuloma, unchanged.",
     "Previously described rounded density was a nipple shadow.",
 )
-_IMPRESSION: dict[Finding, tuple[str, ...]] = {
+_IMPRESSION: dict[PhantomFinding, tuple[str, ...]] = {
     "normal": ("Normal chest.", "No acute cardiopulmonary abnormality.", "Normal examination of the chest."),
     "cardiomegaly": ("Cardiomegaly.", "Cardiomegaly, {degree} increased, without edema."),
     "effusion": ("{Side} pleural effusion.", "{Degree} {side} effusion."),
@@ -117,7 +117,7 @@ _IMPRESSION: dict[Finding, tuple[str, ...]] = {
 
 
 def write_report(study: Study, seed: int) -> dict[str, str]:
-    """Section -> text, for `SECTIONS`; the same study and seed give the same report."""
+    """Section -> text, for `PHANTOM_SECTIONS`; the same study and seed give the same report."""
     rng = np.random.default_rng([seed, 3, study.number])
     words = _words(study, rng)
     return {
@@ -158,7 +158,7 @@ def _indication(study: Study, rng: np.random.Generator) -> str:
     return text[0].upper() + text[1:]
 
 
-def _findings(finding: Finding, words: dict[str, str], rng: np.random.Generator) -> str:
+def _findings(finding: PhantomFinding, words: dict[str, str], rng: np.random.Generator) -> str:
     described = _described(finding, rng)
     heart, lungs, pleura = _pick(rng, _HEART_CLEAR), _pick(rng, _LUNGS_CLEAR), _pick(rng, _PLEURA_CLEAR)
     if described is not None:
@@ -175,7 +175,7 @@ def _findings(finding: Finding, words: dict[str, str], rng: np.random.Generator)
     return " ".join(kept).format(**words)
 
 
-def _described(finding: Finding, rng: np.random.Generator) -> tuple[Finding, str] | None:
+def _described(finding: PhantomFinding, rng: np.random.Generator) -> tuple[PhantomFinding, str] | None:
     """What FINDINGS says is there, which is not always what is."""
     if finding == "normal":
         if rng.random() >= _SUSPECTED:
@@ -190,6 +190,6 @@ def _described(finding: Finding, rng: np.random.Generator) -> tuple[Finding, str
     return finding, _pick(rng, _HEDGED[finding] if rng.random() < _HEDGED_SHARE else _POSITIVE[finding])
 
 
-def _pick_finding(rng: np.random.Generator) -> Finding:
+def _pick_finding(rng: np.random.Generator) -> PhantomFinding:
     findings = [name for name in FINDINGS if name != "normal"]
     return findings[int(rng.integers(len(findings)))]

@@ -5,7 +5,7 @@ from pathlib import Path
 from cxr_dist.errors import UserError
 from cxr_dist.shard.phantom.film import PhantomFilm
 from cxr_dist.shard.phantom.study import draw_study
-from cxr_dist.shard.phantom.wording import SECTIONS, write_report
+from cxr_dist.shard.phantom.wording import PHANTOM_SECTIONS, write_report
 from cxr_dist.shard.recipe import Demo, Recipe
 from cxr_dist.shard.record import Record, Source
 
@@ -17,7 +17,7 @@ def read(recipe: Recipe, folder: Path | None) -> Source:
             "reader demo makes its own data: leave --source away, or name a recipe for your folder"
         )
     records = [record for number in range(recipe.demo.studies) for record in _records(recipe.demo, number)]
-    return Source(records=records, text_sections=SECTIONS, made_data=True)
+    return Source(records=records, text_sections=PHANTOM_SECTIONS, made_data=True)
 
 
 def _records(demo: Demo, number: int) -> list[Record]:

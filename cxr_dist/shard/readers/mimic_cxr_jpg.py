@@ -18,7 +18,7 @@ from cxr_dist.format.image import ImageFile
 from cxr_dist.shard.person import Sex, age_between, sex_of
 from cxr_dist.shard.projection import projection
 from cxr_dist.shard.readers.mimic_reports import read_sections
-from cxr_dist.shard.readers.report_sections import SECTIONS
+from cxr_dist.shard.readers.report_sections import MIMIC_SECTIONS
 from cxr_dist.shard.readers.source_paths import inside, source_folder
 from cxr_dist.shard.recipe import Recipe
 from cxr_dist.shard.record import Record, Source
@@ -65,7 +65,7 @@ def read(recipe: Recipe, folder: Path | None) -> Source:
     rows = zip(*(films[column] for column in _FILM), strict=True)
     return Source(
         records=[_record(row, tables, images, inverted=bool(recipe.image.monochrome1)) for row in rows],
-        text_sections=() if recipe.reports is None else SECTIONS,
+        text_sections=() if recipe.reports is None else MIMIC_SECTIONS,
         label_columns=tuple(recipe.labels.classes) or tables.label_columns,
     )
 

@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
 from cxr_dist.errors import UserError
-from cxr_dist.shard.readers.report_sections import SECTIONS, cut_sections
+from cxr_dist.shard.readers.report_sections import MIMIC_SECTIONS, cut_sections
 
-Study = tuple[str, str]
+StudyIds = tuple[str, str]
 """(subject_id, study_id), digits alone."""
 
 
-def read_sections(path: Path, studies: Iterable[Study]) -> dict[Study, dict[str, str]]:
+def read_sections(path: Path, studies: Iterable[StudyIds]) -> dict[StudyIds, dict[str, str]]:
     """The sections of each study's report; all empty where it has none. Raises UserError where no study has one.
 
     `path` is mimic-cxr-reports.zip, or a folder with p10/p10000032/s50414267.txt in it or in its `files`.
@@ -26,12 +26,12 @@ def read_sections(path: Path, studies: Iterable[Study]) -> dict[Study, dict[str,
             f"none of {len(wanted)} studies has a report in {path.name}: expected MIMIC-CXR's p10/p10000032/"
             "s50414267.txt there; set the recipe's reports, or reports: null to go without"
         )
-    none = dict.fromkeys(SECTIONS, "")
+    none = dict.fromkeys(MIMIC_SECTIONS, "")
     return {study: texts.get(study, none) for study in wanted}
 
 
-def _from_folder(folder: Path, studies: Iterable[Study]) -> dict[Study, dict[str, str]]:
-    def read(study: Study) -> bytes | None:
+def _from_folder(folder: Path, studies: Iterable[StudyIds]) -> dict[StudyIds, dict[str, str]]:
+    def read(study: StudyIds) -> bytes | None:
         try:
             return (folder / _name(study)).read_bytes()
         except FileNotFoundError:
@@ -40,14 +40,14 @@ def _from_folder(folder: Path, studies: Iterable[Study]) -> dict[Study, dict[str
     return _cut(read, studies)
 
 
-def _from_zip(path: Path, studies: Iterable[Study]) -> dict[Study, dict[str, str]]:
+def _from_zip(path: Path, studies: Iterable[StudyIds]) -> dict[StudyIds, dict[str, str]]:
     try:
         with zipfile.ZipFile(path) as archive:
             members = {
                 "/".join(PurePosixPath(member.filename).parts[-3:]): member for member in archive.infolist()
             }
 
-            def read(study: Study) -> bytes | None:
+            def read(study: StudyIds) -> bytes | None:
                 member = members.get(_name(study))
                 return None if member is None else archive.read(member)
 
@@ -58,12 +58,14 @@ def _from_zip(path: Path, studies: Iterable[Study]) -> dict[Study, dict[str, str
         ) from None
 
 
-def _name(study: Study) -> str:
+def _name(study: StudyIds) -> str:
     patient, number = study
     return f"p{patient[:2]}/p{patient}/s{number}.txt"
 
 
-def _cut(read: Callable[[Study], bytes | None], studies: Iterable[Study]) -> dict[Study, dict[str, str]]:
+def _cut(
+    read: Callable[[StudyIds], bytes | None], studies: Iterable[StudyIds]
+) -> dict[StudyIds, dict[str, str]]:
     contents = ((study, read(study)) for study in studies)
     return {
         study: cut_sections(content.decode("utf-8", errors="replace"))

@@ -19,7 +19,7 @@ from cxr_dist.shard.readers.source_paths import inside, source_folder
 from cxr_dist.shard.recipe import Recipe
 from cxr_dist.shard.record import Record, Source
 
-SECTIONS = ("indication", "comparison", "findings", "impression")
+OPENI_SECTIONS = ("indication", "comparison", "findings", "impression")
 
 
 def read(recipe: Recipe, folder: Path | None) -> Source:
@@ -41,13 +41,13 @@ def read(recipe: Recipe, folder: Path | None) -> Source:
             records += _records(path, films, views, inverted=bool(recipe.image.monochrome1))
         except ElementTree.ParseError:
             left_out[UNREADABLE_REPORT] += 1
-    return Source(records=records, text_sections=SECTIONS, left_out=left_out)
+    return Source(records=records, text_sections=OPENI_SECTIONS, left_out=left_out)
 
 
 def _records(path: Path, films: dict[str, Path], views: dict[str, str], inverted: bool) -> Iterator[Record]:
     report = ElementTree.parse(path).getroot()
     terms = [term.text.strip() for term in report.findall("MeSH/major") if term.text and term.text.strip()]
-    text = dict.fromkeys(SECTIONS, "")
+    text = dict.fromkeys(OPENI_SECTIONS, "")
     for part in report.iter("AbstractText"):
         section = part.get("Label", "").lower()
         if section in text:

@@ -9,7 +9,7 @@ import re
 from difflib import get_close_matches
 from functools import lru_cache
 
-SECTIONS = (
+MIMIC_SECTIONS = (
     "preamble",
     "examination",
     "indication",
@@ -53,13 +53,13 @@ _SPELT = ("impression", "findings", "indication", "comparison", "technique", "ex
 
 
 def cut_sections(report: str) -> dict[str, str]:
-    """All of SECTIONS by name, white space made single; empty where the report has no such section."""
+    """All of MIMIC_SECTIONS by name, white space made single; empty where the report has no such section."""
     parts = _parts(report)
     if not any(section in ("findings", "impression") for section, _ in parts):
         section, lines = parts.pop()
         first, rest = _first_paragraph(lines)
         parts += [(section, first), ("last_paragraph", rest)]
-    sections = dict.fromkeys(SECTIONS, "")
+    sections = dict.fromkeys(MIMIC_SECTIONS, "")
     for section, lines in parts:
         text = " ".join(" ".join(lines).split())
         if section == "other":
