@@ -43,7 +43,7 @@ def one_step(backend: Backend, batch: int) -> None:
     """Forward, backward and update, complete when this returns."""
     inputs = made_inputs(batch, backend.device)
     with backend.accumulate(is_last=True):
-        logits = backend.forward(inputs.images, inputs.tokens, inputs.attention_mask)
+        logits = backend.forward(*inputs)
         backend.backward(logits.square().mean())
     backend.update()
     if backend.device.type == "cuda":

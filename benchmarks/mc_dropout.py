@@ -20,7 +20,8 @@ import torch
 from benchmarks.hardware import describe_machine, result_path
 from cxr_dist.config.model import ModelConfig
 from cxr_dist.model.classifier import Classifier, build_classifier
-from cxr_dist.model.monte_carlo import Inputs, McDropout, McScope, mc_logits, stochastic
+from cxr_dist.model.inputs import Inputs
+from cxr_dist.model.monte_carlo import McDropout, McScope, mc_logits, stochastic
 
 BERT_BASE = {"model_type": "bert", "vocab_size": 28996}  # the rest are transformers' defaults: BERT-base
 ORIGINAL_PASSES = 10
@@ -49,7 +50,7 @@ def made_inputs(batch: int, device: torch.device) -> Inputs:
 @torch.no_grad()
 def encode_and_sample(model: Classifier, inputs: Inputs, passes: int, scope: McScope) -> None:
     """What evaluation does with a batch: the deterministic answer, then the passes."""
-    features = model.encode(inputs.images, inputs.tokens, inputs.attention_mask)
+    features = model.encode(inputs)
     model.classify(features)
     if passes:
         assert inputs.images is not None
@@ -62,7 +63,7 @@ def original(model: Classifier, inputs: Inputs) -> None:
     """The original notebook's way: the whole network once per pass, with its layers of dropout in training mode."""
     with stochastic(model):
         for _ in range(ORIGINAL_PASSES):
-            model(inputs.images, inputs.tokens, inputs.attention_mask)
+            model(*inputs)
 
 
 def ways(model: Classifier, inputs: Inputs, passes: int) -> dict[str, Way]:

@@ -5,7 +5,7 @@ import torch
 from numpy.typing import NDArray
 
 from cxr_dist.model.classifier import Classifier
-from cxr_dist.model.monte_carlo import Inputs
+from cxr_dist.model.inputs import Inputs
 
 
 def grad_cam(model: Classifier, inputs: Inputs, class_index: int) -> NDArray[np.float64]:
@@ -20,9 +20,7 @@ def grad_cam(model: Classifier, inputs: Inputs, class_index: int) -> NDArray[np.
     """
     assert inputs.images is not None, "Grad-CAM needs a film"
     with torch.enable_grad():
-        features = model.encode(
-            inputs.images, inputs.tokens, inputs.attention_mask, view_rows=inputs.view_rows
-        )
+        features = model.encode(inputs)
         assert features.image_tokens is not None
         logit = model.classify(features)[0, class_index]
         (gradient,) = torch.autograd.grad(logit, features.image_tokens)

@@ -1,17 +1,15 @@
 """The passes of a model over one batch: films and token ids in, probabilities out. No rank and no split enters."""
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from cxr_dist.config.run import Config
 from cxr_dist.data.batch import Batch
+from cxr_dist.evaluate.arrays import Floats
 from cxr_dist.format.manifest import Task
 from cxr_dist.model.classifier import Classifier
 from cxr_dist.model.image_encoder import normalise
-from cxr_dist.model.monte_carlo import Inputs, McDropout, mc_logits
-
-Floats = NDArray[np.float64]
+from cxr_dist.model.inputs import Inputs
+from cxr_dist.model.monte_carlo import McDropout, mc_logits
 
 
 @torch.no_grad()
@@ -22,9 +20,7 @@ def predict_passes(
     batch = batch.to(device)
     inputs = inputs_of(model, batch)
     with config.autocast(device.type):
-        features = model.encode(
-            inputs.images, inputs.tokens, inputs.attention_mask, batch.token_positions, inputs.view_rows
-        )
+        features = model.encode(inputs)
         certain = probabilities(model.classify(features), task).cpu().numpy()
         if not mc.passes:
             return certain, None
@@ -35,10 +31,7 @@ def predict_passes(
 def inputs_of(model: Classifier, batch: Batch) -> Inputs:
     """What the model takes of a batch that is on its device: films normalised, in its own precision."""
     dtype = next(model.parameters()).dtype
-    images = normalise(batch.images, dtype) if batch.images is not None else None
-    return Inputs(
-        images=images, tokens=batch.tokens, attention_mask=batch.attention_mask, view_rows=batch.view_rows
-    )
+    return Inputs.of(batch, None if batch.images is None else normalise(batch.images, dtype))
 
 
 def probabilities(logits: torch.Tensor, task: Task) -> torch.Tensor:

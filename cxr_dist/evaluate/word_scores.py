@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from cxr_dist.data.text import ReportWord
 from cxr_dist.evaluate.arrays import Floats
 from cxr_dist.model.classifier import Classifier
-from cxr_dist.model.monte_carlo import Inputs
+from cxr_dist.model.inputs import Inputs
 
 _STEPS = 16  # along the way: each costs a forward and a backward pass of the text encoder
 
@@ -68,9 +68,7 @@ def gradient_times_input(model: Classifier, inputs: Inputs, class_index: int) ->
     """
     assert model.text is not None
     with torch.no_grad():
-        features = model.encode(
-            inputs.images, inputs.tokens, inputs.attention_mask, view_rows=inputs.view_rows
-        )
+        features = model.encode(inputs)
     total: Tensor | float = 0.0
     for step in range(_STEPS):
         # The way is walked as α = u², slowly at first: after LayerNorm most happens near 0.

@@ -23,6 +23,7 @@ from cxr_dist.model.fusion import (
     TokenFusion,
 )
 from cxr_dist.model.image_encoder import ImageEncoder, grey_weights
+from cxr_dist.model.inputs import Inputs
 from cxr_dist.model.view_pooling import of_samples
 from cxr_dist.model.weights import bundle_folder, image_weights, verify_component
 
@@ -60,45 +61,26 @@ class Classifier(nn.Module):
         self.image, self.text, self.summary, self.head = image, text, summary, head
         self._encoders_frozen = False
 
-    def forward(
-        self,
-        images: Tensor | None,
-        tokens: Tensor | None,
-        attention_mask: Tensor | None,
-        token_positions: Tensor | None = None,
-        view_rows: Tensor | None = None,
-    ) -> Tensor:
-        """Normalised films [n, 1, H, W], token ids and mask int64 [b, T] to logits [b, C].
+    def forward(self, *inputs: Tensor | None) -> Tensor:
+        """The fields of `Inputs`, in their order, to logits [b, C]."""
+        return self.classify(self.encode(Inputs(*inputs)))
 
-        Each film is a sample, n = b, unless `view_rows` (int64 [b, V], as in `Batch`) says which films are whose.
-        What the model's mode does not read may be None, and is ignored otherwise. Given `token_positions`
-        (`packed_positions`, int64 [N]), the text encoder computes only those, which hold all real tokens.
-        """
-        return self.classify(self.encode(images, tokens, attention_mask, token_positions, view_rows))
-
-    def encode(
-        self,
-        images: Tensor | None,
-        tokens: Tensor | None,
-        attention_mask: Tensor | None,
-        token_positions: Tensor | None = None,
-        view_rows: Tensor | None = None,
-    ) -> Features:
+    def encode(self, inputs: Inputs) -> Features:
         """Run the encoders; without gradients while they are frozen."""
         image_tokens = image_pooled = text_tokens = None
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self._encoders_frozen):
             if self.image is not None:
-                image_tokens, image_pooled = self.image(images)
-                if view_rows is not None:
-                    image_tokens, image_pooled = of_samples(image_tokens, view_rows)
+                image_tokens, image_pooled = self.image(inputs.images)
+                if inputs.view_rows is not None:
+                    image_tokens, image_pooled = of_samples(image_tokens, inputs.view_rows)
             if self.text is not None:
-                text_tokens = self.text(tokens, attention_mask, token_positions)
+                text_tokens = self.text(inputs.tokens, inputs.attention_mask, inputs.token_positions)
         return Features(
             image_tokens=image_tokens,
             image_pooled=image_pooled,
-            view_rows=view_rows if self.image is not None else None,
+            view_rows=inputs.view_rows if self.image is not None else None,
             text_tokens=text_tokens,
-            attention_mask=attention_mask if self.text is not None else None,
+            attention_mask=inputs.attention_mask if self.text is not None else None,
         )
 
     def classify(self, features: Features) -> Tensor:

@@ -17,6 +17,7 @@ from cxr_dist.errors import UserError
 from cxr_dist.model.classifier import Classifier
 from cxr_dist.model.dropout import DropoutKeys, KeyedDropout
 from cxr_dist.model.fusion import Features
+from cxr_dist.model.inputs import Inputs
 from cxr_dist.model.view_pooling import of_samples
 
 McScope = Literal["head", "text", "all"]
@@ -35,16 +36,6 @@ class McDropout:
     passes: int = 0
     scope: McScope = "head"
     """`head`: fusion and head. `text`: the text encoder too. `all`: both encoders too."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Inputs:
-    """What `Classifier.forward` takes, for b samples."""
-
-    images: Tensor | None
-    tokens: Tensor | None
-    attention_mask: Tensor | None
-    view_rows: Tensor | None = None
 
 
 @torch.no_grad()

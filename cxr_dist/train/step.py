@@ -27,6 +27,7 @@ from cxr_dist.distributed.reduce import sum_over_ranks
 from cxr_dist.distributed.transfer import HostCopy, to_device
 from cxr_dist.distributed.watch.progress import enter
 from cxr_dist.model.image_encoder import GREY_DEVIATION, normalise
+from cxr_dist.model.inputs import Inputs
 from cxr_dist.model.losses import ClassificationLoss
 from cxr_dist.train.batchnorm import LaneStatistics
 
@@ -35,21 +36,12 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inputs:
+class MicroBatch:
     """A micro-batch on the device, augmented and mixed."""
 
-    images: torch.Tensor | None  # float [n, 1, H, W], normalised
-    tokens: torch.Tensor | None
-    attention_mask: torch.Tensor | None
-    token_positions: torch.Tensor | None
-    view_rows: torch.Tensor | None
+    inputs: Inputs
     targets: torch.Tensor  # float [b, C]
     known: torch.Tensor  # float [b, C]
-
-    @property
-    def model_inputs(self) -> tuple[torch.Tensor | None, ...]:
-        """What `Classifier.forward` takes, in its order."""
-        return self.images, self.tokens, self.attention_mask, self.token_positions, self.view_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,14 +85,14 @@ class TrainStep:
 
     def __call__(self, step: int, epoch: int, batches: list[Batch], stop: bool) -> StepResult:
         """Forward and backward over this rank's lanes, one update. `epoch` counts from 0."""
-        inputs = [
-            self.inputs(step, epoch, lane, batch) for lane, batch in zip(self.lanes, batches, strict=True)
+        prepared = [
+            self.prepared(step, epoch, lane, batch) for lane, batch in zip(self.lanes, batches, strict=True)
         ]
         num_replaced = sum(len(batch.replaced) for batch in batches)
-        denominator, flags = self.totals(inputs, [float(stop), float(num_replaced)])
+        denominator, flags = self.totals(prepared, [float(stop), float(num_replaced)])
         self.statistics.start()
         losses = [
-            self.lane(step, lane, each, denominator) for lane, each in zip(self.lanes, inputs, strict=True)
+            self.lane(step, lane, each, denominator) for lane, each in zip(self.lanes, prepared, strict=True)
         ]
         enter("update")
         norm = self.backend.update()
@@ -114,14 +106,14 @@ class TrainStep:
             num_replaced=int(replaced),
         )
 
-    def totals(self, inputs: list[Inputs], flags: list[float]) -> tuple[torch.Tensor, HostCopy]:
+    def totals(self, batches: list[MicroBatch], flags: list[float]) -> tuple[torch.Tensor, HostCopy]:
         """What the summed loss is divided by, and the flags: sums over all ranks, in one message (all ranks)."""
-        weights = [self.loss.weight_sum(each.targets, each.known).double() for each in inputs]
+        weights = [self.loss.weight_sum(each.targets, each.known).double() for each in batches]
         own = to_device(torch.tensor(flags, dtype=torch.float64), self.backend.device)
         summed = sum_over_ranks(torch.cat([torch.stack(weights).sum()[None], own]))
         return summed[0].clamp_min(1e-12).to(self.dtype), HostCopy(summed[1:])
 
-    def lane(self, step: int, lane: int, inputs: Inputs, denominator: torch.Tensor) -> torch.Tensor:
+    def lane(self, step: int, lane: int, batch: MicroBatch, denominator: torch.Tensor) -> torch.Tensor:
         """Forward and backward of one micro-batch; its part of the loss, a scalar.
 
         A loss that is not finite makes its whole gradient NaN. So the norm speaks for both, and what one rank
@@ -129,13 +121,13 @@ class TrainStep:
         """
         torch.manual_seed(int(hash64(_DROPOUT, self.config.seed, step, lane)) >> 1)
         with self.backend.accumulate(is_last=lane == self.lanes[-1]):
-            logits = self.backend.forward(*inputs.model_inputs)
-            loss = self.loss.sums(logits, inputs.targets, inputs.known) / denominator
+            logits = self.backend.forward(*batch.inputs)
+            loss = self.loss.sums(logits, batch.targets, batch.known) / denominator
             self.backend.backward(loss * torch.where(loss.isfinite(), 1.0, torch.nan))
         self.statistics.add()
         return loss.detach()
 
-    def inputs(self, step: int, epoch: int, lane: int, batch: Batch) -> Inputs:
+    def prepared(self, step: int, epoch: int, lane: int, batch: Batch) -> MicroBatch:
         """A micro-batch moved to the device, normalised, jittered and, from its epoch on, mixed."""
         data, table = self.config.data, as_array(batch.view_rows)
         keys = film_keys(augmentation_key(self.config.seed, epoch, batch.sample_ids.numpy()), table)
@@ -146,15 +138,7 @@ class TrainStep:
             images = jitter(images, keys, data.brightness / GREY_DEVIATION, data.contrast)
         targets, known = self.loss.targets(batch.labels, self.num_classes)
         mixed = self.mix(step, epoch, lane, images, table, targets.to(self.dtype), known.to(self.dtype))
-        return Inputs(
-            images=mixed[0],
-            tokens=batch.tokens,
-            attention_mask=batch.attention_mask,
-            token_positions=batch.token_positions,
-            view_rows=batch.view_rows,
-            targets=mixed[1],
-            known=mixed[2],
-        )
+        return MicroBatch(inputs=Inputs.of(batch, mixed[0]), targets=mixed[1], known=mixed[2])
 
     def mix(
         self,

@@ -8,14 +8,14 @@ from torch.nn import functional
 from cxr_dist.config.model import ModelConfig
 from cxr_dist.evaluate.explain import grad_cam
 from cxr_dist.model.classifier import Classifier, build_classifier
-from cxr_dist.model.monte_carlo import Inputs
+from cxr_dist.model.inputs import Inputs
 
 NARROW = ModelConfig(mode="image", image_encoder="densenet-narrow", pretrained=False)
 CELL, CELLS = 32, 4  # the film is 4 × 4 cells of 32 pixels, one per image token
 
 
 def film(images: torch.Tensor) -> Inputs:
-    return Inputs(images=images, tokens=None, attention_mask=None)
+    return Inputs(images)
 
 
 def test_the_heat_is_the_papers_formula_written_out() -> None:

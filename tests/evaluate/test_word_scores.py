@@ -16,7 +16,7 @@ from cxr_dist.config.model import ModelConfig
 from cxr_dist.data.text import ReportWord
 from cxr_dist.evaluate.word_scores import attention_rollout, gradient_times_input, per_word, token_attention
 from cxr_dist.model.classifier import Classifier, build_classifier
-from cxr_dist.model.monte_carlo import Inputs
+from cxr_dist.model.inputs import Inputs
 
 BERT = {
     "model_type": "bert",
@@ -73,14 +73,14 @@ def test_attention_is_shared_among_the_real_tokens_and_the_model_is_left_as_it_w
     classifier = build(tmp_path, mode, settings)
     assert classifier.text is not None
     inputs = report(2, 9, 11, 3, padding=4, film=mode == "fused")
-    before = classifier(inputs.images, inputs.tokens, inputs.attention_mask)
+    before = classifier(*inputs)
     attention = classifier.text.encoder.config._attn_implementation
     found = token_attention(classifier, inputs)
     assert found is not None
     assert found[:4].min() > 0
     assert np.abs(found[4:]).max() == 0
     assert found.sum() == pytest.approx(1, abs=1e-6)
-    assert torch.equal(classifier(inputs.images, inputs.tokens, inputs.attention_mask), before)
+    assert torch.equal(classifier(*inputs), before)
     assert classifier.text.encoder.config._attn_implementation == attention != "eager"
 
 
@@ -167,7 +167,7 @@ def test_a_planted_decisive_word_has_the_highest_score_and_all_add_up(tmp_path: 
 
 @torch.no_grad()
 def logit_of(classifier: Classifier, inputs: Inputs) -> float:
-    return float(classifier(inputs.images, inputs.tokens, inputs.attention_mask)[0, 1])
+    return float(classifier(*inputs)[0, 1])
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from cxr_dist.config.model import ModelConfig
 from cxr_dist.errors import UserError
 from cxr_dist.model.classifier import Classifier, build_classifier, load_pretrained
 from cxr_dist.model.image_encoder import grey_weights
+from cxr_dist.model.inputs import Inputs
 
 Build = Callable[..., Classifier]
 MakeBatch = Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
@@ -105,13 +106,13 @@ def test_frozen_encoders_have_no_dropout_and_keep_no_graph(build: Build, make_ba
     assert not model.image.training
     assert not model.text.training
     assert model.head.training
-    first, second = model.encode(*inputs), model.encode(*inputs)
+    first, second = model.encode(Inputs(*inputs)), model.encode(Inputs(*inputs))
     assert torch.equal(first.text_tokens, second.text_tokens)
     assert not first.image_tokens.requires_grad
     model.set_encoders_frozen(False)
     assert model.image.training
     assert model.text.training
-    assert model.encode(*inputs).image_tokens.requires_grad
+    assert model.encode(Inputs(*inputs)).image_tokens.requires_grad
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Monte-Carlo dropout: what each scope moves and leaves still, and that batch, padding and order do not matter."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +11,8 @@ from cxr_dist.errors import UserError
 from cxr_dist.model import monte_carlo
 from cxr_dist.model.classifier import Classifier
 from cxr_dist.model.fusion import Features
-from cxr_dist.model.monte_carlo import Inputs, McDropout, mc_logits
+from cxr_dist.model.inputs import Inputs
+from cxr_dist.model.monte_carlo import McDropout, mc_logits
 
 Build = Callable[..., Classifier]
 MakeBatch = Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
@@ -35,12 +35,9 @@ def passes_of(
     mc: McDropout,
     seed: int = 5,
 ) -> torch.Tensor:
-    images, tokens, mask = batch
+    inputs = Inputs(*batch) if model.text is not None else Inputs(batch[0])
     with torch.no_grad():
-        features = model.encode(images, tokens, mask)
-    inputs = Inputs(images=images, tokens=tokens, attention_mask=mask)
-    if model.text is None:
-        inputs = replace(inputs, tokens=None, attention_mask=None)
+        features = model.encode(inputs)
     return mc_logits(model, inputs, features, ids, mc, seed)
 
 
@@ -160,7 +157,7 @@ def test_the_mean_of_many_passes_approaches_the_head_without_dropout_where_it_is
     model = build(mode="image", head_dropout=(0.0, 0.3)).double().eval()  # dropout before a linear layer only
     pooled = torch.rand(1, model.image.width, dtype=torch.float64)
     same = Features(image_tokens=None, image_pooled=pooled, text_tokens=None, attention_mask=None)
-    nothing = Inputs(images=None, tokens=None, attention_mask=None)
+    nothing = Inputs()
     logits = mc_logits(model, nothing, same, torch.tensor([0]), McDropout(passes=4000), seed=1)
     error = (logits.mean(0) - model.classify(same)).abs()
     assert (error < 4.5 * logits.std(0) / 4000**0.5).all()

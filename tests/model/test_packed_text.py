@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.text import LIMIT, needed_operations, operations, padding_shares
 from cxr_dist.data.packing import packed_positions, round_up_tokens
 from cxr_dist.model.classifier import Classifier
+from cxr_dist.model.inputs import Inputs
 from cxr_dist.model.packed_text import Packing
 from cxr_dist.model.text_encoder import TextEncoder
 
@@ -197,7 +198,7 @@ def test_frozen_encoders_build_no_graph(
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            features = model.encode(images, tokens, mask, packed_positions(mask))
+            features = model.encode(Inputs(images, tokens, mask, packed_positions(mask)))
         assert features.text_tokens is not None
         assert features.image_tokens is not None
         assert (features.text_tokens.grad_fn is None) == (features.image_tokens.grad_fn is None) == frozen

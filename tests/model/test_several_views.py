@@ -1,7 +1,6 @@
 """Samples of several films: one film counts as it did alone, none has a place of its own, and a missing one is none."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +8,8 @@ import torch
 from torch import Tensor
 
 from cxr_dist.model.classifier import Classifier
-from cxr_dist.model.monte_carlo import Inputs, McDropout, mc_logits
+from cxr_dist.model.inputs import Inputs
+from cxr_dist.model.monte_carlo import McDropout, mc_logits
 
 Build = Callable[..., Classifier]
 MakeBatch = Callable[..., tuple[Tensor, Tensor, Tensor]]
@@ -25,7 +25,7 @@ def inputs_of(make_batch: MakeBatch, films: int = 6, samples: int = 4) -> tuple[
 
 def logits(model: Classifier, inputs: tuple[Tensor, Tensor, Tensor], rows: Tensor | None) -> Tensor:
     with torch.no_grad():
-        return model(*inputs, view_rows=rows)
+        return model(*Inputs(*inputs, view_rows=rows))
 
 
 @pytest.mark.parametrize("fields", SEEING)
@@ -69,7 +69,7 @@ def test_a_missing_film_is_no_film(build: Build, make_batch: MakeBatch, fields) 
 def test_batchnorm_sees_the_films_that_are_there_and_no_others(build: Build, make_batch: MakeBatch) -> None:
     one, other = (build(mode="image").double().train() for _ in range(2))
     images, *text = inputs_of(make_batch)
-    one(images, *text, view_rows=ROWS)
+    one(*Inputs(images, *text, view_rows=ROWS))
     other(images, None, None)  # six samples of a film
     for name, buffer in one.named_buffers():
         assert torch.equal(buffer, other.get_buffer(name)), name
@@ -78,7 +78,7 @@ def test_batchnorm_sees_the_films_that_are_there_and_no_others(build: Build, mak
 def test_no_report_token_attends_to_a_missing_film(build: Build, make_batch: MakeBatch) -> None:
     model, inputs = build().double().eval(), inputs_of(make_batch)
     with torch.no_grad():
-        features = model.encode(*inputs, view_rows=ROWS)
+        features = model.encode(Inputs(*inputs, view_rows=ROWS))
         weights = model.attention_weights(features)
     assert weights is not None
     assert weights.shape == (4, 16, 8)  # 2 × 2 tokens of two films
@@ -90,7 +90,7 @@ def test_no_report_token_attends_to_a_missing_film(build: Build, make_batch: Mak
 def test_gradients_reach_the_encoder_from_every_film(build: Build, make_batch: MakeBatch) -> None:
     model, (images, *text) = build().double().train(), inputs_of(make_batch)
     images.requires_grad_()
-    model(images, *text, view_rows=ROWS).square().sum().backward()
+    model(*Inputs(images, *text, view_rows=ROWS)).square().sum().backward()
     assert images.grad is not None
     assert (images.grad.abs().amax((1, 2, 3)) > 0).all()
     assert all(p.grad is not None for p in model.parameters())
@@ -105,9 +105,7 @@ def test_a_studys_passes_are_the_same_in_any_batch(build: Build, make_batch: Mak
 
     def passes(inputs: Inputs, ids: Tensor) -> Tensor:
         with torch.no_grad():
-            features = model.encode(
-                inputs.images, inputs.tokens, inputs.attention_mask, view_rows=inputs.view_rows
-            )
+            features = model.encode(inputs)
         return mc_logits(model, inputs, features, ids, mc, seed=5)
 
     found = passes(whole, ids)
@@ -128,11 +126,11 @@ def test_a_film_that_is_there_twice_has_dropout_twice(build: Build, make_batch: 
     model = build(mode="image", image_dropout=0.3, head_dropout=(0.0, 0.0)).double().eval()
     images, _, _ = inputs_of(make_batch, films=1)
     films, both = torch.cat([images, images]), torch.tensor([[0, 1]])
-    twice = Inputs(images=films, tokens=None, attention_mask=None, view_rows=both)
-    once = replace(twice, view_rows=torch.tensor([[0, -1]]))
+    twice = Inputs(films, view_rows=both)
+    once = twice._replace(view_rows=torch.tensor([[0, -1]]))
     mc, ids, spread = McDropout(passes=40, scope="all"), torch.tensor([4]), []
     for inputs in (once, twice):
         with torch.no_grad():
-            features = model.encode(inputs.images, None, None, view_rows=inputs.view_rows)
+            features = model.encode(inputs)
         spread.append(mc_logits(model, inputs, features, ids, mc, seed=1).std(0).mean())
     assert spread[1] < 0.9 * spread[0]

@@ -78,8 +78,8 @@ def test_a_step_over_studies_needs_no_value_on_the_host(config):
 def test_the_films_of_a_study_are_jittered_apart(config):
     step = parts_for(config).step
     batch = largest_batch(config, 2, 1, views=2)
-    inputs = step.inputs(0, 0, 0, dataclasses.replace(batch, images=torch.full_like(batch.images, 90)))
-    films = inputs.images.mean((1, 2, 3))
+    prepared = step.prepared(0, 0, 0, dataclasses.replace(batch, images=torch.full_like(batch.images, 90)))
+    films = prepared.inputs.images.mean((1, 2, 3))
     assert len(set(films.tolist())) == 4
 
 

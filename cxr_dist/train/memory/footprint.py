@@ -29,6 +29,7 @@ from torch.utils._pytree import tree_iter
 from cxr_dist.config.run import Config
 from cxr_dist.data.batch import Batch
 from cxr_dist.model.classifier import Classifier, build_classifier
+from cxr_dist.model.inputs import Inputs
 from cxr_dist.model.losses import ClassificationLoss
 from cxr_dist.train.memory.micro_batch import largest_batch
 
@@ -89,13 +90,13 @@ def _forward_and_backward(
 ) -> None:
     """What `TrainStep.lane` does, with films that are on the device and normalised."""
     images = None if batch.images is None else torch.empty(batch.images.shape)
-    tokens, mask, rows = (
-        None if part is None else torch.zeros(part.shape, dtype=torch.int64)
-        for part in (batch.tokens, batch.attention_mask, batch.view_rows)
-    )
+    inputs = [
+        part if part is None or part is images else torch.zeros(part.shape, dtype=part.dtype)
+        for part in Inputs.of(batch, images)
+    ]
     targets = torch.zeros(len(batch.labels), num_classes)
     with config.autocast(_HOST.type):
-        logits: Tensor = model(images, tokens, mask, None, rows)
+        logits: Tensor = model(*inputs)
     summed = loss.sums(logits.float(), targets, torch.ones_like(targets)) / torch.ones(())
     # Not `summed.backward()`, in which a function mode is off, so that checkpointing would compute something else.
     _engine_run_backward(

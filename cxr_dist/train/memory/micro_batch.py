@@ -176,7 +176,7 @@ def _steps(config: Config, lanes: range, new_batch: Callable[[int], Batch], new_
         step(number, epoch, [batch] * len(lanes), False)
     model.eval()
     with torch.no_grad():
-        item = step.inputs(0, 0, 0, new_batch(config.data.evaluation_batch))
-        step.backend.forward(*item.model_inputs)
+        item = step.prepared(0, 0, 0, new_batch(config.data.evaluation_batch))
+        step.backend.forward(*item.inputs)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
