@@ -44,6 +44,9 @@ class Config:
     """A JSON file of DeepSpeed settings over the package's own, as in launch/deepspeed/; with zero1 to zero3."""
     seed: int = 42
     """Fixes initial weights, sampling, augmentation, mixup and dropout, at any world size."""
+    trackers: tuple[str, ...] = ()
+    """Trackers of your own beside metrics.jsonl, TensorBoard and the console: each MODULE:NAME or FILE.py:NAME, as
+    train/trackers.py says. They change no number."""
     out: str = ""
     """The run folder; empty: runs/NAME."""
 

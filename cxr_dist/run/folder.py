@@ -37,6 +37,7 @@ _FREE_FIELDS = {
     "train.log_every",
     "train.profile",
     "train.keep_checkpoints",
+    "trackers",
 }
 _FINISHED = "finished.json"
 _PACKAGES = (

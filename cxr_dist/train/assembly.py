@@ -46,7 +46,8 @@ from cxr_dist.train.memory.micro_batch import (
 )
 from cxr_dist.train.memory.needs import with_settled_checkpointing
 from cxr_dist.train.step import TrainStep
-from cxr_dist.train.trackers import RunObserver
+from cxr_dist.train.trackers import Trackers, check_trackers
+from cxr_dist.train.validation import Validation
 
 _VOCABULARY_REPORTS = 50_000  # reports that a made-from-scratch vocabulary is learned from, at most
 
@@ -87,7 +88,7 @@ def _train_together(
     with out_of_memory_explained(config, world, device, lambda: "while building the model"):
         parts = parts_of(config, manifest, world, device)
     startup.reached("model")
-    with contextlib.closing(parts.observer), contextlib.closing(parts.bad_samples):
+    with contextlib.closing(parts.trackers), contextlib.closing(parts.bad_samples):
         run = TrainingRun(parts, asked_to_stop)
         with out_of_memory_explained(config, world, device, lambda: f"after step {run.state.step}"):
             outcome = run.run()
@@ -95,7 +96,7 @@ def _train_together(
         if outcome is Outcome.FINISHED and world.is_main:
             mark_finished(parts.run_dir, run.state.step)
         if outcome is Outcome.STOPPED:
-            requeue_if_due(asked_to_stop, world, device, parts.observer.say)
+            requeue_if_due(asked_to_stop, world, device, parts.trackers.say)
         return outcome
 
 
@@ -134,6 +135,7 @@ def prepare_run_folder(config: Config, manifest: Manifest, world: World, device:
 def parts_of(config: Config, manifest: Manifest, world: World, device: torch.device) -> Parts:
     """Everything that a training run is made of (all ranks); the run folder is prepared."""
     run_dir, lanes = config.run_dir, lanes_of(world, config.data.num_lanes)
+    trackers = Trackers(config, run_dir, world)  # before the model: the user's own may be refused
     plan = training_plan(config.data, manifest, config.seed)
     tokenizer = tokenizer_of(config, run_dir)
     model = new_model(config, manifest, run_dir, device)
@@ -161,7 +163,11 @@ def parts_of(config: Config, manifest: Manifest, world: World, device: torch.dev
         step=TrainStep(config, backend, new_loss(config, manifest), len(manifest.classes), lanes),
         plan=plan,
         open_stream=stream,
-        observer=RunObserver(config, manifest, run_dir, world, device, tokenizer),
+        validate=Validation(
+            config=config, manifest=manifest, world=world, device=device, tokenizer=tokenizer
+        ),
+        trackers=trackers,
+        group_names=(*manifest.classes, "none of them"),
         bad_samples=BadSamples(
             run_dir,
             manifest.split("train").shards,
@@ -182,6 +188,7 @@ def check_against(config: Config, manifest: Manifest) -> None:
             f"{', '.join(manifest.text_sections) or '(none: use --model.mode image)'}"
         )
     check_stages(config.data, manifest, with_images=config.model.uses_image)
+    check_trackers(config.trackers)
 
 
 def check_weights(config: Config) -> None:

@@ -1,15 +1,14 @@
 """The training run: restore; while steps remain: step, log, validate if due, save if due; close.
 
-Validation and display belong to later rooms and come in as an `Observer`. The state of a run is the model,
-the optimizer and `TrainingState`; the place in the data is the step, so a run can stop after any step.
+The state of a run is the model, the optimizer and `TrainingState`; the place in the data is the step, so that a run
+can stop after any step.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch.profiler import record_function
@@ -37,6 +36,8 @@ from cxr_dist.train.profile import StepProfile
 from cxr_dist.train.schedule import learning_rate
 from cxr_dist.train.speed import Speed
 from cxr_dist.train.step import StepResult, TrainStep
+from cxr_dist.train.trackers import Trackers
+from cxr_dist.train.validation import Validated
 
 
 class Outcome(Enum):
@@ -46,28 +47,6 @@ class Outcome(Enum):
     """All steps done, or no better validation for long enough."""
     STOPPED = "stopped"
     """Asked to stop; saved, and resumes from there."""
-
-
-class Observer(Protocol):
-    """What watches a run. `validate` is called on all ranks, the rest on rank 0 does something."""
-
-    def open(self, resumed_step: int, total_steps: int) -> None:
-        """The run starts, or goes on, after this step."""
-
-    def log(self, record: dict[str, float]) -> None:
-        """One logged step."""
-
-    def validate(self, model: Classifier, step: int, epoch: float) -> float | None:
-        """Evaluate on the validation split (all ranks); the mean AUC, None where undefined, as rank 0 has it."""
-
-    def drawn(self, samples_per_group: list[int], step: int) -> None:
-        """How many samples of each sampling group were drawn since the last call."""
-
-    def say(self, message: str) -> None:
-        """A line for the person who watches."""
-
-    def close(self) -> None:
-        """The run ended, one way or another."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +63,10 @@ class Parts:
     plan: Plan
     open_stream: Callable[[int], Iterator[Batch]]
     """From a step on, this rank's micro-batches: for each step one per lane, in order."""
-    observer: Observer
+    validate: Callable[[Classifier], Validated]
+    trackers: Trackers
+    group_names: Sequence[str]
+    """Of the sampling groups, in their order: the classes, then what has none of them."""
     bad_samples: BadSamples
     sample_keys: SampleKeys
 
@@ -120,7 +102,7 @@ class TrainingRun:
             self.train.max_nonfinite_steps,
             parts.world,
             parts.backend.device,
-            parts.observer.say,
+            parts.trackers.say,
             parts.sample_keys,
         )
         self._frozen: bool | None = None  # as the parallel wrapper was built
@@ -132,7 +114,7 @@ class TrainingRun:
         self._profile = StepProfile(
             self.train.profiled_steps,
             parts.run_dir / "profile" if parts.world.is_main else None,
-            parts.observer.say,
+            parts.trackers.say,
             self._clock.paused,
         )
 
@@ -181,7 +163,7 @@ class TrainingRun:
             self._claim.take()
             found, skipped = checkpoint.newest_valid(parts.run_dir)
             for reason in skipped:
-                parts.observer.say(f"skipped a checkpoint: {reason}")
+                parts.trackers.say(f"skipped a checkpoint: {reason}")
             step.fill_(found.state.step if found else -1)
         chosen = int(from_main(step))
         if chosen >= 0:
@@ -197,7 +179,7 @@ class TrainingRun:
                 checkpoint.mend_best(parts.run_dir, self.state)
         self._wrap()
         parts.bad_samples.open(self.state.step)
-        parts.observer.open(self.state.step, self.total)
+        parts.trackers.open(self.state.step, self.total)
         if parts.world.is_main:
             restarts.note_start(parts.run_dir, self.state.step)
 
@@ -219,27 +201,24 @@ class TrainingRun:
         if result.num_replaced:
             parts.bad_samples.add(step + 1, epoch, batches)
         self._nonfinite.follow(step + 1, epoch, result, batches)
-        startup.first_step_done(parts.run_dir, step + 1, parts.world, result.numbers.read, parts.observer.say)
+        startup.first_step_done(parts.run_dir, step + 1, parts.world, result.numbers.read, parts.trackers.say)
         self._speed.count(batches, frozen=bool(self._frozen))
         return result
 
     def log_if_due(self, result: StepResult) -> None:
-        """One line of metrics.jsonl (all ranks sum what they did, rank 0 writes)."""
+        """Give the trackers one step (all ranks sum what they did)."""
         if not is_due(self.state.step, self.train.log_every, self.total):
             return
         enter("logging")
         self._nonfinite.settle()
-        loss = float(sum_over_ranks(result.loss.clone()))
-        record = {
-            "step": self.state.step,
-            "epoch": round(self.state.step / self.parts.plan.steps_per_epoch, 4),
-            "loss": loss,
+        values = {
+            "loss": float(sum_over_ranks(result.loss.clone())),
             "learning_rate": self.parts.backend.learning_rate,
             "gradient_norm": result.gradient_norm,
         } | self._speed.lap(self.state.step)
         if self.parts.world.is_main:
             self._claim.check()
-        self.parts.observer.log(record)
+        self.track({f"train/{name}": value for name, value in values.items()})
 
     def validate_if_due(self) -> None:
         """Validate at the set steps, once each, also after a stop in between (all ranks)."""
@@ -249,16 +228,27 @@ class TrainingRun:
         enter("validation", step)
         self._nonfinite.settle()
         with self._clock.paused():
-            epoch = round(step / self.parts.plan.steps_per_epoch, 4)
             with self.parts.backend.whole_model():
-                score = self.parts.observer.validate(self.parts.model, step, epoch)
+                validated = self.parts.validate(self.parts.model)
             self.parts.model.train()
-            self.parts.observer.drawn(sum_over_ranks(self.drawn.to(self.parts.backend.device)).tolist(), step)
-            self.drawn.zero_()
-            progress = progress.after(score, step, self.parts.config.optim)
+            self.track(validated.values | self.draws())
+            for name, figure in validated.figures.items():
+                self.parts.trackers.figure(name, figure, step)
+            progress = progress.after(validated.score, step, self.parts.config.optim)
             self.state = dataclasses.replace(self.state, progress=progress)
             if progress.best_step == step:
                 self.save()
+
+    def draws(self) -> dict[str, float]:
+        """draws/GROUP -> samples drawn since the last call, over all ranks (all ranks)."""
+        counts = sum_over_ranks(self.drawn.to(self.parts.backend.device)).tolist()
+        self.drawn.zero_()
+        return {f"draws/{name}": n for name, n in zip(self.parts.group_names, counts, strict=False)}
+
+    def track(self, values: dict[str, float]) -> None:
+        """Give the trackers numbers of this step (rank 0)."""
+        epoch = round(self.state.step / self.parts.plan.steps_per_epoch, 4)
+        self.parts.trackers.log({"epoch": epoch, **values}, self.state.step)
 
     def save_if_due(self) -> None:
         """Save at the set steps (all ranks). Raises what the write before has raised (rank 0)."""

@@ -12,7 +12,6 @@ from cxr_dist.train.clock import Clock
 from cxr_dist.train.memory.micro_batch import largest_batch
 from cxr_dist.train.peak import device_peak, peak_of
 from cxr_dist.train.speed import Speed
-from cxr_dist.train.trackers import speed
 
 CPU = torch.device("cpu")
 
@@ -87,27 +86,3 @@ def test_a_model_without_a_count_has_no_rate(tiny_config, monkeypatch):
     found = Speed(tiny_config, None, World(), CPU, Clock())
     found.count([], frozen=False)
     assert set(found.lap(1)) == {"samples_per_second", "data_wait_share"}
-
-
-RECORD = {"samples_per_second": 2310.4, "data_wait_share": 0.004}
-
-
-@pytest.mark.parametrize(
-    ("more", "line", "beside_bar"),
-    [
-        ({}, "2310 samples/s  data wait 0%", "2310/s  wait 0%"),
-        (
-            {"model_tflops_per_second": 0.0123},
-            "2310 samples/s  data wait 0%  12.3 GFLOP/s",
-            "2310/s  wait 0%",
-        ),
-        (
-            {"model_tflops_per_second": 198.4, "model_flops_utilisation": 0.2005},
-            "2310 samples/s  data wait 0%  198 TFLOP/s  MFU 20%",
-            "2310/s  wait 0%  MFU 20%",
-        ),
-    ],
-)
-def test_speed_in_words(more, line, beside_bar):
-    assert speed(RECORD | more) == line
-    assert speed(RECORD | more, short=True) == beside_bar

@@ -166,7 +166,7 @@ def test_advice_names_only_what_is_not_in_use_and_keeps_the_ranks_served(tiny_co
 # Imports first: a limit below what they take would fail in them, and not in the training.
 _LIMITED = """
 import resource, sys
-import cxr_dist.train.assembly, cxr_dist.evaluate.metrics, cxr_dist.report.tensorboard, matplotlib.pyplot
+import cxr_dist.train.assembly, cxr_dist.evaluate.metrics, matplotlib.pyplot
 from cxr_dist.cli.main import main
 from cxr_dist.train.memory.limits import _bytes_of
 used = _bytes_of("/proc/self/status", "VmSize")

@@ -1,0 +1,240 @@
+"""Trackers: what TensorBoard itself reads back, the lines of metrics.jsonl, and trackers of the user's own."""
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from made_runs import CLASSES, make_predictions
+from matplotlib.figure import Figure
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from cxr_dist.distributed.world import World
+from cxr_dist.errors import UserError
+from cxr_dist.evaluate.metrics import compute_metrics
+from cxr_dist.train.trackers import JsonLines, TensorBoard, Trackers, check_trackers, speed_in_words
+from cxr_dist.train.validation import described
+
+STEP = {"epoch": 0.5, "train/loss": 0.5, "train/samples_per_second": 100.0, "train/data_wait_share": 0.0}
+
+
+def read(folder: Path) -> EventAccumulator:
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return events
+
+
+def show(folder: Path, predictions, step: int) -> None:
+    """A validation's numbers and figures in TensorBoard."""
+    tracker = TensorBoard(folder)
+    values, figures = described(predictions)
+    tracker.log({"epoch": 1.0, **values, **{f"draws/{name}": 7 for name in CLASSES}}, step)
+    for name, figure in figures.items():
+        tracker.figure(name, figure, step)
+    tracker.close()
+
+
+def test_scalars_figures_and_draws(tmp_path):
+    made = make_predictions(passes=3)
+    show(tmp_path, made, 2)
+    tracker = TensorBoard(tmp_path)
+    tracker.log(STEP, 1)
+    tracker.close()
+    shown = read(tmp_path)
+    [event] = shown.Scalars("validation/macro/roc_auc")
+    expected = compute_metrics(made)["macro"]["roc_auc"]
+    assert (event.step, event.value) == (2, pytest.approx(expected, abs=1e-6))
+    assert shown.Scalars("train/loss")[0].value == 0.5
+    assert shown.Scalars("draws/nodule")[0].value == 7
+    tags = shown.Tags()["scalars"]
+    assert "validation/per_class/nodule/roc_auc" in tags
+    assert "epoch" not in tags
+    assert not [tag for tag in tags if tag.endswith(("/positive", "/n"))]
+    assert set(shown.Tags()["images"]) == {"validation/roc", "validation/confusion_matrix"}
+    assert shown.Images("validation/roc")[0].width > 300
+
+
+def test_undefined_values_leave_a_gap_and_multilabel_has_no_confusion_matrix(tmp_path):
+    made = make_predictions(task="multilabel", passes=0)
+    made.labels[:, 1] = -1
+    show(tmp_path, made, 1)
+    tags = read(tmp_path).Tags()
+    assert "validation/per_class/cardiomegaly/roc_auc" not in tags["scalars"]
+    assert "validation/per_class/nodule/roc_auc" in tags["scalars"]
+    assert tags["images"] == ["validation/roc"]
+
+
+def test_a_resumed_run_replaces_what_it_writes_again(tmp_path):
+    first = TensorBoard(tmp_path)
+    for step in (1, 2, 3):
+        first.log({"train/loss": 1.0}, step)
+    first.close()
+    time.sleep(1.1)  # event files are read in the order of their names, which have the second of their making
+    second = TensorBoard(tmp_path, resumed_step=2)
+    for step in (3, 4):
+        second.log({"train/loss": 2.0}, step)
+    second.close()
+    written = [(event.step, event.value) for event in read(tmp_path).Scalars("train/loss")]
+    assert written == [(1, 1), (2, 1), (3, 2), (4, 2)]
+
+
+def test_lines_of_metrics_jsonl_keep_their_form(tmp_path):
+    lines = JsonLines(tmp_path, 0)
+    lines.log({"epoch": 0.5, "train/loss": 0.25, "train/learning_rate": 0.1}, 3)
+    lines.log({"epoch": 1.0, "validation/accuracy": 0.5, "validation/macro/f1": 0.4, "draws/a": 7}, 4)
+    lines.close()
+    assert (tmp_path / "metrics.jsonl").read_text().splitlines() == [
+        '{"step": 3, "epoch": 0.5, "loss": 0.25, "learning_rate": 0.1}',
+        '{"step": 4, "epoch": 1.0, "validation": '
+        '{"mean_auc": null, "accuracy": 0.5, "macro_f1": 0.4, "loss": null}}',
+    ]
+
+
+NAMES = st.from_regex(r"(train|validation|draws)/[a-z_/]{1,9}", fullmatch=True)
+
+
+@given(st.dictionaries(NAMES, st.floats(allow_nan=False, allow_infinity=False)))
+def test_every_line_of_metrics_jsonl_has_a_step_and_an_epoch(tmp_path_factory, values):
+    folder = tmp_path_factory.mktemp("lines")
+    lines = JsonLines(folder, 0)
+    lines.log({"epoch": 2.0, **values}, 9)
+    lines.close()
+    written = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert len(written) == len({name.split("/")[0] for name in values} - {"draws"})
+    assert all((line["step"], line["epoch"]) == (9, 2.0) for line in written)
+
+
+SPEED = {"samples_per_second": 2310.4, "data_wait_share": 0.004}
+
+
+@pytest.mark.parametrize(
+    ("more", "line", "beside_bar"),
+    [
+        ({}, "2310 samples/s  data wait 0%", "2310/s  wait 0%"),
+        (
+            {"model_tflops_per_second": 0.0123},
+            "2310 samples/s  data wait 0%  12.3 GFLOP/s",
+            "2310/s  wait 0%",
+        ),
+        (
+            {"model_tflops_per_second": 198.4, "model_flops_utilisation": 0.2005},
+            "2310 samples/s  data wait 0%  198 TFLOP/s  MFU 20%",
+            "2310/s  wait 0%  MFU 20%",
+        ),
+    ],
+)
+def test_speed_in_words(more, line, beside_bar):
+    assert speed_in_words(SPEED | more) == line
+    assert speed_in_words(SPEED | more, short=True) == beside_bar
+
+
+OWN = '''
+class Lists:
+    """Keeps what it is given."""
+    made = []
+    def __init__(self, run_dir, config):
+        self.calls, self.config = [], config
+        Lists.made.append(self)
+    def log(self, values, step):
+        self.calls.append((values, step))
+        values.clear()
+    def figure(self, name, figure, step):
+        self.calls.append((name, figure, step))
+    def close(self):
+        self.calls.append("closed")
+
+class Breaks(Lists):
+    def log(self, values, step):
+        raise KeyError("secret")
+    def close(self):
+        raise KeyError("never called")
+
+class NoLog:
+    def __init__(self, run_dir, config): ...
+    def figure(self, name, figure, step): ...
+    def close(self): ...
+
+def no_log(run_dir, config):
+    return NoLog(run_dir, config)
+
+def not_made(run_dir, config):
+    raise ValueError("secret")
+
+def takes_one(run_dir): ...
+'''
+
+
+@pytest.fixture
+def own(tmp_path, tiny_config):
+    """own(NAME, …) -> the configuration with these trackers, of a file in `tmp_path`."""
+    file = tmp_path / "own.py"
+    file.write_text(OWN)
+    return lambda *names: dataclasses.replace(tiny_config, trackers=tuple(f"{file}:{name}" for name in names))
+
+
+def test_the_users_trackers_get_numbers_and_figures_on_rank_0_alone(own, tmp_path):
+    config = own("Lists")
+    check_trackers(config.trackers)
+    other = Trackers(config, tmp_path, World(rank=1, world_size=2))
+    other.open(0, 9)
+    other.log(STEP, 1)
+    other.close()
+    assert not (tmp_path / "metrics.jsonl").exists()
+    trackers, figure = Trackers(config, tmp_path, World()), Figure()
+    trackers.open(0, 9)
+    trackers.log(values := dict(STEP), 1)
+    trackers.figure("validation/roc", figure, 2)
+    trackers.close()
+    assert values == STEP  # what a tracker does to them is its own affair
+    made = type(trackers._trackers[-1]._tracker).made
+    assert len(made) == 1
+    assert made[0].config["data"]["global_batch"] == config.data.global_batch
+    assert made[0].calls == [({}, 1), ("validation/roc", figure, 2), "closed"]
+
+
+def test_a_tracker_that_raises_is_said_once_and_not_called_again(own, tmp_path, capfd):
+    trackers = Trackers(own("Breaks", "Lists"), tmp_path, World())
+    trackers.open(0, 9)
+    trackers.log(STEP, 1)
+    trackers.log(STEP, 2)
+    trackers.close()
+    said = capfd.readouterr().err
+    line = OWN.splitlines().index('        raise KeyError("secret")') + 1
+    assert said.count(f"raised KeyError in line {line} of own.py: it is not called again") == 1
+    assert "secret" not in said
+    assert "never called" not in said
+    assert len(trackers._trackers[-1]._tracker.calls) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("NoLog", r"has no method 'log'; expected log\(values, step\)"),
+        ("takes_one", r"cannot be called as NAME\(run_dir, config\)"),
+        ("absent", "defines no 'absent'"),
+    ],
+)
+def test_what_is_certainly_no_tracker_is_refused_before_anything_is_made(own, name, message):
+    with pytest.raises(UserError, match=message):
+        check_trackers(own(name).trackers)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("no_log", "has no method 'log'"), ("not_made", r"raised ValueError in line \d+ of own.py$")],
+)
+def test_what_turns_out_to_be_no_tracker_is_refused_when_it_is_made(own, tmp_path, name, message):
+    config = own(name)
+    check_trackers(config.trackers)
+    with pytest.raises(UserError, match=message):
+        Trackers(config, tmp_path, World())
+
+
+def test_an_unknown_name_is_refused_with_the_forms():
+    with pytest.raises(
+        UserError, match=r"unknown tracker 'wandb'; expected one of: MODULE:NAME or FILE.py:NAME"
+    ):
+        check_trackers(("wandb",))
