@@ -7,10 +7,12 @@ They name samples by key, never by the source's names.
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from cxr_dist.config.decode import decode, parse_json
+from cxr_dist.errors import UserError
 from cxr_dist.files import write_whole
 from cxr_dist.format.manifest import ShardEntry
 from cxr_dist.shard.output_folder import UNFINISHED
@@ -24,7 +26,7 @@ class Receipt:
     """Identity of the plan that it belongs to."""
     entry: ShardEntry | None
     """None where no film was readable: then there is no tar."""
-    left_out: Mapping[str, str]
+    left_out: dict[str, str]
     """Film's key -> reason, of each film that could not be read."""
 
 
@@ -35,17 +37,13 @@ def write_receipt(out: Path, stem: str, receipt: Receipt) -> None:
 
 def read_receipt(out: Path, stem: str, plan: str) -> Receipt | None:
     """The shard's receipt, where it is of this plan and the files that it speaks of are there in their length."""
+    path = _path(out, stem)
     try:
-        plain = json.loads(_path(out, stem).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        receipt = decode(Receipt, parse_json(path, path.name), path.name)
+    except UserError:
         return None
-    if plain.pop("plan", None) != plan:
-        return None
-    entry = plain["entry"] and ShardEntry(
-        **plain["entry"] | {"group_counts": tuple(plain["entry"]["group_counts"])}
-    )
-    receipt = Receipt(plan=plan, entry=entry, left_out=plain["left_out"])
-    return receipt if entry is None or _are_there(out, entry) else None
+    whole = receipt.entry is None or _are_there(out, receipt.entry)
+    return receipt if receipt.plan == plan and whole else None
 
 
 def count_left_out(receipts: Iterable[Receipt]) -> Counter[str]:

@@ -58,7 +58,8 @@ def test_a_run_killed_at_any_shard_is_continued_to_the_same_bytes(source, out, t
 
 
 @pytest.mark.parametrize(
-    "damage", ["shorter", "gone", "index gone", "receipt of another plan", "receipt cut"]
+    "damage",
+    ["shorter", "gone", "index gone", "receipt of another plan", "receipt cut", "receipt of another format"],
 )
 def test_a_shard_that_is_not_as_its_receipt_says_is_written_again(source, out, tmp_path, damage):
     write_shards(table_recipe(), source, tmp_path / "whole", workers=0)
@@ -69,6 +70,10 @@ def test_a_shard_that_is_not_as_its_receipt_says_is_written_again(source, out, t
         os.truncate(tar, 1024)
     elif damage == "receipt of another plan":
         receipt.write_text(json.dumps(json.loads(receipt.read_text()) | {"plan": "another"}))
+    elif damage == "receipt of another format":
+        receipt.write_text(
+            json.dumps(json.loads(receipt.read_text()) | {"entry": {"file": "train-00001.tar"}})
+        )
     elif damage == "receipt cut":
         receipt.write_text(receipt.read_text()[:40])
     else:
