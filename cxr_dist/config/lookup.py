@@ -55,16 +55,17 @@ def recorded_name(name: str) -> str:
 
 
 @contextmanager
-def guarded(what: str, name: str) -> Iterator[None]:
-    """Around a call into a user's part: any exception but UserError becomes a UserError with its place.
+def guarded(what: str, name: str, *expected: type[Exception]) -> Iterator[None]:
+    """Around a call into a user's part: any exception but UserError, and those of the `expected` kinds, becomes a
+    UserError with its place.
 
     The exception's own message is left out, because it may hold report text or a patient's id.
     """
     try:
         yield
-    except UserError:
-        raise
     except (Exception, SystemExit) as error:
+        if isinstance(error, (UserError, *expected)):
+            raise
         raise UserError(f"{what} {name!r} raised {_place(error, name)}") from None
 
 

@@ -71,7 +71,7 @@ def _about_reports(manifest: Manifest, sections: tuple[str, ...]) -> dict[str, s
     """How many samples have none, and whether they hold the answer."""
     samples = sum(split.samples for split in manifest.splits.values())
     facts = {"without report text": f"{manifest.without_text} of {samples} samples of all splits"}
-    warning = labels_in_text(manifest.reader, sections)
+    warning = labels_in_text(manifest.label_source, sections, manifest.labels_in_reports)
     return facts | ({"warning": warning} if warning else {})
 
 

@@ -4,29 +4,30 @@ The facts are counted from the shards when a run is evaluated; the warnings are 
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from cxr_dist.config.data import DataConfig
 from cxr_dist.data.place import open_store
 from cxr_dist.evaluate.run_result import RunResult
 from cxr_dist.format.manifest import Manifest
+from cxr_dist.shard.readers import READERS
 
 _WRITTEN_BEFORE = ("indication", "history", "examination", "technique", "comparison")
 """Report sections that are written before the film is read."""
-_LABELS_FROM_REPORTS = {
-    "mimic_cxr_jpg": "by a program (CheXpert or NegBio), from the impression, else findings, else last paragraph",
-    "openi": "by curators, who gave each report its MeSH terms",
-}
-"""Reader -> how its labels were made, where that was from the very reports."""
 
 
-def labels_in_text(label_source: str, sections: Sequence[str]) -> str:
-    """What to know where these sections hold what the labels were made from; empty where they do not."""
+def labels_in_text(label_source: str, sections: Sequence[str], own: str = "") -> str:
+    """What to know where these sections hold what the labels were made from; empty where they do not.
+
+    `own` is how a reader of the user's own says that they were made from the reports.
+    """
     telling = [section for section in sections if section not in _WRITTEN_BEFORE]
-    if label_source not in _LABELS_FROM_REPORTS or not telling:
+    how = own or (READERS[label_source].labels_in_reports if label_source in READERS else "")
+    if not how or not telling:
         return ""
     return (
-        f"The labels were made from the reports themselves, {_LABELS_FROM_REPORTS[label_source]}: a model that reads "
+        f"The labels were made from the reports themselves, {how}: a model that reads "
         f"{', '.join(telling)} reads what they were made from. indication and history are written before the film is "
         "read."
     )
@@ -58,7 +59,7 @@ def warnings(runs: Sequence[RunResult]) -> Iterator[str]:
     yield from _text_explains(runs)
     if any("impression" in run.evaluation["text_sections"] for run in runs):
         yield "The IMPRESSION is among the sections that were read: it usually names the finding."
-    seen = [labels_in_text(run.evaluation["label_source"], run.evaluation["text_sections"]) for run in runs]
+    seen = [_labels_in_text(run.evaluation) for run in runs]
     yield from dict.fromkeys(filter(None, seen))
     if any(run.evaluation["split_by"] == "image" for run in runs):
         yield (
@@ -73,6 +74,11 @@ def warnings(runs: Sequence[RunResult]) -> Iterator[str]:
         )
     if len({run.environment.get("manifest_sha256") for run in runs}) > 1:
         yield "The runs were trained on different shard folders (their manifests differ)."
+
+
+def _labels_in_text(evaluation: Mapping[str, Any]) -> str:
+    own = evaluation.get("labels_in_reports", "")
+    return labels_in_text(evaluation["label_source"], evaluation["text_sections"], own)
 
 
 def _missing_modes(runs: Sequence[RunResult]) -> Iterator[str]:

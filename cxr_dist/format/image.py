@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from cxr_dist.format.left_out import MISSING_IMAGE, TOO_LARGE_IMAGE, UNREADABLE_IMAGE, ImageProblem
 from cxr_dist.format.stored_sample import PIXEL_LIMIT
 
-_SIDE_LIMIT = 65_500  # of a JPEG
+SIDE_LIMIT = 65_500  # of a JPEG
 _FORMATS = ("JPEG", "PNG")  # by content; Pillow would otherwise run EPS through Ghostscript
 
 
@@ -81,7 +81,7 @@ def _decode(path: Path, short_side: int) -> NDArray[np.uint8]:
 def _too_large(image: Image.Image) -> bool:
     several = "A" in image.mode or "transparency" in image.info or image.mode.startswith(("I", "F"))
     limit = PIXEL_LIMIT // 2 if several else PIXEL_LIMIT
-    return image.width * image.height > limit or max(image.size) > _SIDE_LIMIT
+    return image.width * image.height > limit or max(image.size) > SIDE_LIMIT
 
 
 def _to_grey(image: Image.Image) -> NDArray[np.uint8]:

@@ -80,6 +80,7 @@ class Manifest:
     recipe: dict[str, Any]
     """The recipe as it was resolved, so that the folder says how it was made."""
     reader: str
+    """A name of ours, or MODULE:NAME or FILE.py:NAME without folders."""
     task: Task
     classes: tuple[str, ...]
     text_sections: tuple[str, ...]
@@ -102,6 +103,10 @@ class Manifest:
     """Samples of a source with reports whose text sections are all empty, e.g. because the report is missing."""
     source_sha256: str = ""
     """Of all that the reader found but the pixels: rows, ids, labels, texts."""
+    labels_from: str = ""
+    """What a reader of the user's own says of the labels' origin; empty for ours."""
+    labels_in_reports: str = ""
+    """How it says that the labels were made from the reports, if they were."""
 
     @property
     def num_labels(self) -> int:
@@ -117,6 +122,11 @@ class Manifest:
     def unit(self) -> str:
         """What a sample is, in the plural."""
         return "images" if self.views == 1 else "studies"
+
+    @property
+    def label_source(self) -> str:
+        """A reader of ours, which says where labels come from, or what the user's own says of it."""
+        return self.labels_from or self.reader
 
     @property
     def split_rule(self) -> str:
@@ -136,6 +146,12 @@ class Manifest:
         head = {"format": FORMAT, "format_version": FORMAT_VERSION}
         splits = {name: _plain_split(split) for name, split in self.splits.items()}
         plain = head | dataclasses.asdict(dataclasses.replace(self, splits={})) | {"splits": splits}
+        for name in (
+            "labels_from",
+            "labels_in_reports",
+        ):  # came later: the manifests of our readers keep their bytes
+            if not plain[name]:
+                del plain[name]
         text = json.dumps(plain, indent=1, ensure_ascii=False).removesuffix("\n}")
         return f'{text},\n "sha256": "{_sha256(text)}"\n}}\n'
 

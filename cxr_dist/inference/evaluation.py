@@ -143,7 +143,8 @@ class _Evaluation:
         """What metrics.json says beside the blocks of `assess`."""
         modes = {member["mode"] for member in self.facts}
         sections = [section for member in self.facts for section in member["text_sections"]]
-        return {
+        own = self.manifest.labels_in_reports
+        return ({"labels_in_reports": own} if own else {}) | {
             "run": self.facts[0]["run"],
             "mode": modes.pop() if len(modes) == 1 else "fused",
             "members": self.facts,
@@ -151,7 +152,7 @@ class _Evaluation:
             "text_sections": list(dict.fromkeys(sections)),
             "split_by": self.manifest.split_by,
             "made_data": self.manifest.made_data,
-            "label_source": self.manifest.reader,
+            "label_source": self.manifest.label_source,
             "label_terms_redacted": label_terms_redacted(self.manifest),
             "patients_in_training": patients_in_training(data, self.manifest, split),
             "manifest_sha256": self.manifest_sha256,

@@ -81,7 +81,8 @@ def _warnings(facts: CardFacts) -> list[str]:
     if facts.result is not None:
         return list(warnings([facts.result]))
     sections = facts.config.data.text_sections if facts.config.model.uses_text else ()
-    return list(filter(None, [labels_in_text(facts.manifest.reader, sections)]))
+    manifest = facts.manifest
+    return list(filter(None, [labels_in_text(manifest.label_source, sections, manifest.labels_in_reports)]))
 
 
 def _front_matter(facts: CardFacts) -> ModelCardData:

@@ -7,13 +7,7 @@ from cxr_dist.evaluate.compare import Comparison
 from cxr_dist.evaluate.run_result import RunResult
 from cxr_dist.format.manifest import Manifest
 from cxr_dist.report.methods import member_line
-
-_LABEL_SOURCES = {
-    "demo": "the program that drew the films",
-    "openi": "MeSH terms that a curator gave each report",
-    "mimic_cxr_jpg": "a program that read each report",
-    "table": "a column of the source table; how that was made, the table does not say",
-}
+from cxr_dist.shard.readers import READERS
 
 
 def leakage_statements(comparison: Comparison) -> dict[str, list[str]]:
@@ -51,7 +45,7 @@ def _without_text(run: RunResult) -> str:
 
 def _label_source(run: RunResult) -> str:
     source = str(run.evaluation["label_source"])
-    return _LABEL_SOURCES.get(source, source)
+    return READERS[source].labels_from if source in READERS else source
 
 
 def data_facts(comparison: Comparison) -> dict[str, str]:

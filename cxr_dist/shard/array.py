@@ -23,6 +23,7 @@ from cxr_dist.errors import UserError
 from cxr_dist.format.manifest import Manifest
 from cxr_dist.shard.checks import FailureLimit
 from cxr_dist.shard.deal import PlannedShard, ShardPlan
+from cxr_dist.shard.readers import check_recipe
 from cxr_dist.shard.receipt import count_left_out
 from cxr_dist.shard.recipe import Recipe
 from cxr_dist.shard.write import receipts, write_part, write_shards
@@ -90,6 +91,7 @@ def write_shards_by_array(
     Waits for the jobs of an earlier call with the same `out`. Raises UserError as `write_shards` does, without
     SLURM's commands, and where a task ends again and again without finishing a shard.
     """
+    check_recipe(recipe)
     absent = [program for program in ("sbatch", "srun", "squeue", "scancel") if shutil.which(program) is None]
     if absent:
         raise UserError(

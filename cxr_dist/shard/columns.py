@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 from cxr_dist.errors import UserError
 
+SECTION_NAME = "[a-z][a-z0-9_]*"  # of a report
+
 
 @dataclass(frozen=True, kw_only=True)
 class PartOf:
@@ -65,7 +67,7 @@ class Columns:
             raise UserError(
                 "recipe: columns needs either label (one column) or labels (a list, one column per class)"
             )
-        bad = [name for name in self.text if not re.fullmatch("[a-z][a-z0-9_]*", name)]
+        bad = [name for name in self.text if not re.fullmatch(SECTION_NAME, name)]
         if bad:
             raise UserError(
                 f"recipe: columns.text has section {bad[:1]}: use lower-case letters, digits and _"

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cxr_dist.config.lookup import code_sha256, recorded_name
 from cxr_dist.format.manifest import SPLITS, UNKNOWN, Manifest, ShardEntry, SplitEntry
 from cxr_dist.shard.recipe import Recipe
 from cxr_dist.shard.record import Source
@@ -28,7 +29,7 @@ def manifest_of(recipe: Recipe, source: Source, selection: Selection, written: S
     samples = [sample for shard in written for sample in shard.samples]
     return Manifest(
         recipe=plain_recipe(recipe),
-        reader=recipe.reader,
+        reader=recorded_name(recipe.reader),
         task=recipe.labels.task,
         classes=selection.classes,
         text_sections=source.text_sections,
@@ -42,6 +43,8 @@ def manifest_of(recipe: Recipe, source: Source, selection: Selection, written: S
         redacted=_redacted(recipe, samples),
         without_text=sum(not any(s.text.values()) for s in samples) if source.text_sections else 0,
         source_sha256=rows_sha256(source),
+        labels_from=source.labels_from,
+        labels_in_reports=source.labels_in_reports,
     )
 
 
@@ -51,7 +54,7 @@ def _image(recipe: Recipe) -> dict[str, int]:
 
 
 def plain_recipe(recipe: Recipe) -> dict[str, Any]:
-    """The resolved recipe as JSON keeps it."""
+    """The resolved recipe as JSON keeps it, with the sha256 of the file of a reader of the user's own."""
     plain = json.loads(json.dumps(dataclasses.asdict(recipe)))
     assert isinstance(plain, dict)
     # Shards of all films, each a sample, came before there was a choice: they keep their bytes.
@@ -59,7 +62,8 @@ def plain_recipe(recipe: Recipe) -> dict[str, Any]:
         del plain["views"]
     if recipe.samples == "image":
         del plain["samples"], plain["max_views"]
-    return plain
+    plain["reader"], sha256 = recorded_name(recipe.reader), code_sha256(recipe.reader)
+    return plain if sha256 is None else plain | {"reader_sha256": sha256}
 
 
 def rows_sha256(source: Source) -> str:

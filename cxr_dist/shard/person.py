@@ -15,7 +15,7 @@ _PER_YEAR = {
     "w": 365.25 / 7,
     "d": 365.25,
 }  # DICOM's age string (PS3.5, 6.2): 052Y, 018M, 006W, 003D
-_OLDEST = 125
+OLDEST = 125
 
 
 def sex_of(text: str) -> Sex:
@@ -32,7 +32,7 @@ def age_of(text: str) -> float | None:
     if match is None:
         return None
     years = float(match[1]) / _PER_YEAR.get((match[2] or "y").lower(), 1.0)
-    if years > _OLDEST:
+    if years > OLDEST:
         return None
     return int(years) if years.is_integer() else round(years, 2)
 
@@ -46,4 +46,4 @@ def age_between(birth: str, study: str) -> int | None:
     if years[0] is None or years[1] is None:
         return None
     age = int(years[1][0]) - int(years[0][0])
-    return age if 0 <= age <= _OLDEST else None
+    return age if 0 <= age <= OLDEST else None

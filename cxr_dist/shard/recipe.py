@@ -1,10 +1,10 @@
 """A recipe: which source becomes which shards. YAML in, a frozen typed `Recipe` out.
 
 Everything that decides the bytes of a shard folder is a field here, so the manifest keeps the recipe whole.
-Checks that need no data happen when it is made; those that need the columns or the labels, in the readers.
+What all readers share is checked when it is made; what one reader needs, by that reader before it reads.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -137,8 +137,9 @@ class Demo:
 class Recipe:
     """One data set."""
 
-    reader: Literal["openi", "mimic_cxr_jpg", "table", "demo"]
-    """Which layout the source folder has."""
+    reader: str
+    """Which layout the source folder has: openi, mimic_cxr_jpg, table or demo, or that of your own reader, MODULE:NAME
+    or FILE.py:NAME, as shard/readers/own_reader.py says. A reader of your own may use any field below."""
     table: str | None = None
     """Relative to --source. table: a .csv or .tsv (.gz too) or .parquet. openi: a .csv of views (may be left away).
     mimic_cxr_jpg: the .csv.gz with a study's labels."""
@@ -179,100 +180,25 @@ class Recipe:
 
     def __post_init__(self) -> None:
         Redaction(terms=self.redact)  # is checked when made
-        _check_views(self)
         require(
-            not self.split.official or self.reader == "mimic_cxr_jpg",
-            f"recipe: reader {self.reader} knows no official split; that belongs to reader mimic_cxr_jpg",
-        )
-        if self.reader == "table":
-            require(
-                self.table is not None, "recipe: reader table needs `table`, the .csv, .tsv or .parquet file"
-            )
-            require(self.columns is not None, "recipe: reader table needs `columns`, with image and label")
-            _check_table_labels(self)
-            return
-        require(
-            self.columns is None, f"recipe: reader {self.reader} has no columns; they belong to reader table"
+            2 <= self.max_views <= MOST_VIEWS,
+            f"recipe: max_views is {self.max_views}; expected 2 to {MOST_VIEWS}, or samples: image for one film each",
         )
         require(
-            isinstance(self.image.monochrome1, bool),
-            f"recipe: reader {self.reader} takes image.monochrome1 true or false; a column belongs to reader table",
+            self.samples == "image" or self.split.by != "image",
+            "recipe: samples: study keeps the films of a study together: use split.by study or patient",
         )
-        require(
-            self.reports is not None or self.reader != "openi",
-            "recipe: reader openi needs `reports`, a folder",
-        )
-        if self.reader == "mimic_cxr_jpg":
-            _check_mimic_labels(self)
-            return
-        require(
-            self.labels.task == "multiclass",
-            f"recipe: reader {self.reader} has one label per image: use task: multiclass",
-        )
-
-
-def _check_views(recipe: Recipe) -> None:
-    """Where the reader has views from the recipe alone, the recipe must say where they are."""
-    studies = recipe.samples == "study"
-    require(
-        2 <= recipe.max_views <= MOST_VIEWS,
-        f"recipe: max_views is {recipe.max_views}; expected 2 to {MOST_VIEWS}, or samples: image for one film each",
-    )
-    require(
-        not studies or recipe.split.by != "image",
-        "recipe: samples: study keeps the films of a study together: use split.by study or patient",
-    )
-    require(
-        not studies or recipe.columns is None or recipe.columns.study is not None,
-        "recipe: samples: study needs columns.study",
-    )
-    lacking = {
-        "table": recipe.columns is not None and recipe.columns.view is None and "columns.view",
-        "openi": recipe.table is None and "`table`, the .csv of views",
-    }.get(recipe.reader)
-    require(
-        recipe.views == "all" or not lacking,
-        f"recipe: views: {recipe.views} with reader {recipe.reader} needs {lacking}",
-    )
-
-
-def _check_mimic_labels(recipe: Recipe) -> None:
-    labels = recipe.labels
-    require(
-        recipe.table is not None,
-        "recipe: reader mimic_cxr_jpg needs `table`, the .csv.gz of labels, e.g. mimic-cxr-2.0.0-chexpert.csv.gz",
-    )
-    require(labels.task == "multilabel", "recipe: reader mimic_cxr_jpg needs labels.task: multilabel")
-    require(
-        not (labels.drop or labels.separator or labels.min_count > 1),
-        "recipe: reader mimic_cxr_jpg has a column per class: leave out labels.drop, min_count and separator",
-    )
-    several = [name for name, columns in labels.classes.items() if len(columns) != 1 or columns[0] == "*"]
-    require(not several, f"recipe: labels.classes.{''.join(several[:1])} must name one column of the labels")
-
-
-def _check_table_labels(recipe: Recipe) -> None:
-    assert recipe.columns is not None
-    columns, labels, split = recipe.columns, recipe.labels, recipe.split
-    if columns.labels:
-        require(labels.task == "multilabel", "recipe: columns.labels needs labels.task: multilabel")
-        require(
-            not (labels.classes or labels.drop or labels.separator or labels.min_count > 1),
-            "recipe: with columns.labels the columns are the classes: leave out labels.classes, drop, min_count "
-            "and separator",
-        )
-    elif labels.task == "multilabel":
-        require(
-            labels.separator is not None and bool(labels.classes),
-            "recipe: multilabel with columns.label needs labels.separator and labels.classes",
-        )
-    if split.by != "image":
-        found = getattr(columns, split.by)
-        require(found is not None, f"recipe: split by {split.by} needs columns.{split.by}")
 
 
 def load_recipe(path: Path) -> Recipe:
-    """Read a recipe; raises UserError for a missing file, broken YAML, or an unknown or ill-typed field."""
+    """Read a recipe; raises UserError for a missing file, broken YAML, or an unknown or ill-typed field.
+
+    A reader's FILE.py is relative to the working directory or, where it is not there, to the recipe's own folder.
+    """
     if not path.is_file():
         raise UserError(f"no recipe {path}: the package's own are in its shards folder")
-    return decode(Recipe, parse_yaml(path), path.name, by_hand=True)
+    recipe = decode(Recipe, parse_yaml(path), path.name, by_hand=True)
+    file, _, name = recipe.reader.rpartition(":")
+    places = (Path(file).expanduser(), path.parent / file) if file.endswith(".py") else ()
+    found = next((place.resolve() for place in places if place.is_file()), None)
+    return recipe if found is None else replace(recipe, reader=f"{found}:{name}")

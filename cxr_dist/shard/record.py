@@ -67,3 +67,7 @@ class Source:
     """Rows that did not become a record, by reason."""
     made_data: bool = False
     """True where the films and reports were drawn and written by a program."""
+    labels_from: str = ""
+    """A reader of one's own: where the labels come from, e.g. `two radiologists, who did not see the reports`."""
+    labels_in_reports: str = ""
+    """A reader of one's own: how the labels were made, where that was from the very reports; else empty."""

@@ -147,6 +147,8 @@ def test_warns_where_the_text_holds_what_the_labels_were_made_from(tmp_path: Pat
     assert warnings_of(tmp_path / "before", 0.8, sections=("indication", "history"), **mimic) == ""
     assert "by curators" in warnings_of(tmp_path / "openi", 0.8, label_source="openi")
     assert warnings_of(tmp_path / "table", 0.8, label_source="table") == ""
+    own = {"label_source": "our labeller", "labels_in_reports": "by our labeller"}
+    assert "the reports themselves, by our labeller: a model" in warnings_of(tmp_path / "own", 0.8, **own)
 
 
 def test_says_which_ablation_is_missing(tmp_path: Path) -> None:

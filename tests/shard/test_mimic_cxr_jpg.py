@@ -14,7 +14,7 @@ from table_source import source_names
 
 from cxr_dist.errors import UserError
 from cxr_dist.format.manifest import open_index
-from cxr_dist.shard.readers import read_source
+from cxr_dist.shard.readers import check_recipe, read_source
 from cxr_dist.shard.readers.report_sections import MIMIC_SECTIONS
 from cxr_dist.shard.recipe import Labels, Recipe, Split, load_recipe
 from cxr_dist.shard.select import select
@@ -282,4 +282,4 @@ def test_a_folder_that_is_not_mimic_cxr_jpg_is_refused(mimic):
 )
 def test_a_recipe_that_does_not_fit_the_reader_is_named(changes, message):
     with pytest.raises(UserError, match=message):
-        recipe(**changes)
+        check_recipe(recipe(**changes))

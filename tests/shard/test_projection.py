@@ -9,7 +9,7 @@ from table_source import make_source, table_recipe
 
 from cxr_dist.errors import UserError
 from cxr_dist.shard.projection import projection
-from cxr_dist.shard.readers import read_source
+from cxr_dist.shard.readers import check_recipe, read_source
 from cxr_dist.shard.recipe import Recipe, load_recipe
 from cxr_dist.shard.select import select
 from cxr_dist.shard.write import write_shards
@@ -84,8 +84,8 @@ def test_a_source_without_such_films_is_refused(tmp_path):
 def test_views_need_to_be_known():
     columns = dataclasses.replace(table_recipe().columns, view=None)
     with pytest.raises(UserError, match=r"views: frontal with reader table needs columns\.view"):
-        table_recipe(columns=columns, views="frontal")
+        check_recipe(table_recipe(columns=columns, views="frontal"))
     with pytest.raises(
         UserError, match=r"views: lateral with reader openi needs `table`, the \.csv of views"
     ):
-        Recipe(reader="openi", views="lateral")
+        check_recipe(Recipe(reader="openi", views="lateral"))

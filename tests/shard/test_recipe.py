@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from cxr_dist.errors import UserError
+from cxr_dist.shard.readers import check_recipe
 from cxr_dist.shard.recipe import InvertedRows, load_recipe
 
 RECIPES = sorted((Path(__file__).resolve().parents[2] / "shards").glob("*.yaml"))
@@ -20,12 +21,15 @@ labels: {classes: {Sick: sick, Well: "*"}}
 def load(tmp_path: Path, text: str):
     path = tmp_path / "recipe.yaml"
     path.write_text(text)
-    return load_recipe(path)
+    recipe = load_recipe(path)
+    check_recipe(recipe)
+    return recipe
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
 def test_the_recipes_of_the_package_are_valid(path):
     recipe = load_recipe(path)
+    check_recipe(recipe)
     assert recipe.labels.classes or recipe.columns.labels
 
 
@@ -42,7 +46,8 @@ def test_one_value_stands_for_a_list_and_numbers_for_their_text(tmp_path):
         ("reader: [", r"recipe\.yaml is not YAML \(line \d+: .*\)"),
         ("just words", r"recipe\.yaml is 'just words'; expected the fields reader, table"),
         ("table: a.csv", r"recipe\.yaml: reader is missing"),
-        ("reader: dicom", "reader is 'dicom'; expected one of: openi, mimic_cxr_jpg, table, demo"),
+        ("reader: dicom", "unknown reader 'dicom'; expected one of: demo, mimic_cxr_jpg, openi, table, MODULE:NAME or"),
+        ("reader: opn", r"unknown reader 'opn' \(did you mean 'openi'\?\)"),
         (TABLE + "colour: grey", r"unknown field colour \(did you mean 'columns'\?\); expected one of: reader, table"),
         (TABLE + "split: {per: patient}", "unknown field split.per; expected one of: by, train"),
         (TABLE + "split: {seed: many}", "split.seed is 'many'; expected a whole number"),

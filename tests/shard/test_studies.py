@@ -24,6 +24,7 @@ from cxr_dist.format.image import ImageFile, encode_jpeg
 from cxr_dist.format.index_checks import index_is_sound
 from cxr_dist.format.manifest import Manifest, index_dtype, load_manifest, open_index
 from cxr_dist.shard.projection import projection
+from cxr_dist.shard.readers import check_recipe
 from cxr_dist.shard.recipe import ImageFormat
 from cxr_dist.shard.record import Record
 from cxr_dist.shard.studies import films_in_order
@@ -255,4 +256,4 @@ def test_the_closing_table_counts_studies(source, tmp_path):
 )
 def test_a_recipe_that_cannot_make_studies_is_refused(changes, message):
     with pytest.raises(UserError, match=message):
-        study_recipe(**changes)
+        check_recipe(study_recipe(**changes))

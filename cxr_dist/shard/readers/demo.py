@@ -6,8 +6,16 @@ from cxr_dist.errors import UserError
 from cxr_dist.shard.phantom.film import PhantomFilm
 from cxr_dist.shard.phantom.study import draw_study
 from cxr_dist.shard.phantom.wording import PHANTOM_SECTIONS, write_report
+from cxr_dist.shard.readers.recipe_checks import check_no_columns, check_no_official_split, check_one_label
 from cxr_dist.shard.recipe import Demo, Recipe
 from cxr_dist.shard.record import Record, Source
+
+
+def check(recipe: Recipe) -> None:
+    """Raise UserError for a recipe with fields that made data have no use for."""
+    check_no_columns(recipe)
+    check_no_official_split(recipe)
+    check_one_label(recipe)
 
 
 def read(recipe: Recipe, folder: Path | None) -> Source:

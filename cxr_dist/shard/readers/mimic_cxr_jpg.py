@@ -13,11 +13,12 @@ from typing import Any
 
 import pandas as pd
 
-from cxr_dist.errors import UserError
+from cxr_dist.errors import UserError, require
 from cxr_dist.format.image import ImageFile
 from cxr_dist.shard.person import Sex, age_between, sex_of
 from cxr_dist.shard.projection import projection
 from cxr_dist.shard.readers.mimic_reports import read_sections
+from cxr_dist.shard.readers.recipe_checks import check_no_columns
 from cxr_dist.shard.readers.report_sections import MIMIC_SECTIONS
 from cxr_dist.shard.readers.source_paths import inside, source_folder
 from cxr_dist.shard.recipe import Recipe
@@ -49,6 +50,23 @@ class _Tables:
     """(subject_id, study_id) -> section -> text."""
     persons: Mapping[str, tuple[Sex, str]]
     """subject_id -> sex and the (shifted) year of birth."""
+
+
+def check(recipe: Recipe) -> None:
+    """Raise UserError for a recipe without the table of labels, or with labels that are not columns of it."""
+    check_no_columns(recipe)
+    labels = recipe.labels
+    require(
+        recipe.table is not None,
+        "recipe: reader mimic_cxr_jpg needs `table`, the .csv.gz of labels, e.g. mimic-cxr-2.0.0-chexpert.csv.gz",
+    )
+    require(labels.task == "multilabel", "recipe: reader mimic_cxr_jpg needs labels.task: multilabel")
+    require(
+        not (labels.drop or labels.separator or labels.min_count > 1),
+        "recipe: reader mimic_cxr_jpg has a column per class: leave out labels.drop, min_count and separator",
+    )
+    several = [name for name, columns in labels.classes.items() if len(columns) != 1 or columns[0] == "*"]
+    require(not several, f"recipe: labels.classes.{''.join(several[:1])} must name one column of the labels")
 
 
 def read(recipe: Recipe, folder: Path | None) -> Source:

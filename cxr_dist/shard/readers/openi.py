@@ -12,14 +12,29 @@ from xml.etree import ElementTree
 
 import pandas as pd
 
-from cxr_dist.errors import UserError
+from cxr_dist.errors import UserError, require
 from cxr_dist.format.image import ImageFile
 from cxr_dist.format.left_out import UNREADABLE_REPORT
+from cxr_dist.shard.readers.recipe_checks import (
+    check_no_columns,
+    check_no_official_split,
+    check_one_label,
+    check_views,
+)
 from cxr_dist.shard.readers.source_paths import inside, source_folder
 from cxr_dist.shard.recipe import Recipe
 from cxr_dist.shard.record import Record, Source
 
 OPENI_SECTIONS = ("indication", "comparison", "findings", "impression")
+
+
+def check(recipe: Recipe) -> None:
+    """Raise UserError for a recipe without reports, or with fields that Open-i has nothing for."""
+    check_views(recipe, "`table`, the .csv of views" if recipe.table is None else "")
+    check_no_columns(recipe)
+    check_no_official_split(recipe)
+    require(recipe.reports is not None, "recipe: reader openi needs `reports`, a folder")
+    check_one_label(recipe)
 
 
 def read(recipe: Recipe, folder: Path | None) -> Source:

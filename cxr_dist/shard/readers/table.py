@@ -13,17 +13,49 @@ from typing import Any
 import pandas as pd
 from pyarrow.parquet import read_schema
 
-from cxr_dist.errors import UserError
+from cxr_dist.errors import UserError, require
 from cxr_dist.format.image import ImageFile
 from cxr_dist.shard.columns import Columns, PartOf, YearsBetween, names_in
 from cxr_dist.shard.person import age_between, age_of, sex_of
+from cxr_dist.shard.readers.recipe_checks import check_no_official_split, check_views
 from cxr_dist.shard.readers.source_paths import film_path, inside, source_folder
-from cxr_dist.shard.recipe import InvertedRows, Recipe
+from cxr_dist.shard.recipe import InvertedRows, Labels, Recipe
 from cxr_dist.shard.record import Record, Source
 
 _Row = dict[str, str]
 _KINDS = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
 _QUOTED = re.compile(r"""'([^']*)'|"([^"]*)\"""")
+
+
+def check(recipe: Recipe) -> None:
+    """Raise UserError for a recipe without the table or a column that it needs."""
+    check_no_official_split(recipe)
+    require(recipe.table is not None, "recipe: reader table needs `table`, the .csv, .tsv or .parquet file")
+    require(recipe.columns is not None, "recipe: reader table needs `columns`, with image and label")
+    assert recipe.columns is not None
+    columns, by = recipe.columns, recipe.split.by
+    require(
+        recipe.samples == "image" or columns.study is not None,
+        "recipe: samples: study needs columns.study",
+    )
+    check_views(recipe, "columns.view" if columns.view is None else "")
+    _check_labels(recipe.labels, columns)
+    require(by == "image" or getattr(columns, by) is not None, f"recipe: split by {by} needs columns.{by}")
+
+
+def _check_labels(labels: Labels, columns: Columns) -> None:
+    if columns.labels:
+        require(labels.task == "multilabel", "recipe: columns.labels needs labels.task: multilabel")
+        require(
+            not (labels.classes or labels.drop or labels.separator or labels.min_count > 1),
+            "recipe: with columns.labels the columns are the classes: leave out labels.classes, drop, min_count "
+            "and separator",
+        )
+    elif labels.task == "multilabel":
+        require(
+            labels.separator is not None and bool(labels.classes),
+            "recipe: multilabel with columns.label needs labels.separator and labels.classes",
+        )
 
 
 def read(recipe: Recipe, folder: Path | None) -> Source:
