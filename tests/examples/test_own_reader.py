@@ -1,0 +1,68 @@
+"""The examples of a reader and of a stage, copied to a site's own folder and run as a user would."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+SMALL = (
+    "--data.global-batch 8 --data.micro-batch 4 --data.image-size 48 --data.max-tokens 32 --train.max-steps 4 "
+    "--train.log-every 1 --train.eval-every 2 --data.text-sections findings --data.workers 1"
+)
+
+
+@pytest.fixture
+def site(tmp_path):
+    """A folder with the examples' files and a source of 40 patients, of whom every second has a lateral film too."""
+    for name in ("own_reader/reader.py", "own_reader/recipe.yaml", "own_stage/stages.py"):
+        shutil.copy(EXAMPLES / name, tmp_path)
+    rng = np.random.default_rng(0)
+    labels = {}
+    for number in range(40):
+        patient = tmp_path / "source" / f"p{number:04d}"
+        patient.mkdir(parents=True)
+        for view in ("pa", "lateral")[: 1 + number % 2]:
+            film = rng.integers(0, 256, (64, 72), dtype=np.uint8)
+            (patient / f"{view}.png").write_bytes(bytes(cv2.imencode(".png", film)[1]))
+        (patient / "report.txt").write_text(f"FINDINGS: Film {number} is noise.\nIMPRESSION: Nothing.\n")
+        labels[patient.name] = ("normal", "effusion")[number // 2 % 2]
+    (tmp_path / "source" / "labels.json").write_text(json.dumps(labels))
+    return tmp_path
+
+
+def cxr_dist(site, *arguments):
+    """Run a command as its own process in the site's folder; returns what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "cxr_dist", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=site,
+        env=os.environ | {"PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def test_the_examples_go_from_a_sites_own_layout_to_a_trained_model(site):
+    """Takes about half a minute: four processes start, and three of them import torch."""
+    cxr_dist(site, "shard", "recipe.yaml", "--source", "source", "--out", "shards", "--workers", "2")
+    manifest = json.loads((site / "shards" / "manifest.json").read_text())
+    assert sum(split["samples"] for split in manifest["splits"].values()) == 40  # frontal films alone
+    assert manifest["reader"] == manifest["recipe"]["reader"] == "reader.py:read"
+    assert manifest["labels_from"] == "two radiologists, who saw the films and not the reports"
+    assert str(site) not in (site / "shards" / "manifest.json").read_text()
+    assert "as they were written" in cxr_dist(site, "verify", "shards")
+    stages = ("--data.stages", "stages.py:collimate", "stages.py:forget_indication")
+    cxr_dist(site, "train", "demo", "--data.shards", "shards", "--out", "run", *stages, *SMALL.split())
+    cxr_dist(site, "evaluate", "run", "--mc-samples", "2")
+    lines = [json.loads(line) for line in (site / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert max(line["step"] for line in lines) == 4
+    evaluated = json.loads((site / "run" / "evaluation" / "test" / "metrics.json").read_text())
+    assert evaluated["label_source"] == manifest["labels_from"]
