@@ -24,9 +24,7 @@ class PartOf:
         try:
             re.compile(self.pattern)
         except re.error as error:
-            raise UserError(
-                f"recipe: pattern {self.pattern!r} is not a regular expression ({error})"
-            ) from None
+            raise UserError(f"pattern {self.pattern!r} is not a regular expression ({error})") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,13 +63,11 @@ class Columns:
     def __post_init__(self) -> None:
         if (self.label is None) == (not self.labels):
             raise UserError(
-                "recipe: columns needs either label (one column) or labels (a list, one column per class)"
+                "columns needs either label (one column) or labels (a list, one column per class)"
             )
         bad = [name for name in self.text if not re.fullmatch(SECTION_NAME, name)]
         if bad:
-            raise UserError(
-                f"recipe: columns.text has section {bad[:1]}: use lower-case letters, digits and _"
-            )
+            raise UserError(f"columns.text has section {bad[:1]}: use lower-case letters, digits and _")
 
 
 def names_in(setting: str | PartOf | YearsBetween | None) -> tuple[str, ...]:

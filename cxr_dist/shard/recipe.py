@@ -42,13 +42,13 @@ class Labels:
         twice = sorted({value for value in values if values.count(value) > 1})
         require(
             not twice,
-            f"recipe: labels names the value {twice[:1]} twice: a value has one class, or is dropped",
+            f"labels names the value {twice[:1]} twice: a value has one class, or is dropped",
         )
-        require(self.min_count >= 1, f"recipe: labels.min_count is {self.min_count}; it must be at least 1")
-        require(len(self.classes) != 1, "recipe: labels.classes has one class; at least two are needed")
+        require(self.min_count >= 1, f"labels.min_count is {self.min_count}; it must be at least 1")
+        require(len(self.classes) != 1, "labels.classes has one class; at least two are needed")
         require(
             self.task == "multilabel" or self.separator is None,
-            "recipe: labels.separator needs task: multilabel",
+            "labels.separator needs task: multilabel",
         )
 
 
@@ -73,9 +73,9 @@ class Split:
         shares = (self.train, self.val, self.test)
         require(
             all(0 < share < 1 for share in shares) and abs(sum(shares) - 1) < 1e-6,
-            f"recipe: split has train, val and test {shares}; expected three positive shares that add up to 1",
+            f"split has train, val and test {shares}; expected three positive shares that add up to 1",
         )
-        require(0 <= self.seed < 2**32, f"recipe: split.seed is {self.seed}; it must lie in 0 to 2^32 - 1")
+        require(0 <= self.seed < 2**32, f"split.seed is {self.seed}; it must lie in 0 to 2^32 - 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,10 +100,8 @@ class ImageFormat:
     """Invert all films, or those of some rows, so that bone is white."""
 
     def __post_init__(self) -> None:
-        require(
-            8 <= self.short_side <= 4096, f"recipe: image.short_side is {self.short_side}; expected 8 to 4096"
-        )
-        require(1 <= self.quality <= 100, f"recipe: image.quality is {self.quality}; expected 1 to 100")
+        require(8 <= self.short_side <= 4096, f"image.short_side is {self.short_side}; expected 8 to 4096")
+        require(1 <= self.quality <= 100, f"image.quality is {self.quality}; expected 1 to 100")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +112,7 @@ class ShardSize:
     """At most so many in a shard."""
 
     def __post_init__(self) -> None:
-        require(self.samples >= 1, f"recipe: shard.samples is {self.samples}; it must be at least 1")
+        require(self.samples >= 1, f"shard.samples is {self.samples}; it must be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,8 +127,8 @@ class Demo:
     """Fixes every drawn film and every report."""
 
     def __post_init__(self) -> None:
-        require(self.studies >= 1, f"recipe: demo.studies is {self.studies}; it must be at least 1")
-        require(32 <= self.side <= 1024, f"recipe: demo.side is {self.side}; expected 32 to 1024 pixels")
+        require(self.studies >= 1, f"demo.studies is {self.studies}; it must be at least 1")
+        require(32 <= self.side <= 1024, f"demo.side is {self.side}; expected 32 to 1024 pixels")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,11 +180,11 @@ class Recipe:
         Redaction(terms=self.redact)  # is checked when made
         require(
             2 <= self.max_views <= MOST_VIEWS,
-            f"recipe: max_views is {self.max_views}; expected 2 to {MOST_VIEWS}, or samples: image for one film each",
+            f"max_views is {self.max_views}; expected 2 to {MOST_VIEWS}, or samples: image for one film each",
         )
         require(
             self.samples == "image" or self.split.by != "image",
-            "recipe: samples: study keeps the films of a study together: use split.by study or patient",
+            "samples: study keeps the films of a study together: use split.by study or patient",
         )
 
 

@@ -27,15 +27,13 @@ class Redaction:
         for term in self.terms:
             if not re.fullmatch(r"\w(.*\w)?", term) or set("[]") & set(term):
                 raise UserError(
-                    f"recipe: redact has the term {term!r}: expected words that begin and end with a letter or digit"
+                    f"redact has the term {term!r}: expected words that begin and end with a letter or digit"
                 )
             if _same(term) == "mask":
-                raise UserError(f"recipe: redact has the term {term!r}, which is what terms are replaced by")
+                raise UserError(f"redact has the term {term!r}, which is what terms are replaced by")
         twice = [term for term, count in Counter(map(_same, self.terms)).items() if count > 1]
         if twice:
-            raise UserError(
-                f"recipe: redact has the term {twice[0]!r} twice (upper and lower case are the same)"
-            )
+            raise UserError(f"redact has the term {twice[0]!r} twice (upper and lower case are the same)")
 
     def apply(self, sections: Mapping[str, str]) -> tuple[dict[str, str], Counter[str]]:
         """The sections without the terms, and how often each term was replaced."""
