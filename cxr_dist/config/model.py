@@ -1,6 +1,8 @@
 """The section `model` of a run's configuration: the network."""
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from cxr_dist.errors import require
@@ -12,10 +14,12 @@ class ModelConfig:
 
     mode: Literal["image", "text", "fused"] = "fused"
     """What the model sees: the film, the report, or both."""
-    image_encoder: Literal["densenet121", "densenet-narrow"] = "densenet121"
-    """`densenet-narrow` is the same torchvision class with few, thin layers, for the demo and tests."""
+    image_encoder: str = "densenet121"
+    """`densenet121`; `densenet-narrow`, the same torchvision class with few, thin layers, for the demo and tests; or
+    one of your own, MODULE:NAME or FILE.py:NAME, as model/image_encoder.py and examples/own_encoder show."""
     text_encoder: str = "emilyalsentzer/Bio_ClinicalBERT"
-    """A BERT-like model: a name in the weights bundle, a local folder, or `tiny` (made from scratch)."""
+    """A BERT-like model: a name in the weights bundle, a local folder, or `tiny` (made from scratch). Or one of your
+    own, MODULE:NAME or FILE.py:NAME, as model/own_parts.py says, with a tokenizer made from the training reports."""
     fusion: Literal["tokens", "pooled"] = "tokens"
     """`tokens`: report tokens attend to image tokens. `pooled`: one query, one key, as in the original."""
     fusion_dim: int = 512
@@ -29,7 +33,8 @@ class ModelConfig:
     head_dropout: tuple[float, float] = (0.5, 0.3)
     """Dropout after the first and the second hidden layer of the head (1024 -> 512 -> 256 -> classes)."""
     pretrained: bool = True
-    """Start from the bundle's weights. `false` starts the encoders from random numbers."""
+    """Start from the bundle's weights. `false` starts the encoders from random numbers. An encoder of your own loads
+    its weights by itself."""
     weights: str = ""
     """The bundle that `cxr-dist fetch` made; empty: $CXR_DIST_WEIGHTS, else ~/.cache/cxr_dist/weights."""
     gradient_checkpointing: bool | Literal["auto", "text", "image", "all"] = False
@@ -64,6 +69,23 @@ class ModelConfig:
         return self.uses_text and self.gradient_checkpointing in (True, "text", "all")
 
     @property
+    def has_own_text_encoder(self) -> bool:
+        """Whether the text encoder is the user's own, and not a folder or a name in the weights bundle."""
+        return re.fullmatch(r"(.+\.py|[\w.]+):\w+", self.text_encoder) is not None
+
+    @property
+    def has_own_encoder(self) -> bool:
+        """Whether an encoder that the model uses is the user's own."""
+        return (self.uses_image and ":" in self.image_encoder) or (
+            self.uses_text and self.has_own_text_encoder
+        )
+
+    @property
     def uses_text(self) -> bool:
         """Whether the report enters the model."""
         return self.mode in ("text", "fused")
+
+
+def public_name(name_or_path: str) -> str:
+    """What to call an encoder or another part; of a path the last part: where it lay is nobody's business."""
+    return Path(name_or_path).name if name_or_path.startswith(("/", ".", "~")) else name_or_path

@@ -14,7 +14,7 @@ from cxr_dist.evaluate.leakage import labels_in_text
 from cxr_dist.format.manifest import Manifest, load_manifest
 from cxr_dist.format.shard_list import column
 from cxr_dist.model.classifier import build_classifier
-from cxr_dist.model.weights import bundle_folder, resolve_text_encoder
+from cxr_dist.model.weights import text_source
 from cxr_dist.train.assembly import check_against, check_weights
 from cxr_dist.train.memory.micro_batch import with_recorded_micro_batch
 from cxr_dist.train.memory.needs import describe_memory_needs
@@ -88,7 +88,7 @@ def _per_node(plan: Plan, total_bytes: int) -> str:
 
 def num_parameters(config: Config, num_classes: int) -> int | None:
     """Number of parameters; None where the text encoder's size is only known when the run starts."""
-    if config.model.uses_text and config.model.text_encoder == "tiny":
+    if config.model.uses_text and _text_folder(config) is None:
         return None
     with torch.device("meta"):
         model = build_classifier(config.model, num_classes, _text_folder(config))
@@ -96,6 +96,4 @@ def num_parameters(config: Config, num_classes: int) -> int | None:
 
 
 def _text_folder(config: Config) -> Path | None:
-    if not config.model.uses_text:
-        return None
-    return resolve_text_encoder(config.model.text_encoder, bundle_folder(config.model.weights))
+    return text_source(config.model) if config.model.uses_text else None

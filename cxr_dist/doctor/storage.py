@@ -16,13 +16,8 @@ from cxr_dist.errors import UserError
 from cxr_dist.files import holds_something
 from cxr_dist.format.manifest import Manifest, load_manifest
 from cxr_dist.format.shard_list import column
-from cxr_dist.model.weights import (
-    IMAGE_COMPONENT,
-    bundle_folder,
-    image_weights,
-    resolve_text_encoder,
-    verify_component,
-)
+from cxr_dist.model.image_encoder import image_encoder_kind
+from cxr_dist.model.weights import bundle_folder, component_weights, text_source, verify_component
 from cxr_dist.run.folder import check_same_run
 from cxr_dist.train.assembly import check_against
 
@@ -83,11 +78,12 @@ def bundle(setting: Setting) -> Finding:
     """The pretrained weights that the run needs: present, as fetched (sha256), and of which revision."""
     model, folder = setting.config.model, bundle_folder(setting.config.model.weights)
     facts = []
-    if model.pretrained and model.uses_image and model.image_encoder == "densenet121":
-        image_weights(folder)
-        facts.append(_component(folder / IMAGE_COMPONENT))
-    if model.uses_text and model.text_encoder != "tiny":
-        text = resolve_text_encoder(model.text_encoder, folder)
+    image = image_encoder_kind(model.image_encoder).component if model.uses_image else None
+    if model.pretrained and image is not None:
+        component_weights(folder, image)
+        facts.append(_component(folder / image))
+    text = text_source(model) if model.uses_text else None
+    if text is not None:
         verify_component(text)
         if model.pretrained and not (text / "model.safetensors").is_file():
             return failed(

@@ -1,17 +1,21 @@
 """Where the model looked: Grad-CAM over the film (Selvaraju et al. 2017)."""
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from cxr_dist.model.classifier import Classifier
 from cxr_dist.model.inputs import Inputs
 
 
-def grad_cam(model: Classifier, inputs: Inputs, class_index: int) -> NDArray[np.float64]:
+def grad_cam(model: Classifier, inputs: Inputs, class_index: int) -> NDArray[np.float64] | None:
     """Heat in [0, 1] over the image tokens of one film, shape [h, w]; all 0 where nothing speaks for the class.
 
-    The films of a study stand side by side, [h, films · w], on one scale.
+    The films of a study stand side by side, [h, films · w], on one scale. None for an image encoder whose tokens are
+    no grid over the film, or do not enter the answer.
 
     Args:
         model: in eval mode, with an image encoder.
@@ -19,13 +23,25 @@ def grad_cam(model: Classifier, inputs: Inputs, class_index: int) -> NDArray[np.
         class_index: the class whose logit is explained.
     """
     assert inputs.images is not None, "Grad-CAM needs a film"
-    with torch.enable_grad():
-        features = model.encode(inputs)
-        assert features.image_tokens is not None
-        logit = model.classify(features)[0, class_index]
-        (gradient,) = torch.autograd.grad(logit, features.image_tokens)
-    heat = (gradient.mean(dim=1, keepdim=True) * features.image_tokens.detach()).sum(-1).clamp_min(0)[0]
-    height, width = (side // 32 for side in inputs.images.shape[2:])
-    films = heat.double().reshape(-1, height, width)[: len(inputs.images)]  # what is missing comes last
-    heat = films.movedim(0, 1).reshape(height, -1)
+    assert model.image is not None
+    seen: list[Tensor] = []  # [films, n, image width]
+    hook = model.image.register_forward_hook(lambda _module, _inputs, found: seen.append(found[0]))
+    try:
+        with torch.enable_grad():
+            logit = model(*inputs)[0, class_index]
+    finally:
+        hook.remove()
+    (gradient,) = torch.autograd.grad(logit, seen, allow_unused=True)
+    grid = _grid(seen[0].shape[1], *inputs.images.shape[2:])
+    if gradient is None or grid is None:
+        return None
+    heat = (gradient.mean(dim=(0, 1)) * seen[0].detach()).sum(-1).clamp_min(0).double()
+    heat = heat.view(-1, *grid).movedim(0, 1).reshape(grid[0], -1)
     return (heat / heat.max().clamp_min(1e-12)).cpu().numpy()
+
+
+def _grid(tokens: int, height: int, width: int) -> tuple[int, int] | None:
+    """Rows and columns of tokens that cover a film in squares; None where so many cannot."""
+    per_pixel = math.sqrt(tokens / (height * width))
+    rows, columns = round(height * per_pixel), round(width * per_pixel)
+    return (rows, columns) if rows * columns == tokens else None

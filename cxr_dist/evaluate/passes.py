@@ -7,7 +7,6 @@ from cxr_dist.data.batch import Batch
 from cxr_dist.evaluate.arrays import Floats
 from cxr_dist.format.manifest import Task
 from cxr_dist.model.classifier import Classifier
-from cxr_dist.model.image_encoder import normalise
 from cxr_dist.model.inputs import Inputs
 from cxr_dist.model.monte_carlo import McDropout, mc_logits
 
@@ -31,7 +30,7 @@ def predict_passes(
 def inputs_of(model: Classifier, batch: Batch) -> Inputs:
     """What the model takes of a batch that is on its device: films normalised, in its own precision."""
     dtype = next(model.parameters()).dtype
-    return Inputs.of(batch, None if batch.images is None else normalise(batch.images, dtype))
+    return Inputs.of(batch, None if batch.images is None else model.levels.normalise(batch.images, dtype))
 
 
 def probabilities(logits: torch.Tensor, task: Task) -> torch.Tensor:

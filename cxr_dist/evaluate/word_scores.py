@@ -41,14 +41,15 @@ def token_attention(model: Classifier, inputs: Inputs) -> Floats | None:
     """Share of each token of one report [T] in what the summary gathers from the report; sums to 1.
 
     The text encoder's rollout, weighted by how much of each token enters the summary. None where no report token
-    enters it, and for an encoder whose attention is not between all tokens.
+    enters it, for an encoder whose attention is not between all tokens, and for one of the user's own.
     """
     assert model.text is not None
     assert inputs.attention_mask is not None
     shares = model.summary.token_shares(inputs.attention_mask)
-    if shares is None:
+    bert = getattr(model.text, "encoder", None)
+    if shares is None or not hasattr(bert, "set_attn_implementation"):
         return None
-    with _visible_attention(model.text.encoder) as encoder:
+    with _visible_attention(bert) as encoder:
         found = encoder(
             input_ids=inputs.tokens, attention_mask=inputs.attention_mask, output_attentions=True
         ).attentions
@@ -59,21 +60,24 @@ def token_attention(model: Classifier, inputs: Inputs) -> Floats | None:
     return (shares[0].double() @ rolled).cpu().numpy()
 
 
-def gradient_times_input(model: Classifier, inputs: Inputs, class_index: int) -> Floats:
+def gradient_times_input(model: Classifier, inputs: Inputs, class_index: int) -> Floats | None:
     """Gradient × input of a class's logit for each token embedding of one report, [T]; below 0 speaks against.
 
     The gradient is averaged along the way from no embedding to the whole one (integrated gradients: Sundararajan
     et al., ICML 2017), so that the scores sum to about what all tokens together do to the logit. The gradient at
-    the end alone may have the wrong sign where the network is saturated.
+    the end alone may have the wrong sign where the network is saturated. None for an encoder of the user's own
+    without `get_input_embeddings`.
     """
     assert model.text is not None
+    if not hasattr(model.text, "get_input_embeddings"):
+        return None
     with torch.no_grad():
         features = model.encode(inputs)
     total: Tensor | float = 0.0
     for step in range(_STEPS):
         # The way is walked as α = u², slowly at first: after LayerNorm most happens near 0.
         middle = (step + 0.5) / _STEPS
-        with _scaled_embeddings(model.text.encoder, middle**2) as seen, torch.enable_grad():
+        with _scaled_embeddings(model.text, middle**2) as seen, torch.enable_grad():
             tokens = model.text(inputs.tokens, inputs.attention_mask)
             logit = model.classify(replace(features, text_tokens=tokens))[0, class_index]
         whole, scaled = seen

@@ -73,11 +73,14 @@ class Predictor:
         )
         return self._facts(found, view), view
 
-    def _words(self, report: str, inputs: Inputs, chosen: int) -> ReportView:
+    def _words(self, report: str, inputs: Inputs, chosen: int) -> ReportView | None:
+        """The report with what its words say; None for a text encoder that has no scores of words."""
         assert self.trained.tokenizer is not None
         words, cut = self.trained.tokenizer.words(report)
         attention = token_attention(self.trained.classifier, inputs)
         gradient = gradient_times_input(self.trained.classifier, inputs, chosen)
+        if gradient is None:
+            return None
         return ReportView(
             words=[word.text for word in words],
             attention=None if attention is None else per_word(attention, words),

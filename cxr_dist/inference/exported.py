@@ -20,13 +20,12 @@ from torch import Tensor
 from cxr_dist import __version__
 from cxr_dist.config.data import DataConfig
 from cxr_dist.config.decode import decode, parse_json
-from cxr_dist.config.model import ModelConfig
+from cxr_dist.config.model import ModelConfig, public_name
 from cxr_dist.config.run import Config, Precision
 from cxr_dist.errors import UserError, require
 from cxr_dist.files import sha256_of
 from cxr_dist.format.manifest import MOST_VIEWS, Task
-from cxr_dist.model.image_encoder import GREY_DEVIATION, GREY_MEAN
-from cxr_dist.model.weights import encoder_name
+from cxr_dist.model.image_encoder import image_encoder_kind
 
 FORMAT = "cxr_dist model"
 FORMAT_VERSION = 1
@@ -63,8 +62,8 @@ class Description:
         """The text of config.json: the same description gives the same bytes."""
         data, model = self.config.data, dataclasses.asdict(self.config.model)
         architecture = {name: model[name] for name in model if name not in _OF_TRAINING_ONLY}
-        architecture["text_encoder"] = encoder_name(self.config.model.text_encoder)
-        film = {"size": data.image_size, "channels": 1, "mean": GREY_MEAN, "deviation": GREY_DEVIATION}
+        for encoder in ("image_encoder", "text_encoder"):
+            architecture[encoder] = public_name(architecture[encoder])
         plain = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -74,7 +73,7 @@ class Description:
             "classes": self.classes,
             "architecture": architecture,
             "stored_image": self.image,
-            "image": film if self.config.model.uses_image else None,
+            "image": self._film() if self.config.model.uses_image else None,
             "text": {"sections": data.text_sections, "max_tokens": data.max_tokens}
             if self.config.model.uses_text
             else None,
@@ -86,6 +85,10 @@ class Description:
             "note": "research software, not for clinical use",
         }
         return json.dumps(plain, indent=1, ensure_ascii=False) + "\n"
+
+    def _film(self) -> dict[str, int | float]:
+        mean, deviation = image_encoder_kind(self.config.model.image_encoder).levels
+        return {"size": self.config.data.image_size, "channels": 1, "mean": mean, "deviation": deviation}
 
     @classmethod
     def from_plain(cls, plain: object, file: str = CONFIG) -> Self:

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from cxr_dist.errors import UserError
 from cxr_dist.format.manifest import Task
 from cxr_dist.model.classifier import Classifier
-from cxr_dist.model.image_encoder import normalise
 
 TOLERANCE = 1e-4
 """Largest difference allowed between the graph and the network, in a logit or a probability."""
 
 _OUTPUTS = ("logits", "probabilities")
 _NEEDED = ("onnx", "onnxscript", "onnxruntime")
+_LEAST_VOCABULARY = 5  # of any tokenizer: its special tokens
 _LARGEST_BATCH = 4096  # torch.export wants a bound; the graph itself has none
 
 
@@ -45,7 +45,7 @@ class EvaluationGraph(nn.Module):
         attention_mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Films uint8 [b, 1, H, W], ids and mask int64 [b, T] to logits and probabilities, float32 [b, C]."""
-        films = None if images is None else normalise(images)
+        films = None if images is None else self.classifier.levels.normalise(images)
         logits: Tensor = self.classifier(films, input_ids, attention_mask)
         return logits, logits.softmax(-1) if self.task == "multiclass" else logits.sigmoid()
 
@@ -97,7 +97,8 @@ def _dynamic_shapes(graph: EvaluationGraph, inputs: dict[str, Tensor]) -> dict[s
     batch = torch.export.Dim("batch", min=1, max=_LARGEST_BATCH)
     if graph.classifier.text is None:
         return {"images": {0: batch}}
-    tokens = torch.export.Dim("tokens", min=2, max=graph.classifier.text.max_tokens)
+    longest: Any = graph.classifier.text.max_tokens
+    tokens = torch.export.Dim("tokens", min=2, max=longest)
     return {name: {0: batch} if name == "images" else {0: batch, 1: tokens} for name in inputs}
 
 
@@ -109,8 +110,8 @@ def _inputs(graph: EvaluationGraph, batch: int, length: int, image_size: int) ->
         size = (batch, 1, image_size, image_size)
         inputs["images"] = torch.randint(256, size, generator=generator, dtype=torch.uint8)
     if graph.classifier.text is not None:
-        encoder: Any = graph.classifier.text.encoder
-        vocabulary = encoder.get_input_embeddings().num_embeddings
+        embeddings = getattr(graph.classifier.text, "get_input_embeddings", None)
+        vocabulary = embeddings().num_embeddings if embeddings else _LEAST_VOCABULARY
         lengths = torch.randint(1, length + 1, (batch, 1), generator=generator)
         lengths[0] = length
         mask = (torch.arange(length) < lengths).long()

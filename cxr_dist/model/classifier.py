@@ -5,12 +5,13 @@
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cxr_dist.config.lookup import guarded, look_up
 from cxr_dist.config.model import ModelConfig
 from cxr_dist.errors import UserError
 from cxr_dist.model.fusion import (
@@ -22,13 +23,10 @@ from cxr_dist.model.fusion import (
     TextSummary,
     TokenFusion,
 )
-from cxr_dist.model.image_encoder import ImageEncoder, grey_weights
+from cxr_dist.model.image_encoder import IMAGENET, GreyLevels, image_encoder_kind
 from cxr_dist.model.inputs import Inputs
 from cxr_dist.model.view_pooling import of_samples
-from cxr_dist.model.weights import bundle_folder, image_weights, verify_component
-
-if TYPE_CHECKING:
-    from cxr_dist.model.text_encoder import TextEncoder
+from cxr_dist.model.weights import bundle_folder, verify_component
 
 _HIDDEN = (512, 256)
 
@@ -55,9 +53,17 @@ class Classifier(nn.Module):
     """Image, text or fused classifier. `forward` is what the parallel engine wraps."""
 
     def __init__(
-        self, *, image: ImageEncoder | None, text: "TextEncoder | None", summary: Summary, head: Head
+        self,
+        *,
+        image: nn.Module | None,
+        text: nn.Module | None,
+        summary: Summary,
+        head: Head,
+        levels: GreyLevels = IMAGENET,
     ) -> None:
+        """`levels`: what the films that the image encoder takes are normalised by."""
         super().__init__()
+        self.levels = levels
         self.image, self.text, self.summary, self.head = image, text, summary, head
         self._encoders_frozen = False
 
@@ -72,7 +78,7 @@ class Classifier(nn.Module):
             if self.image is not None:
                 image_tokens, image_pooled = self.image(inputs.images)
                 if inputs.view_rows is not None:
-                    image_tokens, image_pooled = of_samples(image_tokens, inputs.view_rows)
+                    image_tokens, image_pooled = of_samples(image_tokens, image_pooled, inputs.view_rows)
             if self.text is not None:
                 text_tokens = self.text(inputs.tokens, inputs.attention_mask, inputs.token_positions)
         return Features(
@@ -120,25 +126,32 @@ def build_classifier(config: ModelConfig, num_classes: int, text_folder: Path | 
     `text_folder` may be None in image mode.
     """
     image = text = None
+    levels = IMAGENET
     if config.uses_image:
-        image = ImageEncoder(
-            config.image_encoder,
-            dropout=config.image_dropout,
-            gradient_checkpointing=config.checkpoints_image,
-        )
+        kind = image_encoder_kind(config.image_encoder)
+        image, levels = kind.build(config), kind.levels
     if config.uses_text:
         assert text_folder is not None, "a model that reads reports needs the text encoder's folder"
-        from cxr_dist.model.text_encoder import TextEncoder  # transformers reads 1,600 files
-
-        text = TextEncoder(text_folder, gradient_checkpointing=config.checkpoints_text)
+        text = build_text_encoder(config, text_folder)
     summary = _build_summary(config, image, text)
     head = Head(summary.width, num_classes, config.head_dropout)
-    return Classifier(image=image, text=text, summary=summary, head=head)
+    return Classifier(image=image, text=text, summary=summary, head=head, levels=levels)
 
 
-def _build_summary(config: ModelConfig, image: ImageEncoder | None, text: "TextEncoder | None") -> Summary:
+def build_text_encoder(config: ModelConfig, folder: Path) -> nn.Module:
+    """The BERT-like encoder that FOLDER/config.json describes, or the user's own; weights are random if it is ours."""
+    name = config.text_encoder
+    if config.has_own_text_encoder:
+        with guarded("text encoder", name):
+            encoder: nn.Module = look_up("text encoder", name, {})(folder, config)
+        return encoder
+    from cxr_dist.model.text_encoder import TextEncoder  # transformers reads 1,600 files
+
+    return TextEncoder(folder, gradient_checkpointing=config.checkpoints_text)
+
+
+def _build_summary(config: ModelConfig, image: Any, text: Any) -> Summary:
     if text is None:
-        assert image is not None
         return ImageSummary(image.width)
     if image is None:
         return TextSummary(text.width, 2 * config.fusion_dim)
@@ -155,22 +168,16 @@ def _build_summary(config: ModelConfig, image: ImageEncoder | None, text: "TextE
 def load_pretrained(model: Classifier, config: ModelConfig, text_source: Path | None) -> None:
     """Start the encoders from pretrained weights: the film's from the bundle, the report's from text_source.
 
-    `densenet-narrow` has no published weights, and a text encoder made from scratch (text_source None) none
-    either: both stay as they are. Raises UserError where weights are missing, damaged, or do not fill every
-    tensor.
+    An image encoder without published weights, and a text encoder without a source of them (None), stay as they are.
+    Raises UserError where weights are missing, damaged, or do not fill every tensor.
     """
-    if model.image is not None and config.image_encoder == "densenet121":
-        load_image_encoder(model.image, bundle_folder(config.weights))
+    if model.image is not None:
+        image_encoder_kind(config.image_encoder).load(model.image, bundle_folder(config.weights))
     if model.text is not None and text_source is not None:
         load_text_encoder(model.text, text_source)
 
 
-def load_image_encoder(encoder: ImageEncoder, bundle: Path) -> None:
-    """Take the bundle's ImageNet weights; raises UserError where they are missing or damaged."""
-    encoder.load_state_dict(grey_weights(image_weights(bundle)))
-
-
-def load_text_encoder(encoder: "TextEncoder", folder: Path) -> None:
+def load_text_encoder(encoder: Any, folder: Path) -> None:
     """Take FOLDER/model.safetensors, checked by sha256 where `cxr-dist fetch` made the folder."""
     if not (folder / "model.safetensors").is_file():
         raise UserError(

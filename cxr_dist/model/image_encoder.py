@@ -1,10 +1,20 @@
-"""The film's encoder: torchvision's DenseNet with a stem for one grey channel. uint8 film in, tokens out.
+"""Image encoders by name: torchvision's DenseNet with a stem for one grey channel, or an encoder of the user's own.
 
 A grey film repeated three times gives every RGB kernel the same input, so one kernel that is their sum computes
 the same function for a third of the work (Huang et al. 2017, "Densely Connected Convolutional Networks").
+
+An own encoder is MODULE:NAME or FILE.py:NAME, where NAME(config: ModelConfig) makes an nn.Module with `width: int`,
+whose forward takes normalised films, float [b, 1, H, W], and returns (tokens [b, n, width], pooled [b, width]). NAME
+may have attributes: `mean` and `deviation`, by which grey levels in 0 to 1 are normalised (those of ImageNet if it has
+none), and `gradient_checkpointing = True` where the encoder recomputes activations if `config.checkpoints_image`. It
+loads weights of its own where `config.pretrained` is true, which it is not when a trained model is opened. The file
+examples/own_encoder/encoder.py is one.
 """
 
-from typing import Any, Self
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -12,19 +22,28 @@ from torch.nn import functional
 from torchvision.models import DenseNet
 from torchvision.models.densenet import _DenseLayer
 
-# ImageNet's per-channel mean (0.485, 0.456, 0.406) and deviation (0.229, 0.224, 0.225), each averaged.
-GREY_MEAN = 0.449
-GREY_DEVIATION = 0.226
+from cxr_dist.config.lookup import guarded, look_up
+from cxr_dist.config.model import ModelConfig
+from cxr_dist.model.weights import IMAGE_COMPONENT, component_weights
 
+
+class GreyLevels(NamedTuple):
+    """Mean and deviation of the films that an image encoder expects, where 0 is black and 1 is white."""
+
+    mean: float
+    deviation: float
+
+    def normalise(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Films uint8 [b, 1, H, W], 0 to 255, to floats: (level - mean) / deviation."""
+        return images.to(dtype).div_(255).sub_(self.mean).div_(self.deviation)
+
+
+# ImageNet's per-channel mean (0.485, 0.456, 0.406) and deviation (0.229, 0.224, 0.225), each averaged.
+IMAGENET = GreyLevels(0.449, 0.226)
 _ARCHITECTURES: dict[str, dict[str, Any]] = {
     "densenet121": {"growth_rate": 32, "block_config": (6, 12, 24, 16), "num_init_features": 64},
     "densenet-narrow": {"growth_rate": 16, "block_config": (1, 2, 4, 4), "num_init_features": 16},
 }
-
-
-def normalise(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Films uint8 [b, 1, H, W] to floats of ImageNet's grey mean 0 and deviation 1; 0 is black, 255 white."""
-    return images.to(dtype).div_(255).sub_(GREY_MEAN).div_(GREY_DEVIATION)
 
 
 def grey_weights(rgb: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -72,3 +91,54 @@ class ImageEncoder(nn.Module):
         features = functional.relu(self.features(images))
         tokens = features.flatten(2).transpose(1, 2)
         return tokens, tokens.mean(dim=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageEncoderKind:
+    """An image encoder that a configuration can name, and what the package has to know of it."""
+
+    build: Callable[[ModelConfig], nn.Module]
+    """Makes the encoder, with random weights if it is one of ours."""
+    levels: GreyLevels = IMAGENET
+    """What its films are normalised by."""
+    component: str | None = None
+    """Where its published weights are in the weights bundle; None where it has none there."""
+    recomputes: bool = True
+    """Whether it can compute activations again in the backward pass."""
+
+    def load(self, encoder: nn.Module, bundle: Path) -> None:
+        """Take the published weights, if there are any; raises UserError where they are missing or damaged."""
+        if self.component is not None:
+            encoder.load_state_dict(grey_weights(component_weights(bundle, self.component)))
+
+
+def _densenet(config: ModelConfig) -> ImageEncoder:
+    return ImageEncoder(
+        config.image_encoder, dropout=config.image_dropout, gradient_checkpointing=config.checkpoints_image
+    )
+
+
+IMAGE_ENCODERS = {
+    "densenet121": ImageEncoderKind(build=_densenet, component=IMAGE_COMPONENT),
+    "densenet-narrow": ImageEncoderKind(build=_densenet),
+}
+
+
+def image_encoder_kind(name: str) -> ImageEncoderKind:
+    """The image encoder of that name: ours, or MODULE:NAME or FILE.py:NAME; raises UserError for another."""
+    found = look_up("image encoder", name, IMAGE_ENCODERS)
+    if isinstance(found, ImageEncoderKind):
+        return found
+
+    def build(config: ModelConfig) -> nn.Module:
+        with guarded("image encoder", name):
+            encoder: nn.Module = found(config)
+        return encoder
+
+    return ImageEncoderKind(
+        build=build,
+        levels=GreyLevels(
+            getattr(found, "mean", IMAGENET.mean), getattr(found, "deviation", IMAGENET.deviation)
+        ),
+        recomputes=bool(getattr(found, "gradient_checkpointing", False)),
+    )

@@ -17,6 +17,7 @@ from cxr_dist.errors import UserError
 from cxr_dist.model.classifier import Classifier
 from cxr_dist.model.dropout import DropoutKeys, KeyedDropout
 from cxr_dist.model.fusion import Features
+from cxr_dist.model.image_encoder import ImageEncoder
 from cxr_dist.model.inputs import Inputs
 from cxr_dist.model.view_pooling import of_samples
 
@@ -81,7 +82,9 @@ def _summaries(
     scope: McScope,
 ) -> Tensor:
     """The summary of each row (pass of a sample), [P · b, width], before its own dropout."""
-    image = model.image if scope == "all" and model.image is not None and model.image.dropout > 0 else None
+    image = model.image if scope == "all" else None
+    if isinstance(image, ImageEncoder) and image.dropout == 0:
+        image = None  # while an encoder of the user's own may have dropout anywhere
     text = model.text if scope != "head" else None
     if image is None and text is None:
         once: Tensor = model.summary(features)[sample_of]
@@ -107,9 +110,9 @@ def _films(image: nn.Module, inputs: Inputs, samples: Tensor, keys: DropoutKeys)
     assert inputs.images is not None
     if inputs.view_rows is None:
         with stochastic(image), KeyedDropout(keys, first_layer=_IMAGE_LAYERS):
-            found: tuple[Tensor, Tensor] = image(inputs.images[samples])
-            return found
-    films: list[Tensor] = []
+            alone: tuple[Tensor, Tensor] = image(inputs.images[samples])
+            return alone
+    tokens, pooled = [], []
     rows, start = torch.full_like(inputs.view_rows[samples], -1), 0
     for view, stored in enumerate(inputs.view_rows[samples].T):
         there = (stored >= 0).nonzero()[:, 0]
@@ -117,8 +120,10 @@ def _films(image: nn.Module, inputs: Inputs, samples: Tensor, keys: DropoutKeys)
             rows[there, view] = torch.arange(start, start + len(there), device=rows.device)
             start += len(there)
             with stochastic(image), KeyedDropout(keys.select(there), first_layer=(view + 1) * _IMAGE_LAYERS):
-                films.append(image(inputs.images[stored[there]])[0])
-    return of_samples(torch.cat(films), rows)
+                found = image(inputs.images[stored[there]])
+            tokens.append(found[0])
+            pooled.append(found[1])
+    return of_samples(torch.cat(tokens), torch.cat(pooled), rows)
 
 
 def _lengths(attention_mask: Tensor | None, sample_of: Tensor) -> Tensor:

@@ -59,6 +59,11 @@ class TextEncoder(nn.Module):
         vectors: Tensor = self.encoder(input_ids=tokens, attention_mask=mask).last_hidden_state
         return vectors
 
+    def get_input_embeddings(self) -> nn.Module:
+        """The layer that turns token ids into vectors; word scores are taken there."""
+        embeddings: nn.Module = self.encoder.get_input_embeddings()  # type: ignore[operator]
+        return embeddings
+
     def _mask(self, attention_mask: Tensor) -> Tensor:
         """The mask that transformers would make. It leaves out one of ones alone, and waits for the device to know."""
         kind: Any = self.encoder.config._attn_implementation  # type: ignore[union-attr]

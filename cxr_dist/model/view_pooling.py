@@ -7,19 +7,19 @@ place of its own in the network: which of a study's films comes first changes no
 from torch import Tensor
 
 
-def of_samples(tokens: Tensor, view_rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Films' tokens [n, t, width] to samples' tokens [b, V · t, width], and the mean [b, width] over their films.
+def of_samples(tokens: Tensor, pooled: Tensor, view_rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Films' tokens [n, t, width] to samples' tokens [b, V · t, width]; films' pooled [n, width] to means [b, width].
 
     Args:
         tokens: of n films.
+        pooled: of n films.
         view_rows: int64 [b, V], the films of each sample (`Batch.view_rows`); -1 where it has fewer than V. What
             stands in for those is zero, and not part of the mean. Every sample has one film or more.
     """
-    mask, views = view_rows >= 0, view_rows.shape[1]
-    found = tokens[view_rows.clamp_min(0)].masked_fill(~mask[:, :, None, None], 0).flatten(1, 2)
-    # From the very tokens that are handed on, so that a gradient by them (Grad-CAM) knows of the mean.
-    means = found.view(len(found), views, -1, found.shape[2]).mean(2)
-    return found, means.sum(1) / mask.sum(1, keepdim=True)
+    mask, rows = view_rows >= 0, view_rows.clamp_min(0)
+    found = tokens[rows].masked_fill(~mask[:, :, None, None], 0).flatten(1, 2)
+    summed = pooled[rows].masked_fill(~mask[:, :, None], 0).sum(1)
+    return found, summed / mask.sum(1, keepdim=True)
 
 
 def token_mask(view_rows: Tensor, tokens: int) -> Tensor:

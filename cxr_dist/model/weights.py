@@ -13,6 +13,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 from torch import Tensor
 
+from cxr_dist.config.model import ModelConfig
 from cxr_dist.errors import UserError
 from cxr_dist.files import sha256_of
 
@@ -41,17 +42,22 @@ def resolve_text_encoder(name_or_dir: str, bundle: Path) -> Path:
     )
 
 
-def encoder_name(name_or_dir: str) -> str:
-    """What to call a text encoder; of a local folder the last part: where it lay is nobody's business."""
-    return Path(name_or_dir).name if name_or_dir.startswith(("/", ".", "~")) else name_or_dir
+def text_source(config: ModelConfig) -> Path | None:
+    """The folder of the text encoder's configuration, tokenizer and weights; raises UserError where it is missing.
+
+    None where a tokenizer is made from the training reports instead: for `tiny`, and an encoder of the user's own.
+    """
+    if config.text_encoder == "tiny" or config.has_own_text_encoder:
+        return None
+    return resolve_text_encoder(config.text_encoder, bundle_folder(config.weights))
 
 
-def image_weights(bundle: Path) -> dict[str, Tensor]:
-    """DenseNet-121's ImageNet weights by torchvision's names, on the CPU, checked by sha256."""
-    folder = bundle / IMAGE_COMPONENT
+def component_weights(bundle: Path, component: str) -> dict[str, Tensor]:
+    """A component's tensors by their published names, on the CPU, checked by sha256; raises UserError."""
+    folder = bundle / component
     if not (folder / "bundle.json").is_file():
         raise UserError(
-            f"no DenseNet-121 weights in the bundle {bundle}: run `cxr-dist fetch` on a machine with network, "
+            f"no {component} weights in the bundle {bundle}: run `cxr-dist fetch` on a machine with network, "
             "set --model.weights DIR, or use --model.pretrained false"
         )
     verify_component(folder)

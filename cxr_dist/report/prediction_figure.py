@@ -48,7 +48,7 @@ class CaseView:
     film: NDArray[np.uint8] | None
     """uint8 [H, W], as the network sees it, a study's films side by side; None for a model that reads no film."""
     heat: Floats | None
-    """[h, w], 0 or more, a coarse map that is stretched over the film; None without a film."""
+    """[h, w], 0 or more, a coarse map that is stretched over the film; None where there is none of it."""
     probabilities: Floats
     """[C] in [0, 1]."""
     interval: Floats | None
@@ -57,7 +57,7 @@ class CaseView:
     explained: str
     """The class that heat and words speak for."""
     report: ReportView | None
-    """None for a model that reads no report."""
+    """None for a model that reads no report, or whose words have no scores."""
 
 
 @styled
@@ -67,9 +67,10 @@ def explanation(case: CaseView) -> Figure:
     lower = _report_height(case.report)
     figure = Figure(figsize=(_WIDTH, _TITLE + upper + lower + _FOOT))
     left = _MARGIN
-    if case.film is not None and case.heat is not None:
+    if case.film is not None:
         _film(_place(figure, left, _TITLE, _FILM, _FILM), case.film, "Film")
         left += _FILM + 0.15
+    if case.film is not None and case.heat is not None:
         axes = _place(figure, left, _TITLE, _FILM, _FILM)
         _film(axes, case.film, wrapped(f"Where it looked, for {case.explained}", 44))
         _overlay(axes, case.heat, case.film.shape)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from cxr_dist.config.model import public_name
 from cxr_dist.evaluate.compare import Comparison
 from cxr_dist.evaluate.run_result import RunResult
 from cxr_dist.format.manifest import Manifest
@@ -91,6 +92,7 @@ def run_facts(run: RunResult) -> dict[str, str]:
     config, environment = run.config, run.environment
     model, data, optim, train = config.model, config.data, config.optim, config.train
     encoders = [model.image_encoder] * model.uses_image + [model.text_encoder] * model.uses_text
+    encoders = [public_name(encoder) for encoder in encoders]
     sections = ", ".join(run.evaluation["text_sections"]) or "none"
     limit = f", at most {train.max_steps} steps" if train.max_steps else ""
     return _members(run) | {

@@ -30,8 +30,9 @@ from cxr_dist.distributed.world import World, lanes_of
 from cxr_dist.errors import UserError
 from cxr_dist.format.manifest import Manifest, load_manifest
 from cxr_dist.model.classifier import Classifier, build_classifier, load_pretrained
+from cxr_dist.model.image_encoder import image_encoder_kind
 from cxr_dist.model.losses import ClassificationLoss, balanced_class_weights, balanced_positive_weights
-from cxr_dist.model.weights import bundle_folder, image_weights, resolve_text_encoder
+from cxr_dist.model.weights import bundle_folder, component_weights, text_source
 from cxr_dist.run.folder import manifest_sha256, mark_finished, open_run_folder, write_environment
 from cxr_dist.run.preempt import StopRequest, requeue_if_due
 from cxr_dist.train import startup
@@ -193,22 +194,19 @@ def check_against(config: Config, manifest: Manifest) -> None:
 
 def check_weights(config: Config) -> None:
     """Raise UserError where pretrained weights are missing, before the run folder is made."""
-    bundle = bundle_folder(config.model.weights)
-    if config.model.uses_text and config.model.text_encoder != "tiny":
-        resolve_text_encoder(config.model.text_encoder, bundle)
-    if config.model.pretrained and config.model.uses_image and config.model.image_encoder == "densenet121":
-        image_weights(bundle)
+    model = config.model
+    if model.uses_text:
+        text_source(model)
+    image = image_encoder_kind(model.image_encoder).component if model.uses_image else None
+    if model.pretrained and image is not None:
+        component_weights(bundle_folder(model.weights), image)
 
 
 def prepare_text(config: Config, manifest: Manifest, run_dir: Path) -> None:
     """Put the text encoder's configuration and tokenizer into the run folder (rank 0)."""
-    if not config.model.uses_text:
-        return
-    tiny = config.model.text_encoder == "tiny"
-    source = (
-        None if tiny else resolve_text_encoder(config.model.text_encoder, bundle_folder(config.model.weights))
-    )
-    prepare_text_folder(run_dir / "text_encoder", source, _reports(config, manifest))
+    if config.model.uses_text:
+        source = text_source(config.model)
+        prepare_text_folder(run_dir / "text_encoder", source, _reports(config, manifest))
 
 
 def _reports(config: Config, manifest: Manifest) -> Iterator[str]:
@@ -233,10 +231,7 @@ def new_model(config: Config, manifest: Manifest, run_dir: Path, device: torch.d
     model = build_classifier(config.model, len(manifest.classes), text)
     startup.reached("model")
     if config.model.pretrained:
-        source = None
-        if text is not None and config.model.text_encoder != "tiny":
-            source = resolve_text_encoder(config.model.text_encoder, bundle_folder(config.model.weights))
-        load_pretrained(model, config.model, source)
+        load_pretrained(model, config.model, None if text is None else text_source(config.model))
         startup.reached("weights")
     return model.to(device, torch.float64 if config.precision == "fp64" else torch.float32)
 

@@ -26,7 +26,7 @@ from cxr_dist.distributed.engine import Backend
 from cxr_dist.distributed.reduce import sum_over_ranks
 from cxr_dist.distributed.transfer import HostCopy, to_device
 from cxr_dist.distributed.watch.progress import enter
-from cxr_dist.model.image_encoder import GREY_DEVIATION, normalise
+from cxr_dist.model.classifier import Classifier
 from cxr_dist.model.inputs import Inputs
 from cxr_dist.model.losses import ClassificationLoss
 from cxr_dist.train.batchnorm import LaneStatistics
@@ -80,6 +80,8 @@ class TrainStep:
         self.config, self.backend, self.num_classes, self.lanes = config, backend, num_classes, lanes
         weights = None if loss.class_weights is None else loss.class_weights.to(backend.device)
         self.loss = dataclasses.replace(loss, class_weights=weights)
+        assert isinstance(backend.module, Classifier)
+        self.levels = backend.module.levels
         self.dtype = _DTYPES[config.precision]
         self.statistics = LaneStatistics(backend.module, config.data.num_lanes)
 
@@ -134,8 +136,8 @@ class TrainStep:
         batch = batch.to(self.backend.device)
         images = None
         if batch.images is not None:
-            images = normalise(batch.images, self.dtype)
-            images = jitter(images, keys, data.brightness / GREY_DEVIATION, data.contrast)
+            images = self.levels.normalise(batch.images, self.dtype)
+            images = jitter(images, keys, data.brightness / self.levels.deviation, data.contrast)
         targets, known = self.loss.targets(batch.labels, self.num_classes)
         mixed = self.mix(step, epoch, lane, images, table, targets.to(self.dtype), known.to(self.dtype))
         return MicroBatch(inputs=Inputs.of(batch, mixed[0]), targets=mixed[1], known=mixed[2])

@@ -17,7 +17,7 @@ from cxr_dist.files import locked
 from cxr_dist.model.classifier import load_text_encoder
 from cxr_dist.model.fetch import fetch
 from cxr_dist.model.text_encoder import TextEncoder
-from cxr_dist.model.weights import image_weights, resolve_text_encoder, verify_component
+from cxr_dist.model.weights import component_weights, resolve_text_encoder, verify_component
 
 WEIGHTS = "pytorch_model.bin"
 
@@ -32,7 +32,7 @@ def test_a_fetched_bundle_loads_without_network(hub: Hub, tmp_path: Path) -> Non
         "vocab.txt",
     ]
     load_text_encoder(TextEncoder(folder), folder)
-    weights = image_weights(tmp_path / "bundle")
+    weights = component_weights(tmp_path / "bundle", "densenet121")
     DenseNet(growth_rate=8, block_config=(1, 1, 1, 1), num_init_features=8).load_state_dict(
         weights, strict=True
     )

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchvision.models import densenet121
 
-from cxr_dist.model.image_encoder import GREY_DEVIATION, GREY_MEAN, ImageEncoder, grey_weights, normalise
+from cxr_dist.model.image_encoder import IMAGENET, ImageEncoder, grey_weights
 
 
 def test_grey_stem_equals_rgb_stem_on_a_repeated_film() -> None:
@@ -46,9 +46,9 @@ def test_tokens_run_row_by_row() -> None:
 def test_normalise_maps_bytes_to_imagenets_grey_scale() -> None:
     films = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1)
     expected = torch.tensor(
-        [-GREY_MEAN / GREY_DEVIATION, (1 - GREY_MEAN) / GREY_DEVIATION], dtype=torch.float64
+        [-IMAGENET.mean / IMAGENET.deviation, (1 - IMAGENET.mean) / IMAGENET.deviation], dtype=torch.float64
     )
-    torch.testing.assert_close(normalise(films, torch.float64).flatten(), expected)
+    torch.testing.assert_close(IMAGENET.normalise(films, torch.float64).flatten(), expected)
     assert films.flatten().tolist() == [0, 255]
 
 

@@ -9,7 +9,7 @@ from transformers import AutoConfig, BertModel
 
 from cxr_dist.config.model import ModelConfig
 from cxr_dist.model.classifier import Classifier, build_classifier
-from cxr_dist.model.image_encoder import GREY_DEVIATION, GREY_MEAN, grey_weights, normalise
+from cxr_dist.model.image_encoder import IMAGENET, grey_weights
 
 
 class Original(nn.Module):
@@ -65,10 +65,10 @@ def test_pooled_model_equals_the_original(bert_folder: Path) -> None:
     copy_weights(ours, original)
     films = torch.randint(0, 256, (2, 1, 96, 96), dtype=torch.uint8)
     tokens, mask = torch.randint(5, 60, (2, 12)), torch.ones(2, 12, dtype=torch.int64)
-    rgb = (films.repeat(1, 3, 1, 1).float() / 255 - GREY_MEAN) / GREY_DEVIATION
+    rgb = (films.repeat(1, 3, 1, 1).float() / 255 - IMAGENET.mean) / IMAGENET.deviation
     with torch.no_grad():
         expected = original(rgb, tokens, mask)
-        found = ours(normalise(films), tokens, mask)
+        found = ours(IMAGENET.normalise(films), tokens, mask)
     assert expected.std() > 1e-3, "the case must not be a constant"
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
     assert sum(p.numel() for p in ours.head.parameters()) == sum(

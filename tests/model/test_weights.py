@@ -9,7 +9,7 @@ from stand_in_hub import NAME, Hub
 from cxr_dist.errors import UserError
 from cxr_dist.model.classifier import load_text_encoder
 from cxr_dist.model.text_encoder import TextEncoder
-from cxr_dist.model.weights import bundle_folder, image_weights, resolve_text_encoder
+from cxr_dist.model.weights import bundle_folder, component_weights, resolve_text_encoder
 
 
 def test_a_flipped_bit_in_the_bundle_is_noticed_on_load(hub: Hub, tmp_path: Path) -> None:
@@ -30,7 +30,7 @@ def load_text(bundle: Path) -> None:
 
 
 def load_image(bundle: Path) -> None:
-    image_weights(bundle)
+    component_weights(bundle, "densenet121")
 
 
 def test_a_missing_text_encoder_says_how_to_get_one(tmp_path: Path) -> None:
