@@ -32,7 +32,7 @@ CUDA = torch.cuda.is_available()
 Case = dict[str, Any]
 
 
-def case(run: str, micro_batch: int, setting: bool | str, **changes: Any) -> Case:
+def case(run: str, micro_batch: int, setting: str, **changes: Any) -> Case:
     """A case with the run's usual precision: bf16 for enhanced on a GPU, else fp32, which is the faster on a CPU."""
     precision = "bf16" if CUDA and run == "enhanced" else "fp32"
     usual = {
@@ -46,20 +46,20 @@ def case(run: str, micro_batch: int, setting: bool | str, **changes: Any) -> Cas
 
 def cases(micro_batches: list[int]) -> list[Case]:
     """What is measured, the small ones first."""
-    found = [case("enhanced", size, setting) for size in micro_batches for setting in (False, "all")]
+    found = [case("enhanced", size, setting) for size in micro_batches for setting in ("off", "all")]
     found += [case("enhanced", micro_batches[0], setting) for setting in ("text", "image")]
-    found += [case("baseline", micro_batches[0], setting) for setting in (False, "image")]
+    found += [case("baseline", micro_batches[0], setting) for setting in ("off", "image")]
     other = "fp32" if CUDA else "bf16"
-    found += [case("enhanced", micro_batches[0], False, precision=other)]
+    found += [case("enhanced", micro_batches[0], "off", precision=other)]
     return found + [case("enhanced", micro_batches[0], setting, **engine) for engine, setting in engines()]
 
 
-def engines() -> list[tuple[Case, bool | str]]:
+def engines() -> list[tuple[Case, str]]:
     """Each engine at two ranks, without and with gradient checkpointing; none on one GPU, where ZeRO is refused."""
     if CUDA and torch.cuda.device_count() == 1:
         return []
     names = ("ddp", "zero1", "zero2", "zero3")
-    return [({"parallel": name, "ranks": 2}, setting) for name in names for setting in (False, "all")]
+    return [({"parallel": name, "ranks": 2}, setting) for name in names for setting in ("off", "all")]
 
 
 def predicted(wanted: Case, folder: Path) -> int:

@@ -65,7 +65,7 @@ def settings_on_the_way(
         named,
         precision="fp32",
         data=dataclasses.replace(named.data, global_batch=BATCH * accumulate, micro_batch=BATCH),
-        model=dataclasses.replace(named.model, gradient_checkpointing=False),
+        model=dataclasses.replace(named.model, gradient_checkpointing="off"),
     )
     found = {"our step, float32": Settings(config=config)}
 

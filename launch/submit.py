@@ -34,7 +34,8 @@ from cxr_dist.run.folder import check_same_run
 from cxr_dist.run.preempt import StopRequest
 from cxr_dist.run.requeue import forbid_requeue
 from cxr_dist.train import startup
-from cxr_dist.train.memory.micro_batch import check_world_size, with_recorded_micro_batch
+from cxr_dist.train.memory.micro_batch import check_world_size
+from cxr_dist.train.memory.settle import with_recorded_micro_batch
 
 _SUPERVISE = Path(__file__).resolve().parents[1] / "slurm" / "supervise.sh"
 _PATIENCE_SECONDS = 600.0  # that SLURM may leave questions unanswered while we wait
@@ -125,7 +126,7 @@ def check(config: Config, site: Site) -> None:
     """Raise UserError where the job would fail: shards, run folder or world size do not fit."""
     load_manifest(shards_folder(config.data))
     check_same_run(config.run_dir, config)
-    config = with_recorded_micro_batch(config, config.run_dir)
+    config = with_recorded_micro_batch(config)
     check_world_size(config, World(world_size=site.world_size))
 
 

@@ -14,6 +14,7 @@ from tyro.conf import FlagConversionOff, Positional, UseAppendAction
 
 from cxr_dist.cli.help import FOLDER, SHARDS, commands_help, runs_help
 from cxr_dist.cli.shard import shard
+from cxr_dist.config.model import RENAMED_CHECKPOINTING
 from cxr_dist.config.named import RUNS, named_run
 from cxr_dist.config.run import Config
 from cxr_dist.errors import EXIT_REFUSED, EXIT_STOPPED, UserError, unknown
@@ -245,7 +246,7 @@ def config_of(run: str, flags: Sequence[str], prog: str, description: str | None
     return tyro.cli(
         Config,
         default=named_run(run),
-        args=_as_tyro_has_it(flags),
+        args=_as_tyro_has_it(_renamed(flags)),
         prog=prog,
         description=description,
         config=(FlagConversionOff,),
@@ -256,6 +257,16 @@ def _as_tyro_has_it(arguments: Sequence[str]) -> list[str]:
     """tyro takes True and False, and --slurm.FIELD; people type true and false, and scripts --slurm-FIELD."""
     spelt = [a.capitalize() if a in ("true", "false") else a for a in arguments]
     return ["--slurm." + a.removeprefix("--slurm-") if a.startswith("--slurm-") else a for a in spelt]
+
+
+def _renamed(flags: Sequence[str]) -> list[str]:
+    """`--model.gradient-checkpointing true` and `false`, which scripts may still have, in the words of today."""
+    return [
+        RENAMED_CHECKPOINTING.get(value.lower(), value)
+        if flag.replace("_", "-") == "--model.gradient-checkpointing"
+        else value
+        for flag, value in zip(["", *flags], flags, strict=False)
+    ]
 
 
 def _dispatch(arguments: list[str]) -> None:

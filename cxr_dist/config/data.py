@@ -88,5 +88,5 @@ class DataConfig:
     @property
     def num_lanes(self) -> int:
         """K = global batch / micro-batch, once that is a number."""
-        assert self.micro_batch != "auto", "train/memory/micro_batch.py comes first"
+        assert self.micro_batch != "auto", "train/memory/settle.py comes first"
         return self.global_batch // self.micro_batch

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from cxr_dist.config.decode import decode, parse_yaml
+from cxr_dist.config.model import RENAMED_CHECKPOINTING
 from cxr_dist.config.run import Config
 from cxr_dist.errors import UserError
 
@@ -30,7 +31,18 @@ def load_config(path: Path) -> Config:
     """
     if not path.is_file():
         raise UserError(f"no config.yaml in {path.parent}: that is not a run folder")
-    return decode(Config, parse_yaml(path), path.name)
+    return decode(Config, _migrated(parse_yaml(path)), path.name)
+
+
+def _migrated(plain: Any) -> Any:
+    """What an older release wrote, in the words of this one; anything else as it is."""
+    model = plain.get("model") if isinstance(plain, dict) else None
+    if not isinstance(model, dict):
+        return plain
+    said = str(model.get("gradient_checkpointing")).lower()
+    if said not in RENAMED_CHECKPOINTING:
+        return plain
+    return plain | {"model": model | {"gradient_checkpointing": RENAMED_CHECKPOINTING[said]}}
 
 
 def differences(old: Config, new: Config) -> list[str]:

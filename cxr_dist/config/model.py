@@ -3,9 +3,13 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
-from cxr_dist.errors import require
+from cxr_dist.errors import require, unknown
+
+Checkpointing = Literal["off", "text", "image", "all", "auto"]
+RENAMED_CHECKPOINTING = {"true": "text", "false": "off"}
+"""What `gradient_checkpointing` was before it had names, as run folders and scripts may still say it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +41,9 @@ class ModelConfig:
     its weights by itself."""
     weights: str = ""
     """The bundle that `cxr-dist fetch` made; empty: $CXR_DIST_WEIGHTS, else ~/.cache/cxr_dist/weights."""
-    gradient_checkpointing: bool | Literal["auto", "text", "image", "all"] = False
-    """Recompute activations in the backward pass, for less memory and more time: `text`, or true, the text encoder's
-    layer by layer; `image` each dense layer of the image encoder up to its 3×3 convolution; `all` both. `auto`: at each
+    gradient_checkpointing: Checkpointing = "off"
+    """Recompute activations in the backward pass, for less memory and more time: `text` the text encoder's layer by
+    layer; `image` each dense layer of the image encoder up to its 3×3 convolution; `all` both. `auto`: at each
     start the least of these with which a step fits the device, as `cxr-dist plan` predicts it."""
     sync_batchnorm: bool = False
     """BatchNorm over the micro-batches that all ranks compute at the same moment, where one is too small for
@@ -50,6 +54,10 @@ class ModelConfig:
             self.fusion_dim >= self.fusion_heads >= 1 and self.fusion_dim % self.fusion_heads == 0,
             f"model.fusion_dim {self.fusion_dim} is not a multiple of model.fusion_heads {self.fusion_heads}",
         )
+        if self.gradient_checkpointing not in get_args(Checkpointing):
+            raise unknown(
+                "model.gradient_checkpointing", self.gradient_checkpointing, get_args(Checkpointing)
+            )
         for rate in (self.image_dropout, self.fusion_dropout, *self.head_dropout):
             require(0 <= rate < 1, f"dropout rate {rate} is outside [0, 1)")
 
@@ -66,7 +74,7 @@ class ModelConfig:
     @property
     def checkpoints_text(self) -> bool:
         """Whether the text encoder's activations are computed again in the backward pass."""
-        return self.uses_text and self.gradient_checkpointing in (True, "text", "all")
+        return self.uses_text and self.gradient_checkpointing in ("text", "all")
 
     @property
     def has_own_text_encoder(self) -> bool:

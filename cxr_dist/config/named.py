@@ -86,7 +86,7 @@ def _at_demo_size(config: Config) -> Config:
             fusion_dim=64,
             fusion_heads=4,
             pretrained=False,
-            gradient_checkpointing=False,
+            gradient_checkpointing="off",
         ),
         optim=replace(config.optim, lr=2e-3, warmup_steps=min(config.optim.warmup_steps, 20)),
         train=replace(config.train, epochs=12, freeze_epochs=0, early_stopping_patience=0),

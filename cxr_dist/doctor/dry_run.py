@@ -16,8 +16,8 @@ from cxr_dist.format.shard_list import column
 from cxr_dist.model.classifier import build_classifier
 from cxr_dist.model.weights import text_source
 from cxr_dist.train.assembly import check_against, check_weights
-from cxr_dist.train.memory.micro_batch import with_recorded_micro_batch
 from cxr_dist.train.memory.needs import describe_memory_needs
+from cxr_dist.train.memory.settle import with_recorded_micro_batch
 
 
 def describe(config: Config) -> dict[str, str]:
@@ -25,7 +25,7 @@ def describe(config: Config) -> dict[str, str]:
     manifest = load_manifest(shards_folder(config.data))
     check_against(config, manifest)
     check_weights(config)
-    config = with_recorded_micro_batch(config, config.run_dir)
+    config = with_recorded_micro_batch(config)
     auto = config.data.micro_batch == "auto"
     # With `auto` the finest split: it allows all that any does, and reads the most shards.
     data = replace(config.data, micro_batch=1) if auto else config.data

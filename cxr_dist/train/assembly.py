@@ -23,7 +23,6 @@ from cxr_dist.data.store import SampleError
 from cxr_dist.data.text import prepare_text_folder, report_text, tokenizer_of
 from cxr_dist.distributed.backend import check_parallel, new_backend, start, stop
 from cxr_dist.distributed.engine import NewOptimizer
-from cxr_dist.distributed.reduce import wait_for_all
 from cxr_dist.distributed.watch import progress
 from cxr_dist.distributed.watch.watchdog import watching
 from cxr_dist.distributed.world import World, lanes_of
@@ -39,13 +38,8 @@ from cxr_dist.train import startup
 from cxr_dist.train.bad_samples import BadSamples
 from cxr_dist.train.loop import Outcome, Parts, TrainingRun
 from cxr_dist.train.memory.limits import out_of_memory_explained
-from cxr_dist.train.memory.micro_batch import (
-    check_world_size,
-    largest_that_fits,
-    settled,
-    with_recorded_micro_batch,
-)
-from cxr_dist.train.memory.needs import with_settled_checkpointing
+from cxr_dist.train.memory.micro_batch import check_world_size, largest_that_fits
+from cxr_dist.train.memory.settle import settled, with_recorded_micro_batch
 from cxr_dist.train.step import TrainStep
 from cxr_dist.train.trackers import Trackers, check_trackers
 from cxr_dist.train.validation import Validation
@@ -59,33 +53,24 @@ def train(config: Config, asked_to_stop: StopRequest) -> Outcome:
     manifest = load_manifest(shards_folder(config.data))
     check_against(config, manifest)
     check_parallel(config, world)
-    micro_batch = micro_batch_here(config, manifest, world)
+    largest = largest_micro_batch(config, manifest, world)
     startup.reached("checks")
     try:
         with watching(world, config.train.timeout_minutes):
-            return _train_together(config, manifest, world, micro_batch, asked_to_stop)
+            return _train_together(config, manifest, world, largest, asked_to_stop)
     finally:
         stop()
 
 
 def _train_together(
-    config: Config, manifest: Manifest, world: World, micro_batch: int, asked_to_stop: StopRequest
+    config: Config, manifest: Manifest, world: World, largest: int, asked_to_stop: StopRequest
 ) -> Outcome:
     """Join the other ranks and train (all ranks)."""
     device = start(world, config.train.timeout_minutes)
     startup.reached("meeting")
     progress.enter("preparing the run")
-    config = settled(config, world, device, micro_batch)
-    if world.is_main:
-        prepare_run_folder(config, manifest, world, device)
-    wait_for_all()
-    startup.reached("run folder")
-    if config.model.gradient_checkpointing == "auto":
-        text = config.run_dir / "text_encoder" if config.model.uses_text else None
-        config = with_settled_checkpointing(
-            config, len(manifest.classes), text, world, device, manifest.views
-        )
-        startup.reached("gradient checkpointing")
+    prepare = partial(prepare_run_folder, manifest=manifest, world=world, device=device)
+    config = settled(config, manifest, world, device, largest=largest, prepare=prepare)
     with out_of_memory_explained(config, world, device, lambda: "while building the model"):
         parts = parts_of(config, manifest, world, device)
     startup.reached("model")
@@ -101,12 +86,12 @@ def _train_together(
         return outcome
 
 
-def micro_batch_here(config: Config, manifest: Manifest, world: World) -> int:
+def largest_micro_batch(config: Config, manifest: Manifest, world: World) -> int:
     """The run's micro-batch; for `auto` the one of its folder, else the largest that fits this rank's device.
 
     Raises UserError where these ranks cannot share the lanes. The ranks must not have met.
     """
-    config = with_recorded_micro_batch(config, config.run_dir)
+    config = with_recorded_micro_batch(config)
     check_world_size(config, world)
     if config.data.micro_batch != "auto":
         return config.data.micro_batch

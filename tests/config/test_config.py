@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from cxr_dist.cli.main import config_of
 from cxr_dist.config.data import DataConfig
 from cxr_dist.config.ddp import DdpConfig
 from cxr_dist.config.file import differences, load_config, to_yaml
@@ -23,6 +24,25 @@ def test_a_named_run_survives_the_round_trip(name, tmp_path):
     assert named_run(name).run == name
 
 
+@pytest.mark.parametrize(
+    ("written", "meant"), [("true", "text"), ("false", "off"), ("off", "off"), ("all", "all")]
+)
+def test_gradient_checkpointing_of_older_run_folders_is_read(written, meant, tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(to_yaml(named_run("demo")).replace("checkpointing: 'off'", f"checkpointing: {written}"))
+    assert f"checkpointing: {written}\n" in path.read_text()
+    assert load_config(path).model.gradient_checkpointing == meant
+
+
+@pytest.mark.parametrize(("said", "meant"), [("true", "text"), ("False", "off"), ("image", "image")])
+@pytest.mark.parametrize("flag", ["--model.gradient-checkpointing", "--model.gradient_checkpointing"])
+def test_gradient_checkpointing_of_older_commands_is_understood(flag, said, meant):
+    config = config_of(
+        "demo", ["--train.epochs", "2", flag, said, "--compile", "true"], "cxr-dist train demo"
+    )
+    assert (config.model.gradient_checkpointing, config.compile) == (meant, True)
+
+
 def test_differences_name_the_field_and_both_values():
     old = named_run("baseline")
     new = dataclasses.replace(old, seed=7, optim=dataclasses.replace(old.optim, lr=0.5), out="elsewhere")
@@ -39,6 +59,10 @@ def test_differences_name_the_field_and_both_values():
         (lambda: DataConfig(sampling_temper=1.5), r"sampling_temper is 1.5; expected 0 to 1"),
         (lambda: ModelConfig(fusion_dim=10, fusion_heads=4), "fusion_dim 10 is not a multiple"),
         (lambda: ModelConfig(fusion_heads=0), "fusion_dim 512 is not a multiple of model.fusion_heads 0"),
+        (
+            lambda: ModelConfig(gradient_checkpointing="txt"),
+            r"gradient_checkpointing 'txt' \(did you mean 'text'\?\); expected one of: off, text, image, all, auto",
+        ),
         (lambda: ModelConfig(head_dropout=(0.5, 1.0)), "dropout rate 1.0 is outside"),
         (lambda: OptimConfig(lr=0), "optim.lr is 0; it must be positive"),
         (lambda: Config(parallel="zero2", precision="fp64"), "DeepSpeed has no fp64"),

@@ -15,7 +15,7 @@ from cxr_dist.inference.onnx import EvaluationGraph, write_onnx
 KINDS = {
     "image": ({"mode": "image"}, "multiclass"),
     "text": ({"mode": "text"}, "multiclass"),
-    "fused": ({"mode": "fused", "gradient_checkpointing": True}, "multilabel"),
+    "fused": ({"mode": "fused", "gradient_checkpointing": "text"}, "multilabel"),
     "pooled": ({"mode": "fused", "fusion": "pooled"}, "multiclass"),
 }
 

@@ -69,7 +69,7 @@ def really_done(model, length, *, backward):
         ("text", {}),
         ("fused", {}),
         ("fused", {"fusion": "pooled"}),
-        ("fused", {"gradient_checkpointing": True}),
+        ("fused", {"gradient_checkpointing": "text"}),
     ],
 )
 def test_the_count_of_a_report_of_any_length_is_what_a_real_pass_does(build, mode, changes, length):

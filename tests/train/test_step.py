@@ -135,7 +135,7 @@ def varied_config(tiny_config):
         train=train,
         loss=dataclasses.replace(tiny_config.loss, name="focal", class_weights="balanced"),
         optim=dataclasses.replace(tiny_config.optim, ema_decay=0.9),
-        model=dataclasses.replace(tiny_config.model, gradient_checkpointing=True),
+        model=dataclasses.replace(tiny_config.model, gradient_checkpointing="text"),
     )
 
 

@@ -7,23 +7,18 @@ the ranks meet, because one that fails in the middle of a collective would leave
 
 import dataclasses
 import gc
-import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
 
-from cxr_dist.config.file import load_config
 from cxr_dist.config.run import Config
 from cxr_dist.data.batch import Batch
 from cxr_dist.data.text import PAD_MULTIPLE
-from cxr_dist.distributed.reduce import least_over_ranks
 from cxr_dist.distributed.world import World, lanes_of, micro_batches_for
 from cxr_dist.errors import UserError
 from cxr_dist.model.classifier import Classifier
-from cxr_dist.run.folder import check_same_run
-from cxr_dist.train.memory.limits import advice, describe_memory, is_out_of_memory, limited
+from cxr_dist.train.memory.limits import is_out_of_memory, limited
 from cxr_dist.train.step import TrainStep
 
 _SHARE = {
@@ -34,17 +29,6 @@ _STEPS = 2  # in the second one the optimizer's moments are there from the start
 
 NewStep = Callable[[Config, range], TrainStep]
 """The step of a configuration with a number, over these lanes, in a world of one."""
-
-
-def with_recorded_micro_batch(config: Config, run_dir: Path) -> Config:
-    """The configuration with the number that its run folder has for `auto`; unchanged where there is none yet.
-
-    Raises UserError where the folder holds a run that differs in anything else.
-    """
-    if config.data.micro_batch != "auto" or not (run_dir / "config.yaml").is_file():
-        return config
-    check_same_run(run_dir, config)
-    return _with_micro_batch(config, load_config(run_dir / "config.yaml").data.micro_batch)
 
 
 def check_world_size(config: Config, world: World) -> None:
@@ -87,7 +71,7 @@ def largest_that_fits(
     )
     found = 0
     for size in reversed(micro_batches_for(config.data.global_batch, world.world_size)):
-        trial = _with_micro_batch(plain, size)
+        trial = with_micro_batch(plain, size)
         lanes = range(min(2, trial.data.num_lanes // world.world_size))  # a second one finds gradients there
         new_batch = partial(largest_batch, trial, num_labels=num_labels, views=views)
         if not _fits(trial, lanes, world, device, new_batch, new_step):
@@ -96,23 +80,10 @@ def largest_that_fits(
     return found
 
 
-def settled(config: Config, world: World, device: torch.device, found: int) -> Config:
-    """The configuration with a number: its own, or for `auto` the smallest that a rank found (all ranks).
-
-    Raises UserError where on some rank nothing fits.
-    """
-    if config.data.micro_batch != "auto":
-        return config
-    least = int(least_over_ranks(torch.tensor(found, device=device)))
-    if least == 0:
-        smallest = _with_micro_batch(config, 1)
-        raise UserError(
-            f"data.micro_batch auto: not even 1 fits {describe_memory(device)}, tried as plain data parallel. "
-            "Try, in this order:\n  " + "\n  ".join(advice(smallest, world.world_size))
-        )
-    if world.is_main:
-        print(f"data.micro_batch auto: {least} on {describe_memory(device)}", file=sys.stderr)
-    return _with_micro_batch(config, least)
+def with_micro_batch(config: Config, size: int | str) -> Config:
+    """The configuration with another micro-batch, a number."""
+    assert isinstance(size, int)
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, micro_batch=size))
 
 
 def largest_batch(config: Config, size: int, num_labels: int, views: int = 1) -> Batch:
@@ -133,11 +104,6 @@ def largest_batch(config: Config, size: int, num_labels: int, views: int = 1) ->
         groups=torch.zeros(size, dtype=torch.int64),
         sample_ids=torch.arange(size),
     )
-
-
-def _with_micro_batch(config: Config, size: int | str) -> Config:
-    assert isinstance(size, int)
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, micro_batch=size))
 
 
 def _fits(

@@ -1,30 +1,16 @@
-"""How much of a device's memory a rank will need: for `cxr-dist plan`, and to choose a run's gradient checkpointing.
+"""How much of a device's memory a rank will need, for `cxr-dist plan` and settle.py.
 
 In the plan a line is one gradient checkpointing; in it the engines, whose activations are the same.
 """
 
-import contextlib
-import json
-import sys
-from dataclasses import asdict, replace
-from importlib.metadata import version
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
 
-import torch
-
+from cxr_dist.config.model import Checkpointing
 from cxr_dist.config.run import Config
-from cxr_dist.distributed.reduce import from_main, least_over_ranks
-from cxr_dist.distributed.world import World
-from cxr_dist.files import write_whole
 from cxr_dist.train.memory.engines import Engine, held
 from cxr_dist.train.memory.footprint import Footprint, footprint
-from cxr_dist.train.memory.limits import describe_memory, total_memory
 
-Recompute = bool | Literal["auto", "text", "image", "all"]
-# The fewest operations computed twice first: of DenseNet-121 up to its 3×3 convolutions, of BERT-base every layer.
-_BY_COST: tuple[Recompute, ...] = (False, "image", "text", "all")
-_SHARE = 0.8  # of a device: the prediction is good to 15 %, and CUDA's context and fragments come on top
 _ENGINES: tuple[Engine, ...] = ("ddp", "zero1", "zero2", "zero3")
 _OFFLOADED: tuple[Engine, ...] = ("zero2", "zero3")
 _USUAL_MICRO_BATCH = 8
@@ -67,12 +53,11 @@ def describe_memory_needs(
     facts = {
         "memory of a rank": f"GiB on a GPU with micro-batch {config.data.micro_batch}, by gradient checkpointing"
     }
-    own, most = config.model.gradient_checkpointing, _most(config)
-    own = False if own == "auto" else own
-    for setting in [own] if _name(own) == most else [own, most]:
-        changed = _with_checkpointing(config, setting)
+    own = config.model.gradient_checkpointing
+    for setting in dict.fromkeys(("off" if own == "auto" else own, all_checkpointing(config))):
+        changed = with_checkpointing(config, setting)
         found = footprint(changed, num_classes, text_folder, "cuda", views)
-        facts[f"  {config.precision}, checkpointing {_name(setting)}"] = (
+        facts[f"  {config.precision}, checkpointing {setting}"] = (
             "unknown: the text encoder does not run without values"
             if found is None
             else _line(changed, found)
@@ -80,81 +65,16 @@ def describe_memory_needs(
     return facts
 
 
-def with_settled_checkpointing(
-    config: Config, num_classes: int, text_folder: Path | None, world: World, device: torch.device, views: int
-) -> Config:
-    """The configuration with gradient checkpointing `auto` decided: the least that every rank's device has room for.
-
-    The most where nothing less fits, or nothing is known. fp64, which tests alone use, has none. The run folder keeps
-    what was found, so that only its first start spends seconds on it (all ranks).
-    """
-    assert config.model.gradient_checkpointing == "auto"
-    if config.precision == "fp64":
-        return _with_checkpointing(config, False)
-    most = _most(config)
-    settings = _BY_COST if most == "all" else (False, most)
-    memory = int(least_over_ranks(torch.tensor(total_memory(device, world.world_size), device=device)))
-    chosen = 0
-    if world.is_main:
-        known = _Footprints(config, num_classes, text_folder, device, views)
-        while chosen < len(settings) - 1:
-            found = known.of(settings[chosen])
-            if found is not None and _need(config, found, world.world_size) <= _SHARE * memory:
-                break
-            chosen += 1
-        name = _name(settings[chosen])
-        print(f"model.gradient_checkpointing auto: {name} on {describe_memory(device)}", file=sys.stderr)
-    chosen = int(from_main(torch.tensor(chosen, device=device)))
-    return _with_checkpointing(config, settings[chosen])
-
-
-class _Footprints:
-    """A run's footprints by gradient checkpointing, kept in its folder for the same software and kind of device."""
-
-    def __init__(
-        self, config: Config, num_classes: int, text_folder: Path | None, device: torch.device, views: int
-    ) -> None:
-        self._config, self._of_run = config, (num_classes, text_folder)
-        self._kind: Literal["cpu", "cuda"] = "cuda" if device.type == "cuda" else "cpu"
-        self._views, self._path = views, config.run_dir / "footprints.json"
-        found_with = {name: version(name) for name in ("cxr_dist", "torch", "torchvision", "transformers")}
-        self._stored: dict[str, Any] = {"with": found_with | {"device": self._kind}, "bytes": {}}
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            stored = json.loads(self._path.read_text())
-            if stored["with"] == self._stored["with"]:
-                self._stored["bytes"] = dict(stored["bytes"])
-
-    def of(self, setting: Recompute) -> Footprint | None:
-        """Found now, where it is not known; None where it cannot be."""
-        known = self._stored["bytes"]
-        if _name(setting) not in known:
-            changed = _with_checkpointing(self._config, setting)
-            found = footprint(changed, *self._of_run, self._kind, self._views)
-            known[_name(setting)] = None if found is None else asdict(found)
-            write_whole(self._path, json.dumps(self._stored, indent=1) + "\n")
-        values = known[_name(setting)]
-        return None if values is None else Footprint(**values)
-
-
-def _with_checkpointing(config: Config, setting: Recompute) -> Config:
+def with_checkpointing(config: Config, setting: Checkpointing) -> Config:
+    """The configuration with another gradient checkpointing."""
     return replace(config, model=replace(config.model, gradient_checkpointing=setting))
 
 
-def _need(config: Config, found: Footprint, ranks: int) -> int:
-    """Bytes of a rank with the run's own engine; a site's DeepSpeed file may need less."""
-    several, averaged = config.data.num_lanes > ranks, config.optim.ema_decay > 0
-    return peak(found, config.parallel, ranks=ranks, several=several, averaged=averaged)
-
-
-def _most(config: Config) -> Literal["text", "image", "all"]:
+def all_checkpointing(config: Config) -> Checkpointing:
     """All that the run's encoders can recompute."""
     if config.model.uses_text and config.model.uses_image:
         return "all"
     return "text" if config.model.uses_text else "image"
-
-
-def _name(setting: Recompute) -> str:
-    return {"False": "off", "True": "text"}.get(str(setting), str(setting))
 
 
 def _line(config: Config, found: Footprint) -> str:

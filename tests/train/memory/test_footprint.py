@@ -20,7 +20,7 @@ from cxr_dist.train.memory.micro_batch import largest_batch
 CPU = torch.device("cpu")
 
 
-def configured(precision="fp32", setting=False, mode="fused", micro_batch=4):
+def configured(precision="fp32", setting="off", mode="fused", micro_batch=4):
     demo = named_run("demo")
     return dataclasses.replace(
         demo,
@@ -58,8 +58,8 @@ def sizes_in_order(profiled):
 @pytest.mark.parametrize(
     ("precision", "setting", "mode"),
     [
-        ("fp32", False, "fused"), ("bf16", False, "fused"), ("fp32", "all", "fused"),
-        ("bf16", True, "text"), ("fp32", False, "image"),
+        ("fp32", "off", "fused"), ("bf16", "off", "fused"), ("fp32", "all", "fused"),
+        ("bf16", "text", "text"), ("fp32", "off", "image"),
     ],
 )  # fmt: skip
 def test_the_prediction_is_what_is_allocated(small_bert, precision, setting, mode):
@@ -82,10 +82,10 @@ def test_activations_grow_with_the_micro_batch_and_shrink_with_every_recomputati
     assert eight == pytest.approx(2 * four, rel=0.1)
     needs = {
         setting: footprint(configured(setting=setting), 3, small_bert, "cuda").later
-        for setting in (False, "text", "image", "all")
+        for setting in ("off", "text", "image", "all")
     }
     assert needs["all"] < min(needs["text"], needs["image"])
-    assert max(needs["text"], needs["image"]) < needs[False]
+    assert max(needs["text"], needs["image"]) < needs["off"]
 
 
 def test_a_study_of_two_films_takes_more(small_bert):
