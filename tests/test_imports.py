@@ -25,9 +25,10 @@ def name_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imported(path: Path) -> Iterator[tuple[int, str]]:
-    """Line and full dotted name of everything that a module imports, at its top or inside functions."""
-    for node in ast.walk(ast.parse(path.read_text())):
+def imported(path: Path, at_once: bool = False) -> Iterator[tuple[int, str]]:
+    """Line and full dotted name of what a module imports: all, or (`at_once`) only what its own import brings."""
+    tree = ast.parse(path.read_text())
+    for node in tree.body if at_once else ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -82,6 +83,16 @@ def test_no_circle_of_imports():
 
     for name in edges:
         visit(name, ())
+
+
+def test_a_trained_model_opens_without_training_and_without_ranks():
+    paths = {name_of(path): path for path in MODULES}
+    found, waiting = set(), {"cxr_dist.inference.trained"}
+    while waiting:
+        found.add(name := waiting.pop())
+        names = {modules_named(n, set(paths)) for _, n in imported(paths[name], at_once=True)}
+        waiting |= {n for n in names if n} - found
+    assert [n for n in sorted(found) if room_of(n) in ("distributed", "train")] == []
 
 
 @pytest.mark.parametrize("path", [*MODULES, *OUTSIDE], ids=name_of)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cxr_dist.config.data import DataConfig
 from cxr_dist.data.random import uniform
-from cxr_dist.distributed.transfer import to_device
+from cxr_dist.data.transfer import to_device
 
 Grey = NDArray[np.uint8]
 

@@ -12,7 +12,6 @@ from typing import Any
 import fsspec
 
 from cxr_dist.data.store import ShardError
-from cxr_dist.distributed.watch.progress import advance
 from cxr_dist.errors import UserError
 
 _SILENT_SECONDS = 60  # a server that sends nothing for so long has failed
@@ -42,6 +41,8 @@ class _Heard(fsspec.Callback):  # type: ignore[misc]
 
     def relative_update(self, inc: int = 1) -> None:
         """A piece has come."""
+        from cxr_dist.distributed.watch.progress import advance  # a model that is only used has no ranks
+
         advance()
 
 

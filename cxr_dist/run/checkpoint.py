@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from cxr_dist.config.optim import OptimConfig
-from cxr_dist.distributed.engine import Tensors
 from cxr_dist.errors import UserError
 from cxr_dist.files import folder_aside, full_disk_says, sha256_of, sync_path
 
+Tensors = dict[str, Tensor]
 FORMAT_VERSION = 2
 _READABLE = (1, 2)  # the first has no config
 _MODEL, _OPTIMIZER, _STATE = _FILES = ("model.safetensors", "optimizer.safetensors", "state.json")

@@ -11,9 +11,8 @@ from types import TracebackType
 
 import torch
 
-from cxr_dist.distributed.engine import Tensors
 from cxr_dist.run import checkpoint
-from cxr_dist.run.checkpoint import TrainingState
+from cxr_dist.run.checkpoint import Tensors, TrainingState
 
 _ALIGNMENT = 64  # bytes; a multiple of every dtype's size
 

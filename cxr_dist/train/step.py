@@ -21,10 +21,10 @@ from cxr_dist.data.augment import jitter
 from cxr_dist.data.batch import Batch
 from cxr_dist.data.plan import augmentation_key
 from cxr_dist.data.random import hash64, permutation, uniform
+from cxr_dist.data.transfer import HostCopy, to_device
 from cxr_dist.data.views import as_array, film_keys, partner_films
 from cxr_dist.distributed.engine import Backend
 from cxr_dist.distributed.reduce import sum_over_ranks
-from cxr_dist.distributed.transfer import HostCopy, to_device
 from cxr_dist.distributed.watch.progress import enter
 from cxr_dist.model.classifier import Classifier
 from cxr_dist.model.inputs import Inputs

@@ -16,8 +16,8 @@ from cxr_dist.data.draws import NOT_REPLACED, keys_of
 from cxr_dist.data.loader import TrainingSource, training_plan
 from cxr_dist.data.place import open_store
 from cxr_dist.data.read import Replacing, reader
+from cxr_dist.data.transfer import HostCopy
 from cxr_dist.distributed.ddp import DataParallel
-from cxr_dist.distributed.transfer import HostCopy
 from cxr_dist.distributed.world import World
 from cxr_dist.errors import UserError
 from cxr_dist.format.manifest import load_manifest

@@ -10,8 +10,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cxr_dist.config.named import named_run
+from cxr_dist.data.transfer import HostCopy, to_device
 from cxr_dist.distributed.backend import new_backend
-from cxr_dist.distributed.transfer import HostCopy, to_device
 from cxr_dist.distributed.world import World
 from cxr_dist.format.manifest import load_manifest
 from cxr_dist.model.losses import ClassificationLoss

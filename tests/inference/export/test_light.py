@@ -1,0 +1,63 @@
+"""What `cxr_dist.load` brings into a program that only uses a model: no training, no ranks, none of their libraries."""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+
+USE = """
+import json, sys
+import cxr_dist
+folder, image, report = sys.argv[1:]
+model = cxr_dist.load(folder)
+model.predict(image, report=report, mc_samples=3)
+print(json.dumps(sorted(sys.modules)))
+"""
+OF_TRAINING = (
+    "cxr_dist.train",
+    "cxr_dist.distributed",
+    "cxr_dist.report",
+    "cxr_dist.cli",
+    "torch.utils.tensorboard",
+)
+LIBRARIES = ("deepspeed", "tensorboard", "submitit", "matplotlib")
+
+
+def modules_after_use(folder, image, report=""):
+    """All modules of a new process that opened the model and asked it once."""
+    command = [sys.executable, "-c", USE, folder, image, report]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    return json.loads(done.stdout)
+
+
+def of(names, modules):
+    """The modules that are one of these packages or lie in one."""
+    return [
+        module
+        for module in modules
+        if module.startswith(tuple(f"{name}." for name in names)) or module in names
+    ]
+
+
+@pytest.mark.parametrize("kind", ["exported", "run"])
+def test_a_model_is_used_without_what_trained_it(request, cases_of, kind):
+    """A new process, which has to import torch and transformers (several seconds)."""
+    folder = request.getfixturevalue({"exported": "exported", "run": "run_dir"}[kind])
+    modules = modules_after_use(folder, *next(iter(cases_of("multiclass").values())))
+    assert of((*OF_TRAINING, *LIBRARIES), modules) == []
+    rooms = Counter(
+        name.split(".")[1] for name in modules if name.count(".") > 1 and name.startswith("cxr_dist.")
+    )
+    assert set(rooms) == {"config", "data", "evaluate", "format", "inference", "model", "run"}
+    assert rooms["run"] == 1  # the checkpoint's format
+    assert rooms.total() <= 60
+
+
+def test_nothing_of_ours_imports_accelerate(a_run, cases_of, tmp_path):
+    """Where a report is read, transformers imports it, if it is installed; so this model reads films alone."""
+    run = a_run(tmp_path / "run", "image", "multilabel")
+    image, _ = next(iter(cases_of("multilabel").values()))
+    large = ("accelerate", "transformers")
+    assert of((*large, *OF_TRAINING, *LIBRARIES), modules_after_use(run, image)) == []
