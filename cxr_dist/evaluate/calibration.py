@@ -9,9 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
 from scipy.special import expit, log_softmax, logit
-from scipy.stats import rankdata
 
 from cxr_dist.evaluate.arrays import Bools, Floats
 from cxr_dist.format.manifest import UNKNOWN, Task
@@ -47,7 +45,7 @@ class Reliability:
 
 def reliability(probability: Floats, happened: Bools, bins: int = BINS) -> Reliability:
     """Equal-mass bins of m ≥ 1 probabilities (Nixon et al. 2019); equal probabilities stay together."""
-    below = rankdata(probability, method="min").astype(np.int64) - 1
+    below = np.searchsorted(np.sort(probability), probability)
     _, bin_of = np.unique(below * bins // len(probability), return_inverse=True)
     count = np.bincount(bin_of)
     return Reliability(
@@ -114,6 +112,8 @@ def fit_temperature(probabilities: Floats, labels: LabelArray, task: Task) -> fl
 
     The log loss is convex in 1 / temperature, so that a bounded search in one dimension finds its minimum.
     """
+    from scipy.optimize import minimize_scalar  # slow to import, and a model that is only used fits nothing
+
     probability, happened = stated(probabilities, labels, task)
     if len(happened) == 0:
         raise NoTemperature("no known label in validation")

@@ -55,9 +55,9 @@ def test_a_model_is_used_without_what_trained_it(request, cases_of, kind):
     assert rooms.total() <= 60
 
 
-def test_nothing_of_ours_imports_accelerate(a_run, cases_of, tmp_path):
-    """Where a report is read, transformers imports it, if it is installed; so this model reads films alone."""
+def test_nothing_of_ours_imports_accelerate_or_scipy_s_large_parts(a_run, cases_of, tmp_path):
+    """Where a report is read, transformers imports them, if they are installed; so this model reads films alone."""
     run = a_run(tmp_path / "run", "image", "multilabel")
     image, _ = next(iter(cases_of("multilabel").values()))
-    large = ("accelerate", "transformers")
+    large = ("accelerate", "transformers", "scipy.stats", "scipy.optimize")
     assert of((*large, *OF_TRAINING, *LIBRARIES), modules_after_use(run, image)) == []
