@@ -15,11 +15,11 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from cxr_dist.errors import UserError
-from cxr_dist.format.manifest import Manifest, ShardEntry, open_index
+from cxr_dist.errors import UserError, out_of_files
+from cxr_dist.format.manifest import Manifest, ShardEntry, index_in
 from cxr_dist.format.stored_sample import CUT_SHORT, OTHER_BYTES, members_in
 
-_OPEN_SHARDS = 64  # file descriptors kept; a lane's window spans a few shards
+OPEN_SHARDS = 64  # whose descriptor and index are kept; a lane's window spans a few
 
 
 class ShardError(UserError):
@@ -88,17 +88,16 @@ class ShardStore:
             self._copies.prefetch([self.shards[shard] for shard in upcoming])
 
     def index(self, shard: int) -> NDArray[Any]:
-        """The shard's index, memory-mapped, shape [samples]; dtype of `manifest.index_dtype`."""
+        """The shard's index, shape [samples]; dtype of `manifest.index_dtype`."""
         if shard in self._indices:
             self._indices.move_to_end(shard)
             return self._indices[shard]
-        if len(self._indices) >= _OPEN_SHARDS:
+        if len(self._indices) >= OPEN_SHARDS:
             self._indices.popitem(last=False)
         entry = self.shards[shard]
         if self._copies is not None:
             self._copies.bring_index(entry)
-        self._check_index(entry)
-        self._indices[shard] = open_index(self.folder, entry, self._num_labels, self._views)
+        self._indices[shard] = index_in(self._index_bytes(entry), entry, self._num_labels, self._views)
         return self._indices[shard]
 
     def read(self, shard: int, sample: int) -> dict[str, Any]:
@@ -139,25 +138,30 @@ class ShardStore:
         if shard in self._tars:
             self._tars.move_to_end(shard)
             return self._tars[shard]
-        if len(self._tars) >= _OPEN_SHARDS:
+        if len(self._tars) >= OPEN_SHARDS:
             os.close(self._tars.popitem(last=False)[1])
         entry = self.shards[shard]
         self._tars[shard] = self._copies.open_tar(entry) if self._copies else self._open_tar(entry)
         return self._tars[shard]
 
-    def _check_index(self, entry: ShardEntry) -> None:
-        path = self.folder / entry.index
-        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != entry.index_sha256:
-            raise ShardError(
-                f"{entry.index} is missing or not the one that was written (sha256): copy it again"
-            )
+    def _index_bytes(self, entry: ShardEntry) -> bytes:
+        another = ShardError(
+            f"{entry.index} is missing or not the one that was written (sha256): copy it again"
+        )
+        try:
+            content = (self.folder / entry.index).read_bytes()
+        except OSError as error:
+            raise out_of_files(error) or another from None
+        if hashlib.sha256(content).hexdigest() != entry.index_sha256:
+            raise another
+        return content
 
     def _open_tar(self, entry: ShardEntry) -> int:
         path = self.folder / entry.file
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            raise ShardError(
+            raise out_of_files(error) or ShardError(
                 f"{entry.file} cannot be opened ({error.strerror}): copy it again, and let this machine read it"
             ) from None
         found = os.fstat(descriptor).st_size

@@ -44,8 +44,11 @@ def _patients(data: DataConfig, manifest: Manifest, split: str) -> set[bytes]:
     if not manifest.splits[split].samples:
         return set()
     with contextlib.closing(open_store(data, manifest, split)) as store:
-        indices = [store.index(shard) for shard in range(len(store.shards))]
-        return {patient for index in indices for patient in index["patient"].tolist()}
+        return {
+            patient
+            for shard in range(len(store.shards))
+            for patient in store.index(shard)["patient"].tolist()
+        }
 
 
 def label_terms_redacted(manifest: Manifest) -> bool:

@@ -109,7 +109,7 @@ def _gather(
 def _table(rows: np.ndarray, config: Config, manifest: Manifest, split: str, passes: int) -> Predictions:
     classes = len(manifest.classes)
     store = open_store(config.data, manifest, split)
-    index = np.concatenate([np.asarray(store.index(shard)) for shard in range(len(store.shards))])
+    index = np.concatenate([store.index(shard) for shard in range(len(store.shards))])
     store.close()
     _, deterministic, mean, variance, entropies = np.split(
         rows, np.cumsum([1, classes, classes, classes]), axis=1

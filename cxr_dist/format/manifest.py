@@ -2,13 +2,15 @@
 
     SHARDS/manifest.json  train-00000.tar  train-00000.index.npy  val-00000.tar  ...  keys.csv (private)
 
-The writer fills these in, everything else reads them. An index is a plain NumPy array (no pickle), opened as
-a memory map: record i is sample i of the tar, with the byte range of its members, so that reading a sample
-is one positioned read and never a walk through the tar.
+The writer fills these in, everything else reads them. An index is a plain NumPy array (no pickle): record i is
+sample i of the tar, with the byte range of its members, so that reading a sample is one positioned read and never
+a walk through the tar. Indices are read whole: about 100 bytes a sample, and a memory map of each would hold a
+descriptor, of which a process may have fewer than there are shards.
 """
 
 import dataclasses
 import hashlib
+import io
 import json
 import re
 from collections.abc import Sequence
@@ -19,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cxr_dist.errors import UserError
+from cxr_dist.errors import UserError, out_of_files
 from cxr_dist.format.index_checks import index_is_sound
 from cxr_dist.format.shard_list import MOST_LISTED, plain_shards, shards_of, write_table
 from cxr_dist.format.shard_list import ShardEntry as ShardEntry
@@ -229,13 +231,30 @@ def load_manifest(folder: Path) -> Manifest:
 
 
 def open_index(folder: Path, shard: ShardEntry, num_labels: int, views: int = 1) -> NDArray[Any]:
-    """Memory-map a shard's index, shape [samples]; raises UserError where it is missing or does not fit."""
+    """Read a shard's index, shape [samples]; raises UserError where it is missing or does not fit."""
     try:
-        index = np.lib.format.open_memmap(folder / shard.index, mode="r")  # refuses pickled objects
-    except (OSError, ValueError):
-        raise UserError(f"{shard.index} is missing or damaged: run `cxr-dist verify`") from None
-    if index.dtype != index_dtype(num_labels, views) or index.shape != (shard.samples,):
+        content = (folder / shard.index).read_bytes()
+    except OSError as error:
+        raise out_of_files(error) or _damaged(shard) from None
+    return index_in(content, shard, num_labels, views)
+
+
+def index_in(content: bytes, shard: ShardEntry, num_labels: int, views: int = 1) -> NDArray[Any]:
+    """The index in a file's bytes, as a view of them, shape [samples]; raises UserError where it does not fit."""
+    file = io.BytesIO(content)
+    try:
+        if np.lib.format.read_magic(file) != (1, 0):
+            raise ValueError("another version than the writer's")
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        index = np.frombuffer(content, dtype, offset=file.tell())  # refuses pickled objects
+    except Exception:  # numpy's parser of a damaged header raises ValueError, tokenize.TokenError, ...
+        raise _damaged(shard) from None
+    if index.dtype != index_dtype(num_labels, views) or not shape == index.shape == (shard.samples,):
         raise UserError(f"{shard.index} does not fit the manifest: run `cxr-dist verify`")
     if not index_is_sound(index, shard.bytes, len(shard.group_counts)):
         raise UserError(f"{shard.index} has a sample that cannot be in its shard: shard the data again")
     return index
+
+
+def _damaged(shard: ShardEntry) -> UserError:
+    return UserError(f"{shard.index} is missing or damaged: run `cxr-dist verify`")

@@ -1,5 +1,6 @@
 """Shards and sources made to do harm: one typed error, nothing executed, memory within bounds, no content in words."""
 
+import hashlib
 import pickle
 import random
 import subprocess
@@ -137,6 +138,18 @@ def test_an_impossible_index_is_refused_before_anything_is_read(shards, field, v
     with pytest.raises(UserError, match=r"train-00000\.index\.npy has a sample that cannot be in its shard"):
         read_all(shards)
     assert any("train-00000.index.npy: missing, damaged, or not" in problem for problem in verify(shards))
+
+
+@pytest.mark.parametrize("place", [0, 6, 8, 10, 60, 120, 300])
+@pytest.mark.parametrize("damage", [b"(((", b"'''", b"\n  (", b"{0}", b"\xff\xff"])
+def test_a_damaged_header_of_an_index_is_a_typed_error(shards, place, damage):
+    path = shards / "train-00000.index.npy"
+    data = path.read_bytes()
+    path.write_bytes(data[:place] + damage + data[place + len(damage) :])
+    forge_entry(shards, index_sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    with pytest.raises(UserError, match=r"train-00000\.index\.npy"):
+        read_all(shards)
+    assert any(problem.startswith("train-00000.index.npy: missing, damaged") for problem in verify(shards))
 
 
 class Bomb:
