@@ -130,6 +130,7 @@ LIGHT = {
     "os",
     "sys",
     "collections.abc",
+    "contextlib",
     "pathlib",
     "typing",
     "dataclasses",

@@ -6,6 +6,7 @@ Torch and the rooms are imported inside the commands, so that `cxr-dist --help` 
 import json
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +18,7 @@ from cxr_dist.cli.shard import shard
 from cxr_dist.config.model import RENAMED_CHECKPOINTING
 from cxr_dist.config.named import RUNS, named_run
 from cxr_dist.config.run import Config
-from cxr_dist.errors import EXIT_REFUSED, EXIT_STOPPED, UserError, unknown
+from cxr_dist.errors import EXIT_REFUSED, EXIT_STOPPED, UserError, out_of_files, unknown
 from cxr_dist.model.offline import stay_offline
 
 _McScope = Literal["head", "text", "all"]
@@ -233,11 +234,15 @@ def main() -> None:
     """Run a command; a UserError ends it with its one message and exit status 2, and its SLURM job stays ended."""
     try:
         _dispatch(sys.argv[1:])
-    except UserError as error:
-        from cxr_dist.run.requeue import forbid_requeue
+    except Exception as error:
+        reason = out_of_files(error) or error
+        if not isinstance(reason, UserError):
+            raise
+        print(f"cxr-dist: {reason}", file=sys.stderr)
+        with suppress(OSError):  # where no more files can be opened, modules and pipes are among them
+            from cxr_dist.run.requeue import forbid_requeue
 
-        print(f"cxr-dist: {error}", file=sys.stderr)
-        forbid_requeue()
+            forbid_requeue()
         sys.exit(EXIT_REFUSED)
 
 

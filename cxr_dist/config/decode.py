@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import yaml
 
-from cxr_dist.errors import UserError, nearest, require
+from cxr_dist.errors import UserError, nearest, out_of_files, require
 
 T = TypeVar("T")
 
@@ -81,6 +81,8 @@ def _parsed(path: Path, name: str, language: str, parse: Callable[[str], object]
     try:
         return parse(path.read_text(encoding="utf-8"))
     except OSError as error:
+        if too_many := out_of_files(error):
+            raise too_many from None
         what = f"cannot be read ({error.strerror})"
     except UnicodeDecodeError as error:
         what = f"is not UTF-8 text (byte {error.start})"

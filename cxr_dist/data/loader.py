@@ -32,8 +32,8 @@ from cxr_dist.data.read import Read, Replacing, SampleDict, reader
 from cxr_dist.data.store import ShardError, ShardStore
 from cxr_dist.data.text import ReportTokenizer, report_text
 from cxr_dist.data.views import film_keys, row_table
-from cxr_dist.data.workers import ending_its_workers, start_worker
-from cxr_dist.errors import UserError
+from cxr_dist.data.workers import check_open_files, ending_its_workers, start_worker
+from cxr_dist.errors import UserError, out_of_files
 from cxr_dist.format.manifest import Manifest
 from cxr_dist.format.shard_list import column
 from cxr_dist.format.stored_sample import film_names
@@ -184,8 +184,11 @@ def _errors_as_values(batches: Iterator[Batch]) -> Iterator[Batch | _Failure]:
     """Last stage: the DataLoader itself would bring a traceback along with the message."""
     try:
         yield from batches
-    except UserError as error:
-        yield _Failure(str(error))
+    except (UserError, OSError) as error:
+        reason = out_of_files(error) or error
+        if not isinstance(reason, UserError):
+            raise
+        yield _Failure(str(reason))
 
 
 def _in_order(loader: DataLoader[Batch | _Failure]) -> Iterator[Batch]:
@@ -196,6 +199,7 @@ def _in_order(loader: DataLoader[Batch | _Failure]) -> Iterator[Batch]:
 
 
 def _loader(source: IterableDataset[Samples], stages: list[Stage], workers: int) -> Iterator[Batch]:
+    check_open_files(workers)
     loader = DataLoader(
         webdataset.DataPipeline(source, *stages, _errors_as_values),
         batch_size=None,

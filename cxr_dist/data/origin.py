@@ -12,7 +12,7 @@ from typing import Any
 import fsspec
 
 from cxr_dist.data.store import ShardError
-from cxr_dist.errors import UserError
+from cxr_dist.errors import UserError, out_of_files
 
 _SILENT_SECONDS = 60  # a server that sends nothing for so long has failed
 
@@ -33,7 +33,7 @@ def fetch(shards: str, name: str, to: Path) -> None:
     except Exception as error:  # each library has its own kinds
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise no_space(name) from None
-        raise _failed(name, error) from None
+        raise out_of_files(error) or _failed(name, error) from None
 
 
 class _Heard(fsspec.Callback):  # type: ignore[misc]
@@ -53,7 +53,7 @@ def fetch_manifest(shards: str) -> bytes:
     try:
         return bytes(file_system.cat_file(path))
     except Exception as error:
-        raise _failed("manifest.json", error) from None
+        raise out_of_files(error) or _failed("manifest.json", error) from None
 
 
 def no_space(name: str) -> UserError:

@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import multiprocessing
 import os
+import resource
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -20,9 +21,30 @@ import torch
 from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
+from cxr_dist.data.store import OPEN_SHARDS
+from cxr_dist.errors import require
+
 T = TypeVar("T")
 _PR_SET_PDEATHSIG = 1
 _BEFORE_ALL_ELSE = 100  # of multiprocessing's own priorities at exit the highest is 15
+
+_FILES_OF_BATCHES = (
+    56  # that a worker has open for batches on their way: seven of eight tensors; 42 were measured
+)
+
+
+def check_open_files(workers: int) -> None:
+    """Raise UserError where a worker could run out of descriptors.
+
+    It would lose the batch that it could not send, and the training process would wait for it without end.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = len(os.listdir("/dev/fd")) + 4 * workers + OPEN_SHARDS + _FILES_OF_BATCHES
+    require(
+        not workers or limit >= needed or limit == resource.RLIM_INFINITY,
+        f"a loader worker may have {needed} files open at once, and the limit is {limit}: raise it before the command "
+        "with `ulimit -n NUMBER`, or set --data.workers 0",
+    )
 
 
 def start_worker(worker: int) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from cxr_dist.errors import out_of_files
 from cxr_dist.format.left_out import MISSING_IMAGE, TOO_LARGE_IMAGE, UNREADABLE_IMAGE, ImageProblem
 from cxr_dist.format.stored_sample import PIXEL_LIMIT
 
@@ -74,8 +75,8 @@ def _decode(path: Path, short_side: int) -> NDArray[np.uint8]:
         raise ImageProblem(TOO_LARGE_IMAGE) from None
     except (ImageProblem, MemoryError):
         raise
-    except Exception:  # decoders of damaged files raise OSError, SyntaxError, ValueError, zlib.error, ...
-        raise ImageProblem(UNREADABLE_IMAGE) from None
+    except Exception as error:  # of a damaged file: OSError, SyntaxError, ValueError, zlib.error, ...
+        raise out_of_files(error) or ImageProblem(UNREADABLE_IMAGE) from None
 
 
 def _too_large(image: Image.Image) -> bool:

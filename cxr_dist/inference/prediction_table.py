@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from cxr_dist.errors import UserError
+from cxr_dist.errors import UserError, out_of_files
 from cxr_dist.evaluate.answer import answers
 from cxr_dist.files import holds_something, whole_file
 from cxr_dist.inference.case import PRIVATE, Predictor, write_case
@@ -98,7 +98,7 @@ def _read_ahead(
             case = named.read()
             return _Loaded(case=case, sample=predictor.trained.sample(case))
         except UserError as error:
-            return str(error)
+            return str(out_of_files(error) or error)
 
     def submitted() -> list[Any]:
         return [(case, pool.submit(read, case)) for case in itertools.islice(cases, size)]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 from transformers.utils import logging as transformers_logging
 
-from cxr_dist.errors import UserError
+from cxr_dist.errors import UserError, out_of_files
 from cxr_dist.model.packed_text import PACKED_ATTENTION, first_position, packed_vectors
 
 
@@ -93,7 +93,9 @@ def _read_config(folder: Path) -> Any:
         )
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (ValueError, OSError):
+    except (ValueError, OSError) as error:
+        if too_many := out_of_files(error):
+            raise too_many from None
         config = None
     if config is None or config.is_encoder_decoder or not hasattr(config, "max_position_embeddings"):
         raise UserError(

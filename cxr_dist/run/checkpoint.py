@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cxr_dist.config.optim import OptimConfig
-from cxr_dist.errors import UserError
+from cxr_dist.errors import UserError, out_of_files
 from cxr_dist.files import folder_aside, full_disk_says, sha256_of, sync_path
 
 Tensors = dict[str, Tensor]
@@ -174,7 +174,9 @@ def load(folder: Path, *, model_only: bool = False) -> Checkpoint:
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{folder.name}: incomplete or unreadable ({type(error).__name__})") from None
+        raise out_of_files(error) or UserError(
+            f"{folder.name}: incomplete or unreadable ({type(error).__name__})"
+        ) from None
     version = plain.pop("format_version")
     if version not in _READABLE:
         raise UserError(f"{folder.name}: of format version {version}; this release reads {_READABLE}")
@@ -198,6 +200,8 @@ def newest_valid(run_dir: Path, *, model_only: bool = False) -> tuple[Checkpoint
         try:
             return load(folder, model_only=model_only), skipped
         except UserError as error:
+            if out_of_files(error):
+                raise
             skipped.append(str(error))
     if skipped:
         raise UserError(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cxr_dist.config.decode import decode, parse_json
-from cxr_dist.errors import UserError
+from cxr_dist.errors import UserError, out_of_files
 from cxr_dist.files import write_whole
 from cxr_dist.format.manifest import ShardEntry
 from cxr_dist.shard.output_folder import UNFINISHED
@@ -40,7 +40,9 @@ def read_receipt(out: Path, stem: str, plan: str) -> Receipt | None:
     path = _path(out, stem)
     try:
         receipt = decode(Receipt, parse_json(path, path.name), path.name)
-    except UserError:
+    except UserError as error:
+        if out_of_files(error):
+            raise
         return None
     whole = receipt.entry is None or _are_there(out, receipt.entry)
     return receipt if receipt.plan == plan and whole else None

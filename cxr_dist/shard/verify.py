@@ -13,7 +13,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from cxr_dist.errors import UserError
+from cxr_dist.errors import UserError, out_of_files
 from cxr_dist.files import sha256_of
 from cxr_dist.format.manifest import Manifest, ShardEntry, SplitEntry, load_manifest, open_index
 from cxr_dist.format.stored_sample import DamagedSample, check_film, decode_facts, members_in
@@ -53,7 +53,9 @@ def _open(folder: Path, shard: ShardEntry, manifest: Manifest, problems: list[st
         problems.append(f"{shard.index}: sha256 differs from the manifest's")
     try:
         return open_index(folder, shard, manifest.num_labels, manifest.views)
-    except UserError:
+    except UserError as error:
+        if out_of_files(error):
+            raise
         problems.append(
             f"{shard.index}: missing, damaged, or not the {shard.samples} samples of the manifest"
         )
@@ -126,7 +128,9 @@ def _check_members(path: Path, index: NDArray[Any]) -> list[str]:
             expected.append((f"{key}.{name}", offset, size))
     try:
         found = list(islice(members_of(path), len(expected) + 1))
-    except (tarfile.TarError, OSError, ValueError):
+    except (tarfile.TarError, OSError, ValueError) as error:
+        if too_many := out_of_files(error):
+            raise too_many from None
         return [f"{path.name}: not a whole tar"]
     if len(found) > len(expected):
         return [f"{path.name}: more members than the {len(expected)} of the index"]

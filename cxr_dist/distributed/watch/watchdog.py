@@ -19,7 +19,7 @@ from cxr_dist.distributed.watch.meeting import Meeting, PortTaken
 from cxr_dist.distributed.watch.verdict import Limits, Member, State, Verdict, judge, lost
 from cxr_dist.distributed.watch.vital_signs import VitalSigns
 from cxr_dist.distributed.world import World
-from cxr_dist.errors import UserError
+from cxr_dist.errors import UserError, out_of_files
 
 _SILENCE_SECONDS = 60.0
 _POLL_SECONDS = 0.25
@@ -45,11 +45,11 @@ def watching(world: World, timeout_minutes: float) -> Iterator[None]:
     )
     try:
         yield
-    except UserError:
-        watchdog.leave("refused")
-        raise
     except BaseException as error:
-        watchdog.leave("failed", error)
+        if isinstance(error, UserError) or out_of_files(error):
+            watchdog.leave("refused")
+        else:
+            watchdog.leave("failed", error)
         raise
     watchdog.leave("left")
 
