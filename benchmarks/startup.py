@@ -28,9 +28,9 @@ import torch
 
 from benchmarks.hardware import describe_machine, result_path
 from benchmarks.startup_weights import write_bundle
+from cxr_dist.distributed.watch.progress import began, read_starts
 from cxr_dist.shard.recipe import load_recipe
 from cxr_dist.shard.write import write_shards
-from cxr_dist.train import startup
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 HELP_TARGET_SECONDS = 0.3
@@ -63,9 +63,9 @@ Start = Callable[[tuple[str, ...], Path], Seconds]
 
 def started(command: list[str], run_dir: Path, environment: dict[str, str]) -> Seconds:
     """Run a command that trains in this folder, and say what its start took, by phase."""
-    before, known = time.time(), len(startup.read(run_dir))
+    before, known = time.time(), len(read_starts(run_dir))
     done = subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True)
-    lines = startup.read(run_dir)
+    lines = read_starts(run_dir)
     if len(lines) != known + 1:
         raise RuntimeError(f"no first step: {' '.join(command)}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
     return phases(lines[-1], before)
@@ -73,8 +73,8 @@ def started(command: list[str], run_dir: Path, environment: dict[str, str]) -> S
 
 def phases(line: dict[str, Any], launched: float) -> Seconds:
     """A line of startup.jsonl, with the launch (Unix seconds) as its first phase and the sum as its last."""
-    began = startup.began(line)
-    return {"launch": began - launched, **line["seconds"], "total": line["total"] + began - launched}
+    waited = began(line) - launched
+    return {"launch": waited, **line["seconds"], "total": line["total"] + waited}
 
 
 def train(flags: tuple[str, ...], shards: Path, run_dir: Path) -> list[str]:

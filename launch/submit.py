@@ -26,6 +26,7 @@ from cxr_dist.cli.main import config_of
 from cxr_dist.config.run import Config
 from cxr_dist.config.slurm import SlurmResources
 from cxr_dist.data.place import shards_folder
+from cxr_dist.distributed.watch.progress import start_clock
 from cxr_dist.distributed.world import World
 from cxr_dist.errors import EXIT_STOPPED, UserError
 from cxr_dist.format.manifest import load_manifest
@@ -33,7 +34,6 @@ from cxr_dist.model.offline import stay_offline
 from cxr_dist.run.folder import check_same_run
 from cxr_dist.run.preempt import StopRequest
 from cxr_dist.run.requeue import forbid_requeue
-from cxr_dist.train import startup
 from cxr_dist.train.memory.micro_batch import check_world_size
 from cxr_dist.train.memory.settle import with_recorded_micro_batch
 
@@ -91,7 +91,7 @@ class TrainingJob:
             raise
 
     def _train(self) -> str:
-        startup.begin()
+        start_clock()
         config = config_of(self.run, self.flags, f"cxr-dist train {self.run}")
         asked_to_stop = StopRequest(config.train.max_minutes)  # after submitit's handlers, before torch
         stay_offline()
@@ -99,7 +99,6 @@ class TrainingJob:
         from cxr_dist.train.assembly import train
         from cxr_dist.train.loop import Outcome
 
-        startup.reached("imports")
         outcome = train(config, asked_to_stop)
         if outcome is Outcome.STOPPED:
             sys.exit(EXIT_STOPPED)  # no result file: for submitit, too, the job is not over

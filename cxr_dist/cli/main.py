@@ -72,16 +72,15 @@ def doctor(config: Config) -> None:
 
 def train(config: Config) -> None:
     """Train a run, or resume it where its folder holds a checkpoint."""
+    from cxr_dist.distributed.watch.progress import start_clock
     from cxr_dist.run.preempt import StopRequest
-    from cxr_dist.train import startup
 
-    startup.begin()
+    start_clock()
     asked_to_stop = StopRequest(config.train.max_minutes)  # before the seconds that importing torch takes
     from cxr_dist.distributed.world import World
     from cxr_dist.train.assembly import train as run_training
     from cxr_dist.train.loop import Outcome
 
-    startup.reached("imports")
     outcome = run_training(config, asked_to_stop)
     if World.from_environment().is_main:
         print(f"{outcome.value}: {config.run_dir}")

@@ -23,7 +23,7 @@ from cxr_dist.data.store import SampleError
 from cxr_dist.data.text import prepare_text_folder, report_text, tokenizer_of
 from cxr_dist.distributed.backend import check_parallel, new_backend, start, stop
 from cxr_dist.distributed.engine import NewOptimizer
-from cxr_dist.distributed.watch import progress
+from cxr_dist.distributed.watch.progress import advance, enter
 from cxr_dist.distributed.watch.watchdog import watching
 from cxr_dist.distributed.world import World, lanes_of
 from cxr_dist.errors import UserError
@@ -34,7 +34,6 @@ from cxr_dist.model.losses import ClassificationLoss, balanced_class_weights, ba
 from cxr_dist.model.weights import bundle_folder, component_weights, text_source
 from cxr_dist.run.folder import manifest_sha256, mark_finished, open_run_folder, write_environment
 from cxr_dist.run.preempt import StopRequest, requeue_if_due
-from cxr_dist.train import startup
 from cxr_dist.train.bad_samples import BadSamples
 from cxr_dist.train.loop import Outcome, Parts, TrainingRun
 from cxr_dist.train.memory.limits import out_of_memory_explained
@@ -49,12 +48,12 @@ _VOCABULARY_REPORTS = 50_000  # reports that a made-from-scratch vocabulary is l
 
 def train(config: Config, asked_to_stop: StopRequest) -> Outcome:
     """Train, or resume, the run of a configuration; started once per rank (all ranks)."""
+    enter("checking the configuration")
     world = World.from_environment()
     manifest = load_manifest(shards_folder(config.data))
     check_against(config, manifest)
     check_parallel(config, world)
     largest = largest_micro_batch(config, manifest, world)
-    startup.reached("checks")
     try:
         with watching(world, config.train.timeout_minutes):
             return _train_together(config, manifest, world, largest, asked_to_stop)
@@ -67,18 +66,17 @@ def _train_together(
 ) -> Outcome:
     """Join the other ranks and train (all ranks)."""
     device = start(world, config.train.timeout_minutes)
-    startup.reached("meeting")
-    progress.enter("preparing the run")
+    enter("preparing the run")
     prepare = partial(prepare_run_folder, manifest=manifest, world=world, device=device)
     config = settled(config, manifest, world, device, largest=largest, prepare=prepare)
+    enter("building the model")
     with out_of_memory_explained(config, world, device, lambda: "while building the model"):
         parts = parts_of(config, manifest, world, device)
-    startup.reached("model")
     with contextlib.closing(parts.trackers), contextlib.closing(parts.bad_samples):
         run = TrainingRun(parts, asked_to_stop)
         with out_of_memory_explained(config, world, device, lambda: f"after step {run.state.step}"):
             outcome = run.run()
-        progress.enter("leaving")
+        enter("leaving")
         if outcome is Outcome.FINISHED and world.is_main:
             mark_finished(parts.run_dir, run.state.step)
         if outcome is Outcome.STOPPED:
@@ -128,7 +126,6 @@ def parts_of(config: Config, manifest: Manifest, world: World, device: torch.dev
     backend = new_backend(config, world, device, model, new_optimizer(config))
 
     def stream(first_step: int) -> Iterator[Batch]:
-        startup.reached("restoring")
         return training_batches(
             config.data,
             manifest,
@@ -200,7 +197,7 @@ def _reports(config: Config, manifest: Manifest) -> Iterator[str]:
     read = reader(store, manifest.image["short_side"], None)
     positions = ((shard, i) for shard, entry in enumerate(store.shards) for i in range(entry.samples))
     for (shard, sample), _ in zip(positions, range(_VOCABULARY_REPORTS), strict=False):
-        progress.advance()
+        advance()
         try:
             yield report_text(read(shard, sample)["json"], config.data.text_sections)
         except SampleError:
@@ -214,10 +211,10 @@ def new_model(config: Config, manifest: Manifest, run_dir: Path, device: torch.d
     torch.manual_seed(config.seed)
     text = run_dir / "text_encoder" if config.model.uses_text else None
     model = build_classifier(config.model, len(manifest.classes), text)
-    startup.reached("model")
     if config.model.pretrained:
+        enter("loading the weights")
         load_pretrained(model, config.model, None if text is None else text_source(config.model))
-        startup.reached("weights")
+        enter("building the model")
     return model.to(device, torch.float64 if config.precision == "fp64" else torch.float32)
 
 

@@ -19,7 +19,7 @@ from cxr_dist.data.batch import Batch
 from cxr_dist.data.plan import Plan
 from cxr_dist.distributed.engine import Backend
 from cxr_dist.distributed.reduce import from_main, sum_over_ranks, wait_for_all
-from cxr_dist.distributed.watch.progress import enter
+from cxr_dist.distributed.watch.progress import enter, first_step_done
 from cxr_dist.distributed.world import World
 from cxr_dist.errors import UserError
 from cxr_dist.model.classifier import Classifier
@@ -28,7 +28,6 @@ from cxr_dist.run.checkpoint import Progress, TrainingState
 from cxr_dist.run.claim import Claim
 from cxr_dist.run.preempt import StopRequest
 from cxr_dist.run.saver import BackgroundSaver
-from cxr_dist.train import startup
 from cxr_dist.train.bad_samples import BadSamples
 from cxr_dist.train.clock import Clock
 from cxr_dist.train.nonfinite import NonFiniteSteps, SampleKeys
@@ -190,7 +189,6 @@ class TrainingRun:
         enter("waiting for data", step + 1)
         with self._clock.waiting(), record_function("waiting for data"):
             batches = [next(stream) for _ in parts.step.lanes]
-        startup.reached("first batch")
         for batch in batches:
             self.drawn += torch.bincount(batch.groups, minlength=len(self.drawn))
         scale = self.state.progress.plateau_scale
@@ -201,7 +199,7 @@ class TrainingRun:
         if result.num_replaced:
             parts.bad_samples.add(step + 1, epoch, batches)
         self._nonfinite.follow(step + 1, epoch, result, batches)
-        startup.first_step_done(parts.run_dir, step + 1, parts.world, result.numbers.read, parts.trackers.say)
+        first_step_done(parts.run_dir, step + 1, parts.world, result.numbers.read, parts.trackers.say)
         self._speed.count(batches, frozen=bool(self._frozen))
         return result
 

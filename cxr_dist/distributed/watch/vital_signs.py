@@ -17,7 +17,7 @@ class VitalSigns:
         self.member = Member(rank=rank, state="alive")
         self._process, self._trains = this_process(), threading.get_ident()
         self._longest_tick, self._last_tick = longest_tick_seconds, time.monotonic()
-        progress.begin()
+        progress.join()
         self._place, self._idle_seconds = progress.where(), 0.0
 
     def tick(self) -> float:

@@ -19,12 +19,12 @@ from cxr_dist.config.file import load_config
 from cxr_dist.config.model import Checkpointing
 from cxr_dist.config.run import Config
 from cxr_dist.distributed.reduce import from_main, least_over_ranks, wait_for_all
+from cxr_dist.distributed.watch.progress import enter
 from cxr_dist.distributed.world import World
 from cxr_dist.errors import UserError
 from cxr_dist.files import write_whole
 from cxr_dist.format.manifest import Manifest
 from cxr_dist.run.folder import check_same_run
-from cxr_dist.train import startup
 from cxr_dist.train.memory.footprint import Footprint, footprint
 from cxr_dist.train.memory.limits import advice, describe_memory, total_memory
 from cxr_dist.train.memory.micro_batch import with_micro_batch
@@ -73,12 +73,10 @@ def settled(
     if world.is_main:
         prepare(config)
     wait_for_all()
-    startup.reached("run folder")
     if config.model.gradient_checkpointing != "auto":
         return config
-    setting = _least_checkpointing(config, manifest, world, device)
-    startup.reached("gradient checkpointing")
-    return with_checkpointing(config, setting)
+    enter("choosing the gradient checkpointing")
+    return with_checkpointing(config, _least_checkpointing(config, manifest, world, device))
 
 
 def _with_least_micro_batch(config: Config, world: World, device: torch.device, largest: int) -> Config:

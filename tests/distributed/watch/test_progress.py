@@ -1,4 +1,4 @@
-"""startup.jsonl: phases add up to the whole, one line for each start, and nothing outside a start."""
+"""The place of a rank; and startup.jsonl: phases that add up to the whole, one line for each start, none outside."""
 
 import json
 import subprocess
@@ -7,46 +7,67 @@ import time
 
 import pytest
 
+from cxr_dist.distributed.watch.progress import (
+    Place,
+    advance,
+    enter,
+    first_step_done,
+    join,
+    read_starts,
+    start_clock,
+    where,
+)
 from cxr_dist.distributed.world import World
-from cxr_dist.train import startup
+
+
+def test_a_place_has_step_phase_and_how_many_were_entered_since_the_ranks_met():
+    enter("checking the configuration")
+    join()
+    assert where() == (Place(0, "joining the other ranks", 0), 0)
+    enter("waiting for data", 3)
+    enter("forward and backward")
+    assert where() == (Place(3, "forward and backward", 2), 0)
+    advance()
+    assert where() == (Place(3, "forward and backward", 2), 1)
 
 
 def end(run_dir, world=World(), step=1):  # noqa: B008 (frozen)
     said = []
-    startup.first_step_done(run_dir, step, world, lambda: time.sleep(0.02), said.append)
+    first_step_done(run_dir, step, world, lambda: time.sleep(0.02), said.append)
     return said
 
 
 def test_phases_add_up_and_a_phase_met_twice_is_one(tmp_path):
-    startup.begin()
+    start_clock()
     before = time.time()
-    for phase in ("imports", "model", "imports"):
+    for phase in ("building the model", "importing torch", "update", "checking the configuration"):
         time.sleep(0.02)
-        startup.reached(phase)
+        enter(phase)
     (said,) = end(tmp_path, step=7)
-    (line,) = startup.read(tmp_path)
-    assert list(line["seconds"]) == ["python", "imports", "model", "first step"]
+    (line,) = read_starts(tmp_path)
+    assert list(line["seconds"]) == ["python", "imports", "model", "checks", "first step"]
     assert line["total"] == pytest.approx(sum(line["seconds"].values()), abs=0.01)
-    assert line["seconds"]["imports"] >= 0.04 > 0.02 <= line["seconds"]["first step"]
+    assert line["seconds"]["imports"] >= 0.06  # with `update`, which has no time of its own
+    assert min(line["seconds"]["model"], line["seconds"]["first step"]) >= 0.02
     assert line["total"] - line["seconds"]["python"] == pytest.approx(time.time() - before, abs=0.1)
     assert (line["step"], line["world_size"]) == (7, 1)
     assert said.startswith(f"first step after {line['total']:.1f} s: python ")
 
 
 def test_a_start_ends_with_its_first_step_and_rank_0_alone_writes(tmp_path):
-    startup.begin()
+    start_clock()
     assert end(tmp_path, World(rank=1, world_size=2)) == []
-    assert startup.read(tmp_path) == []
-    startup.begin()
+    assert read_starts(tmp_path) == []
+    start_clock()
     assert len(end(tmp_path, World(rank=0, world_size=2))) == 1
-    startup.reached("imports")
+    enter("importing torch")
     assert end(tmp_path) == []
-    assert len(startup.read(tmp_path)) == 1
+    assert len(read_starts(tmp_path)) == 1
 
 
 def test_the_python_phase_counts_from_the_birth_of_the_process():
-    code = "import json, time; time.sleep(0.5); from cxr_dist.train import startup; startup.begin()\n"
-    code += "import sys; print(json.dumps([startup._seconds, 'torch' in sys.modules]))"
+    code = "import json, sys, time; time.sleep(0.5); from cxr_dist.distributed.watch import progress\n"
+    code += "progress.start_clock(); print(json.dumps([progress._start.seconds, 'torch' in sys.modules]))"
     before = time.time()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     seconds, has_torch = json.loads(done.stdout)
@@ -69,7 +90,7 @@ def test_a_run_says_where_its_start_went(cxr_dist, tiny_shards, tmp_path):
     status, _, err = cxr_dist(*command, "--train.max-steps", 1, "--out", tmp_path / "run")
     assert status == 0
     assert "first step after" in err
-    (line,) = startup.read(tmp_path / "run")
+    (line,) = read_starts(tmp_path / "run")
     phases = ["python", "imports", "checks", "meeting", "run folder", "model", "restoring", "first batch"]
     assert list(line["seconds"]) == [*phases, "first step"]
 
