@@ -29,11 +29,10 @@ from cxr_dist.run.claim import Claim
 from cxr_dist.run.preempt import StopRequest
 from cxr_dist.run.saver import BackgroundSaver
 from cxr_dist.train.bad_samples import BadSamples
-from cxr_dist.train.clock import Clock
 from cxr_dist.train.nonfinite import NonFiniteSteps, SampleKeys
 from cxr_dist.train.profile import StepProfile
 from cxr_dist.train.schedule import learning_rate
-from cxr_dist.train.speed import Speed
+from cxr_dist.train.speed import Clock, Speed
 from cxr_dist.train.step import StepResult, TrainStep
 from cxr_dist.train.trackers import Trackers
 from cxr_dist.train.validation import Validated

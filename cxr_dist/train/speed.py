@@ -1,6 +1,9 @@
 """What a log line says of speed: samples, waiting for data, and how much of the device the model uses."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 
@@ -9,9 +12,48 @@ from cxr_dist.data.batch import Batch
 from cxr_dist.distributed.reduce import sum_over_ranks
 from cxr_dist.distributed.world import World
 from cxr_dist.model.classifier import Classifier
-from cxr_dist.train.clock import Clock
-from cxr_dist.train.flops import count_flops
-from cxr_dist.train.peak import device_peak
+from cxr_dist.train.flops import count_flops, device_peak
+
+
+class Lap(NamedTuple):
+    """What happened between two log lines."""
+
+    steps: int
+    seconds: float
+    """Wall time, without validation, saving and the writing of a profile."""
+    waited: float
+    """Seconds of them that waited for data."""
+
+
+class Clock:
+    """Wall time between two log lines, without what is paused for."""
+
+    def __init__(self) -> None:
+        self.start(0)
+
+    def start(self, step: int) -> None:
+        """Begin a lap after this step."""
+        self._started, self._waited, self._step = time.perf_counter(), 0.0, step
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """A block that waits for data."""
+        before = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - before
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """A block that does not count."""
+        before = time.perf_counter()
+        yield
+        self._started += time.perf_counter() - before
+
+    def lap(self, step: int) -> Lap:
+        """End this lap after `step`, and begin the next."""
+        lap = Lap(step - self._step, time.perf_counter() - self._started, self._waited)
+        self.start(step)
+        return lap
 
 
 class Speed:

@@ -8,10 +8,9 @@ import torch
 from cxr_dist.distributed.world import World
 from cxr_dist.model.classifier import build_classifier
 from cxr_dist.train import speed as speed_module
-from cxr_dist.train.clock import Clock
+from cxr_dist.train.flops import device_peak, peak_of
 from cxr_dist.train.memory.micro_batch import largest_batch
-from cxr_dist.train.peak import device_peak, peak_of
-from cxr_dist.train.speed import Speed
+from cxr_dist.train.speed import Clock, Speed
 
 CPU = torch.device("cpu")
 

@@ -7,6 +7,7 @@ JSON lines; nothing blocks, so that a stopped rank never holds up the one that w
 
 import contextlib
 import dataclasses
+import datetime
 import json
 import os
 import secrets
@@ -16,11 +17,16 @@ import time
 import weakref
 from typing import Any, ClassVar, Protocol
 
+from torch.distributed import DistError, Store, TCPStore  # type: ignore[attr-defined]
+
 from cxr_dist.distributed.watch.process import Process
 from cxr_dist.distributed.watch.verdict import Beat, Member, State, Verdict
+from cxr_dist.distributed.world import World, rendezvous
 
 Message = dict[str, Any]
 _LONGEST = 1 << 16  # bytes of a line
+_ANSWER_SECONDS = 5
+_STORE_SECONDS = 30  # its client prints pages where a busy machine is slower
 
 
 class Link:
@@ -185,6 +191,66 @@ class Spoke:
     def close(self) -> None:
         """Close the connection."""
         self._link.socket.close()
+
+
+class PortTaken(Exception):
+    """The rendezvous of this start cannot be opened; a later start may find it free."""
+
+
+class Meeting:
+    """How the ranks find rank 0, before any process group: its port is in the rendezvous store."""
+
+    def __init__(self, world: World) -> None:
+        os.environ.update(rendezvous(world))
+        environment = os.environ
+        self.world, self.host, self._port = world, environment["MASTER_ADDR"], int(environment["MASTER_PORT"])
+        # torchrun keeps the store in its own process, and uses it again for a restarted group.
+        self._kept_by_launcher = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        # Another job's store may be at this port: its rank 0 must not be taken for ours.
+        start = [environment.get("TORCHELASTIC_RUN_ID") or environment.get("SLURM_JOB_ID", "")]
+        start += [environment.get(f"{launcher}_RESTART_COUNT", "0") for launcher in ("TORCHELASTIC", "SLURM")]
+        self._key = "/".join(["watchdog", *start])
+        self._store: Store | None = None
+
+    def open(self) -> Hub:
+        """Rank 0 listens, and says where; raises PortTaken where the store cannot be had."""
+        hub = Hub(self.world.world_size)
+        try:
+            self._store = self._new_store(is_master=not self._kept_by_launcher)
+        except DistError:
+            hub.close()
+            raise PortTaken(
+                f"rank 0 cannot have the rendezvous at {self.host}, port {self._port}: something else is there, "
+                "or the address is another host's; set MASTER_ADDR and MASTER_PORT"
+            ) from None
+        self._store.set(self._key, f"{hub.port} {hub.secret}")
+        return hub
+
+    def try_to_come(self) -> Spoke | None:
+        """Another rank: connected, or None where rank 0 does not listen yet."""
+        try:
+            if self._store is None:
+                # The store's own client prints pages when nobody listens.
+                socket.create_connection((self.host, self._port), _ANSWER_SECONDS).close()
+                self._store = self._new_store(is_master=False)
+            if not self._store.check([self._key]):
+                return None
+            port, secret = self._store.get(self._key).decode().split()
+            end = socket.create_connection((self.host, int(port)), _ANSWER_SECONDS)
+        except (OSError, DistError):
+            return None
+        return Spoke(end, self.world.rank, secret)
+
+    def _new_store(self, *, is_master: bool) -> Store:
+        timeout = datetime.timedelta(seconds=_STORE_SECONDS)
+        return TCPStore(
+            self.host,
+            self._port,
+            is_master=is_master,
+            timeout=timeout,
+            wait_for_workers=False,
+            multi_tenant=True,  # the process group's store is at the same port of the same process
+        )
 
 
 def take(member: Member, message: Message) -> None:

@@ -13,9 +13,8 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 from cxr_dist.distributed.watch import last_words
-from cxr_dist.distributed.watch.heartbeat import Message, Post, to_message
+from cxr_dist.distributed.watch.heartbeat import Meeting, Message, PortTaken, Post, to_message
 from cxr_dist.distributed.watch.launcher import LauncherWatch
-from cxr_dist.distributed.watch.meeting import Meeting, PortTaken
 from cxr_dist.distributed.watch.verdict import Limits, Member, State, Verdict, judge, lost
 from cxr_dist.distributed.watch.vital_signs import VitalSigns
 from cxr_dist.distributed.world import World
