@@ -189,9 +189,9 @@ def predict(
         return
     from cxr_dist.inference.prediction_table import predict_many
 
-    outcome = predict_many(run_dir, input, mc, out or Path("predictions"), batch)
-    print(outcome)
-    sys.exit(1 if outcome.failed else 0)
+    counts = predict_many(run_dir, input, mc, out or Path("predictions"), batch)
+    print(counts)
+    sys.exit(1 if counts.failed else 0)
 
 
 def export(

@@ -114,7 +114,7 @@ def _part_of(store: Any, name: str) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Speed:
+class AllReduceSpeed:
     """What an all-reduce costs between these ranks."""
 
     latency_seconds: float
@@ -148,7 +148,7 @@ def device_of(world: World) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device())
 
 
-def all_reduce_speed(roll: RollCall, device: torch.device, seconds: float) -> Speed:
+def all_reduce_speed(roll: RollCall, device: torch.device, seconds: float) -> AllReduceSpeed:
     """Check a sum over all ranks and time it (all ranks); raises UserError where it is wrong or does not end."""
     try:
         with group_for_probe(roll, device, seconds):
@@ -156,7 +156,7 @@ def all_reduce_speed(roll: RollCall, device: torch.device, seconds: float) -> Sp
             one = torch.zeros(1, device=device)
             whole = _median_seconds(values)
             share = 2 * (roll.world.world_size - 1) / roll.world.world_size
-            return Speed(
+            return AllReduceSpeed(
                 latency_seconds=_median_seconds(one),
                 bytes_per_second=share * BUFFER_BYTES / whole,
                 clock_skew_seconds=_clock_skew(device),

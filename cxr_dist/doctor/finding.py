@@ -10,14 +10,14 @@ from cxr_dist.config.run import Config
 from cxr_dist.distributed.world import World
 from cxr_dist.errors import UserError
 
-State = Literal["ok", "warning", "failed"]
+FindingState = Literal["ok", "warning", "failed"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
     """The outcome of one check on one rank."""
 
-    state: State
+    state: FindingState
     """`warning`: the run would start, but slower or on other terms than one may think."""
     found: str
     """One sentence; no private names."""

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.text import Text
 
-from cxr_dist.doctor.finding import Finding, Findings, State
+from cxr_dist.doctor.finding import Finding, Findings, FindingState
 from cxr_dist.doctor.ranks import name_ranks
 
-_STYLE: dict[State, str] = {"ok": "green", "warning": "yellow", "failed": "bold red"}
+_STYLE: dict[FindingState, str] = {"ok": "green", "warning": "yellow", "failed": "bold red"}
 _STATE_WIDTH = 9
 _CHECK_WIDTH = 24
 

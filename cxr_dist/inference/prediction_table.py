@@ -43,7 +43,7 @@ _Group = list[tuple[NamedCase, _Loaded | str]]  # a string says why the case can
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class PredictionCounts:
     """What became of an input."""
 
     table: Path
@@ -62,7 +62,7 @@ class Outcome:
 
 def predict_many(
     run_dir: Path, source: Path, mc: McDropout, out: Path, films_per_pass: int | None
-) -> Outcome:
+) -> PredictionCounts:
     """Write OUT/predictions.csv and, where `films_per_pass` is None, a picture and JSON per case.
 
     Raises UserError for an input that is no folder or table, and for an `out` that holds something.
@@ -83,7 +83,7 @@ def predict_many(
                 write(row)
                 advance()
                 failed += "error" in row
-    return Outcome(
+    return PredictionCounts(
         table=table, rows=source_cases.total, failed=failed, without_report=source_cases.without_report
     )
 
