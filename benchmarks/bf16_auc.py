@@ -15,15 +15,14 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.hardware import describe_machine, result_path
+from benchmarks import page
+from benchmarks.films import demo_shards
+from benchmarks.harness import arguments, this_device, write_result
 from cxr_dist.config.named import named_run
 from cxr_dist.config.run import Config
 from cxr_dist.run.preempt import StopRequest
-from cxr_dist.shard.recipe import load_recipe
-from cxr_dist.shard.write import write_shards
 from cxr_dist.train.assembly import train
 
-RECIPE = Path(__file__).parents[1] / "shards" / "demo.yaml"
 PRECISIONS = ("fp32", "bf16")
 
 
@@ -48,41 +47,29 @@ def final_auc(run_dir: Path) -> float:
 
 def main() -> None:
     """Train each seed in both precisions, print the table, write the result."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--threads", type=int, default=2)
-    options = parser.parse_args()
+    options = arguments(__doc__, seeds=10, epochs=4, threads=2)
     torch.set_num_threads(options.threads)
     aucs: dict[str, list[float]] = {precision: [] for precision in PRECISIONS}
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        write_shards(load_recipe(RECIPE), None, folder / "shards", workers=2)
+        shards = demo_shards(Path(name))
         for seed in range(options.seeds):
             for precision in PRECISIONS:
-                out = folder / f"{precision}-{seed}"
-                train(shortened(folder / "shards", out, seed, precision, options.epochs), StopRequest(0))
+                out = Path(name) / f"{precision}-{seed}"
+                train(shortened(shards, out, seed, precision, options.epochs), StopRequest(0))
                 aucs[precision].append(final_auc(out))
-    report(aucs, vars(options))
+    report(aucs, options)
 
 
-def report(aucs: dict[str, list[float]], options: dict[str, int]) -> None:
-    """Print the table with the two differences that matter, and write the result."""
+def report(aucs: dict[str, list[float]], options: argparse.Namespace) -> None:
+    """Write the result, and print the table with the two differences that matter."""
     means = {name: statistics.mean(values) for name, values in aucs.items()}
     spreads = {name: statistics.stdev(values) for name, values in aucs.items()}
     pairs = [half - single for single, half in zip(aucs["fp32"], aucs["bf16"], strict=True)]
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    print(f"mean validation AUC after {options['epochs']} epochs, {options['seeds']} seeds, {device.type}")
-    for name, values in aucs.items():
-        print(f"  {name}: {means[name]:.4f} ± {spreads[name]:.4f}  ({', '.join(f'{v:.4f}' for v in values)})")
-    difference = means["bf16"] - means["fp32"]
-    print(f"  bf16 - fp32: {difference:+.4f}; a standard deviation over seeds in fp32: {spreads['fp32']:.4f}")
-    result = {"what": "validation AUC in float32 and bf16", "options": options, "device": device.type}
-    result |= {"aucs": aucs, "means": means, "standard deviations": spreads, "bf16 - fp32 by seed": pairs}
-    result |= {"machine": describe_machine()}
-    result_path("bf16_auc", device).write_text(json.dumps(result, indent=1) + "\n")
+    device = this_device()
+    found = {"standard deviations": spreads, "bf16 - fp32 by seed": pairs}
+    what = "validation AUC in float32 and bf16"
+    write_result("bf16_auc", what, options, device, aucs=aucs, means=means, **found)
+    page.show("bf16_auc", device.type)
 
 
 if __name__ == "__main__":

@@ -8,22 +8,18 @@ what it adds to the steps, the slower ones during the write included. Writes ben
 """
 
 import argparse
-import json
+import dataclasses
 import math
-import statistics
 import tempfile
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from benchmarks.hardware import describe_machine
-from benchmarks.mc_dropout import build, made_inputs
+from benchmarks.full_size import build, configured, made_batches, new_step
+from benchmarks.harness import arguments, in_turns, medians, show_numbers, this_device, timed, write_result
 from cxr_dist.config.named import named_run
-from cxr_dist.distributed.backend import new_backend
-from cxr_dist.distributed.engine import Backend
-from cxr_dist.distributed.world import World
 from cxr_dist.run.checkpoint import Progress, TrainingState
 from cxr_dist.run.saver import BackgroundSaver, write
 
@@ -31,113 +27,90 @@ TARGET = 0.05  # of the time of the steps between two saves
 Saved = dict[str, list[float]]
 
 
-def trained(device: torch.device) -> Backend:
-    """The enhanced model under its optimizer."""
-    config, model = named_run("enhanced"), build(device).train()
-    backend = new_backend(config, World(), device, model, torch.optim.AdamW)
-    backend.prepare()
-    return backend
+class Training:
+    """The enhanced model under its optimizer, its micro-batch, and a run folder."""
 
+    def __init__(self, device: torch.device, batch: int, run_dir: Path) -> None:
+        config = dataclasses.replace(configured(batch, 1), precision=named_run("enhanced").precision)
+        self.device, self.run_dir = device, run_dir
+        self.train_step = new_step(config, build(device).train(), device)
+        self.batches = made_batches(batch, 1, device)
+        self.saves = 0
 
-def one_step(backend: Backend, batch: int) -> None:
-    """Forward, backward and update, complete when this returns."""
-    inputs = made_inputs(batch, backend.device)
-    with backend.accumulate(is_last=True):
-        logits = backend.forward(*inputs)
-        backend.backward(logits.square().mean())
-    backend.update()
-    if backend.device.type == "cuda":
-        torch.cuda.synchronize()
+    def step(self) -> None:
+        """One update."""
+        self.train_step(0, 0, self.batches, False)
 
-
-def timed(work: Callable[[], object]) -> float:
-    """Seconds of one call."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def steps_with(
-    backend: Backend, options: argparse.Namespace, save: Callable[[], object]
-) -> tuple[float, float]:
-    """(seconds of so many steps after a save, seconds until the save returned)."""
-    returned = timed(save)
-    seconds = sum(timed(lambda: one_step(backend, options.batch)) for _ in range(options.steps))
-    return returned + seconds, returned
-
-
-def measure(backend: Backend, options: argparse.Namespace, run_dir: Path) -> tuple[Saved, int]:
-    """Seconds by way, and the bytes of a checkpoint; each way's writing ends before the next one's turn."""
-    seconds: Saved = {
-        f"{way}{what}": [] for way in ("none", "foreground", "background") for what in ("", ", call")
-    }
-    saver, step = BackgroundSaver(run_dir, keep=1), 0
-
-    def now() -> tuple[TrainingState, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-        nonlocal step
-        step += 1
-        state = TrainingState(step=step, progress=Progress(), manifest_sha256="")
+    def now(self) -> tuple[TrainingState, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """What a checkpoint holds; each has another step."""
+        self.saves += 1
+        state = TrainingState(step=self.saves, progress=Progress(), manifest_sha256="")
+        backend = self.train_step.backend
         return state, backend.model_tensors(), backend.optimizer_tensors()
 
-    ways: dict[str, Callable[[], object]] = {
-        "none": lambda: None,
-        "foreground": lambda: write(run_dir, *now(), keep=1),
-        "background": lambda: saver.save(*now()),
-    }
-    with saver:
-        for save in ways.values():  # kernels are chosen, caches filled, the block of host memory taken
-            steps_with(backend, argparse.Namespace(batch=options.batch, steps=1), save)
+    def checkpoint_bytes(self) -> int:
+        """Of the last one."""
+        files = (self.run_dir / "checkpoints" / f"step-{self.saves:08d}").iterdir()
+        return sum(file.stat().st_size for file in files)
+
+
+def measure(training: Training, options: argparse.Namespace) -> Saved:
+    """By way: seconds of the steps after a save, with it, and seconds until the save returned.
+
+    Each way's writing ends before the next one's turn.
+    """
+    run_dir = training.run_dir
+    with BackgroundSaver(run_dir, keep=1) as saver:
+        saves: dict[str, Callable[[], object]] = {
+            "none": lambda: None,
+            "foreground": lambda: write(run_dir, *training.now(), keep=1),
+            "background": lambda: saver.save(*training.now()),
+        }
+
+        def steps_after(save: Callable[[], object], steps: int) -> tuple[float, float]:
+            returned = timed(save)
+            seconds = returned + timed(training.step, training.device, steps)
             saver.finish()
-        for _ in range(options.repeats):
-            for way, save in ways.items():
-                whole, returned = steps_with(backend, options, save)
-                seconds[way].append(whole)
-                seconds[f"{way}, call"].append(returned)
-                saver.finish()
-    files = (run_dir / "checkpoints" / f"step-{step:08d}").iterdir()
-    return seconds, sum(file.stat().st_size for file in files)
+            return seconds, returned
+
+        for save in saves.values():  # kernels are chosen, caches filled, the block of host memory taken
+            steps_after(save, 1)
+        ways = {name: partial(steps_after, save, options.steps) for name, save in saves.items()}
+        found = in_turns(ways, options.repeats, warm_up=0)
+    seconds = {}
+    for way, pairs in found.items():
+        seconds[way], seconds[f"{way}, call"] = (list(each) for each in zip(*pairs, strict=True))
+    return seconds
 
 
 def summary(seconds: Saved, size: int, steps: int) -> dict[str, float]:
     """Medians: the step, each way's stall, and after how many steps a save may follow within the target."""
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
-    step = medians["none"] / steps
+    middle = medians(seconds)
+    step = middle["none"] / steps
     found = {"gigabytes": size / 1e9, "step seconds": step}
-    found["foreground GB/s (write, sha256, fsync)"] = size / 1e9 / medians["foreground, call"]
+    found["foreground GB/s (write, sha256, fsync)"] = size / 1e9 / middle["foreground, call"]
     for way in ("foreground", "background"):
-        stall = max(0.0, medians[way] - medians["none"])
-        found[f"{way}: seconds until save returns"] = medians[f"{way}, call"]
+        stall = max(0.0, middle[way] - middle["none"])
+        found[f"{way}: seconds until save returns"] = middle[f"{way}, call"]
         found[f"{way}: stall seconds in {steps} steps"] = stall
-        found[f"{way}: stall share at {steps} steps between saves"] = stall / medians["none"]
+        found[f"{way}: stall share at {steps} steps between saves"] = stall / middle["none"]
         found[f"{way}: fewest steps between saves within {TARGET:.0%}"] = math.ceil(stall / step / TARGET)
     return found
 
 
 def main() -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument(
-        "--folder", type=Path, help="on the file system to measure; default: the temporary one"
-    )
-    options = parser.parse_args()
+    where = (Path, "on the file system to measure; default: the temporary one")
+    options = arguments(__doc__, steps=10, batch=2, repeats=3, threads=1, folder=where)
     torch.set_num_threads(options.threads)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = this_device()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        seconds, size = measure(trained(device), options, Path(folder))
-    found = summary(seconds, size, options.steps)
-    for name, value in found.items():
-        print(f"  {name:<56}{value:10.3f}")
-    settings = {name: value for name, value in vars(options).items() if name != "folder"}
-    result = {"what": "what saving costs the training", "options": settings, "device": device.type}
-    result |= {"summary": found, "seconds": seconds, "machine": describe_machine()}
-    path = Path(__file__).parent / "results" / "checkpoint.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
+        training = Training(device, options.batch, Path(folder))
+        seconds = measure(training, options)
+        found = summary(seconds, training.checkpoint_bytes(), options.steps)
+    show_numbers(found)
+    what = "what saving costs the training"
+    write_result("checkpoint", what, options, device, summary=found, seconds=seconds)
 
 
 if __name__ == "__main__":

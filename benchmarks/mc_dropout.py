@@ -8,43 +8,28 @@ go into benchmarks/results/mc_dropout.json.
 """
 
 import argparse
-import json
-import statistics
-import tempfile
-import time
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 
 import torch
 
-from benchmarks.hardware import describe_machine, result_path
-from cxr_dist.config.model import ModelConfig
-from cxr_dist.model.classifier import Classifier, build_classifier
+from benchmarks.full_size import build, made_inputs
+from benchmarks.harness import (
+    arguments,
+    in_turns,
+    medians,
+    show,
+    show_numbers,
+    this_device,
+    timed,
+    write_result,
+)
+from cxr_dist.model.classifier import Classifier
 from cxr_dist.model.inputs import Inputs
 from cxr_dist.model.monte_carlo import McDropout, McScope, mc_logits, stochastic
 
-BERT_BASE = {"model_type": "bert", "vocab_size": 28996}  # the rest are transformers' defaults: BERT-base
 ORIGINAL_PASSES = 10
 Way = Callable[[], object]
-
-
-def build(device: torch.device) -> Classifier:
-    """The enhanced model with random weights, in eval mode."""
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "config.json").write_text(json.dumps(BERT_BASE))
-        torch.manual_seed(0)
-        return build_classifier(ModelConfig(), 5, Path(folder)).eval().to(device)
-
-
-def made_inputs(batch: int, device: torch.device) -> Inputs:
-    """Random films and reports of 32 to 128 tokens, padded to the longest as the loader does."""
-    lengths = torch.linspace(32, 128, batch).round().long()
-    mask = (torch.arange(128) < lengths[:, None]).long()
-    return Inputs(
-        images=torch.randn(batch, 1, 224, 224).to(device),
-        tokens=(torch.randint(1000, 28000, (batch, 128)) * mask).to(device),
-        attention_mask=mask.to(device),
-    )
 
 
 @torch.no_grad()
@@ -81,56 +66,32 @@ def ways(model: Classifier, inputs: Inputs, passes: int) -> dict[str, Way]:
     }
 
 
-def timed(way: Way, device: torch.device) -> float:
-    """Seconds of one call."""
-    start = time.perf_counter()
-    way()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
 def main() -> None:
     """Take turns, print a table, write the result."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--passes", type=int, default=30)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args()
+    options = arguments(__doc__, batch=8, passes=30, repeats=3, threads=1)
     torch.set_num_threads(options.threads)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = this_device()
     compared = ways(build(device), made_inputs(options.batch, device), options.passes)
-    seconds: dict[str, list[float]] = {name: [] for name in compared}
     for name in ("one pass", f"{options.passes} passes, head"):
-        timed(compared[name], device)  # first calls choose kernels and fill caches
-    for _ in range(options.repeats):
-        for name, way in compared.items():
-            seconds[name].append(timed(way, device))
-    report(seconds, vars(options), device)
+        compared[name]()  # first calls choose kernels and fill caches
+    clocked = {name: partial(timed, way, device) for name, way in compared.items()}
+    report(in_turns(clocked, options.repeats, warm_up=0), options, device)
 
 
-def report(seconds: dict[str, list[float]], options: dict[str, int], device: torch.device) -> None:
-    """Print the table with the two ratios that matter, and write benchmarks/results/mc_dropout.json."""
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
-    passes = options["passes"]
-    bound = medians["text encoder alone"] * passes + medians["image encoder alone"]
+def report(seconds: dict[str, list[float]], options: argparse.Namespace, device: torch.device) -> None:
+    """Print the table with the three ratios that matter, and write the result."""
+    middle, passes = medians(seconds), options.passes
+    bound = middle["text encoder alone"] * passes + middle["image encoder alone"]
     ratios = {
-        "head / one pass": medians[f"{passes} passes, head"] / medians["one pass"],
-        f"text / ({passes} × text encoder + image encoder)": medians[f"{passes} passes, text"] / bound,
-        "original / head": medians[f"original, {ORIGINAL_PASSES} passes"] / medians[f"{passes} passes, head"],
+        "head / one pass": middle[f"{passes} passes, head"] / middle["one pass"],
+        f"text / ({passes} × text encoder + image encoder)": middle[f"{passes} passes, text"] / bound,
+        "original / head": middle[f"original, {ORIGINAL_PASSES} passes"] / middle[f"{passes} passes, head"],
     }
-    print(f"batch of {options['batch']} on {device.type}: seconds, median (lowest to highest)")
-    for name, values in seconds.items():
-        print(f"  {name:<24}{medians[name]:9.3f}  ({min(values):.3f} to {max(values):.3f})")
-    for name, ratio in ratios.items():
-        print(f"  {name:<50}{ratio:7.3f}")
-    result = {"what": "Monte-Carlo dropout, seconds per batch", "options": options, "device": device.type}
-    result |= {"seconds": seconds, "medians": medians, "ratios": ratios, "machine": describe_machine()}
-    path = result_path("mc_dropout", device)
-    path.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"batch of {options.batch} on {device.type}: seconds, median (lowest to highest)")
+    show(seconds, 3)
+    show_numbers(ratios)
+    what = "Monte-Carlo dropout, seconds per batch"
+    write_result("mc_dropout", what, options, device, seconds=seconds, medians=middle, ratios=ratios)
 
 
 if __name__ == "__main__":

@@ -7,13 +7,13 @@ No figure stands in this file. `make bench` and `make bench-gpu` end with it.
 
 import json
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.hardware import RESULTS
+from benchmarks.harness import RESULTS, ROOT, medians, result_path
 
-PAGE = Path(__file__).parents[1] / "docs" / "speed.md"
+PAGE = ROOT / "docs" / "speed.md"
 DEVICES = {"cpu": "", "cuda": "-cuda"}  # and how their results' names end
 MIB, GIB = 2**20, 2**30
 
@@ -28,30 +28,31 @@ turns in one run.
 """
 
 
-def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table whose columns after the first are numbers."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+def markdown(header: str, rows: Iterable[str]) -> str:
+    """A table, whose columns after the first are numbers; cells stand between ` | `."""
+    lines = [header, " | ".join(["---", *["---:"] * header.count(" | ")]), *rows]
+    return "\n".join(f"| {line} |" for line in lines) + "\n"
+
+
+def cells(*found: str) -> str:
+    """A row."""
+    return " | ".join(found)
 
 
 def training(result: Result) -> str:
-    """Samples a second of each way of benchmarks/original.py."""
+    """Samples a second of each way of benchmarks.original."""
     parts = []
     for run, kinds in result["runs"].items():
         rows = []
         for kind, table in kinds.items():
             rates, first = table["medians"], table["first update, seconds"]
             original = next(iter(rates.values()))
+            end = "" if kind == "step" else f", {kind}"
             rows += [
-                [
-                    name if kind == "step" else f"{name}, {kind}",
-                    f"{rate:.2f}",
-                    f"{rate / original:.2f} ×",
-                    f"{first[name]:.1f}",
-                ]
+                f"{name}{end} | {rate:.2f} | {rate / original:.2f} × | {first[name]:.1f}"
                 for name, rate in rates.items()
             ]
-        parts.append(markdown([run, "samples a second", "of the original", "first update, s"], rows))
+        parts.append(markdown(f"{run} | samples a second | of the original | first update, s", rows))
     return "\n".join(parts)
 
 
@@ -64,66 +65,47 @@ def ceilings(result: Result) -> str:
             f"{precision}: products at most {most['operations_per_second'] / 1e12:.2f} TFLOP/s, copies "
             f"{most['bytes_per_second'] / 1e9:.1f} GB/s.\n"
         )
-        rows = [
-            [
-                name,
-                f"{row['operations_per_sample'] / 1e9:.1f}",
-                f"{row['bytes_per_sample'] / 1e6:.0f}",
-                f"{row['seconds_per_sample'] * 1e3:.2f}",
-                f"{row['of_product_ceiling']:.0%}",
-                f"{row['of_copy_ceiling']:.0%}",
-            ]
+        rows = (
+            f"{name} | {row['operations_per_sample'] / 1e9:.1f} | {row['bytes_per_sample'] / 1e6:.0f} | "
+            f"{row['seconds_per_sample'] * 1e3:.2f} | {row['of_product_ceiling']:.0%} | {row['of_copy_ceiling']:.0%}"
             for name, row in tables["encoders"].items()
-        ]
-        header = ["a sample", "GFLOP", "MB", "ms", "of products", "of copies"]
-        parts.append(markdown(header, rows))
+        )
+        parts.append(markdown("a sample | GFLOP | MB | ms | of products | of copies", rows))
     return "\n".join(parts)
 
 
 def phases(result: Result) -> str:
-    """Where the time of the enhanced run's step goes, a column per precision."""
+    """Where the time of the enhanced run's step goes, three columns per precision."""
     tables = {precision: each["phases"] for precision, each in result["precisions"].items()}
 
-    def cells(row: Result) -> list[str]:
+    def figures(row: Result) -> str:
         of_ceiling = f"{row['of_ceiling']:.0%}" if "of_ceiling" in row else ""
-        return [f"{row['seconds'] * 1e3:.1f}", f"{row['share']:.1%}", of_ceiling]
+        return f"{row['seconds'] * 1e3:.1f} | {row['share']:.1%} | {of_ceiling}"
 
-    rows = [
-        [phase, *[cell for table in tables.values() for cell in cells(table[phase])]]
-        for phase in next(iter(tables.values()))
-    ]
-    header = [cell for name in tables for cell in (f"{name}, ms", "of the step", "of products")]
-    options = result["options"]
-    size = f"{options['lanes']} micro-batches of {options['micro_batch']}"
-    return (
-        f"A step of {size}; `data` is one loader's work, beside the step.\n\n{markdown(['', *header], rows)}"
-    )
+    names = next(iter(tables.values()))
+    rows = (cells(phase, *(figures(table[phase]) for table in tables.values())) for phase in names)
+    header = cells("", *(f"{name}, ms | of the step | of products" for name in tables))
+    size = f"{result['options']['lanes']} micro-batches of {result['options']['micro_batch']}"
+    return f"A step of {size}; `data` is one loader's work, beside the step.\n\n{markdown(header, rows)}"
 
 
 def text(result: Result) -> str:
     """Operations on padding, and times, by layout of the reports."""
     layouts = ["padded to the limit", "padded to the longest", "packed"]
-    rows = [
-        [f"{name}, {size}", *[f"{shares[layout]:.1%}" for layout in layouts]]
+    rows = (
+        cells(f"{name}, {size}", *(f"{shares[layout]:.1%}" for layout in layouts))
         for name, table in result["shares_on_padding"].items()
         for size, shares in table.items()
         if size.startswith("micro-batch")
-    ]
-    padding = markdown(["share of operations on padding", *layouts], rows)
-    rows = [
-        [
-            precision,
-            *[
-                f"{statistics.median(result['times'][precision]['seconds'][layout]):.3f}"
-                for layout in layouts
-            ],
-        ]
-        for precision in ("fp32", "bf16")
-    ]
-    times = markdown(["forward and backward, s", *layouts], rows)
-    return (
-        f"{padding}\nA micro-batch of {result['options']['batch']}, as long as Open-i's reports:\n\n{times}"
     )
+    padding = markdown(cells("share of operations on padding", *layouts), rows)
+    times = {precision: medians(result["times"][precision]["seconds"]) for precision in ("fp32", "bf16")}
+    rows = (
+        cells(precision, *(f"{found[layout]:.3f}" for layout in layouts))
+        for precision, found in times.items()
+    )
+    words = f"A micro-batch of {result['options']['batch']}, as long as Open-i's reports:"
+    return f"{padding}\n{words}\n\n{markdown(cells('forward and backward, s', *layouts), rows)}"
 
 
 def memory(result: Result) -> str:
@@ -134,23 +116,27 @@ def memory(result: Result) -> str:
         ranks = "1 rank" if row["ranks"] == 1 else f"{row['ranks']} ranks, {row['parallel']}"
         return f"{row['run']}, {row['precision']}, checkpointing {setting}, {ranks}"
 
-    def cells(row: Result) -> list[str]:
+    def figures(row: Result, *keys: str) -> str:
         if "allocated" not in row:
-            return [f"{row['predicted'] / MIB:.0f}", "out of memory", "", ""]
-        sizes = [f"{row[key] / MIB:.0f}" for key in ("predicted", "allocated", "process")]
-        return [*sizes, f"{row['error']:+.1%}"]
+            return cells(f"{row['predicted'] / MIB:.0f}", "out of memory", *[""] * (len(keys) - 1))
+        return cells(*(f"{row[key] / MIB:.0f}" for key in keys), f"{row['error']:+.1%}")
 
-    header = ["MiB of a rank", "micro-batch", "predicted", "tensors", "process", "error"]
-    rows = [[name(row), str(row["micro_batch"]), *cells(row)] for row in result["rows"]]
-    largest = [
-        [name(row), str(row["micro_batch"]), str(row["largest"] or ""), *cells(row)[:2], cells(row)[3]]
-        for row in result["largest_micro_batch"]
-    ]
-    limit = result["largest_micro_batch"][0]["limit"] / GIB
-    return (
-        f"{markdown(header, rows)}\nThe largest micro-batch whose step stays below {limit:.1f} GiB a rank:\n\n"
-        + markdown(["", "predicted", "as measured", "predicted MiB", "tensors MiB", "error"], largest)
+    rows = (
+        cells(name(row), str(row["micro_batch"]), figures(row, "predicted", "allocated", "process"))
+        for row in result["rows"]
     )
+    found = result["largest_micro_batch"]
+    largest = (
+        cells(
+            f"{name(row)} | {row['micro_batch']} | {row['largest'] or ''}",
+            figures(row, "predicted", "allocated"),
+        )
+        for row in found
+    )
+    words = f"The largest micro-batch whose step stays below {found[0]['limit'] / GIB:.1f} GiB a rank:"
+    table = markdown("MiB of a rank | micro-batch | predicted | tensors | process | error", rows)
+    header = " | predicted | as measured | predicted MiB | tensors MiB | error"
+    return f"{table}\n{words}\n\n{markdown(header, largest)}"
 
 
 def scaling(result: Result) -> str:
@@ -160,54 +146,36 @@ def scaling(result: Result) -> str:
     rows = []
     for ranks, found in measured.items():
         weak, strong = statistics.median(found["weak"]["fp32"]["with"]), statistics.median(found["strong"])
-        shares = [f"{weak_1 / weak:.0%}", f"{strong:.2f}", f"{strong_1 / strong / int(ranks):.0%}"]
-        rows.append([ranks, f"{weak:.2f}", *shares])
-    parts = [
-        markdown(
-            ["ranks", "weak, s", "efficiency", f"{result['options']['lanes']} lanes, s", "efficiency"], rows
-        )
-    ]
+        efficiency = strong_1 / strong / int(ranks)
+        rows.append(f"{ranks} | {weak:.2f} | {weak_1 / weak:.0%} | {strong:.2f} | {efficiency:.0%}")
+    header = f"ranks | weak, s | efficiency | {result['options']['lanes']} lanes, s | efficiency"
+    parts = [markdown(header, rows)]
     crossing = [
-        [
-            f"{ranks} ranks, {name}",
-            f"{found['bytes_sent'] / 1e6:.0f}",
-            str(len(found["buckets"])),
-            f"{found['all_reduce_alone']:.2f}",
-            f"{statistics.median(found['with']):.2f}",
-            f"{statistics.median(found['without']):.2f}",
-        ]
+        f"{ranks} ranks, {name} | {found['bytes_sent'] / 1e6:.0f} | {len(found['buckets'])} | "
+        f"{found['all_reduce_alone']:.2f} | {statistics.median(found['with']):.2f} | "
+        f"{statistics.median(found['without']):.2f}"
         for ranks, each in measured.items()
         if ranks != "1"
         for name, found in each["weak"].items()
     ]
-    header = ["gradients", "MB sent by a rank", "buckets", "sum alone, s", "step, s", "without sum, s"]
-    engines = [
-        [name, *[f"{size / 1e6:.0f}" for size in each["model_bytes_by_formula_by_lanes"].values()]]
+    header = "gradients | MB sent by a rank | buckets | sum alone, s | step, s | without sum, s"
+    engines = (
+        cells(name, *(f"{size / 1e6:.0f}" for size in each["model_bytes_by_formula_by_lanes"].values()))
         for name, each in result["bytes_by_engine"].items()
-    ]
+    )
     parts += [
         markdown(header, crossing) if crossing else "",
         "Bytes by engine at 2 ranks, by formulas that agreed with what a small network sent:\n",
-        markdown(["MB sent by a rank", "1 lane", "4 lanes"], engines),
+        markdown("MB sent by a rank | 1 lane | 4 lanes", engines),
     ]
     if check := result["check"]:
-        parts.append(
-            f"From 1 and 2 ranks, the model expected of {check['ranks']}, {check['ranks_per_core']:.0f} to a core:\n"
-        )
-        parts.append(
-            markdown(
-                ["", "expected, s", "seen, s", "error"],
-                [
-                    [
-                        name,
-                        f"{seconds:.2f}",
-                        f"{check['measured_seconds'][name]:.2f}",
-                        f"{check['error'][name]:+.0%}",
-                    ]
-                    for name, seconds in check["predicted_seconds"].items()
-                ],
-            )
-        )
+        ranks, crowding = check["ranks"], check["ranks_per_core"]
+        rows = [
+            f"{name} | {seconds:.2f} | {check['measured_seconds'][name]:.2f} | {check['error'][name]:+.0%}"
+            for name, seconds in check["predicted_seconds"].items()
+        ]
+        parts.append(f"From 1 and 2 ranks, the model expected of {ranks}, {crowding:.0f} to a core:\n")
+        parts.append(markdown(" | expected, s | seen, s | error", rows))
     return "\n".join([*parts, predicted(result["predicted"])])
 
 
@@ -217,46 +185,41 @@ def predicted(found: Result) -> str:
     for row in found["rows"]:
         name = f"{row['network']}, {'float32' if row['comm_hook'] == 'none' else 'bf16'}"
         cell = f"{row['weak']['all_reduce_seconds'] * 1e3:.0f} / {row['shortest_step_seconds'] * 1e3:.0f}"
-        rows.setdefault(name, []).append(cell)
+        rows.setdefault(name, [name]).append(cell)
     ranks = sorted({row["ranks"] for row in found["rows"]})
     return (
         "**Predicted, not measured**: milliseconds of the sum over GPUs, and of the shortest step of one micro-batch "
         f"that it leaves {found['efficiency_of_shortest_step']:.0%} efficient ({found['gpus_per_node']} GPUs a node, "
         "NVLink inside; the network is a node's). A step that takes longer, by its log line, is not held up.\n\n"
-        + markdown(["network, gradients", *map(str, ranks)], ([name, *cells] for name, cells in rows.items()))
-        + "\nAssumed: "
-        + "; ".join(found["assumptions"])
-        + f"; links reach {found['links']['share_of_nominal']:.0%} of their nominal rate.\n"
+        + markdown(cells("network, gradients", *map(str, ranks)), (cells(*row) for row in rows.values()))
+        + f"\nAssumed: {'; '.join(found['assumptions'])}; links reach "
+        f"{found['links']['share_of_nominal']:.0%} of their nominal rate.\n"
     )
 
 
 def startup(result: Result) -> str:
     """Seconds by phase and way, and of commands."""
     ways = result["starts"]
-    names = list(dict.fromkeys(phase for spent in ways.values() for phase in spent if phase != "total"))
-    rows = [
-        [phase, *[f"{spent[phase]:.1f}" if phase in spent else "" for spent in ways.values()]]
+    names = dict.fromkeys(phase for spent in ways.values() for phase in spent if phase != "total")
+    rows = (
+        cells(phase, *(f"{spent[phase]:.1f}" if phase in spent else "" for spent in ways.values()))
         for phase in [*names, "total"]
-    ]
-    commands = [[name, f"{seconds:.2f}"] for name, seconds in result["commands"].items()]
-    return (
-        f"{markdown(['from the command to the end of the first step, s', *ways], rows)}\n"
-        f"{markdown(['', 's'], commands)}"
     )
+    commands = (f"{name} | {seconds:.2f}" for name, seconds in result["commands"].items())
+    header = cells("from the command to the end of the first step, s", *ways)
+    return f"{markdown(header, rows)}\n{markdown(' | s', commands)}"
 
 
 def accuracy(result: Result) -> str:
     """Validation AUCs by precision."""
-    rows = [
-        [name, f"{result['means'][name]:.3f}", f"{result['standard deviations'][name]:.3f}"]
-        for name in result["aucs"]
-    ]
+    means, spreads = result["means"], result["standard deviations"]
+    rows = (f"{name} | {means[name]:.3f} | {spreads[name]:.3f}" for name in result["aucs"])
     differences = result["bf16 - fp32 by seed"]
     words = f"{statistics.mean(differences):+.3f} ± {statistics.stdev(differences):.3f}"
     options = result["options"]
     return (
         f"The demo's baseline, {options['epochs']} epochs, {options['seeds']} seeds, validation AUC:\n\n"
-        + markdown(["", "mean", "standard deviation over seeds"], rows)
+        + markdown(" | mean | standard deviation over seeds", rows)
         + f"\nbf16 less float32 with the same seed: {words} (mean, standard deviation).\n"
     )
 
@@ -288,6 +251,12 @@ def page(results: Path) -> str:
                 result = json.loads(path.read_text())
                 parts += [f"*{_machine(result)}; `python -m benchmarks.{name}`*\n", describe(result)]
     return "\n".join(parts)
+
+
+def show(name: str, device_type: str) -> None:
+    """Print what the page says of a result."""
+    result = json.loads(result_path(name, device_type).read_text(encoding="utf-8"))
+    print("\n".join(describe(result) for _, of, describe in SECTIONS if of == name))
 
 
 def _machine(result: Result) -> str:

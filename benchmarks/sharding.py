@@ -10,12 +10,9 @@ On a machine that others use, too, the processor seconds per film say what shard
 """
 
 import argparse
-import json
 import multiprocessing
 import os
-import statistics
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,6 +20,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from benchmarks.harness import arguments, in_turns, medians, show, show_numbers, timed, write_result
 from cxr_dist.format.image import ImageFile
 
 # The rest is imported where it is used: every worker process imports this module first, as it does cxr-dist's own.
@@ -89,77 +87,54 @@ def shard(folder: Path, workers: int) -> None:
         write_shards(load_recipe(folder / "recipe.yaml"), folder, Path(out) / "shards", workers=workers)
 
 
-def seconds_of(way: Callable[[], None]) -> tuple[float, float]:
-    """Seconds of one call: by the clock, and of processor time in this process and those that it started."""
-    before, start = os.times(), time.perf_counter()
-    way()
-    elapsed, after = time.perf_counter() - start, os.times()
-    return elapsed, sum(after[:4]) - sum(before[:4])
-
-
 def measure(folder: Path, paths: list[Path], workers: int, repeats: int) -> tuple[_Turns, _Turns]:
     """Films per second, and processor seconds per film, of each way and turn."""
+
+    def clocked(films: int, way: Callable[[], None]) -> tuple[float, float]:
+        before = os.times()
+        elapsed = timed(way)
+        after = os.times()  # of this process, and of those that it started
+        return films / elapsed, (sum(after[:4]) - sum(before[:4])) / films
+
     some = paths[: max(1, len(paths) // 3)]
-    ways: dict[str, tuple[int, Callable[[], None]]] = {
-        "decoding and resizing, one process": (len(some), partial(decode_alone, some)),
-        f"decoding and resizing, {workers} processes": (len(paths), partial(decode_at_once, paths, workers)),
-        f"sharding, {workers} processes": (len(paths), partial(shard, folder, workers)),
+    at_once, whole = partial(decode_at_once, paths, workers), partial(shard, folder, workers)
+    ways = {
+        "decoding and resizing, one process": partial(clocked, len(some), partial(decode_alone, some)),
+        f"decoding and resizing, {workers} processes": partial(clocked, len(paths), at_once),
+        f"sharding, {workers} processes": partial(clocked, len(paths), whole),
     }
     decode_alone(paths)  # all files are in the page cache
     shard(folder, 0)  # all modules are imported, as `cxr-dist` has when it begins
-    rates: _Turns = {name: [] for name in ways}
-    processor: _Turns = {name: [] for name in ways}
-    for _ in range(repeats):
-        for name, (films, way) in ways.items():
-            elapsed, used = seconds_of(way)
-            rates[name].append(films / elapsed)
-            processor[name].append(used / films)
+    found = in_turns(ways, repeats, warm_up=0)
+    rates, processor = ({name: [pair[i] for pair in each] for name, each in found.items()} for i in range(2))
     return rates, processor
 
 
-def report(rates: _Turns, processor: _Turns, options: dict[str, int]) -> None:
-    """Print the table with the ratios, and write benchmarks/results/sharding.json."""
-    from benchmarks.hardware import describe_machine
-
-    medians = {name: statistics.median(values) for name, values in rates.items()}
-    seconds = {name: statistics.median(values) for name, values in processor.items()}
-    alone, at_once, sharding = medians.values()
+def report(rates: _Turns, processor: _Turns, options: argparse.Namespace) -> None:
+    """Print the table with the ratios, and write the result."""
+    middle, seconds = medians(rates), medians(processor)
+    alone, at_once, sharding = middle.values()
     seconds_alone, _, seconds_sharding = seconds.values()
     ratios = {
-        f"sharding / ({options['workers']} × one process)": sharding / (options["workers"] * alone),
-        f"sharding / {options['workers']} processes at once": sharding / at_once,
+        f"sharding / ({options.workers} × one process)": sharding / (options.workers * alone),
+        f"sharding / {options.workers} processes at once": sharding / at_once,
         "processor seconds, one process / sharding": seconds_alone / seconds_sharding,
     }
-    print(
-        f"{options['films']} PNGs of {options['side']} pixels, films per second: median (lowest to highest), and"
-    )
+    print(f"{options.films} PNGs of {options.side} pixels, films per second: median (lowest to highest), and")
     print("milliseconds of processor time per film")
-    for name, values in rates.items():
-        spread = f"({min(values):.1f} to {max(values):.1f})"
-        print(f"  {name:<44}{medians[name]:8.1f}  {spread:<18}{1000 * seconds[name]:8.1f} ms")
-    for name, ratio in ratios.items():
-        print(f"  {name:<44}{ratio:8.3f}")
-    result: dict[str, object] = {"what": "sharding", "options": options, "films_per_second": rates}
-    result |= {"processor_seconds_per_film": processor, "medians": medians}
-    result |= {"ratios": ratios, "bar": BAR, "machine": describe_machine()}
-    path = Path(__file__).parent / "results" / "sharding.json"
-    path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    show(rates, 1, lambda name: f"{1000 * seconds[name]:8.1f} ms")
+    show_numbers(ratios)
+    found = {"processor_seconds_per_film": processor, "medians": middle, "ratios": ratios, "bar": BAR}
+    write_result("sharding", "sharding", options, films_per_second=rates, **found)
 
 
 def main() -> None:
     """Make the films, take turns, write the result."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--films", type=int, default=600)
-    parser.add_argument("--side", type=int, default=2048)
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--repeats", type=int, default=5)
-    options = parser.parse_args()
+    options = arguments(__doc__, films=600, side=2048, workers=os.cpu_count() or 1, repeats=5)
     with tempfile.TemporaryDirectory() as temporary:
         paths = make_source(Path(temporary), options.films, options.side)
         rates, processor = measure(Path(temporary), paths, options.workers, options.repeats)
-    report(rates, processor, vars(options))
+    report(rates, processor, options)
 
 
 if __name__ == "__main__":

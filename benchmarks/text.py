@@ -11,22 +11,21 @@ into benchmarks/results/text.json.
 
 import argparse
 import functools
-import json
 import os
-import statistics
 import tarfile
-import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.hardware import describe_machine, result_path
-from benchmarks.mc_dropout import BERT_BASE
+from benchmarks import page
+from benchmarks.films import SECTIONS
+from benchmarks.full_size import bert_folder
+from benchmarks.harness import arguments, in_turns, this_device, timed, write_result
 from cxr_dist.data.packing import packed_positions
 from cxr_dist.data.text import PAD_MULTIPLE, learn_wordpiece
 from cxr_dist.model.text_encoder import TextEncoder
@@ -38,7 +37,6 @@ LIMIT = 128  # tokens of a report, as in the original notebook
 LAYOUTS = ("padded to the limit", "padded to the longest", "packed")
 MICRO_BATCHES = (8, 16, 32)
 DRAWN_BATCHES = 100
-SECTIONS = ("indication", "findings")
 LAYERS = 12  # of BERT-base
 # Deciles of the tokens in Open-i's 3,955 reports (indication and findings), as `open_i` finds them.
 OPEN_I_DECILES = (2, 14, 28, 35, 41, 47, 54, 62, 75, 96, 128)
@@ -49,10 +47,9 @@ Layout = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
 
 def bert_base(device: str | torch.device, layers: int = LAYERS) -> TextEncoder:
     """Random weights, the same every time; on `meta` none."""
-    with tempfile.TemporaryDirectory() as folder, torch.device(device):
-        (Path(folder) / "config.json").write_text(json.dumps(BERT_BASE | {"num_hidden_layers": layers}))
+    with bert_folder(num_hidden_layers=layers) as folder, torch.device(device):
         torch.manual_seed(0)
-        return TextEncoder(Path(folder))
+        return TextEncoder(folder)
 
 
 def made_reports() -> list[str]:
@@ -166,13 +163,9 @@ def differences(encoder: TextEncoder, layouts: dict[str, Layout], precision: str
     return found
 
 
-def timed(encoder: TextEncoder, layout: Layout, precision: str) -> float:
-    """Seconds of a forward and backward pass."""
-    start = time.perf_counter()
-    run(encoder, layout, precision)
-    if layout[0].device.type == "cuda":
-        torch.cuda.synchronize()
-    seconds = time.perf_counter() - start
+def seconds_of(encoder: TextEncoder, layout: Layout, precision: str) -> float:
+    """Of a forward and backward pass."""
+    seconds = timed(functools.partial(run, encoder, layout, precision), layout[0].device)
     encoder.zero_grad(set_to_none=True)
     return seconds
 
@@ -183,7 +176,7 @@ def timed_lengths(reports: int) -> np.ndarray:
     return np.interp(spread, np.linspace(0, 1, len(OPEN_I_DECILES)), OPEN_I_DECILES).round().astype(int)
 
 
-def measure(options: argparse.Namespace, device: torch.device) -> dict[str, object]:
+def measure(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """By precision: seconds by layout, in turns, and differences in results."""
     lengths, encoder = timed_lengths(options.batch), bert_base(device)
     layouts: dict[str, Layout] = {
@@ -191,63 +184,40 @@ def measure(options: argparse.Namespace, device: torch.device) -> dict[str, obje
         for name, (tokens, mask, places) in layouts_of(lengths).items()
     }
     needed = 3 * LAYERS * needed_operations(lengths)  # the backward pass has twice the forward's
-    found: dict[str, object] = {"lengths": lengths.tolist(), "needed_operations": needed}
+    found: dict[str, Any] = {"lengths": lengths.tolist(), "needed_operations": needed}
     for precision in ("fp32", "bf16"):
         apart = differences(encoder, layouts, precision)
-        seconds: dict[str, list[float]] = {name: [] for name in LAYOUTS}
-        for turn in range(options.turns + 1):  # the first chooses kernels and does not count
-            for name, layout in layouts.items():
-                taken = timed(encoder, layout, precision)
-                seconds[name] += [taken] if turn else []
-        report_times(precision, seconds, apart, needed)
+        ways = {
+            name: functools.partial(seconds_of, encoder, layout, precision)
+            for name, layout in layouts.items()
+        }
+        seconds = in_turns(ways, options.turns)
         found[precision] = {"seconds": seconds, "differences": apart}
     return found
 
 
-def report_times(
-    precision: str, seconds: dict[str, list[float]], apart: dict[str, list[float]], needed: int
-) -> None:
-    """A line per layout."""
-    first = statistics.median(seconds[LAYOUTS[0]])
-    print(
-        f"forward and backward, {precision}: seconds, beside the first, needed TFLOP/s, largest differences"
-    )
-    for name, values in seconds.items():
-        median = statistics.median(values)
-        off = "  ".join(f"{value:.1e}" for value in apart.get(name, []))
-        print(f"  {name:<24}{median:9.4f}{first / median:8.2f} ×{needed / median / 1e12:9.3f}   {off}")
-
-
-def report_shares(name: str, lengths: np.ndarray) -> dict[str, object]:
-    """A line per size of micro-batch."""
-    found: dict[str, object] = {"reports": len(lengths)}
-    found["deciles"] = np.quantile(lengths, np.linspace(0, 1, 11)).tolist()
-    print(f"{name}: share of BERT-base's operations on padding (target packed: at most {TARGET:.0%})")
-    for size in MICRO_BATCHES:
-        shares = padding_shares(lengths, size)
-        print(f"  micro-batch {size:>3}" + "".join(f"   {layout} {s:6.1%}" for layout, s in shares.items()))
-        found[f"micro-batch {size}"] = shares
-    return found
+def all_shares(lengths: np.ndarray) -> dict[str, object]:
+    """The number of reports, deciles of their lengths, and the shares on padding by size of micro-batch."""
+    deciles = np.quantile(lengths, np.linspace(0, 1, 11)).tolist()
+    shares = {f"micro-batch {size}": padding_shares(lengths, size) for size in MICRO_BATCHES}
+    return {"reports": len(lengths), "deciles": deciles} | shares
 
 
 def main() -> None:
     """Count, time, print, write the result."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    cuda = torch.cuda.is_available()
-    parser.add_argument("--batch", type=int, default=64 if cuda else 8)
-    parser.add_argument("--turns", type=int, default=20 if cuda else 5)
-    parser.add_argument("--threads", type=int, default=2)
-    options = parser.parse_args()
+    device = this_device()
+    cuda = device.type == "cuda"
+    options = arguments(__doc__, batch=64 if cuda else 8, turns=20 if cuda else 5, threads=2)
     torch.set_num_threads(options.threads)
     sets = {"the demo's made reports": made_reports(), "Open-i's reports": open_i()}
-    shares = {name: report_shares(name, lengths_of(reports)) for name, reports in sets.items() if reports}
-    device = torch.device("cuda" if cuda else "cpu")
+    shares = {name: all_shares(lengths_of(reports)) for name, reports in sets.items() if reports}
     times = measure(options, device)
-    result = {"what": "the text encoder with and without padding", "options": vars(options), "target": TARGET}
-    result |= {"shares_on_padding": shares, "times": times, "machine": describe_machine()}
-    result_path("text", device).write_text(json.dumps(result, indent=1) + "\n")
+    what = "the text encoder with and without padding"
+    write_result("text", what, options, device, target=TARGET, shares_on_padding=shares, times=times)
+    page.show("text", device.type)
+    print(f"target: at most {TARGET:.0%} of the operations on padding where packed")
+    for precision in ("fp32", "bf16"):
+        print(f"largest differences from {LAYOUTS[0]}, {precision}: {times[precision]['differences']}")
 
 
 if __name__ == "__main__":

@@ -97,13 +97,9 @@ def test_a_trained_model_opens_without_training_and_without_ranks():
 
 @pytest.mark.parametrize("path", [*MODULES, *OUTSIDE], ids=name_of)
 def test_only_distributed_talks_to_other_ranks(path):
-    if room_of(name_of(path)) != "distributed" and name_of(path) not in TALKERS_OUTSIDE:
+    if room_of(name_of(path)) != "distributed":
         libraries = ("torch.distributed", "accelerate", "deepspeed")
         assert not [name for _, name in imported(path) if name.startswith(libraries)]
-
-
-TALKERS_OUTSIDE = {"benchmarks.collectives", "benchmarks.scaling_ranks"}
-"""Benchmarks of the collectives themselves."""
 
 
 @pytest.mark.parametrize("path", [*MODULES, *OUTSIDE], ids=name_of)

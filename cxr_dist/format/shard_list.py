@@ -3,7 +3,7 @@
     SHARDS/train.shards.npy      a plain NumPy array (no pickle), one record per shard, in order
 
 manifest.json then has the table's name and sha256 in place of the entries: a rank reads the columns that it plans
-with, and the records of shards that it opens, where JSON would take it seconds and gigabytes (benchmarks/plan.py).
+with, and the records of shards that it opens, where JSON would take it seconds and gigabytes (benchmarks/plan).
 """
 
 import dataclasses

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.plan import shuffling_beside_a_permutation
+from benchmarks.plan.shuffling import shuffling_beside_a_permutation
 from cxr_dist.data.plan import Plan, evaluation_batches, group_weights
 from cxr_dist.errors import UserError
 

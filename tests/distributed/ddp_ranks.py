@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from benchmarks.collectives import CountCollectives
+from benchmarks.scaling.collectives import CountCollectives
 from cxr_dist.config.ddp import DdpConfig
 from cxr_dist.config.named import named_run
 from cxr_dist.distributed.backend import new_backend, start, stop

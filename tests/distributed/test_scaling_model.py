@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.scaling_model import (
+from benchmarks.scaling.model import (
     Cluster,
     Link,
     Work,

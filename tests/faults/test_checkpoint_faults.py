@@ -1,6 +1,6 @@
 """Kills while saving, damage to a checkpoint and a full disk: a run can always go on, and never from wrong weights.
 
-A small selection; benchmarks/checkpoint_faults.py does many more of the same.
+A small selection; `python -m benchmarks.checkpoint_faults` does many more of the same.
 """
 
 from collections import Counter
@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from benchmarks.checkpoint_trials import DAMAGES, damage_trials, fill_trials, inode_trials, kill_trial
+from benchmarks.checkpoint_faults.trials import DAMAGES, damage_trials, fill_trials, inode_trials, kill_trial
 
 
 def test_a_run_killed_while_it_saves_has_all_that_it_was_told_is_on_disk(tmp_path):

@@ -2,9 +2,8 @@
 
 import pytest
 
-from benchmarks.fault_damages import make_shards
-from benchmarks.fault_trials import TRIALS
-from benchmarks.faults import measure_damages, measure_trials
+from benchmarks.faults.damages import measure_damages, small_shards
+from benchmarks.faults.trials import TRIALS, measure_trials
 
 SILENT_IN_STOCK = {"one flipped bit in a film", "cut between members", "a zeroed header", "a member missing",
                    "keys twice, across shards"}  # fmt: skip
@@ -21,7 +20,7 @@ STOCK = {
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    return make_shards(tmp_path_factory.mktemp("faults"))
+    return small_shards(tmp_path_factory.mktemp("faults"))
 
 
 def test_no_damage_is_silent_here_and_much_of_it_is_in_stock_webdataset(whole, tmp_path):

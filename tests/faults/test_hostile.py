@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from benchmarks.forge import forge, forge_entry, forge_index, forge_sample, member, members_of_sample
+from benchmarks.faults.forge import forge, forge_entry, forge_index, forge_sample, member, members_of_sample
 from cxr_dist.data.read import reader
 from cxr_dist.data.store import ShardStore
 from cxr_dist.errors import UserError

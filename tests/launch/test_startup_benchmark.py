@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from benchmarks.startup import medians, phases, plain
+from benchmarks.startup.ways import PLAIN, medians, phases, starting
 
 LINE = {"began": "2026-01-02T03:04:05.250+00:00", "total": 4.0, "seconds": {"python": 1.0, "first step": 3.0}}
 
@@ -23,7 +23,7 @@ def test_medians_go_phase_by_phase():
 
 
 def test_a_plain_start_is_measured_and_a_refused_one_is_an_error(tiny_shards, tmp_path):
-    start = plain(tiny_shards, dict(os.environ))
+    start = starting(PLAIN, tiny_shards, dict(os.environ))
     small = ("demo", "--model.mode", "image", "--data.image-size", "32", "--train.max-steps", "1")
     found = start((*small, "--data.workers", "0"), tmp_path / "run")
     assert found["total"] == pytest.approx(sum(found.values()) - found["total"], abs=0.05)

@@ -3,7 +3,7 @@
 import json
 import shutil
 
-from benchmarks.hardware import RESULTS
+from benchmarks.harness import RESULTS
 from benchmarks.page import PAGE, page
 
 

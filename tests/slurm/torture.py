@@ -31,7 +31,7 @@ from made_shards import write_tiny_shards  # noqa: E402
 from small_run import submit_enhanced  # noqa: E402
 from trial import log_of, run_trial  # noqa: E402
 
-from benchmarks.hardware import describe_machine  # noqa: E402
+from benchmarks.harness import describe_machine  # noqa: E402
 
 RESULT = REPOSITORY / "benchmarks" / "results" / "torture.json"
 LOGS = REPOSITORY / "torture-logs"

@@ -1,0 +1,95 @@
+"""One case of benchmarks.memory, in a process of its own: real training steps, and the memory that they took.
+
+    python -m benchmarks.memory.case CASE.json      with several ranks under torchrun; rank 0 prints a line of JSON
+
+The first step has a film or two and makes the optimizer's moments. In the second a small micro-batch leaves
+gradients behind, and the one of the case's size meets them, as in any step of a run.
+"""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.full_size import build, new_step
+from benchmarks.harness import peak_bytes
+from cxr_dist.config.named import named_run
+from cxr_dist.config.run import Config
+from cxr_dist.distributed.backend import start, stop
+from cxr_dist.distributed.world import World
+from cxr_dist.train.memory.micro_batch import largest_batch
+
+SMALL = 2  # samples; BatchNorm needs more than one value
+LANES = 2  # of a rank
+
+
+def configured(case: dict[str, Any]) -> Config:
+    """The run of a case: run, micro_batch, gradient_checkpointing, precision, parallel, ranks."""
+    config, size = named_run(case["run"]), int(case["micro_batch"])
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(
+            config.data, global_batch=size * LANES * int(case["ranks"]), micro_batch=size
+        ),
+        model=dataclasses.replace(
+            config.model, pretrained=False, gradient_checkpointing=case["gradient_checkpointing"]
+        ),
+        precision=case["precision"],
+        parallel=case["parallel"],
+    )
+
+
+def two_steps(config: Config, world: World, device: torch.device) -> None:
+    """Two small micro-batches; then a small one, and one of the run's size."""
+    step = new_step(config, build(device, config.model).train(), device, world)
+    epoch = config.train.epochs - 1
+    small, whole = (
+        largest_batch(config, size, 1) for size in (SMALL, config.data.global_batch // config.data.num_lanes)
+    )
+    step(0, epoch, [small] * LANES, False)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    step(1, epoch, [small] * (LANES - 1) + [whole], False)
+
+
+def measured_on_cpu(config: Config, world: World) -> dict[str, int]:
+    """Peak of torch's allocator, which the profiler reports event by event, and what the process grew by."""
+    before, device = peak_bytes(), torch.device("cpu")
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        two_steps(config, world, device)
+        process = peak_bytes() - before
+    assert profiled.profiler is not None
+    assert profiled.profiler.kineto_results is not None
+    peak, waiting = 0, list(profiled.profiler.kineto_results.experimental_event_tree())
+    while waiting:
+        event = waiting.pop()
+        waiting += event.children
+        peak = max(peak, getattr(event.extra_fields, "total_allocated", 0))
+    return {"allocated": peak, "process": process}
+
+
+def measured_on_gpu(config: Config, world: World, device: torch.device) -> dict[str, int]:
+    """Peak of the caching allocator, and of what it held of the device."""
+    two_steps(config, world, device)
+    torch.cuda.synchronize()
+    return {"allocated": torch.cuda.max_memory_allocated(), "process": torch.cuda.max_memory_reserved()}
+
+
+def main() -> None:
+    """Measure the case of the file named on the command line."""
+    config, world = configured(json.loads(Path(sys.argv[1]).read_text())), World.from_environment()
+    device = start(world, timeout_minutes=10)
+    found = (
+        measured_on_gpu(config, world, device) if device.type == "cuda" else measured_on_cpu(config, world)
+    )
+    if world.is_main:
+        print(json.dumps(found))
+    stop()
+
+
+if __name__ == "__main__":
+    main()

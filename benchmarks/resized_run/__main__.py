@@ -1,0 +1,162 @@
+"""One run, killed, preempted and resized 4 -> 2 -> 1 -> 4 ranks, beside the same run left alone on one rank.
+
+    python -m benchmarks.resized_run
+
+The demo's data and network, mixup and dropout on, gloo between the ranks. A killed run goes back to its newest
+checkpoint (every 5 steps); a preempted one (TERM) saves where it stands. In float32, and in float64, where what
+rounding alone does is gone; also four ranks left alone in float32, which shows how much that is. Writes
+benchmarks/results/resized_run.json and the picture docs/resized_run.svg.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from benchmarks.films import demo_shards
+from benchmarks.harness import ROOT, arguments, write_result
+from benchmarks.resized_run.picture import draw, residual
+
+PICTURE = ROOT / "docs" / "resized_run.svg"
+FLAGS = (  # noqa: SIM905  (a command line reads better)
+    "--data.global-batch 64 --data.micro-batch 16 --optim.lr 2e-3 --optim.schedule cosine --optim.warmup-steps 10 "
+    "--train.max-steps 60 --train.log-every 1 --train.save-every 5 --train.eval-every 1000"
+).split()
+_SECONDS = 600  # for one stage, on a busy machine
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """So many ranks, and what ends them."""
+
+    ranks: int
+    end_after: int | None = None
+    """Logged steps; None: the run's own end."""
+    ended_by: signal.Signals = signal.SIGKILL
+
+
+STAGES = (
+    Stage(ranks=4, end_after=17, ended_by=signal.SIGKILL),
+    Stage(ranks=2, end_after=30, ended_by=signal.SIGTERM),
+    Stage(ranks=1, end_after=44, ended_by=signal.SIGKILL),
+    Stage(ranks=4),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run folder, and what its ranks are started with."""
+
+    shards: Path
+    folder: Path
+    precision: str
+
+
+def start_ranks(run: Run, ranks: int) -> list[subprocess.Popen[bytes]]:
+    """The run's ranks as plain processes of this machine."""
+    with closing(socket.socket()) as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "cxr_dist", "train", "demo", *FLAGS, "--precision", run.precision]
+    command += ["--data.shards", str(run.shards), "--out", str(run.folder)]
+    common = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "WORLD_SIZE": str(ranks)}
+    common |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    environments = [
+        os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)
+    ]
+    return [subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL) for env in environments]
+
+
+def losses(run_dir: Path) -> dict[int, float]:
+    """Step -> loss, as far as logged in whole lines; fails where a step stands there twice."""
+    path = run_dir / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    records = [json.loads(line) for line in lines if line.endswith("\n")]
+    logged = [(record["step"], record["loss"]) for record in records if "loss" in record]
+    assert len(dict(logged)) == len(logged)
+    return dict(logged)
+
+
+def run_stage(run: Run, stage: Stage) -> list[int]:
+    """Run one stage to its end; the ranks' exit statuses."""
+    processes = start_ranks(run, stage.ranks)
+    deadline = time.monotonic() + _SECONDS
+    try:
+        while stage.end_after is not None and len(losses(run.folder)) < stage.end_after:
+            assert time.monotonic() < deadline
+            assert all(process.poll() is None for process in processes)
+            time.sleep(0.01)
+        for process in processes if stage.end_after is not None else []:
+            process.send_signal(stage.ended_by)
+        return [process.wait(timeout=_SECONDS) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def disturb(run: Run) -> list[dict[str, object]]:
+    """All stages, one after the other; what happened at the end of each but the last."""
+    events: list[dict[str, object]] = []
+    for stage, following in pairwise(STAGES):
+        statuses = run_stage(run, stage)
+        newest = max((run.folder / "checkpoints").glob("step-*"))
+        events.append(
+            {
+                "signal": stage.ended_by.name,
+                "after_step": max(losses(run.folder)),
+                "resumed_after_step": int(newest.name.removeprefix("step-")),
+                "ranks": stage.ranks,
+                "ranks_then": following.ranks,
+                "exit_statuses": statuses,
+            }
+        )
+    assert run_stage(run, STAGES[-1]) == [0] * STAGES[-1].ranks
+    return events
+
+
+def left_alone(run: Run, ranks: int) -> list[float]:
+    """The losses of a run that nothing happens to."""
+    assert run_stage(run, Stage(ranks=ranks)) == [0] * ranks
+    return list(losses(run.folder).values())
+
+
+def measure(folder: Path, precision: str) -> dict[str, object]:
+    """Losses of the run left alone at one and at four ranks, and of the disturbed one."""
+    alone, together, disturbed = (
+        Run(shards=folder / "shards", folder=folder / f"{name}-{precision}", precision=precision)
+        for name in ("one", "four", "disturbed")
+    )
+    events = disturb(disturbed)
+    found = losses(disturbed.folder)
+    assert list(found) == list(range(1, len(found) + 1))
+    return {
+        "events": events,
+        "disturbed": list(found.values()),
+        "one rank": left_alone(alone, 1),
+        "four ranks": left_alone(together, 4),
+    }
+
+
+def main() -> None:
+    """Measure, print, write, draw."""
+    arguments(__doc__)
+    with tempfile.TemporaryDirectory() as name:
+        demo_shards(Path(name))
+        runs = {precision: measure(Path(name), precision) for precision in ("fp32", "fp64")}
+    what = "losses of a run killed, preempted and resized, beside the same run left alone"
+    write_result("resized_run", what, flags=" ".join(FLAGS), **runs)
+    draw(runs, PICTURE)
+    for precision in runs:
+        print(f"{precision}: largest relative residual {max(residual(runs, precision)):.1e}")
+
+
+if __name__ == "__main__":
+    main()
