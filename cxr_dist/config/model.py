@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, get_args
 
 from cxr_dist.errors import require, unknown
@@ -82,18 +81,21 @@ class ModelConfig:
         return re.fullmatch(r"(.+\.py|[\w.]+):\w+", self.text_encoder) is not None
 
     @property
+    def named_parts(self) -> dict[str, tuple[str, ...]]:
+        """Field -> the encoder that it names, of those that the model uses and look_up finds."""
+        parts: dict[str, tuple[str, ...]] = {}
+        if self.uses_image:
+            parts["model.image_encoder"] = (self.image_encoder,)
+        if self.uses_text and self.has_own_text_encoder:
+            parts["model.text_encoder"] = (self.text_encoder,)
+        return parts
+
+    @property
     def has_own_encoder(self) -> bool:
         """Whether an encoder that the model uses is the user's own."""
-        return (self.uses_image and ":" in self.image_encoder) or (
-            self.uses_text and self.has_own_text_encoder
-        )
+        return any(":" in name for (name,) in self.named_parts.values())
 
     @property
     def uses_text(self) -> bool:
         """Whether the report enters the model."""
         return self.mode in ("text", "fused")
-
-
-def public_name(name_or_path: str) -> str:
-    """What to call an encoder or another part; of a path the last part: where it lay is nobody's business."""
-    return Path(name_or_path).name if name_or_path.startswith(("/", ".", "~")) else name_or_path

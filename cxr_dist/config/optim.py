@@ -13,10 +13,11 @@ from cxr_dist.errors import UserError
 class LossConfig:
     """The loss. Multilabel tasks use the binary form of the same loss."""
 
-    name: Literal["cross_entropy", "focal"] = "cross_entropy"
-    """`focal`: Lin et al. 2017, with p_t the unweighted probability."""
+    name: str = "cross_entropy"
+    """`cross_entropy`; `focal`: Lin et al. 2017, with p_t the unweighted probability; or one of your own, MODULE:NAME
+    or FILE.py:NAME, as model/losses.py and examples/own_loss show."""
     gamma: float = 2.0
-    """Focusing exponent of the focal loss."""
+    """Focusing exponent of the focal loss, and a number for a loss of your own."""
     class_weights: Literal["none", "balanced"] = "balanced"
     """`balanced`: n / (classes × n_class), as scikit-learn has it, from the training split's counts."""
 

@@ -55,6 +55,14 @@ class Config:
         """Where the run lives."""
         return Path(self.out or f"runs/{self.run}")
 
+    @property
+    def named_parts(self) -> dict[str, tuple[str, ...]]:
+        """Field -> the parts that it names, of those that a user may bring (config/lookup.py)."""
+        return {"data.stages": self.data.stages, **self.model.named_parts} | {
+            "loss.name": (self.loss.name,),
+            "trackers": self.trackers,
+        }
+
     def autocast(self, device_type: str) -> "torch.autocast":
         """A context in which torch computes as `precision` says, on a device of type cpu or cuda.
 

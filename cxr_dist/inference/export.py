@@ -41,12 +41,25 @@ def export(run_dir: Path, out: Path, *, with_onnx: bool, shards: str | None = No
         if trained.config.model.uses_text:
             exported.write_text_encoder(folder, run_dir / exported.TEXT_ENCODER)
         if with_onnx:
-            data, graph = trained.config.data, folder / exported.GRAPH
-            size, longest = data.image_size, data.max_tokens
-            write_onnx(trained.classifier, trained.task, graph, image_size=size, max_tokens=longest)
+            _write_graph(trained, folder / exported.GRAPH)
         card = model_card(_facts(trained, manifest, result, with_graph=with_onnx))
         (folder / exported.CARD).write_text(card, encoding="utf-8")
         exported.write_sums(folder)
+
+
+def _write_graph(trained: TrainedModel, path: Path) -> None:
+    data = trained.config.data
+    try:
+        write_onnx(
+            trained.classifier, trained.task, path, image_size=data.image_size, max_tokens=data.max_tokens
+        )
+    except Exception as error:
+        if isinstance(error, UserError) or not trained.config.model.has_own_encoder:
+            raise
+        raise UserError(
+            f"torch cannot make an ONNX graph of this run's own encoder ({type(error).__name__}): export with "
+            "--onnx false"
+        ) from None
 
 
 def _check_shards(trained: TrainedModel) -> None:

@@ -20,12 +20,14 @@ from torch import Tensor
 from cxr_dist import __version__
 from cxr_dist.config.data import DataConfig
 from cxr_dist.config.decode import decode, parse_json
-from cxr_dist.config.model import ModelConfig, public_name
+from cxr_dist.config.model import ModelConfig
 from cxr_dist.config.run import Config, Precision
 from cxr_dist.errors import UserError, require
 from cxr_dist.files import sha256_of
 from cxr_dist.format.manifest import MOST_VIEWS, Task
 from cxr_dist.model.image_encoder import image_encoder_kind
+from cxr_dist.model.weights import encoder_name
+from cxr_dist.run.parts import Record, to_plain
 
 FORMAT = "cxr_dist model"
 FORMAT_VERSION = 1
@@ -50,6 +52,8 @@ class Description:
     """The checkpoint's optimizer step."""
     manifest_sha256: str
     """Of the shards that it was trained on."""
+    parts: Record = dataclasses.field(default_factory=dict)
+    """Of encoders that the run's user wrote."""
     temperature: float | None = None
     """That an evaluation of this checkpoint chose on validation; None without one."""
 
@@ -63,7 +67,7 @@ class Description:
         data, model = self.config.data, dataclasses.asdict(self.config.model)
         architecture = {name: model[name] for name in model if name not in _OF_TRAINING_ONLY}
         for encoder in ("image_encoder", "text_encoder"):
-            architecture[encoder] = public_name(architecture[encoder])
+            architecture[encoder] = encoder_name(architecture[encoder])
         plain = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -84,6 +88,7 @@ class Description:
             "temperature": self.temperature,
             "note": "research software, not for clinical use",
         }
+        plain |= {"parts": to_plain(self.parts)} if self.parts else {}
         return json.dumps(plain, indent=1, ensure_ascii=False) + "\n"
 
     def _film(self) -> dict[str, int | float]:
@@ -106,6 +111,7 @@ class Description:
             image={name: value for name, value in image.items() if value is not None},
             step=found.checkpoint_step,
             manifest_sha256=found.manifest_sha256,
+            parts=found.parts,
             temperature=found.temperature,
         )
 
@@ -163,6 +169,7 @@ class _Settings:
     manifest_sha256: str
     temperature: float | None
     note: str
+    parts: Record = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names, model = self.classes, self.architecture

@@ -19,7 +19,7 @@ from cxr_dist.data.loader import collate
 from cxr_dist.data.place import at, shards_folder
 from cxr_dist.data.read import decode
 from cxr_dist.data.text import ReportTokenizer, tokenizer_of
-from cxr_dist.errors import UserError
+from cxr_dist.errors import UserError, require
 from cxr_dist.evaluate.answer import answers
 from cxr_dist.evaluate.passes import predict_passes
 from cxr_dist.format.image import ImageFile, encode_jpeg
@@ -31,6 +31,7 @@ from cxr_dist.inference.exported import Description
 from cxr_dist.model.classifier import Classifier, build_classifier
 from cxr_dist.model.monte_carlo import McDropout, McScope
 from cxr_dist.run import checkpoint
+from cxr_dist.run.parts import changed_parts, read_parts, record_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,6 +159,9 @@ def open_run(run_dir: Path, device: torch.device, shards: str | None = None) -> 
         image=manifest.image,
         step=found.state.step,
         manifest_sha256=found.state.manifest_sha256,
+        parts={
+            field: parts for field, parts in read_parts(run_dir).items() if field in config.model.named_parts
+        },
         temperature=chosen_temperature(run_dir, found.state.step),
     )
     return _assembled(description, found.model, run_dir, device), manifest
@@ -166,6 +170,12 @@ def open_run(run_dir: Path, device: torch.device, shards: str | None = None) -> 
 def open_export(folder: Path, device: torch.device) -> TrainedModel:
     """The model of a folder that `cxr-dist export` wrote, checked by sha256; raises UserError for any other."""
     description, tensors = exported.read(folder)
+    for (name,) in description.config.model.named_parts.values():
+        code = Path(name.rpartition(":")[0]).resolve()
+        require(
+            not code.is_relative_to(folder.resolve()) or code.suffix != ".py",
+            f"{code.name} lies in the exported folder, from which no code is run: if you trust it, move it elsewhere",
+        )
     return _assembled(description, tensors, folder, device)
 
 
@@ -175,7 +185,9 @@ def _assembled(
     """`folder` holds text_encoder/, where the model reads reports. Raises UserError for weights of another network."""
     config = description.config
     text = folder / exported.TEXT_ENCODER if config.model.uses_text else None
-    classifier = build_classifier(config.model, len(description.classes), text)
+    _check_parts(description, folder)
+    made = dataclasses.replace(config.model, pretrained=False)  # its weights follow
+    classifier = build_classifier(made, len(description.classes), text)
     classifier.to(device, torch.float64 if config.precision == "fp64" else torch.float32)
     try:
         classifier.load_state_dict(tensors)
@@ -190,6 +202,19 @@ def _assembled(
         tokenizer=tokenizer_of(config, folder),
         device=device,
     )
+
+
+def _check_parts(description: Description, folder: Path) -> None:
+    """Raise UserError where an encoder of the user's own is missing, or not the one that was trained."""
+    try:
+        now = record_of(description.config.model.named_parts)
+    except UserError as error:
+        raise UserError(f"the model in {folder} has an encoder that is not the package's: {error}") from None
+    for field, name in changed_parts(description.parts, now):
+        raise UserError(
+            f"{field}: {name} is defined by another file than the model in {folder} was trained with (its sha256 "
+            "differs): put that file back"
+        )
 
 
 def chosen_temperature(run_dir: Path, step: int) -> float | None:

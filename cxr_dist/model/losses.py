@@ -2,10 +2,20 @@
 
 Every formula is linear in the targets, so that the loss of mixed targets is the mixed loss. An unknown label
 adds zero to both sums. Computed in float32 at least, also under autocast.
+
+A loss of the user's own is MODULE:NAME or FILE.py:NAME, as examples/own_loss/loss.py:
+
+    NAME(logits, positive, task, gamma) -> Tensor [b, C]
+
+From logits, float [b, C], it computes the loss of each sample if the label of each class is positive (in a multiclass
+task: if that is its class), or, where `positive` is False, negative; multiclass tasks never ask for that. `task` is
+`multiclass` or `multilabel`, `gamma` is `loss.gamma`. It never sees a label: targets, mixup, unknown labels, class
+weights and the sum over samples and ranks are the package's, and so no loss can break them.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -13,19 +23,57 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn import functional
 
+from cxr_dist.config.lookup import look_up
 from cxr_dist.errors import UserError
+from cxr_dist.format.manifest import Task
+
+LossOfLabel = Callable[[Tensor, bool, Task, float], Tensor]
+"""From logits [b, C], whether labels are positive, the task and gamma to the loss [b, C] of such a label."""
+
+
+def log_probability(logits: Tensor, positive: bool, task: Task) -> Tensor:
+    """Logits [b, C] to the log-probability [b, C] that a label is positive, or negative (multilabel alone)."""
+    if task == "multiclass":
+        return functional.log_softmax(logits, dim=-1)
+    return functional.logsigmoid(logits if positive else -logits)
+
+
+def cross_entropy(logits: Tensor, positive: bool, task: Task, gamma: float) -> Tensor:
+    """-log p."""
+    return -log_probability(logits, positive, task)
+
+
+def focal(logits: Tensor, positive: bool, task: Task, gamma: float) -> Tensor:
+    """-log p · (1 - p)^gamma (Lin et al. 2017, eq. 4-5), p being the unweighted probability."""
+    log_p = log_probability(logits, positive, task)
+    # At p = 1 the gradient of 0^gamma is infinite for gamma < 1; the smallest float ends it at 0.
+    one_minus_p = (-torch.expm1(log_p)).clamp(min=torch.finfo(log_p.dtype).tiny)
+    return -log_p * one_minus_p**gamma
+
+
+LOSSES: dict[str, LossOfLabel] = {"cross_entropy": cross_entropy, "focal": focal}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassificationLoss:
-    """Weighted cross-entropy or focal loss over classes (multiclass) or per class (multilabel)."""
+    """A weighted loss over classes (multiclass) or per class (multilabel)."""
 
-    name: Literal["cross_entropy", "focal"]
+    name: str
+    """One of LOSSES, or one of the user's own."""
     gamma: float
     """Focusing exponent of the focal loss; cross_entropy does not use it."""
     class_weights: Tensor | None
     """float [C]: multiclass, the weight of each class; multilabel, the weight of each class's positives."""
-    task: Literal["multiclass", "multilabel"]
+    task: Task
+
+    @cached_property
+    def _of_label(self) -> LossOfLabel:
+        found: LossOfLabel = look_up("loss", self.name, LOSSES)
+        return found
+
+    def of_label(self, logits: Tensor, *, positive: bool) -> Tensor:
+        """Logits to the loss, both [b, C], of a label that is positive or negative; no weights enter."""
+        return self._of_label(logits, positive, self.task, self.gamma)
 
     def targets(self, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
         """Labels int64 [b, L] to targets float [b, C] (1 = the class is present) and known float [b, C].
@@ -43,15 +91,14 @@ class ClassificationLoss:
         """The summed loss, a scalar. Logits, targets (0 to 1) and known (0 or 1) are [b, C].
 
         Divided by `weight_sum`, cross-entropy equals torch's CrossEntropyLoss(weight) for multiclass and
-        BCEWithLogitsLoss(pos_weight) over known labels for multilabel. The focal loss multiplies each
-        class's -log p_t by (1 - p_t)^gamma, p_t being the unweighted probability (Lin et al. 2017, eq. 4-5).
+        BCEWithLogitsLoss(pos_weight) over known labels for multilabel.
         """
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         weighted = targets * self._weights(logits)
+        positive = self.of_label(logits, positive=True)
         if self.task == "multiclass":
-            return (known * weighted * self._focused(functional.log_softmax(logits, dim=-1))).sum()
-        positive = self._focused(functional.logsigmoid(logits))
-        negative = self._focused(functional.logsigmoid(-logits))
+            return (known * weighted * positive).sum()
+        negative = self.of_label(logits, positive=False)
         return (known * (weighted * positive + (1 - targets) * negative)).sum()
 
     def weight_sum(self, targets: Tensor, known: Tensor) -> Tensor:
@@ -62,14 +109,6 @@ class ClassificationLoss:
 
     def _weights(self, like: Tensor) -> Tensor:
         return like.new_ones(()) if self.class_weights is None else self.class_weights.to(like)
-
-    def _focused(self, log_p: Tensor) -> Tensor:
-        """-log p, for the focal loss times (1 - p)^gamma."""
-        if self.name == "cross_entropy":
-            return -log_p
-        # At p = 1 the gradient of 0^gamma is infinite for gamma < 1; the smallest float ends it at 0.
-        one_minus_p = (-torch.expm1(log_p)).clamp(min=torch.finfo(log_p.dtype).tiny)
-        return -log_p * one_minus_p**self.gamma
 
 
 def balanced_class_weights(counts: ArrayLike) -> Tensor:

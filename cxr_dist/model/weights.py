@@ -13,6 +13,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 from torch import Tensor
 
+from cxr_dist.config.lookup import recorded_name
 from cxr_dist.config.model import ModelConfig
 from cxr_dist.errors import UserError
 from cxr_dist.files import sha256_of
@@ -50,6 +51,12 @@ def text_source(config: ModelConfig) -> Path | None:
     if config.text_encoder == "tiny" or config.has_own_text_encoder:
         return None
     return resolve_text_encoder(config.text_encoder, bundle_folder(config.weights))
+
+
+def encoder_name(name_or_dir: str) -> str:
+    """What to call an encoder; of a local folder the last part: where it lay is nobody's business."""
+    name = recorded_name(name_or_dir)
+    return Path(name).name if name.startswith(("/", ".", "~")) else name
 
 
 def component_weights(bundle: Path, component: str) -> dict[str, Tensor]:

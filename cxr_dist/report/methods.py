@@ -6,11 +6,12 @@ Every number comes from the runs' own records. Runs that share a sentence share 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from cxr_dist.config.model import public_name
+from cxr_dist.config.lookup import recorded_name
 from cxr_dist.config.run import Config
 from cxr_dist.evaluate.calibration import BINS
 from cxr_dist.evaluate.compare import Comparison
 from cxr_dist.evaluate.run_result import RunResult
+from cxr_dist.model.weights import encoder_name
 
 _SEEN = {"image": "the film alone", "text": "the report alone", "fused": "the film and the report"}
 _SCOPES = {
@@ -84,13 +85,13 @@ def _one_model(run: RunResult) -> str:
     parts = [f"a model that sees {_SEEN[model.mode]}, started from {start};"]
     if model.uses_image:
         parts.append(
-            f"films of {data.image_size} × {data.image_size} pixels through {public_name(model.image_encoder)};"
+            f"films of {data.image_size} × {data.image_size} pixels through {encoder_name(model.image_encoder)};"
         )
     if model.uses_text:
         sections = ", ".join(data.text_sections)
         parts.append(
             f"the sections {sections} (up to {data.max_tokens} tokens) through the text encoder "
-            f"{public_name(model.text_encoder)};"
+            f"{encoder_name(model.text_encoder)};"
         )
     if model.mode == "fused":
         parts.append(f"joined by cross-attention ({model.fusion}, {model.fusion_heads} heads);")
@@ -105,7 +106,7 @@ def _training(run: RunResult) -> str:
     limit = f" or {train.max_steps} steps" if train.max_steps else ""
     weights = "balanced class weights" if config.loss.class_weights == "balanced" else "no class weights"
     extras = [
-        f"{_LOSSES[config.loss.name]} with {weights}",
+        f"{_LOSSES.get(config.loss.name, recorded_name(config.loss.name))} with {weights}",
         f"{optim.name.replace('adam', 'Adam').replace('Adamw', 'AdamW')}, learning rate {optim.lr:g} ({schedule}), "
         f"weight decay {optim.weight_decay:g}",
         f"batches of {data.global_batch}, {data.sampling} sampling",

@@ -10,12 +10,12 @@ from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from cxr_dist import __version__
-from cxr_dist.config.model import public_name
 from cxr_dist.config.run import Config
 from cxr_dist.evaluate.compare import HEADLINE, LOSSES, MODE_NAMES
 from cxr_dist.evaluate.leakage import label_terms_redacted, labels_in_text, warnings
 from cxr_dist.evaluate.run_result import Estimate, RunResult
 from cxr_dist.format.manifest import Manifest
+from cxr_dist.model.weights import encoder_name
 from cxr_dist.report.figures import METRIC_NAMES
 
 # Metric types as the Hub knows them.
@@ -47,8 +47,8 @@ class CardFacts:
     def encoders(self) -> list[str]:
         """The encoders by name: of the film, of the report."""
         model = self.config.model
-        return [public_name(model.image_encoder)] * model.uses_image + [
-            public_name(model.text_encoder)
+        return [encoder_name(model.image_encoder)] * model.uses_image + [
+            encoder_name(model.text_encoder)
         ] * model.uses_text
 
 
@@ -90,7 +90,7 @@ def _warnings(facts: CardFacts) -> list[str]:
 def _front_matter(facts: CardFacts) -> ModelCardData:
     model, made = facts.config.model, facts.manifest.made_data
     tags = ["chest-x-ray", "radiology", "research-only", "not-for-clinical-use"] + ["made-data"] * made
-    started_from = public_name(model.text_encoder) if model.uses_text and model.pretrained else ""
+    started_from = encoder_name(model.text_encoder) if model.uses_text and model.pretrained else ""
     return ModelCardData(
         language="en",
         license="unknown",

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-from cxr_dist.config.model import public_name
+from cxr_dist.config.lookup import recorded_name
 from cxr_dist.evaluate.compare import Comparison
 from cxr_dist.evaluate.run_result import RunResult
 from cxr_dist.format.manifest import Manifest
+from cxr_dist.model.weights import encoder_name
 from cxr_dist.report.methods import member_line
 from cxr_dist.shard.readers import READERS
 
@@ -92,7 +93,7 @@ def run_facts(run: RunResult) -> dict[str, str]:
     config, environment = run.config, run.environment
     model, data, optim, train = config.model, config.data, config.optim, config.train
     encoders = [model.image_encoder] * model.uses_image + [model.text_encoder] * model.uses_text
-    encoders = [public_name(encoder) for encoder in encoders]
+    encoders = [encoder_name(encoder) for encoder in encoders]
     sections = ", ".join(run.evaluation["text_sections"]) or "none"
     limit = f", at most {train.max_steps} steps" if train.max_steps else ""
     return _members(run) | {
@@ -100,7 +101,8 @@ def run_facts(run: RunResult) -> dict[str, str]:
         "Encoders": " + ".join(encoders) + (", pretrained" if model.pretrained else ", from random weights"),
         "Report sections read": sections,
         "Fusion": model.fusion if model.mode == "fused" else "none",
-        "Loss": f"{config.loss.name}, class weights {config.loss.class_weights}, sampling {data.sampling}",
+        "Loss": f"{recorded_name(config.loss.name)}, class weights {config.loss.class_weights}, "
+        f"sampling {data.sampling}",
         "Optimizer": f"{optim.name}, learning rate {optim.lr:g}, {optim.schedule}",
         "Batch": f"{data.global_batch} ({data.num_lanes} lanes of {data.micro_batch}), images {data.image_size} px",
         "Length": f"{train.epochs} epochs{limit}; evaluated at step {run.evaluation['checkpoint_step']}",

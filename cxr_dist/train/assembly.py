@@ -31,8 +31,10 @@ from cxr_dist.format.manifest import Manifest, load_manifest
 from cxr_dist.model.classifier import Classifier, build_classifier, load_pretrained
 from cxr_dist.model.image_encoder import image_encoder_kind
 from cxr_dist.model.losses import ClassificationLoss, balanced_class_weights, balanced_positive_weights
+from cxr_dist.model.own_parts import check_parts
 from cxr_dist.model.weights import bundle_folder, component_weights, text_source
 from cxr_dist.run.folder import manifest_sha256, mark_finished, open_run_folder, write_environment
+from cxr_dist.run.parts import keep_parts
 from cxr_dist.run.preempt import StopRequest, requeue_if_due
 from cxr_dist.train.bad_samples import BadSamples
 from cxr_dist.train.loop import Outcome, Parts, TrainingRun
@@ -112,6 +114,7 @@ def prepare_run_folder(config: Config, manifest: Manifest, world: World, device:
     run_dir = config.run_dir
     check_weights(config)
     open_run_folder(run_dir, config)
+    keep_parts(run_dir, config.named_parts)
     write_environment(run_dir, device, world.world_size, manifest_sha256(shards_folder(config.data)))
     prepare_text(config, manifest, run_dir)
 
@@ -172,6 +175,7 @@ def check_against(config: Config, manifest: Manifest) -> None:
         )
     check_stages(config.data, manifest, with_images=config.model.uses_image)
     check_trackers(config.trackers)
+    check_parts(config, manifest.task)
 
 
 def check_weights(config: Config) -> None:

@@ -59,13 +59,13 @@ class ModelFlops:
 def count_flops(model: Classifier, image_size: int) -> ModelFlops | None:
     """Count forward passes of tensors without values; the model is left as it was.
 
-    None for a text encoder that cannot run without values, as one that chooses its way by them.
+    None for an encoder that cannot run without values, as one that chooses its way by them.
     """
     training, (short, long) = model.training, _LENGTHS
     try:
         film, *first = _forward(model.eval(), image_size, short)
         _, *second = _forward(model, image_size, long)
-    except (NotImplementedError, RuntimeError):  # what torch raises where a value would have to be known
+    except (NotImplementedError, RuntimeError, TypeError):  # what torch raises where a value would be needed
         return None
     finally:
         model.train(training)

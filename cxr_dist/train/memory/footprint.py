@@ -61,7 +61,7 @@ def footprint(
     """The largest micro-batch of a run whose encoders are not frozen, with the kernels of such a device.
 
     `text_folder` holds the text encoder's config.json; None in image mode. `views`: films of a study, at most. Nothing
-    of the network's size is allocated. None for a text encoder that cannot run without values, as one that chooses its
+    of the network's size is allocated. None for an encoder that cannot run without values, as one that chooses its
     way by them.
     """
     batch = largest_batch(config, config.data.global_batch // config.data.num_lanes, 1, views)
@@ -78,8 +78,11 @@ def footprint(
         memory = modes.enter_context(_Memory(model))
         try:
             _forward_and_backward(config, model, loss, batch, num_classes)
-        except _NEED_VALUES:
-            return None
+        except Exception as error:
+            # Of a part of the user's own nobody knows what it raises there.
+            if isinstance(error, _NEED_VALUES) or config.model.has_own_encoder or ":" in config.loss.name:
+                return None
+            raise
     weights = _size([*model.parameters(), *model.buffers()])
     gradients = _size([p for p in model.parameters() if p.requires_grad])
     return Footprint(weights=weights, gradients=gradients, first=memory.most, later=memory.most_of_others)

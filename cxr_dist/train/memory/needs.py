@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cxr_dist.config.model import Checkpointing
 from cxr_dist.config.run import Config
+from cxr_dist.model.own_parts import recomputable
 from cxr_dist.train.memory.engines import Engine, held
 from cxr_dist.train.memory.footprint import Footprint, footprint
 
@@ -58,7 +59,7 @@ def describe_memory_needs(
         changed = with_checkpointing(config, setting)
         found = footprint(changed, num_classes, text_folder, "cuda", views)
         facts[f"  {config.precision}, checkpointing {setting}"] = (
-            "unknown: the text encoder does not run without values"
+            "unknown: an encoder does not run without values"
             if found is None
             else _line(changed, found)
         )
@@ -72,9 +73,8 @@ def with_checkpointing(config: Config, setting: Checkpointing) -> Config:
 
 def all_checkpointing(config: Config) -> Checkpointing:
     """All that the run's encoders can recompute."""
-    if config.model.uses_text and config.model.uses_image:
-        return "all"
-    return "text" if config.model.uses_text else "image"
+    encoders = recomputable(config.model)
+    return "all" if len(encoders) == 2 else "text" if "text" in encoders else "image" if encoders else "off"
 
 
 def _line(config: Config, found: Footprint) -> str:

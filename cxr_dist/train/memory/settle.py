@@ -106,7 +106,7 @@ def _least_checkpointing(
     if config.precision == "fp64":
         return "off"
     most = all_checkpointing(config)
-    settings = _BY_COST if most == "all" else ("off", most)
+    settings = _BY_COST if most == "all" else tuple(dict.fromkeys(("off", most)))
     memory = int(least_over_ranks(torch.tensor(total_memory(device, world.world_size), device=device)))
     chosen = 0
     if world.is_main:

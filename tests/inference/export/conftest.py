@@ -69,7 +69,9 @@ def source(tmp_path_factory):
     return folder
 
 
-def make_run_folder(source: Path, folder: Path, mode: str, task: str) -> Path:
+def make_run_folder(
+    source: Path, folder: Path, mode: str, task: str, image_encoder: str = "densenet-narrow"
+) -> Path:
     """A run folder as training leaves it, with weights that make a difference."""
     demo = named_run("demo")
     config = dataclasses.replace(
@@ -83,7 +85,12 @@ def make_run_folder(source: Path, folder: Path, mode: str, task: str) -> Path:
             text_sections=("notes",),
         ),
         model=dataclasses.replace(
-            demo.model, mode=mode, text_encoder=str(source / "bert"), fusion_dim=32, fusion_heads=4
+            demo.model,
+            mode=mode,
+            image_encoder=image_encoder,
+            text_encoder=str(source / "bert"),
+            fusion_dim=32,
+            fusion_heads=4,
         ),
         out=str(folder),
         precision="fp32",
