@@ -54,8 +54,11 @@ def test_train_help_documents_the_fields(cxr_dist):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("trian",), "unknown command 'trian'; expected one of: shard, verify"),
-        (("train", "enhance"), "unknown run 'enhance'; expected one of: baseline, enhanced"),
+        (("trian",), "unknown command 'trian' (did you mean 'train'?); expected one of: shard, verify"),
+        (
+            ("train", "enhance"),
+            "unknown run 'enhance' (did you mean 'enhanced'?); expected one of: baseline, enhanced",
+        ),
         (("train", "demo"), "no manifest.json in .: expected a folder that `cxr-dist shard` finished"),
         (("evaluate", "nowhere"), "no config.yaml in nowhere: that is not a run folder"),
     ],

@@ -187,7 +187,7 @@ def test_a_file_that_cannot_be_read_is_named_without_its_folder(tmp_path):
     ("text", "found"),
     [
         ("optim: {lr: 1}", lambda c: c.optim.lr == 1.0 and type(c.optim.lr) is float),
-        ("model: {gradient_checkpointing: true}", lambda c: c.model.gradient_checkpointing is True),
+        ("model: {gradient_checkpointing: true}", lambda c: c.model.gradient_checkpointing == "text"),
         ("model: {gradient_checkpointing: image}", lambda c: c.model.gradient_checkpointing == "image"),
         ("data: {micro_batch: auto}", lambda c: c.data.micro_batch == "auto"),
         ("model: &m {mode: text}\n", lambda c: c.model.mode == "text" and c.seed == Config().seed),

@@ -116,12 +116,18 @@ def test_a_users_stage_gets_every_film_of_a_study_and_leaves_none_out(tmp_path):
         "    return {'jpg': sample['jpg'], 'json': sample['json']}\n"
     )
     film = np.full((4, 4), 9, np.uint8)
-    study = {"__key__": "k", "jpg": film, "1.jpg": film, "json": {}, "augmentation_key": np.uint64(1)}
+    study = {
+        "__key__": "k",
+        "jpg": film,
+        "1.jpg": film,
+        "json": {"text": {}},
+        "augmentation_key": np.uint64(1),
+    }
     dark, lose = own_stages([f"{tmp_path}/stages.py:{name}" for name in ("dark", "lose")])
     ((found,),) = dark(iter([[study]]))
     assert not found["jpg"].any()
     assert not found["1.jpg"].any()
-    with pytest.raises(UserError, match="lose did not return a sample"):
+    with pytest.raises(UserError, match="lose' did not return a sample"):
         list(lose(iter([[study]])))
 
 

@@ -59,9 +59,7 @@ def describe_memory_needs(
         changed = with_checkpointing(config, setting)
         found = footprint(changed, num_classes, text_folder, "cuda", views)
         facts[f"  {config.precision}, checkpointing {setting}"] = (
-            "unknown: an encoder does not run without values"
-            if found is None
-            else _line(changed, found)
+            "unknown: an encoder does not run without values" if found is None else _line(changed, found)
         )
     return facts
 
