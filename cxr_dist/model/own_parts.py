@@ -83,7 +83,8 @@ def _try_image_encoder(config: ModelConfig, image_size: int) -> None:
     _require(what, name, number > 0, f"return tokens [b, n, {width}] as its first")
     _check_tensor(what, name, "tokens", tokens, (_SAMPLES, number, width))
     _check_tensor(what, name, "pooled", pooled, (_SAMPLES, width))
-    _check_gradients(what, name, encoder, tokens.sum() + pooled.sum())
+    attended = config.mode == "fused" and config.fusion == "tokens"
+    _check_gradients(what, name, encoder, pooled.sum() + tokens.sum() if attended else pooled.sum())
 
 
 def _try_text_encoder(config: ModelConfig, max_tokens: int) -> None:
@@ -159,6 +160,6 @@ def _check_gradients(what: str, name: str, encoder: nn.Module, summed: Tensor) -
     for key, gradient in zip(trained, found, strict=True):
         require(
             gradient is not None,
-            f"{what} {name!r}: its parameter {key} does not enter its output, so it gets no gradient: leave it out, or "
-            "set requires_grad to False",
+            f"{what} {name!r}: its parameter {key} does not enter what this model uses of its output, so it gets no "
+            "gradient: leave it out, or set requires_grad to False",
         )

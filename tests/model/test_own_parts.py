@@ -19,6 +19,7 @@ from cxr_dist.model.monte_carlo import McDropout, mc_logits
 from cxr_dist.model.own_parts import check_parts
 from cxr_dist.train.flops import count_flops
 from cxr_dist.train.memory.footprint import footprint
+from cxr_dist.train.memory.needs import all_checkpointing
 
 SOURCE = '''
 import json
@@ -132,7 +133,7 @@ def configured(**parts: str) -> Config:
         ("FlatTokens", r"must return tokens \[b, n, 6\] as its first"),
         ("OtherWidth", r"pooled must have the shape \[2, 6\]; found \[2, 5\]"),
         ("Infinite", "pooled are not finite"),
-        ("Unused", "its parameter classifier.weight does not enter its output"),
+        ("Unused", "its parameter classifier.weight does not enter what this model uses"),
         ("Fails", r"raised KeyError in line \d+ of mine\.py"),
         ("NoWidth", "must have `width`, a whole number of 1 or more; found '6'"),
         ("no_module", "must make an nn.Module"),
@@ -143,6 +144,12 @@ def test_an_image_encoder_that_breaks_the_protocol_is_refused(mine: str, name: s
     with pytest.raises(UserError, match=f"image encoder '.*mine.py:{name}'.*{message}") as caught:
         check_parts(configured(image_encoder=f"{mine}:{name}"), "multiclass")
     assert "Featherstonehaugh" not in str(caught.value)
+
+
+def test_tokens_that_no_report_attends_to_need_no_parameters(mine: str) -> None:
+    """On several ranks a parameter without a gradient is an error, which a single rank would not meet."""
+    with pytest.raises(UserError, match=r"its parameter tokens\.weight does not enter what this model uses"):
+        check_parts(configured(mode="image", image_encoder=f"{mine}:Net"), "multiclass")
 
 
 def test_an_unknown_image_encoder_is_refused_with_the_nearest() -> None:
@@ -191,6 +198,19 @@ def test_recomputation_is_refused_where_an_encoder_does_not_offer_it(mine: str) 
         check_parts(configured(text_encoder=f"{mine}:Text", gradient_checkpointing="text"), "multiclass")
     for name, setting in (("Recomputing", "all"), ("Net", "text"), ("Net", "auto")):
         check_parts(configured(image_encoder=f"{mine}:{name}", gradient_checkpointing=setting), "multiclass")
+
+
+@pytest.mark.parametrize(
+    ("mode", "name", "most"),
+    [
+        ("fused", "Net", "text"),
+        ("fused", "Recomputing", "all"),
+        ("image", "Net", "off"),
+        ("image", "Recomputing", "image"),
+    ],
+)
+def test_auto_recomputes_at_most_what_the_encoders_offer(mine: str, mode, name: str, most: str) -> None:
+    assert all_checkpointing(configured(mode=mode, image_encoder=f"{mine}:{name}")) == most
 
 
 @pytest.fixture
