@@ -18,10 +18,12 @@ def to_yaml(config: Config) -> str:
 
 
 def to_plain(value: Any) -> Any:
-    """A configuration as JSON and YAML have it."""
+    """A configuration, or anything made of dataclasses, dicts and tuples, as JSON and YAML have it."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    return list(value) if isinstance(value, tuple) else value
+    if isinstance(value, dict):
+        return {name: to_plain(each) for name, each in value.items()}
+    return [to_plain(each) for each in value] if isinstance(value, tuple) else value
 
 
 def load_config(path: Path) -> Config:

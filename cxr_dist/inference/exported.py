@@ -20,6 +20,7 @@ from torch import Tensor
 from cxr_dist import __version__
 from cxr_dist.config.data import DataConfig
 from cxr_dist.config.decode import decode, parse_json
+from cxr_dist.config.file import to_plain
 from cxr_dist.config.model import ModelConfig
 from cxr_dist.config.run import Config, Precision
 from cxr_dist.errors import UserError, require
@@ -27,7 +28,7 @@ from cxr_dist.files import sha256_of
 from cxr_dist.format.manifest import MOST_VIEWS, Task
 from cxr_dist.model.image_encoder import image_encoder_kind
 from cxr_dist.model.weights import encoder_name
-from cxr_dist.run.parts import Record, to_plain
+from cxr_dist.run.parts import Record
 
 FORMAT = "cxr_dist model"
 FORMAT_VERSION = 1

@@ -9,10 +9,11 @@ others has no such file. Only the file that defines a part is hashed, and not wh
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from cxr_dist.config.decode import decode, parse_json
+from cxr_dist.config.file import to_plain
 from cxr_dist.config.lookup import code_sha256, recorded_name
 from cxr_dist.errors import UserError
 from cxr_dist.files import write_whole
@@ -38,11 +39,6 @@ Record = dict[str, tuple[Part, ...]]
 @dataclass(frozen=True, kw_only=True)
 class _Content:
     fields: Record
-
-
-def to_plain(record: Record) -> dict[str, list[dict[str, str | None]]]:
-    """A record as JSON has it."""
-    return {field: [asdict(part) for part in parts] for field, parts in record.items()}
 
 
 def record_of(names: Mapping[str, Sequence[str]]) -> Record:

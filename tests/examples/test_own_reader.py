@@ -1,10 +1,7 @@
 """The examples of a reader and of a stage, copied to a site's own folder and run as a user would."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -37,31 +34,30 @@ def site(tmp_path):
     return tmp_path
 
 
-def cxr_dist(site, *arguments):
-    """Run a command as its own process in the site's folder; returns what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "cxr_dist", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=site,
-        env=os.environ | {"PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
+@pytest.fixture
+def cxr_dist(at_site):
+    """Run a command in the site's folder; returns what it printed, once it succeeded."""
+
+    def run(*arguments):
+        status, said = at_site(*arguments)
+        assert status == 0, said
+        return said
+
+    return run
 
 
-def test_the_examples_go_from_a_sites_own_layout_to_a_trained_model(site):
+def test_the_examples_go_from_a_sites_own_layout_to_a_trained_model(site, cxr_dist):
     """Takes about half a minute: four processes start, and three of them import torch."""
-    cxr_dist(site, "shard", "recipe.yaml", "--source", "source", "--out", "shards", "--workers", "2")
+    cxr_dist("shard", "recipe.yaml", "--source", "source", "--out", "shards", "--workers", "2")
     manifest = json.loads((site / "shards" / "manifest.json").read_text())
     assert sum(split["samples"] for split in manifest["splits"].values()) == 40  # frontal films alone
     assert manifest["reader"] == manifest["recipe"]["reader"] == "reader.py:read"
     assert manifest["labels_from"] == "two radiologists, who saw the films and not the reports"
     assert str(site) not in (site / "shards" / "manifest.json").read_text()
-    assert "as they were written" in cxr_dist(site, "verify", "shards")
+    assert "as they were written" in cxr_dist("verify", "shards")
     stages = ("--data.stages", "stages.py:collimate", "stages.py:forget_indication")
-    cxr_dist(site, "train", "demo", "--data.shards", "shards", "--out", "run", *stages, *SMALL.split())
-    cxr_dist(site, "evaluate", "run", "--mc-samples", "2")
+    cxr_dist("train", "demo", "--data.shards", "shards", "--out", "run", *stages, *SMALL.split())
+    cxr_dist("evaluate", "run", "--mc-samples", "2")
     lines = [json.loads(line) for line in (site / "run" / "metrics.jsonl").read_text().splitlines()]
     assert max(line["step"] for line in lines) == 4
     evaluated = json.loads((site / "run" / "evaluation" / "test" / "metrics.json").read_text())

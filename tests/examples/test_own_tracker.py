@@ -2,10 +2,7 @@
 
 import csv
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -30,27 +27,15 @@ NO_LOG = "def without_log(run_dir, config):\n    return object()\n"
 
 
 @pytest.fixture
-def train(tiny_shards, tmp_path):
-    """train(SOURCE, NAME, OUT, …) -> the finished process: four steps with this tracker, from a folder of its own."""
-    root = Path(__file__).resolve().parents[2]
-    environment = os.environ | {"PYTHONPATH": str(root)}
+def train(tiny_shards, tmp_path, at_site):
+    """train(SOURCE, NAME, OUT) -> (exit status, what was printed): four steps with this tracker."""
     flags = ["--model.mode", "image", "--data.image-size", "32", "--data.global-batch", "16"]
     flags += ["--data.micro-batch", "16", "--train.max-steps", "4", "--train.log-every", "1"]
 
-    def run(source: str, name: str, out: str, *more: str) -> subprocess.CompletedProcess[str]:
+    def run(source: str, name: str, out: str) -> tuple[int, str]:
         (tmp_path / "mine.py").write_text(source)
-        command = [
-            sys.executable,
-            "-m",
-            "cxr_dist",
-            "train",
-            "demo",
-            *flags,
-            "--data.shards",
-            str(tiny_shards),
-        ]
-        command += ["--trackers", f"mine.py:{name}", "--out", out, *more]
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        tracker = ("--trackers", f"mine.py:{name}", "--out", out)
+        return at_site("train", "demo", *flags, "--data.shards", tiny_shards, *tracker)
 
     return run
 
@@ -58,8 +43,8 @@ def train(tiny_shards, tmp_path):
 def test_the_example_writes_its_rows_and_a_resume_may_change_the_trackers(train, tmp_path):
     """Two starts of training, some 5 s each."""
     shutil.copy(EXAMPLE, tmp_path)
-    done = train(EXAMPLE.read_text(), "CsvTracker", "run")
-    assert done.returncode == 0, done.stderr
+    status, said = train(EXAMPLE.read_text(), "CsvTracker", "run")
+    assert status == 0, said
     with (tmp_path / "run" / "values.csv").open() as file:
         rows = [(int(step), name, float(value)) for step, name, value in csv.reader(file)]
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -70,24 +55,24 @@ def test_the_example_writes_its_rows_and_a_resume_may_change_the_trackers(train,
     assert (4, "validation/macro/roc_auc", validation["mean_auc"]) in rows
     assert sum(value for _, name, value in rows if name.startswith("draws/")) == 4 * 16
     assert (tmp_path / "run" / "figures" / "validation" / "roc-4.png").stat().st_size > 1000
-    done = train(RAISES, "Raises", "run")
-    assert done.returncode == 0, done.stderr
+    status, said = train(RAISES, "Raises", "run")
+    assert status == 0, said
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["trackers"] == ["mine.py:Raises"]
 
 
 def test_a_tracker_that_raises_ends_no_training(train, tmp_path):
-    done = train(RAISES, "Raises", "run")
-    assert done.returncode == 0, done.stderr
+    status, said = train(RAISES, "Raises", "run")
+    assert status == 0, said
     line = "tracker 'mine.py:Raises' raised RuntimeError in line 8 of mine.py: it is not called again"
-    assert done.stderr.count(line) == 1
-    assert done.stderr.count("raised") == 1
-    assert "not to be repeated" not in done.stderr
+    assert said.count(line) == 1
+    assert said.count("raised") == 1
+    assert "not to be repeated" not in said
     assert (tmp_path / "run" / "finished.json").exists()
 
 
 def test_a_tracker_without_log_is_refused_before_training(train, tmp_path):
-    done = train(NO_LOG, "without_log", "run")
-    assert done.returncode == 2
-    [line] = done.stderr.splitlines()
+    status, said = train(NO_LOG, "without_log", "run")
+    assert status == 2
+    [line] = said.splitlines()
     assert "tracker 'mine.py:without_log' has no method 'log'; expected log(values, step)" in line
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
