@@ -1,4 +1,4 @@
-"""Types of the arrays that metrics and figures pass around."""
+"""Array types that metrics and figures share."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -1,9 +1,9 @@
-"""The bootstrap over patients: patients in, a weight per sample and resample out, and what weights do to ranks.
+"""The bootstrap over patients: the weight of each sample in each resample, and rank metrics under such weights.
 
-Films of one patient are alike, so whole patients are drawn with replacement (Efron and Tibshirani 1993,
-chapter 13). A resample is a weight per sample (how often its patient was drawn), so that all resamples are
-computed together as matrix products. The draws are hashes of (seed, resample, draw): the same on any machine,
-and the same for two runs on the same patients, which makes their difference a paired one.
+Images of one patient are correlated, so whole patients are drawn with replacement (Efron and Tibshirani 1993,
+chapter 13). A sample's weight is the number of times that its patient was drawn, so all resamples are computed
+together as matrix products. The random numbers are hashes of (seed, resample, draw): they are the same on any
+machine, and for two runs on the same patients, so the difference of the runs is paired.
 """
 
 from collections.abc import Iterator
@@ -16,11 +16,11 @@ from cxr_dist.evaluate.arrays import Bools, Floats
 
 LEVEL = 0.95
 METHOD = "percentile bootstrap over patients"
-_CELLS = 200_000  # weights held at once (1.6 MB): more would leave the processor's cache
+_CELLS = 200_000  # weights in memory at once (1.6 MB), so that they fit the processor's cache
 
 
 def patient_weights(patients: list[str], n_bootstrap: int, seed: int) -> Iterator[Floats]:
-    """Chunks of [b, n]: how often the patient of each sample was drawn in each resample."""
+    """Yields chunks [b, n]: how often the patient of each of n samples was drawn in each of b resamples."""
     _, patient_of = np.unique(np.array(patients), return_inverse=True)
     num_patients, rows = int(patient_of.max()) + 1, max(1, _CELLS // len(patients))
     for first in range(0, n_bootstrap, rows):
@@ -32,22 +32,22 @@ def patient_weights(patients: list[str], n_bootstrap: int, seed: int) -> Iterato
 
 
 def weighted_counts(truth: Bools, score: Floats, weights: Floats) -> tuple[Floats, Floats]:
-    """(true positives, false positives), each [B, k], above each distinct score of m ≥ 1 samples, highest first.
+    """Weights of (true positives, false positives), each [B, k], at each distinct score, highest first.
 
-    `weights` are B rows of weights [B, m].
+    A sample counts as positive if its score is at least the threshold. There are m ≥ 1 samples, and `weights` [B, m].
     """
     order = np.argsort(-score, kind="stable")
-    last = np.flatnonzero(np.diff(score[order], append=np.nan) != 0)  # of each run of equal scores
+    last = np.flatnonzero(np.diff(score[order], append=np.nan) != 0)  # index of each group of equal scores
     ordered, true = weights[:, order], truth[order].astype(np.float64)
     counts = np.cumsum(ordered * true, axis=1), np.cumsum(ordered * (1 - true), axis=1)
     return counts if len(last) == len(order) else (counts[0][:, last], counts[1][:, last])
 
 
 def weighted_areas(truth: Bools, score: Floats, weights: Floats) -> tuple[Floats, Floats]:
-    """(ROC AUC, average precision), each [B], of m samples under B rows of weights [B, m].
+    """(ROC AUC, average precision), each [B], of m samples under `weights` [B, m].
 
-    The first is the share of (positive, negative) pairs in the right order, ties counting half; the second is
-    Σ (step of the recall) · precision. NaN in a row where a side has no weight.
+    The ROC AUC is the share of (positive, negative) pairs in the right order, where ties count half; the average
+    precision is Σ (increase of recall) · precision. NaN in a row where the positives or the negatives have no weight.
     """
     if len(score) == 0:
         return np.full(len(weights), np.nan), np.full(len(weights), np.nan)
@@ -63,7 +63,7 @@ def weighted_areas(truth: Bools, score: Floats, weights: Floats) -> tuple[Floats
 
 
 def interval(values: Floats) -> dict[str, Any]:
-    """{"low", "high", "skipped"} of resampled values [B]; NaN marks a resample that lacks what the metric needs."""
+    """{"low", "high", "skipped"} of resampled values [B]; resamples in which the metric is undefined are NaN."""
     kept = values[~np.isnan(values)]
     tail = 100 * (1 - LEVEL) / 2
     low, high = np.percentile(kept, [tail, 100 - tail]).tolist() if len(kept) else (None, None)
@@ -71,7 +71,7 @@ def interval(values: Floats) -> dict[str, Any]:
 
 
 def divide(numerator: Floats, denominator: Floats) -> Floats:
-    """The quotient of two arrays that broadcast, NaN where the denominator is 0."""
+    """Quotient of two arrays, with broadcasting; NaN where the denominator is 0."""
     shape = np.broadcast_shapes(numerator.shape, denominator.shape)
     quotient: Floats = np.divide(numerator, denominator, out=np.full(shape, np.nan), where=denominator > 0)
     return quotient

@@ -1,7 +1,6 @@
-"""Whether probabilities mean what they say: reliability bins, calibration error, Brier score, temperature.
+"""Calibration of probabilities: reliability bins, expected calibration error, Brier score, temperature scaling.
 
-Takes probabilities and what happened; the temperature is fitted on one split (validation) to be applied to
-another. Everything is judged in float64.
+The temperature is fitted on one split (validation) and applied to another. All computations are in float64.
 """
 
 from dataclasses import dataclass
@@ -17,8 +16,8 @@ from cxr_dist.format.manifest import UNKNOWN, Task
 LabelArray = NDArray[np.int16]
 BINS = 10
 TEMPERATURES = (0.05, 20.0)
-"""Where a temperature is looked for."""
-_SMALLEST = 1e-15  # a probability nearer to 0 or 1 has no finite logit
+"""Bounds of the search for a temperature."""
+_CLIP = (1e-15, 1 - 1e-15)  # so that logits are finite
 
 
 class NoTemperature(Exception):
@@ -27,14 +26,14 @@ class NoTemperature(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Reliability:
-    """k bins of nearly equal size, from low to high probability."""
+    """k bins with nearly equal numbers of predictions, from low to high probability."""
 
     probability: Floats
-    """[k], mean probability in the bin."""
+    """[k], mean predicted probability in the bin."""
     frequency: Floats
-    """[k], how often it happened."""
+    """[k], observed frequency in the bin."""
     count: NDArray[np.int64]
-    """[k], number of answers."""
+    """[k], number of predictions in the bin."""
 
     @property
     def error(self) -> float:
@@ -44,7 +43,7 @@ class Reliability:
 
 
 def reliability(probability: Floats, happened: Bools, bins: int = BINS) -> Reliability:
-    """Equal-mass bins of m ≥ 1 probabilities (Nixon et al. 2019); equal probabilities stay together."""
+    """Equal-mass bins of m ≥ 1 probabilities (Nixon et al. 2019); equal probabilities share a bin."""
     below = np.searchsorted(np.sort(probability), probability)
     _, bin_of = np.unique(below * bins // len(probability), return_inverse=True)
     count = np.bincount(bin_of)
@@ -56,10 +55,10 @@ def reliability(probability: Floats, happened: Bools, bins: int = BINS) -> Relia
 
 
 def stated(probabilities: Floats, labels: LabelArray, task: Task) -> tuple[Floats, Bools]:
-    """([m] probability that was stated, [m] whether it came true).
+    """(probability [m], whether the predicted event occurred [m]).
 
-    Multiclass: the probability of the answer, the most probable class (m = n). Multilabel: that of every known
-    label.
+    Multiclass: the event is that the most probable class is right (m = n). Multilabel: that a label is positive, for
+    each of m known labels.
     """
     if task == "multiclass":
         answer = probabilities.argmax(axis=1)
@@ -69,9 +68,9 @@ def stated(probabilities: Floats, labels: LabelArray, task: Task) -> tuple[Float
 
 
 def losses(probabilities: Floats, labels: LabelArray, task: Task) -> tuple[Floats, Floats, Floats]:
-    """Per sample, each [n]: log loss (nats), Brier loss, and the number of known labels they are sums over.
+    """For each sample, each [n]: log loss (nats), Brier loss, and the number of known labels that they sum over.
 
-    Multiclass: -log p of the true class, and Σ over classes of (p - y)², 0 to 2 (Brier 1950); one label each.
+    Multiclass: -log p of the true class, and Σ over classes of (p - y)², 0 to 2 (Brier 1950); one label per sample.
     Multilabel: the sums over known labels of the binary log loss and of (p - y)².
     """
     if task == "multiclass":
@@ -81,14 +80,14 @@ def losses(probabilities: Floats, labels: LabelArray, task: Task) -> tuple[Float
         log_loss = -np.log(np.maximum((share * true).sum(axis=1), np.finfo(np.float64).eps))
         return log_loss, ((probabilities - true) ** 2).sum(axis=1), np.ones(len(labels))
     known = (labels != UNKNOWN).astype(np.float64)
-    p = np.clip(probabilities, *_inner())
-    surprise = -np.log(np.where(labels == 1, p, 1 - p))
+    p = np.clip(probabilities, *_CLIP)
+    log_loss = -np.log(np.where(labels == 1, p, 1 - p))
     squares = (probabilities - (labels == 1)) ** 2
-    return (surprise * known).sum(axis=1), (squares * known).sum(axis=1), known.sum(axis=1)
+    return (log_loss * known).sum(axis=1), (squares * known).sum(axis=1), known.sum(axis=1)
 
 
 def scores(probabilities: Floats, labels: LabelArray, task: Task) -> dict[str, float | None]:
-    """log_loss, brier and ece of one set of probabilities; None where no label is known."""
+    """log_loss, brier and ece of one set of probabilities; None if no label is known."""
     log_loss, brier, weight = losses(probabilities, labels, task)
     if weight.sum() == 0:
         return {"log_loss": None, "brier": None, "ece": None}
@@ -100,19 +99,19 @@ def scores(probabilities: Floats, labels: LabelArray, task: Task) -> dict[str, f
 
 
 def tempered(probabilities: Floats, temperature: float, task: Task) -> Floats:
-    """The probabilities that the logits divided by `temperature` give; answers and ROC AUC of a label stay."""
+    """Probabilities for logits divided by `temperature`; predicted labels and a label's ROC AUC do not change."""
     if task == "multiclass":
         logits = np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))
         return np.asarray(np.exp(log_softmax(logits / temperature, axis=1)))
-    return np.asarray(expit(logit(np.clip(probabilities, *_inner())) / temperature))
+    return np.asarray(expit(logit(np.clip(probabilities, *_CLIP)) / temperature))
 
 
 def fit_temperature(probabilities: Floats, labels: LabelArray, task: Task) -> float:
-    """The temperature with the least log loss (Guo et al., ICML 2017); raises NoTemperature where there is none.
+    """The temperature with the lowest log loss (Guo et al., ICML 2017); raises NoTemperature if there is none.
 
-    The log loss is convex in 1 / temperature, so that a bounded search in one dimension finds its minimum.
+    The log loss is convex in 1 / temperature, so a bounded search in one dimension finds its minimum.
     """
-    from scipy.optimize import minimize_scalar  # slow to import, and a model that is only used fits nothing
+    from scipy.optimize import minimize_scalar  # imported here because it is slow, and inference fits nothing
 
     probability, happened = stated(probabilities, labels, task)
     if len(happened) == 0:
@@ -124,25 +123,21 @@ def fit_temperature(probabilities: Floats, labels: LabelArray, task: Task) -> fl
         log_loss, _, _ = losses(tempered(probabilities, np.exp(log_temperature), task), labels, task)
         return float(log_loss.sum())
 
-    found = minimize_scalar(loss, bounds=np.log(TEMPERATURES), method="bounded", options={"xatol": 1e-6})
-    return float(np.exp(found.x))
+    minimum = minimize_scalar(loss, bounds=np.log(TEMPERATURES), method="bounded", options={"xatol": 1e-6})
+    return float(np.exp(minimum.x))
 
 
 def calibrate(
     validation: tuple[Floats, LabelArray], test: tuple[Floats, LabelArray], task: Task
 ) -> dict[str, Any]:
-    """Fit on validation's (probabilities, labels) and judge on test's, before and after.
+    """Fit a temperature on validation's (probabilities, labels), and score test's before and after it is applied.
 
-    Without a temperature, it and `after` are None and `reason` says why.
+    If no temperature can be fitted, `temperature` and `after` are None and `reason` says why.
     """
-    found: dict[str, Any] = {"temperature": None, "before": scores(*test, task), "after": None}
+    result: dict[str, Any] = {"temperature": None, "before": scores(*test, task), "after": None}
     try:
         temperature = fit_temperature(*validation, task)
     except NoTemperature as error:
-        return found | {"reason": str(error)}
+        return result | {"reason": str(error)}
     after = scores(tempered(test[0], temperature, task), test[1], task)
-    return found | {"temperature": temperature, "after": after}
-
-
-def _inner() -> tuple[float, float]:
-    return _SMALLEST, 1 - _SMALLEST
+    return result | {"temperature": temperature, "after": after}

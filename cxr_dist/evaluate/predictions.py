@@ -1,7 +1,7 @@
-"""The predictions of one run on one split: labels and probabilities in, predictions.csv and back, exactly.
+"""The predictions of one run on one split, and predictions.csv, which stores them without loss.
 
-Everything that is reported later (metrics, intervals, figures) is a function of this table alone. It holds
-opaque keys and patient hashes, never report text or file names of the source.
+Metrics, intervals and figures are functions of this table alone. It holds opaque keys and patient hashes, never
+report text or file names of the source.
 """
 
 import csv
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxr_dist.errors import UserError
-from cxr_dist.evaluate.arrays import Bools
+from cxr_dist.evaluate.arrays import Bools, Floats
 from cxr_dist.evaluate.uncertainty import McSummary
 from cxr_dist.files import write_whole
 from cxr_dist.format.manifest import UNKNOWN, Task
@@ -30,31 +30,36 @@ class OneClass:
     name: str
     truth: Bools
     """[m], whether the class is present."""
-    score: NDArray[np.float64]
-    """[m], its probability."""
+    score: Floats
+    """[m], predicted probability of the class, 0 to 1."""
     predicted: Bools
-    """[m], whether the model says so."""
+    """[m], whether the class is predicted."""
     known: Bools
-    """[n], which samples of the split these are."""
+    """[n], which of the split's samples have a known label."""
+
+    @property
+    def has_both_sides(self) -> bool:
+        """Whether there are both positive and negative samples."""
+        return bool(self.truth.any() and not self.truth.all())
 
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
-    """n samples of one split, in the split's order, and what the model said of each."""
+    """Labels and predictions for the n samples of one split, in the split's order."""
 
     task: Task
     classes: tuple[str, ...]
     keys: list[str]
     patients: list[str]
-    """Opaque patient group of each sample: the unit of the bootstrap."""
+    """Opaque patient identifier of each sample; the bootstrap resamples patients."""
     labels: NDArray[np.int16]
-    """[n, L]: the class (L = 1), or for multilabel 1, 0 or -1 (unknown) per class (L = C)."""
-    probabilities: NDArray[np.float64]
-    """[n, C], of the deterministic pass."""
+    """[n, L]: the class index (L = 1), or for multilabel 1, 0 or -1 (unknown) for each class (L = C)."""
+    probabilities: Floats
+    """[n, C], from the deterministic pass."""
     mc: McSummary | None = None
-    """Summary of the stochastic passes, where they were asked for."""
+    """Summary of the stochastic passes; None if none were run."""
     attributes: Mapping[str, list[str]] = field(default_factory=dict)
-    """Name (view, sex, age band) -> its value for each sample, empty where not known: the subgroups."""
+    """Attribute (view, sex, age band) -> value for each sample, empty if unknown. They define the subgroups."""
 
     def __post_init__(self) -> None:
         n, width = len(self.keys), 1 if self.task == "multiclass" else len(self.classes)
@@ -76,7 +81,7 @@ class Predictions:
 
     @property
     def predicted(self) -> NDArray[np.int64]:
-        """[n] the most probable class (the first of equals), or for multilabel [n, C] of 1 where p ≥ 0.5."""
+        """The predicted labels; see `decide`."""
         return decide(self.probabilities, self.task)
 
     def one_class(self, index: int) -> OneClass:
@@ -96,8 +101,12 @@ class Predictions:
             known=known,
         )
 
+    def each_class(self) -> list[OneClass]:
+        """`one_class` for every class, in order."""
+        return [self.one_class(index) for index in range(len(self.classes))]
+
     def select(self, rows: NDArray[np.int64]) -> "Predictions":
-        """The samples at `rows`, [m] indices below n, in that order; a row may come more than once."""
+        """The samples at `rows`, [m] indices below n, in that order; an index may occur more than once."""
         return dataclasses.replace(
             self,
             keys=[self.keys[row] for row in rows],
@@ -109,7 +118,7 @@ class Predictions:
         )
 
     def write_csv(self, path: Path) -> None:
-        """Write predictions.csv whole or not at all. Floats are written so that they read back exactly."""
+        """Write predictions.csv atomically. Floats are written so that they read back exactly."""
         columns, text = _columns(self), io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(columns)
@@ -118,7 +127,7 @@ class Predictions:
 
     @classmethod
     def read_csv(cls, path: Path) -> "Predictions":
-        """Read what `write_csv` wrote; raises UserError for a missing, foreign or damaged file."""
+        """Read a file written by `write_csv`; raises UserError if it is missing, damaged or another kind of file."""
         if not path.is_file():
             raise UserError(f"no {path.name} in {path.parent}: run `cxr-dist evaluate`")
         with path.open(encoding="utf-8", newline="") as file:
@@ -130,18 +139,21 @@ class Predictions:
             if isinstance(error, UserError):
                 raise
             raise UserError(
-                f"{path.name} in {path.parent} is not a whole predictions table: run `cxr-dist evaluate` again"
+                f"{path.name} in {path.parent} is not a complete predictions table: run `cxr-dist evaluate` again"
             ) from None
 
 
-def decide(probabilities: NDArray[np.float64], task: Task) -> NDArray[np.int64]:
-    """The answer that probabilities [n, C] stand for: [n] arg max, or for multilabel [n, C] of p ≥ 0.5."""
+def decide(probabilities: Floats, task: Task) -> NDArray[np.int64]:
+    """Predicted labels from probabilities [n, C].
+
+    Multiclass: [n], the most probable class, the first if several are equal. Multilabel: [n, C], 1 where p ≥ 0.5.
+    """
     answers = probabilities.argmax(axis=1) if task == "multiclass" else probabilities >= 0.5
     return np.asarray(answers, dtype=np.int64)
 
 
 def _columns(p: Predictions) -> dict[str, Sequence[str | int]]:
-    """Column name -> its n cells. `predicted` and `mutual_information` follow from the others; reading skips them."""
+    """Column name -> n cells. `predicted` and `mutual_information` are derived, so reading ignores them."""
     columns: dict[str, Sequence[str | int]] = {"key": p.keys, "patient": p.patients}
     columns |= {_ATTRIBUTE + name: values for name, values in p.attributes.items()}
     if p.task == "multiclass":
@@ -161,11 +173,11 @@ def _columns(p: Predictions) -> dict[str, Sequence[str | int]]:
     return columns
 
 
-def _per_class(prefix: str, classes: tuple[str, ...], values: NDArray[np.float64]) -> dict[str, list[str]]:
+def _per_class(prefix: str, classes: tuple[str, ...], values: Floats) -> dict[str, list[str]]:
     return {f"{prefix}:{name}": _exact(values[:, c]) for c, name in enumerate(classes)}
 
 
-def _exact(values: NDArray[np.float64]) -> list[str]:
+def _exact(values: Floats) -> list[str]:
     return [repr(value) for value in values.tolist()]
 
 
@@ -192,18 +204,15 @@ def _from_table(header: list[str], table: dict[str, tuple[str, ...]]) -> Predict
     )
 
 
-def _matrix(prefix: str, classes: tuple[str, ...], table: dict[str, tuple[str, ...]]) -> NDArray[np.float64]:
+def _matrix(prefix: str, classes: tuple[str, ...], table: dict[str, tuple[str, ...]]) -> Floats:
     return np.array([table[f"{prefix}:{name}"] for name in classes], dtype=np.float64).T.copy()
 
 
 def _read_mc(classes: tuple[str, ...], table: dict[str, tuple[str, ...]]) -> McSummary:
-    def vector(name: str) -> NDArray[np.float64]:
-        return np.array(table[name], dtype=np.float64)
-
     return McSummary(
         mean=_matrix("mc_mean", classes, table),
         variance=_matrix("mc_variance", classes, table),
-        predictive_entropy=vector("predictive_entropy"),
-        expected_entropy=vector("expected_entropy"),
+        predictive_entropy=np.array(table["predictive_entropy"], dtype=np.float64),
+        expected_entropy=np.array(table["expected_entropy"], dtype=np.float64),
         passes=int(table["mc_passes"][0]),
     )

@@ -1,7 +1,7 @@
-"""How far uncertainty tells mistakes apart: uncertainty and right or wrong in, risk over coverage out.
+"""How well uncertainty separates wrong predictions from right ones: risk–coverage curves and their area.
 
-A model that may abstain answers only where it is surest: coverage is the share answered, risk the share of
-mistakes among those. Equally uncertain answers are taken in random order, and the expectation is reported.
+A model that may abstain predicts only where it is least uncertain. Coverage is the share of samples that it predicts,
+risk the share of mistakes among these. Results are expectations over a random order of equally uncertain predictions.
 """
 
 from typing import Any
@@ -20,9 +20,9 @@ COVERAGES = (0.80, 0.90, 0.95)
 
 
 def mc_answers(predictions: Predictions) -> tuple[Floats, Bools]:
-    """([m] predictive entropy, [m] whether right) of the answers of the mean over the stochastic passes.
+    """(predictive entropy [m], whether right [m]) of the answers given by the mean over the stochastic passes.
 
-    An answer is a sample's class (m = n), or for multilabel one known label of one sample.
+    An answer is a sample's predicted class (m = n), or for multilabel the prediction for one known label of a sample.
     """
     mc, labels = predictions.mc, predictions.labels
     assert mc is not None, "no stochastic passes were run"
@@ -34,7 +34,7 @@ def mc_answers(predictions: Predictions) -> tuple[Floats, Bools]:
 
 
 def samples_of_answers(predictions: Predictions) -> NDArray[np.int64]:
-    """[m] the sample that each answer of `mc_answers` belongs to."""
+    """Index [m] of the sample that each answer of `mc_answers` belongs to."""
     if predictions.task == "multiclass":
         return np.arange(len(predictions))
     return np.nonzero(predictions.labels != UNKNOWN)[0]
@@ -43,59 +43,56 @@ def samples_of_answers(predictions: Predictions) -> NDArray[np.int64]:
 def measures(predictions: Predictions) -> dict[str, Floats]:
     """Each measure of uncertainty of the answers, [m].
 
-    Mutual information is that of a sample's whole distribution, and so not given for the labels of multilabel.
+    Mutual information belongs to a sample's whole distribution, so the single labels of multilabel have none.
     """
     mc, (total, _) = predictions.mc, mc_answers(predictions)
     assert mc is not None
+    measured = {"predictive_entropy": total}
     if predictions.task == "multilabel":
-        return {"predictive_entropy": total, "variance": mc.variance[predictions.labels != UNKNOWN]}
-    return {
-        "predictive_entropy": total,
-        "mutual_information": mc.mutual_information,
-        "variance": mc.variance.mean(axis=1),
-    }
+        return measured | {"variance": mc.variance[predictions.labels != UNKNOWN]}
+    return measured | {"mutual_information": mc.mutual_information, "variance": mc.variance.mean(axis=1)}
 
 
 def mc_metrics(predictions: Predictions, mc: McSummary) -> dict[str, Any]:
-    """The `uncertainty` block of the metrics; a value is None where there is nothing to take it over."""
-    found = measures(predictions)
-    doubt, right = mc_answers(predictions)
+    """The `uncertainty` block of the metrics; a value over no answers is None."""
+    measured = measures(predictions)
+    uncertainty, right = mc_answers(predictions)
     return {
         "passes": mc.passes,
         "answers": len(right),
         "accuracy": _mean(right.astype(np.float64)),
-        "predictive_entropy": {"right": _mean(doubt[right]), "wrong": _mean(doubt[~right])},
+        "predictive_entropy": {"right": _mean(uncertainty[right]), "wrong": _mean(uncertainty[~right])},
         "expected_entropy": _mean(mc.expected_entropy),
         "mutual_information": _mean(mc.mutual_information),
-        "variance": _mean(found["variance"]),
-        "error_auroc": {name: error_auroc(values, right) for name, values in found.items()},
-        **coverage_figures(doubt, right),
-        **quarter_figures(doubt, right),
+        "variance": _mean(measured["variance"]),
+        "error_auroc": {name: error_auroc(values, right) for name, values in measured.items()},
+        **coverage_figures(uncertainty, right),
+        **quarter_figures(uncertainty, right),
     }
 
 
 def coverage_figures(uncertainty: Floats, right: Bools) -> dict[str, Any]:
-    """aurc, excess_aurc (over that of an uncertainty that ranks every mistake last), and accuracy at coverages."""
+    """aurc, excess_aurc (aurc minus that of a perfect ranking, with all mistakes last), and accuracy at COVERAGES."""
     if len(right) == 0:
-        return {"aurc": None, "excess_aurc": None, "accuracy_at_coverage": dict.fromkeys(_names(), None)}
+        at_coverage = {f"{coverage:.2f}": None for coverage in COVERAGES}
+        return {"aurc": None, "excess_aurc": None, "accuracy_at_coverage": at_coverage}
     once = np.ones((1, len(right)))
     area = float(weighted_aurc(uncertainty, right, once)[0])
     best = float(weighted_aurc((~right).astype(np.float64), right, once)[0])
-    at = [accuracy_at(coverage, uncertainty, right) for coverage in COVERAGES]
     return {
         "aurc": area,
         "excess_aurc": max(area - best, 0.0),
-        "accuracy_at_coverage": dict(zip(_names(), at, strict=True)),
+        "accuracy_at_coverage": {f"{c:.2f}": accuracy_at(c, uncertainty, right) for c in COVERAGES},
     }
 
 
 def error_auroc(uncertainty: Floats, right: Bools) -> float | None:
-    """ROC AUC of the uncertainty for finding mistakes; None without a mistake, or without a right answer."""
+    """ROC AUC of the uncertainty for finding mistakes; None if all answers are right or all are wrong."""
     return float(roc_auc_score(~right, uncertainty)) if right.any() and not right.all() else None
 
 
 def risk_coverage(uncertainty: Floats, right: Bools) -> tuple[Floats, Floats]:
-    """(coverage, risk), each [k] in (0, 1], where whole groups of equally uncertain answers are let in."""
+    """(coverage, risk), each [k]; equally uncertain answers are added together, as one point of the curve."""
     answered, wrong = (part[0] for part in _cumulated(uncertainty, right, np.ones((1, len(right)))))
     return answered / len(right), wrong / answered
 
@@ -103,16 +100,16 @@ def risk_coverage(uncertainty: Floats, right: Bools) -> tuple[Floats, Floats]:
 def accuracy_at(coverage: float, uncertainty: Floats, right: Bools) -> float:
     """Share of right answers among the ⌈coverage · m⌉ least uncertain."""
     answered, wrong = (part[0] for part in _cumulated(uncertainty, right, np.ones((1, len(right)))))
-    # The product's rounding must not ask for one answer more: 0.95 · 20 is 19.
+    # Rounding, so that the error of the product does not ask for one answer more: 0.95 · 20 is 19.
     wanted = np.ceil(round(coverage * len(right), 6))
     return float(1 - np.interp(wanted, np.r_[0, answered], np.r_[0, wrong]) / wanted)
 
 
 def weighted_aurc(uncertainty: Floats, right: Bools, weights: Floats) -> Floats:
-    """[B] area under the risk–coverage curve of m answers under B rows of whole weights [B, m].
+    """Area under the risk–coverage curve [B] of m answers, under integer weights [B, m].
 
-    The mean of the risk over the coverages 1/m, 2/m, …, 1 (Geifman, Uziel and El-Yaniv, ICLR 2019), where an
-    answer of weight 2 is there twice; NaN in a row without weight.
+    The area is the mean of the risk over the coverages 1/m, 2/m, …, 1 (Geifman, Uziel and El-Yaniv, ICLR 2019), where
+    an answer of weight 2 counts twice; NaN in a row whose weights are all 0.
     """
     if len(right) == 0:
         return np.full(len(weights), np.nan)
@@ -120,7 +117,7 @@ def weighted_aurc(uncertainty: Floats, right: Bools, weights: Floats) -> Floats:
     before, wrong_before = (np.pad(part[:, :-1], ((0, 0), (1, 0))) for part in (answered, wrong))
     size = answered - before
     rate = np.divide(wrong - wrong_before, size, out=np.zeros_like(size), where=size > 0)
-    # Σ over the k-th answers of a group of (wrong before + (k - before) · rate) / k, by harmonic numbers.
+    # Harmonic numbers give the sum of (wrong before + (k - before) · rate) / k over the k-th answers of a group.
     most = int(answered[:, -1].max())
     harmonic = np.r_[0.0, np.cumsum(1 / np.arange(1, most + 1))]
     steps = harmonic[answered.astype(np.int64)] - harmonic[before.astype(np.int64)]
@@ -130,13 +127,9 @@ def weighted_aurc(uncertainty: Floats, right: Bools, weights: Floats) -> Floats:
 
 
 def _cumulated(uncertainty: Floats, right: Bools, weights: Floats) -> tuple[Floats, Floats]:
-    """Weight of the answers, and of the mistakes, up to each distinct uncertainty, [B, k]."""
+    """Weight of all answers, and of the mistakes, up to each distinct uncertainty, each [B, k]."""
     wrong, correct = weighted_counts(~right, -uncertainty, weights)
     return wrong + correct, wrong
-
-
-def _names() -> list[str]:
-    return [f"{coverage:.2f}" for coverage in COVERAGES]
 
 
 def _mean(values: Floats) -> float | None:

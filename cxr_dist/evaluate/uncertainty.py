@@ -1,32 +1,33 @@
-"""Uncertainty from Monte-Carlo dropout: many stochastic passes in, a few numbers per sample out.
+"""Uncertainty from Monte-Carlo dropout: summarises many stochastic passes as a few numbers per sample.
 
 Dropout at prediction time samples from an approximate posterior (Gal and Ghahramani, ICML 2016). The total
-uncertainty of the mean prediction splits into what more data cannot remove and what the model does not know
-(Houlsby et al. 2011; Depeweg et al., ICML 2018). All entropies are in nats.
+uncertainty of the mean prediction is the sum of an aleatoric part, which more data cannot reduce, and an epistemic
+part, the mutual information (Houlsby et al. 2011; Depeweg et al., ICML 2018). All entropies are in nats.
 """
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cxr_dist.evaluate.arrays import Floats
+from cxr_dist.evaluate.arrays import Bools, Floats
 from cxr_dist.format.manifest import Task
 
 
 @dataclass(frozen=True, kw_only=True)
 class McSummary:
-    """What `passes` stochastic passes said about n samples and C classes."""
+    """Summary of `passes` stochastic passes over n samples and C classes."""
 
     mean: Floats
     """[n, C], mean probability over the passes."""
     variance: Floats
     """[n, C], population variance of the probability over the passes."""
     predictive_entropy: Floats
-    """[n], entropy of the mean probabilities, nats: total uncertainty."""
+    """[n], entropy of the mean probabilities, in nats: the total uncertainty."""
     expected_entropy: Floats
-    """[n], mean entropy of the single passes, nats: the part that lies in the data (aleatoric)."""
+    """[n], mean of the entropies of the single passes, in nats: the aleatoric part."""
     passes: int
 
     def __post_init__(self) -> None:
@@ -38,22 +39,17 @@ class McSummary:
 
     def select(self, rows: NDArray[np.int64]) -> "McSummary":
         """The samples at `rows`, [m] indices, in that order."""
-        return McSummary(
-            mean=self.mean[rows],
-            variance=self.variance[rows],
-            predictive_entropy=self.predictive_entropy[rows],
-            expected_entropy=self.expected_entropy[rows],
-            passes=self.passes,
-        )
+        names = ("mean", "variance", "predictive_entropy", "expected_entropy")
+        return dataclasses.replace(self, **{name: getattr(self, name)[rows] for name in names})
 
     @property
     def mutual_information(self) -> Floats:
-        """[n], nats: how far the passes disagree (epistemic part). Rounding below 0 is clipped."""
+        """[n], disagreement of the passes in nats: the epistemic part. Negative rounding errors are clipped to 0."""
         return np.maximum(self.predictive_entropy - self.expected_entropy, 0.0)
 
 
 def entropy(probabilities: Floats, task: Task) -> Floats:
-    """Entropy over the last axis, nats: of one distribution, or summed over independent yes/no labels."""
+    """Entropy in nats over the last axis: of one distribution, or summed over independent binary labels."""
     terms = _negative_p_log_p(probabilities)
     if task == "multilabel":
         terms = terms + _negative_p_log_p(1.0 - probabilities)
@@ -61,15 +57,12 @@ def entropy(probabilities: Floats, task: Task) -> Floats:
 
 
 def _negative_p_log_p(p: Floats) -> Floats:
-    # p log p tends to 0 at p = 0, where the logarithm itself is not finite.
+    # p log p tends to 0 as p does, but log 0 is not finite.
     return -p * np.log(np.where(p > 0, p, 1.0))
 
 
 def summarise(mc_probabilities: ArrayLike, task: Task) -> McSummary:
-    """Reduce the probabilities of all passes, shape [P, n, C] in [0, 1], to their summary, in float64.
-
-    Takes NumPy arrays and CPU tensors. Multilabel tasks sum the binary entropies of the classes.
-    """
+    """Summarise, in float64, the probabilities of all passes, [P, n, C] in [0, 1], a NumPy array or a CPU tensor."""
     probabilities = np.asarray(mc_probabilities, dtype=np.float64)
     assert probabilities.ndim == 3, f"expected [passes, n, classes], got {probabilities.shape}"
     mean = probabilities.mean(axis=0)
@@ -82,18 +75,18 @@ def summarise(mc_probabilities: ArrayLike, task: Task) -> McSummary:
     )
 
 
-def most_uncertain_quarter(uncertainty: Floats) -> NDArray[np.bool_]:
-    """[n] mask of the ⌈n/4⌉ most uncertain samples; among equals, the earlier sample counts as more uncertain."""
+def most_uncertain_quarter(uncertainty: Floats) -> Bools:
+    """[n] mask of the ⌈n/4⌉ most uncertain samples; of equally uncertain samples the earlier are taken first."""
     order = np.argsort(-uncertainty, kind="stable")
     mask = np.zeros(len(uncertainty), dtype=np.bool_)
     mask[order[: -(-len(uncertainty) // 4)]] = True
     return mask
 
 
-def quarter_figures(uncertainty: Floats, right: NDArray[np.bool_]) -> dict[str, Any]:
-    """Do mistakes gather where the model is unsure? Shares are None for a group without samples.
+def quarter_figures(uncertainty: Floats, right: Bools) -> dict[str, Any]:
+    """Whether mistakes concentrate in the most uncertain quarter of the samples.
 
-    `share_misclassified` is taken among the most uncertain quarter, `share_correct` among the rest.
+    `share_misclassified` is a share of that quarter, `share_correct` of the rest; None for a group without samples.
     """
     quarter = most_uncertain_quarter(uncertainty)
     wrong_inside, right_outside = int((quarter & ~right).sum()), int((~quarter & right).sum())

@@ -69,7 +69,7 @@ def test_damaged_file_is_refused(tmp_path: Path, damage) -> None:  # type: ignor
     path = tmp_path / "predictions.csv"
     make_predictions(n=4).write_csv(path)
     path.write_text(damage(path.read_text()))
-    with pytest.raises(UserError, match=r"not a whole predictions table|split is empty"):
+    with pytest.raises(UserError, match=r"not a complete predictions table|split is empty"):
         Predictions.read_csv(path)
 
 
