@@ -12,7 +12,7 @@ from cxr_dist.config.file import to_yaml
 from cxr_dist.config.model import ModelConfig
 from cxr_dist.config.run import Config
 from cxr_dist.evaluate.assess import assess
-from cxr_dist.evaluate.metrics import to_json
+from cxr_dist.evaluate.metrics import strict_json
 from cxr_dist.evaluate.predictions import Predictions
 from cxr_dist.evaluate.uncertainty import summarise
 from cxr_dist.format.manifest import Manifest, ShardEntry, SplitEntry
@@ -146,7 +146,7 @@ def make_run(
     (folder / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
     (folder / "environment.json").write_text(json.dumps(_environment(digest, folder.name)), encoding="utf-8")
     (folder / "metrics.jsonl").write_text("".join(map(_line, _history())), encoding="utf-8")
-    (out / "metrics.json").write_text(to_json(evaluation | changes), encoding="utf-8")
+    (out / "metrics.json").write_text(strict_json(evaluation | changes), encoding="utf-8")
     predictions.write_csv(out / "predictions.csv")
     return folder
 

@@ -1,7 +1,7 @@
-"""Predictions in, ROC and precision–recall curves on a common grid out, with 95% bands over patients.
+"""ROC and precision–recall curves on a common grid, with 95% bands from the bootstrap over patients.
 
-A band is pointwise: at each abscissa it holds the middle 95% of the resampled curves. The macro curve is the
-mean of the classes' curves at each abscissa.
+A band is pointwise: at each abscissa it spans the middle 95% of the resampled curves. The macro curve is the mean of
+the classes' curves at each abscissa.
 """
 
 from collections.abc import Callable
@@ -28,14 +28,14 @@ class Curve:
 
 @dataclass(frozen=True, kw_only=True)
 class Curves:
-    """The curves of the classes that have positives and negatives, and their mean (None where there is none)."""
+    """The curves of the classes with positives and negatives, and their mean (None if there is no such class)."""
 
     per_class: dict[str, Curve]
     macro: Curve | None
 
 
 def roc_curves(predictions: Predictions, n_bootstrap: int = 300, seed: int = 0) -> Curves:
-    """Sensitivity at each false-positive rate, linear between the points."""
+    """Sensitivity at each false-positive rate, with linear interpolation between the points."""
     return _curves(predictions, _sensitivity, n_bootstrap, seed)
 
 
@@ -45,8 +45,7 @@ def precision_recall_curves(predictions: Predictions, n_bootstrap: int = 300, se
 
 
 def _curves(predictions: Predictions, on_grid: _OnGrid, n_bootstrap: int, seed: int) -> Curves:
-    ones = [predictions.one_class(c) for c in range(len(predictions.classes))]
-    ones = [one for one in ones if one.truth.any() and not one.truth.all()]
+    ones = [one for one in predictions.each_class() if one.has_both_sides]
     if not ones:
         return Curves(per_class={}, macro=None)
     once = _stack(ones, on_grid, np.ones((1, len(predictions))))[0]
@@ -61,29 +60,27 @@ def _curves(predictions: Predictions, on_grid: _OnGrid, n_bootstrap: int, seed: 
 
 
 def _stack(ones: list[OneClass], on_grid: _OnGrid, weights: Floats) -> Floats:
-    """[b, C, 101]: each class's curve under each row of weights; NaN where a side has no weight."""
-    return np.stack(
-        [on_grid(*weighted_counts(one.truth, one.score, weights[:, one.known])) for one in ones], axis=1
-    )
+    """Each class's curve under each row of weights, [b, C, 101]; NaN where positives or negatives have no weight."""
+    each = (weighted_counts(one.truth, one.score, weights[:, one.known]) for one in ones)
+    return np.stack([on_grid(*class_counts) for class_counts in each], axis=1)
 
 
 def _curve(y: Floats, many: Floats) -> Curve:
-    """`many` [B, 101] resampled ordinates, whole rows of them NaN."""
+    """The curve with the band of the resampled ordinates `many` [B, 101], in which undefined rows are NaN."""
     kept = many[~np.isnan(many).any(axis=1)]
+    if not len(kept):
+        return Curve(y=y, low=np.full_like(y, np.nan), high=np.full_like(y, np.nan))
     tail = 100 * (1 - LEVEL) / 2
-    low, high = (
-        np.percentile(kept, [tail, 100 - tail], axis=0) if len(kept) else (np.full_like(y, np.nan),) * 2
-    )
+    low, high = np.percentile(kept, [tail, 100 - tail], axis=0)
     return Curve(y=y, low=low, high=high)
 
 
 def _sensitivity(true_positives: Floats, false_positives: Floats) -> Floats:
-    tpr, fpr = (divide(part, part[:, -1:]) for part in (true_positives, false_positives))
-    start = np.zeros((len(tpr), 1))
-    # Of several points at one false-positive rate np.interp takes the last, which is the highest.
-    rows = [
-        np.interp(GRID, x, y) for x, y in zip(np.hstack([start, fpr]), np.hstack([start, tpr]), strict=True)
-    ]
+    # Both rates start at 0. At equal false-positive rates np.interp takes the last point, which is the highest.
+    tpr, fpr = (
+        np.pad(divide(part, part[:, -1:]), ((0, 0), (1, 0))) for part in (true_positives, false_positives)
+    )
+    rows = [np.interp(GRID, x, y) for x, y in zip(fpr, tpr, strict=True)]
     return np.stack(rows) + _gap(true_positives, false_positives)
 
 
@@ -91,13 +88,13 @@ def _precision(true_positives: Floats, false_positives: Floats) -> Floats:
     recall = divide(true_positives, true_positives[:, -1:])
     answered = true_positives + false_positives
     precision = np.divide(true_positives, answered, out=np.ones_like(answered), where=answered > 0)
-    # The rounding of a quotient must not ask for the next threshold.
+    # A tolerance, so that the rounding error of a quotient does not select the next threshold.
     reached = [np.searchsorted(row, GRID - 1e-12) for row in recall]
     first = np.minimum(np.stack(reached), recall.shape[1] - 1)
     return np.take_along_axis(precision, first, axis=1) + _gap(true_positives, false_positives)
 
 
 def _gap(true_positives: Floats, false_positives: Floats) -> Floats:
-    """[b, 1]: NaN for a resample without positives or without negatives, else 0."""
+    """NaN for a resample without positives or without negatives, else 0; [b, 1]."""
     both = (true_positives[:, -1:] > 0) & (false_positives[:, -1:] > 0)
     return np.where(both, 0.0, np.nan)

@@ -1,7 +1,7 @@
-"""Predictions in, each metric over all resamples of patients out, and the 95% intervals that follow.
+"""Every metric in every resample of the patients, and the 95% bootstrap intervals.
 
-A metric is named by its path in the metrics, e.g. ("macro", "roc_auc"). Not resampled: the calibration error,
-whose resamples are all larger than the value itself, and the micro AUCs, which cost much and say little.
+A metric is named by its path in the metrics, e.g. ("macro", "roc_auc"). The calibration error is not resampled,
+because its resamples are biased upwards, and neither are the micro AUCs, which are expensive and say little.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,8 +15,8 @@ from cxr_dist.evaluate.calibration import losses
 from cxr_dist.evaluate.predictions import OneClass, Predictions
 from cxr_dist.evaluate.risk_coverage import mc_answers, samples_of_answers, weighted_aurc
 
-Path = tuple[str, ...]
-Resampled = dict[Path, Floats]
+MetricPath = tuple[str, ...]
+Resampled = dict[MetricPath, Floats]
 _COUNTED = ("accuracy", "balanced_accuracy", "precision", "recall", "specificity", "f1")
 _RANKED = ("roc_auc", "average_precision")
 
@@ -24,30 +24,28 @@ _RANKED = ("roc_auc", "average_precision")
 def intervals(predictions: Predictions, n_bootstrap: int = 1000, seed: int = 0) -> dict[str, Any]:
     """95% intervals {"low", "high", "skipped"}, nested as the metrics are.
 
-    A resample that lacks what a metric needs (a class that the whole split has) is skipped for that metric and
-    counted. With fewer than two patients, or where every resample is skipped, low and high are null.
+    `skipped` counts the resamples in which the metric is undefined, because they lack a class that the split has. With
+    fewer than two patients, or if every resample is skipped, low and high are null.
     """
     head = {"level": LEVEL, "method": METHOD, "n_bootstrap": n_bootstrap, "seed": seed}
-    values = resampled(predictions, n_bootstrap, seed)
-    return head | nested({path: interval(found) for path, found in values.items()})
+    resamples = resampled(predictions, n_bootstrap, seed)
+    return head | nested({path: interval(values) for path, values in resamples.items()})
 
 
 def resampled(predictions: Predictions, n_bootstrap: int, seed: int) -> Resampled:
-    """Path -> [B], each metric in each resample; NaN where it is not defined."""
-    parts = [
-        _metrics_of(predictions, weights)
-        for weights in patient_weights(predictions.patients, n_bootstrap, seed)
-    ]
+    """Path of each metric -> its value in each resample, [B]; NaN where it is undefined."""
+    chunks = patient_weights(predictions.patients, n_bootstrap, seed)
+    parts = [_metrics_of(predictions, weights) for weights in chunks]
     values = {path: np.concatenate([part[path] for part in parts]) for path in parts[0]}
     if len(set(predictions.patients)) < 2:
-        values = {path: np.full_like(found, np.nan) for path, found in values.items()}
+        values = {path: np.full_like(each, np.nan) for path, each in values.items()}
     return _over_classes(values, predictions) | {p: v for p, v in values.items() if p[0] != "help"}
 
 
-def nested(found: Mapping[Path, Any]) -> dict[str, Any]:
+def nested(values: Mapping[MetricPath, Any]) -> dict[str, Any]:
     """{("macro", "f1"): x} as {"macro": {"f1": x}}."""
     tree: dict[str, Any] = {}
-    for path, value in found.items():
+    for path, value in values.items():
         branch = tree
         for key in path[:-1]:
             branch = branch.setdefault(key, {})
@@ -56,7 +54,7 @@ def nested(found: Mapping[Path, Any]) -> dict[str, Any]:
 
 
 def counts(ones: list[OneClass], weights: Floats) -> dict[str, Floats]:
-    """Weight of each cell of the 2 × 2 tables, each [b, C], one class against the rest."""
+    """Weighted cells of the confusion matrices of one class against the rest, each [b, C]."""
 
     def total(select: Callable[[OneClass], Bools]) -> Floats:
         return np.stack([weights[:, one.known] @ select(one).astype(np.float64) for one in ones], axis=1)
@@ -70,7 +68,7 @@ def counts(ones: list[OneClass], weights: Floats) -> dict[str, Floats]:
 
 
 def counted(tp: Floats, fp: Floats, fn: Floats, tn: Floats) -> dict[str, Floats]:
-    """The metrics that follow from the cells, of any one shape; NaN where not defined."""
+    """The metrics of confusion matrices, in the shape of their cells; NaN where undefined."""
     recall, specificity = divide(tp, tp + fn), divide(tn, tn + fp)
     return {
         "accuracy": divide(tp + tn, tp + fp + fn + tn),
@@ -84,42 +82,39 @@ def counted(tp: Floats, fp: Floats, fn: Floats, tn: Floats) -> dict[str, Floats]
 
 
 def _metrics_of(predictions: Predictions, weights: Floats) -> Resampled:
-    """Every metric under rows of weights [b, n]; ("help", …) is only needed to compute others."""
-    ones = [predictions.one_class(index) for index in range(len(predictions.classes))]
+    """Every metric under weights [b, n]; ("help", …) is only needed to compute others."""
+    ones = predictions.each_class()
     cells = counts(ones, weights)
     of_class = counted(**cells)
     pooled = counted(**{name: cell.sum(axis=1) for name, cell in cells.items()})
-    found: Resampled = {("micro", name): pooled[name] for name in _COUNTED}
+    values: Resampled = {("micro", name): pooled[name] for name in _COUNTED}
     for c, one in enumerate(ones):
         areas = weighted_areas(one.truth, one.score, weights[:, one.known])
-        each = {name: values[:, c] for name, values in of_class.items()} | dict(
-            zip(_RANKED, areas, strict=True)
-        )
-        found |= {("per_class", one.name, name): each[name] for name in (*_COUNTED, *_RANKED)}
+        values |= {("per_class", one.name, name): of_class[name][:, c] for name in _COUNTED}
+        values |= {("per_class", one.name, name): area for name, area in zip(_RANKED, areas, strict=True)}
     hits = cells["tp"].sum(axis=1)
-    return found | {("help", "hits"): divide(hits, weights.sum(axis=1))} | _sums(predictions, weights)
+    return values | {("help", "hits"): divide(hits, weights.sum(axis=1))} | _sums(predictions, weights)
 
 
 def _sums(predictions: Predictions, weights: Floats) -> Resampled:
-    """The metrics that are means over samples or answers."""
+    """The metrics that are means over samples or answers, under weights [b, n]."""
     log_loss, brier, labels = losses(predictions.probabilities, predictions.labels, predictions.task)
     total = weights @ labels
-    found: Resampled = {
+    values: Resampled = {
         ("log_loss",): divide(weights @ log_loss, total),
         ("brier",): divide(weights @ brier, total),
     }
-    if predictions.mc is None:
-        return found
-    doubt, right = mc_answers(predictions)
-    of_answers = weights[:, samples_of_answers(predictions)]
-    return found | {
-        ("uncertainty", "error_auroc", "predictive_entropy"): weighted_areas(~right, doubt, of_answers)[0],
-        ("uncertainty", "aurc"): weighted_aurc(doubt, right, of_answers),
-    }
+    if predictions.mc is not None:
+        uncertainty, right = mc_answers(predictions)
+        of_answers = weights[:, samples_of_answers(predictions)]
+        error_auroc, _ = weighted_areas(~right, uncertainty, of_answers)
+        values["uncertainty", "error_auroc", "predictive_entropy"] = error_auroc
+        values["uncertainty", "aurc"] = weighted_aurc(uncertainty, right, of_answers)
+    return values
 
 
 def _over_classes(values: Resampled, predictions: Predictions) -> Resampled:
-    """accuracy, balanced accuracy, and the means over classes."""
+    """Accuracy, balanced accuracy, and the means over classes."""
 
     def each(name: str) -> Floats:
         return np.stack([values["per_class", one, name] for one in predictions.classes], axis=1)
@@ -133,6 +128,6 @@ def _over_classes(values: Resampled, predictions: Predictions) -> Resampled:
 
 
 def _mean(values: Floats) -> Floats:
-    """[B] mean over the classes that are ever defined; NaN in a resample that lacks one of them."""
+    """Mean [B] over the classes that any resample defines; NaN in a resample that does not define all of these."""
     defined = ~np.isnan(values).all(axis=0)
     return values[:, defined].mean(axis=1) if defined.any() else np.full(len(values), np.nan)

@@ -1,8 +1,8 @@
-"""Two runs on the same samples: the difference of each metric with its 95% interval and a p-value.
+"""Differences of two runs on the same samples, with a 95% interval and a p-value for each metric.
 
-Paired, because a hard film is hard for both. The bootstrap over patients serves every metric; for the ROC AUC
-of a class there is also DeLong's test, with patients as clusters. p-values are two-sided, and not adjusted for
-the number of comparisons.
+Differences are paired, because an image that is hard for one run is usually hard for the other. The bootstrap over
+patients serves every metric except the ROC AUC of a class, for which DeLong's test is used, with patients as
+clusters. p-values are two-sided and not adjusted for the number of comparisons.
 """
 
 from dataclasses import dataclass
@@ -14,32 +14,32 @@ from scipy.stats import norm, rankdata
 
 from cxr_dist.evaluate.arrays import Bools, Floats
 from cxr_dist.evaluate.bootstrap import LEVEL, interval
-from cxr_dist.evaluate.intervals import Path, Resampled
+from cxr_dist.evaluate.intervals import MetricPath, Resampled
 from cxr_dist.evaluate.predictions import Predictions
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """A metric of one run minus that of another; None where it is not defined."""
+    """A metric of one run minus that of another; None where undefined."""
 
-    value: float | None
-    low: float | None
-    high: float | None
-    p: float | None
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
     method: str
 
 
 def bootstrap_difference(
-    values: tuple[float | None, float | None], resamples: tuple[Resampled, Resampled], path: Path
+    values: tuple[float | None, float | None], resamples: tuple[Resampled, Resampled], path: MetricPath
 ) -> Difference:
-    """First minus second, from resamples that drew the same patients.
+    """First minus second, from resamples of the same patients.
 
-    p is the smallest level at which the percentile interval leaves out 0 (Efron and Tibshirani 1993, chapter
-    15), with one added to both counts, so that it is never 0.
+    p is the smallest level at which the percentile interval excludes 0 (Efron and Tibshirani 1993, chapter 15), with
+    one added to both counts, so that it is never 0.
     """
     first, second = values
     if first is None or second is None:
-        return Difference(value=None, low=None, high=None, p=None, method="paired bootstrap")
+        return Difference(method="paired bootstrap")
     differences = resamples[0][path] - resamples[1][path]
     kept, bounds = differences[~np.isnan(differences)], interval(differences)
     tail = min((kept <= 0).sum(), (kept >= 0).sum())
@@ -53,38 +53,37 @@ def bootstrap_difference(
 
 
 def auc_difference(a: Predictions, b: Predictions, index: int) -> Difference:
-    """ROC AUC of class `index` in `a` minus that in `b`, whose samples are the same in the same order."""
+    """ROC AUC of class `index` in `a` minus that in `b`; both hold the same samples in the same order."""
     one, other = a.one_class(index), b.one_class(index)
-    patients = np.array(a.patients)[one.known]
-    return delong(one.truth, one.score, other.score, patients)
+    return delong(one.truth, one.score, other.score, np.array(a.patients)[one.known])
 
 
 def delong(truth: Bools, first: Floats, second: Floats, patients: NDArray[Any]) -> Difference:
     """AUC of `first` minus AUC of `second`, both [m] scores of the same samples, by DeLong et al. (1988).
 
-    The samples of a patient count as one cluster (Obuchowski, Biometrics 1997); with one sample per patient it
-    is DeLong's own test. Undefined where a side of the truth is missing; without p and interval where fewer
-    than two patients have positives, or negatives.
+    The samples of a patient form one cluster (Obuchowski, Biometrics 1997); with one sample per patient this is
+    DeLong's original test. The value is None without positives or without negatives; p and interval are None if fewer
+    than two patients have positives, or fewer than two have negatives.
     """
     if not truth.any() or truth.all():
-        return Difference(value=None, low=None, high=None, p=None, method="DeLong")
+        return Difference(method="DeLong")
     (above, below), (other_above, other_below) = placements(truth, first), placements(truth, second)
     value = float((above - other_above).mean())
     variance = clustered_variance(truth, above - other_above, below - other_below, patients)
     if variance is None:
-        return Difference(value=value, low=None, high=None, p=None, method="DeLong")
+        return Difference(value=value, method="DeLong")
     error = float(np.sqrt(variance))
     half = float(norm.isf((1 - LEVEL) / 2)) * error
-    # Without any variance the scores rank alike, and the difference is 0.
+    # If the variance is 0, both scores rank alike and the difference is 0.
     p = float(2 * norm.sf(abs(value) / error)) if error > 0 else 1.0
     return Difference(value=value, low=value - half, high=value + half, p=p, method="DeLong")
 
 
 def placements(truth: Bools, score: Floats) -> tuple[Floats, Floats]:
-    """The structural components: ([positives] share of negatives below each, [negatives] of positives above).
+    """The structural components: (share of negatives below each positive, share of positives above each negative).
 
-    Ties count half. By midranks, in O(m log m) (Sun and Xu, IEEE Signal Processing Letters 2014). The mean of
-    either is the AUC.
+    Ties count half. The mean of either is the AUC. Computed from midranks in O(m log m) (Sun and Xu, IEEE Signal
+    Processing Letters 2014).
     """
     ranks, positive, negative = rankdata(score), score[truth], score[~truth]
     above = (ranks[truth] - rankdata(positive)) / len(negative)
@@ -95,9 +94,10 @@ def placements(truth: Bools, score: Floats) -> tuple[Floats, Floats]:
 def clustered_variance(
     truth: Bools, of_positives: Floats, of_negatives: Floats, patients: NDArray[Any]
 ) -> float | None:
-    """Variance of the mean component, with patients [m] as clusters; None with fewer than two on a side.
+    """Variance of the mean component, with patients [m] as clusters (Obuchowski 1997, equations 3 to 5).
 
-    Obuchowski 1997, equations 3 to 5; a variance of a difference where the components are differences.
+    None if fewer than two patients have positives, or negatives. If the components are differences, this is the
+    variance of the difference.
     """
     _, cluster = np.unique(patients, return_inverse=True)
     size, value = int(cluster.max()) + 1, of_positives.mean()

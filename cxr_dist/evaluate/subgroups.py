@@ -1,6 +1,6 @@
-"""The same metrics within subgroups (view, sex, age band), with intervals and a note where a group is small.
+"""Metrics within subgroups (view, sex, age band), with intervals and a note if a group is small.
 
-Attributes come from the samples' JSON in the shards; an age is put into a band before it is kept.
+Attributes come from the samples' JSON in the shards; an age is only kept as an age band.
 """
 
 import json
@@ -16,7 +16,7 @@ from cxr_dist.evaluate.metrics import accuracy, curves, mean_auc
 from cxr_dist.evaluate.predictions import Predictions
 
 ATTRIBUTES = ("view", "sex")
-"""Fields of a sample's JSON that are taken as they are; `age`, in years, becomes `age_band`."""
+"""Fields of a sample's JSON that are used unchanged; `age`, in years, becomes `age_band`."""
 SMALL = 30
 UNKNOWN_VALUE = "not recorded"
 _BANDS = ((18, "under 18"), (40, "18 to 39"), (65, "40 to 64"))
@@ -24,24 +24,24 @@ _METRICS = {"accuracy": ("accuracy",), "macro_roc_auc": ("macro", "roc_auc")}
 
 
 def read_attributes(store: ShardStore) -> dict[str, list[str]]:
-    """Name -> value of each sample of a split, in its order; attributes that no sample has are left out."""
+    """Attribute -> value for each sample of a split, in order; attributes that no sample has are omitted."""
     sizes = [shard.samples for shard in store.shards]
     pairs = ((shard, sample) for shard, size in enumerate(sizes) for sample in range(size))
     return attributes_of(json.loads(store.read(shard, sample)["json"]) for shard, sample in pairs)
 
 
 def attributes_of(samples: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """`read_attributes` of samples' JSON contents. What is missing, null or blank becomes an empty string."""
-    found: dict[str, list[str]] = {name: [] for name in (*ATTRIBUTES, "age_band")}
+    """`read_attributes` for samples given as decoded JSON. A missing, null or blank value becomes an empty string."""
+    attributes: dict[str, list[str]] = {name: [] for name in (*ATTRIBUTES, "age_band")}
     for sample in samples:
         for name in ATTRIBUTES:
-            found[name].append(str(sample.get(name) or "").strip())
-        found["age_band"].append(age_band(sample.get("age")))
-    return {name: values for name, values in found.items() if any(values)}
+            attributes[name].append(str(sample.get(name) or "").strip())
+        attributes["age_band"].append(age_band(sample.get("age")))
+    return {name: values for name, values in attributes.items() if any(values)}
 
 
-def age_band(age: Any) -> str:
-    """`40 to 64` for 52, "52" or "052Y"; an empty string for what is no age in years."""
+def age_band(age: object) -> str:
+    """`40 to 64` for 52, "52" or "052Y"; an empty string if `age` is not an age in years."""
     text = str(age if age is not None else "").strip().upper().removesuffix("Y")
     if not text.replace(".", "", 1).isdigit():
         return ""
@@ -51,8 +51,8 @@ def age_band(age: Any) -> str:
 def subgroups(predictions: Predictions, n_bootstrap: int = 1000, seed: int = 0) -> dict[str, Any]:
     """Attribute -> value -> {"n", "patients", accuracy, macro_roc_auc, "classes", "note"}.
 
-    Each metric is {"value", "low", "high"}, null where not defined; "classes" are those that the macro ROC AUC
-    is the mean over, because a subgroup may lack some. An attribute with one value only is left out.
+    Each metric is {"value", "low", "high"}, null where undefined. "classes" lists the classes that enter the macro ROC
+    AUC, because a subgroup may lack some. Attributes with a single value are omitted.
     """
     return {
         name: {
@@ -69,9 +69,9 @@ def _within(
 ) -> dict[str, Any]:
     group = predictions.select(np.flatnonzero(np.array(values) == value))
     estimates, resamples = (accuracy(group), mean_auc(group)), resampled(group, n_bootstrap, seed)
-    found: dict[str, Any] = {"n": len(group), "patients": len(set(group.patients))}
+    result: dict[str, Any] = {"n": len(group), "patients": len(set(group.patients))}
     for (name, path), estimate in zip(_METRICS.items(), estimates, strict=True):
         bounds = interval(resamples[path])
-        found[name] = {"value": estimate, "low": bounds["low"], "high": bounds["high"]}
+        result[name] = {"value": estimate, "low": bounds["low"], "high": bounds["high"]}
     note = f"fewer than {SMALL} images: too few to judge" if len(group) < SMALL else ""
-    return found | {"classes": list(curves(group)), "note": note}
+    return result | {"classes": list(curves(group)), "note": note}

@@ -21,7 +21,7 @@ from cxr_dist.evaluate.assess import assess
 from cxr_dist.evaluate.compare import Comparison, compare
 from cxr_dist.evaluate.ensemble import average, member_of, prepare_ensemble_folder
 from cxr_dist.evaluate.leakage import label_terms_redacted, patients_in_training
-from cxr_dist.evaluate.metrics import to_json
+from cxr_dist.evaluate.metrics import strict_json
 from cxr_dist.evaluate.predict import predict_split
 from cxr_dist.evaluate.predictions import Predictions
 from cxr_dist.evaluate.run_result import finished_predictions
@@ -137,7 +137,7 @@ class _Evaluation:
             found = dataclasses.replace(found, attributes=read_attributes(store))
         facts = self._facts(split, mc, data) | assess(found, validation, at_sensitivity)
         found.write_csv(folder / "predictions.csv")
-        write_whole(folder / "metrics.json", to_json(facts))
+        write_whole(folder / "metrics.json", strict_json(facts))
 
     def _facts(self, split: str, mc: McDropout, data: DataConfig) -> dict[str, Any]:
         """What metrics.json says beside the blocks of `assess`."""
@@ -175,6 +175,6 @@ def compare_runs(
     if examples_per_kind:
         examples = [examples_of(run, examples_per_kind, shards) for run in comparison.runs]
     out.mkdir(parents=True, exist_ok=True)
-    write_whole(out / "comparison.json", to_json(comparison.to_dict()))
+    write_whole(out / "comparison.json", strict_json(comparison.to_dict()))
     write_page(comparison, out / "report.html", examples)
     return comparison

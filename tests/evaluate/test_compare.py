@@ -9,7 +9,7 @@ from made_runs import make_predictions, make_run, make_runs
 
 from cxr_dist.errors import UserError
 from cxr_dist.evaluate.compare import compare
-from cxr_dist.evaluate.metrics import to_json
+from cxr_dist.evaluate.metrics import strict_json
 
 
 def test_values_are_those_of_each_metrics_json(tmp_path: Path) -> None:
@@ -31,7 +31,7 @@ def test_values_are_those_of_each_metrics_json(tmp_path: Path) -> None:
         )
     assert found["samples"] == 150
     assert found["made_data"] is True
-    to_json(found)
+    strict_json(found)
 
 
 def test_manifest_is_read_while_it_is_the_one_of_the_run(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from made_runs import CLASSES, make_predictions
 from scipy import stats
 from sklearn import metrics as sk
 
-from cxr_dist.evaluate.metrics import MACRO, compute_metrics, confusion_matrix, curves, mean_auc, to_json
+from cxr_dist.evaluate.metrics import MACRO, compute_metrics, confusion_matrix, curves, mean_auc, strict_json
 from cxr_dist.evaluate.predictions import Predictions
 from cxr_dist.evaluate.risk_coverage import mc_answers
 
@@ -109,7 +109,7 @@ def test_nothing_known_at_all() -> None:
     values = compute_metrics(made)
     assert values["accuracy"] is values["log_loss"] is values["macro"]["f1"] is None
     assert values["uncertainty"]["answers"] == 0
-    json.loads(to_json(values))
+    json.loads(strict_json(values))
 
 
 @pytest.mark.parametrize("task", ["multiclass", "multilabel"])
@@ -118,7 +118,7 @@ def test_one_sample(task: str) -> None:
     assert values["n"] == 1
     assert values["accuracy"] is not None
     assert values["macro"]["roc_auc"] is None
-    to_json(values)
+    strict_json(values)
 
 
 def test_class_that_is_never_predicted_has_no_precision_but_an_f1_of_zero() -> None:
@@ -174,6 +174,6 @@ def test_curves_enclose_the_auc() -> None:
 
 def test_the_same_predictions_give_the_same_bytes() -> None:
     made: Predictions = make_predictions()
-    assert to_json(compute_metrics(made)) == to_json(compute_metrics(make_predictions()))
+    assert strict_json(compute_metrics(made)) == strict_json(compute_metrics(make_predictions()))
     with pytest.raises(ValueError, match="not JSON compliant"):
-        to_json({"value": float("nan")})
+        strict_json({"value": float("nan")})
