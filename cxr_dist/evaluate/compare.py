@@ -1,7 +1,6 @@
-"""Finished run folders in, one comparison out: the same samples, each metric with its interval, differences.
+"""The comparison of finished runs on the same samples: metrics with intervals, and differences to the first run.
 
-Runs that were evaluated on other samples, labels or classes are refused, because their numbers cannot stand
-in one table.
+Runs that were evaluated on different samples, labels or classes are refused, because their metrics are not comparable.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,7 @@ from typing import Any
 
 from cxr_dist.errors import UserError
 from cxr_dist.evaluate import leakage
-from cxr_dist.evaluate.intervals import resampled
+from cxr_dist.evaluate.intervals import MetricPath, resampled
 from cxr_dist.evaluate.paired import Difference, auc_difference, bootstrap_difference
 from cxr_dist.evaluate.predictions import Predictions
 from cxr_dist.evaluate.run_result import FIELDS, RunResult, aligned, read_run
@@ -24,11 +23,11 @@ HEADLINE = {
     "macro_f1": ("macro", "f1"),
     "accuracy": ("accuracy",),
 }
-"""Name in comparison.json -> where metrics.json has it: the table's columns, higher is better."""
-LOSSES = {"brier": ("brier",), "log_loss": ("log_loss",)}
-"""Lower is better."""
+"""Name in comparison.json -> path in metrics.json; the columns of the table. Higher is better."""
+LOWER_IS_BETTER = {"brier": ("brier",), "log_loss": ("log_loss",)}
+"""Like HEADLINE, for metrics of which lower is better."""
 _WITH_TEXT = {"baseline": "enhanced", "demo-baseline": "demo"}
-"""Named runs that have no text, and the ones whose ablations stand beside them."""
+"""Named run without text -> the named run with text that it is compared to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,22 +38,33 @@ class Comparison:
     classes: tuple[str, ...]
     runs: tuple[RunResult, ...]
     differences: tuple[Mapping[str, Difference], ...]
-    """Per run and metric the difference to the first run; empty for the first."""
+    """For each run and metric the difference to the first run; empty for the first run."""
     warnings: tuple[str, ...]
-    """What a reader must know before believing the table."""
+    """What a reader must know before trusting the table."""
 
     @property
     def not_evaluated(self) -> dict[str, str]:
-        """Mode (image, text, fused) that no run has -> the commands that would give the table its row."""
-        return commands_of_absent_modes(self.runs)
+        """Mode (image, text, fused) that no run has -> commands that train and evaluate such a run.
+
+        The named run is that of a run which reads reports, if there is one.
+        """
+        source = min(self.runs, key=lambda run: ("fused", "text", "image").index(run.mode))
+        named_run = _WITH_TEXT.get(source.config.run, source.config.run)
+        modes = {run.mode for run in self.runs}
+        return {
+            mode: f"cxr-dist train {named_run} --model.mode {mode} --data.shards SHARDS --out RUN_DIR && "
+            "cxr-dist evaluate RUN_DIR"
+            for mode in MODE_NAMES
+            if mode not in modes
+        }
 
     @property
     def made_data(self) -> bool:
-        """Whether the films and reports are made (drawn by a program), not real."""
+        """Whether the images and reports are synthetic."""
         return any(run.evaluation["made_data"] for run in self.runs)
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of comparison.json: per run and metric {"value", "low", "high"}, and the differences."""
+        """The content of comparison.json: for each run, metrics as {"value", "low", "high"}, and differences."""
         first = self.runs[0].metrics
         return {
             "split": self.split,
@@ -76,17 +86,17 @@ class Comparison:
 def compare(
     run_dirs: Sequence[Path], split: str = "test", n_bootstrap: int = 1000, shards: str | None = None
 ) -> Comparison:
-    """Read runs, check that they can be compared, and set each against the first.
+    """Read runs, check that they are comparable, and compare each to the first.
 
-    `shards` says where the shards have moved since training; the numbers do not need them.
+    `shards` is the folder of the shards if they have moved since training; the metrics do not depend on it.
 
     Raises UserError for a folder given twice or without an evaluation of `split`, and for runs that differ in
     classes, samples or labels.
     """
     if not run_dirs:
         raise UserError("nothing to compare: name at least one run folder")
-    named = zip(run_dirs, _names(run_dirs), strict=True)
-    runs = [read_run(folder, name, split, shards) for folder, name in named]
+    names = _names(run_dirs)
+    runs = [read_run(folder, name, split, shards) for folder, name in zip(run_dirs, names, strict=True)]
     for run in runs[1:]:
         _require_same_samples(runs[0], run)
     runs = [aligned(run, runs[0].predictions.keys) for run in runs]
@@ -99,39 +109,21 @@ def compare(
     )
 
 
-def metrics_of(classes: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Name in comparison.json -> path: the headline, the losses, and the ROC AUC of each class."""
-    return HEADLINE | LOSSES | {f"roc_auc/{name}": ("per_class", name, "roc_auc") for name in classes}
-
-
-def commands_of_absent_modes(runs: Sequence[RunResult]) -> dict[str, str]:
-    """Mode that no run has -> how to train and evaluate it, by the recipe of a run that reads reports."""
-    source = min(runs, key=lambda run: ("fused", "text", "image").index(run.mode))
-    recipe = _WITH_TEXT.get(source.config.run, source.config.run)
-    modes = {run.mode for run in runs}
-    return {
-        mode: f"cxr-dist train {recipe} --model.mode {mode} --data.shards SHARDS --out RUN_DIR && "
-        "cxr-dist evaluate RUN_DIR"
-        for mode in MODE_NAMES
-        if mode not in modes
-    }
-
-
 def _differences(runs: Sequence[RunResult], n_bootstrap: int) -> list[dict[str, Difference]]:
-    first, found = runs[0], [dict[str, Difference]()]
+    first, differences_of_runs = runs[0], [dict[str, Difference]()]
     if len(runs) == 1:
-        return found
+        return differences_of_runs
     resamples = resampled(first.predictions, n_bootstrap, seed=0)
     for run in runs[1:]:
         pair = resampled(run.predictions, n_bootstrap, seed=0), resamples
         differences = {
             name: bootstrap_difference((run.estimate(*path).value, first.estimate(*path).value), pair, path)
-            for name, path in (HEADLINE | LOSSES).items()
+            for name, path in (HEADLINE | LOWER_IS_BETTER).items()
         }
         for index, name in enumerate(first.predictions.classes):
             differences[f"roc_auc/{name}"] = auc_difference(run.predictions, first.predictions, index)
-        found.append(differences)
-    return found
+        differences_of_runs.append(differences)
+    return differences_of_runs
 
 
 def _names(run_dirs: Sequence[Path]) -> list[str]:
@@ -172,13 +164,14 @@ def _labels(predictions: Predictions) -> dict[str, tuple[int, ...]]:
 def _run_to_dict(
     run: RunResult, differences: Mapping[str, Difference], first: str, classes: Sequence[str]
 ) -> dict[str, Any]:
-    estimates = {name: asdict(run.estimate(*path)) for name, path in metrics_of(classes).items()}
+    areas = {f"roc_auc/{name}": ("per_class", name, "roc_auc") for name in classes}
+    paths: dict[str, MetricPath] = HEADLINE | LOWER_IS_BETTER | areas
     return {
         "name": run.name,
         **{field: run.evaluation[field] for field in FIELDS if field not in ("split", "made_data")},
-        "metrics": estimates,
+        "metrics": {name: asdict(run.estimate(*path)) for name, path in paths.items()},
         "difference_to": first if differences else None,
-        "differences": {name: asdict(found) for name, found in differences.items()},
+        "differences": {name: asdict(difference) for name, difference in differences.items()},
         "calibration": run.evaluation["calibration"],
         "operating_points": run.evaluation["operating_points"],
         "subgroups": run.evaluation["subgroups"],

@@ -1,7 +1,7 @@
-"""An ensemble: the predictions of several runs on the same samples in, their mean out.
+"""Ensembles: the mean of the predictions of several runs on the same samples.
 
-A deep ensemble averages probabilities (Lakshminarayanan et al., NeurIPS 2017). Its stochastic passes are those
-of all members together, so that the mutual information counts their disagreement too.
+A deep ensemble averages probabilities (Lakshminarayanan et al., NeurIPS 2017). The stochastic passes of all members
+are pooled, so the mutual information includes the disagreement between members.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from cxr_dist.files import holds_something
 
 
 def member_of(config: Config, step: int) -> dict[str, Any]:
-    """What metrics.json says of a member: the settings that tell it from the others, and its checkpoint."""
+    """A member's entry in metrics.json: the settings that distinguish it from the others, and its checkpoint."""
     return {
         "run": config.run,
         "mode": config.model.mode,
@@ -32,9 +32,9 @@ def member_of(config: Config, step: int) -> dict[str, Any]:
 
 
 def average(members: Sequence[Predictions]) -> Predictions:
-    """The mean over members, one at least; all on the same samples, with the same number of passes each.
+    """The mean over one or more members, each with the same number of passes.
 
-    Raises UserError where their samples, labels or classes differ.
+    Raises UserError if their samples, labels or classes differ.
     """
     first = members[0]
     if len(members) == 1:
@@ -43,7 +43,7 @@ def average(members: Sequence[Predictions]) -> Predictions:
         same = (first.task, first.classes, first.keys) == (other.task, other.classes, other.keys)
         if not same or not np.array_equal(first.labels, other.labels):
             raise UserError(
-                "the runs of an ensemble predict other classes or samples: take runs of one data set"
+                "the runs of an ensemble predict different classes or samples: use runs of one data set"
             )
     probabilities = np.mean([member.probabilities for member in members], axis=0)
     summaries = [member.mc for member in members if member.mc is not None]
@@ -52,10 +52,10 @@ def average(members: Sequence[Predictions]) -> Predictions:
 
 
 def _pooled(members: Sequence[McSummary], predictions: Predictions) -> McSummary:
-    """The summary of all members' passes as if they had been one set of passes."""
+    """The summary of the passes of all members, pooled as one set of passes."""
     means = np.array([member.mean for member in members])
     mean = means.mean(axis=0)
-    # Law of total variance: the mean of the variances and the variance of the means.
+    # Law of total variance: the mean of the variances plus the variance of the means.
     variance = np.mean([member.variance for member in members], axis=0) + means.var(axis=0)
     return McSummary(
         mean=mean,
@@ -67,13 +67,13 @@ def _pooled(members: Sequence[McSummary], predictions: Predictions) -> McSummary
 
 
 def prepare_ensemble_folder(out: Path, first_run: Path) -> None:
-    """Make the folder that `cxr-dist compare` takes like a run: the first member's settings and machine (rank 0).
+    """Create a folder that `cxr-dist compare` can read like a run's, with the first member's settings (rank 0).
 
-    Raises UserError for a folder that holds something else, as a run's own.
+    Raises UserError if `out` holds anything else, such as a run.
     """
     marker = out / "ensemble.json"
     if holds_something(out) and not marker.is_file():
-        raise UserError(f"{out} is not an ensemble's folder: choose an empty or new one for --out")
+        raise UserError(f"{out} is not an ensemble's folder: choose an empty or new folder for --out")
     out.mkdir(mode=0o700, parents=True, exist_ok=True)
     marker.write_text(json.dumps({"format": "cxr_dist ensemble", "settings_of": first_run.resolve().name}))
     for name in ("config.yaml", "environment.json"):

@@ -1,11 +1,11 @@
-"""Ways in which a test can know its answers: patients on both sides, sections that name it, a split by image.
+"""Label leakage: patients in training and test, report sections that state the finding, a split by image.
 
-The facts are counted from the shards when a run is evaluated; the warnings are made from what runs recorded.
+The facts are counted from the shards when a run is evaluated; the warnings follow from what the runs recorded.
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+import itertools
+from collections.abc import Iterator, Sequence
 
 from cxr_dist.config.data import DataConfig
 from cxr_dist.data.place import open_store
@@ -14,27 +14,26 @@ from cxr_dist.format.manifest import Manifest
 from cxr_dist.shard.readers import READERS
 
 _WRITTEN_BEFORE = ("indication", "history", "examination", "technique", "comparison")
-"""Report sections that are written before the film is read."""
+"""Report sections that are written before the image is read."""
 
 
 def labels_in_text(label_source: str, sections: Sequence[str], own: str = "") -> str:
-    """What to know where these sections hold what the labels were made from; empty where they do not.
+    """A warning if the labels were made from report text that these sections include; else empty.
 
-    `own` is how a reader of the user's own says that they were made from the reports.
+    `own` says how a user's own reader made the labels from the reports; empty if it did not.
     """
-    telling = [section for section in sections if section not in _WRITTEN_BEFORE]
+    sources = [section for section in sections if section not in _WRITTEN_BEFORE]
     how = own or (READERS[label_source].labels_in_reports if label_source in READERS else "")
-    if not how or not telling:
+    if not how or not sources:
         return ""
     return (
-        f"The labels were made from the reports themselves, {how}: a model that reads "
-        f"{', '.join(telling)} reads what they were made from. indication and history are written before the film is "
-        "read."
+        f"The labels were made from the reports themselves, {how}: a model that reads {', '.join(sources)} reads "
+        "the text that they were made from. Indication and history are written before the image is read."
     )
 
 
 def patients_in_training(data: DataConfig, manifest: Manifest, split: str) -> int:
-    """Number of patients of `split` who are in the training split too; 0 for the training split itself."""
+    """Number of patients of `split` who are also in the training split; 0 for the training split itself."""
     if split == "train":
         return 0
     return len(_patients(data, manifest, split) & _patients(data, manifest, "train"))
@@ -44,66 +43,56 @@ def _patients(data: DataConfig, manifest: Manifest, split: str) -> set[bytes]:
     if not manifest.splits[split].samples:
         return set()
     with contextlib.closing(open_store(data, manifest, split)) as store:
-        return {
-            patient
-            for shard in range(len(store.shards))
-            for patient in store.index(shard)["patient"].tolist()
-        }
+        return set().union(*(store.index(shard)["patient"].tolist() for shard in range(len(store.shards))))
 
 
 def label_terms_redacted(manifest: Manifest) -> bool:
-    """Whether the recipe had the labels' words replaced in the reports."""
+    """Whether the recipe replaced the label terms in the reports."""
     return bool(manifest.recipe.get("redact"))
 
 
 def warnings(runs: Sequence[RunResult]) -> Iterator[str]:
-    """What a reader must know before believing a table of these runs."""
+    """Yields what a reader must know before trusting a comparison of these runs."""
     yield from _missing_modes(runs)
     yield from _text_explains(runs)
     if any("impression" in run.evaluation["text_sections"] for run in runs):
-        yield "The IMPRESSION is among the sections that were read: it usually names the finding."
-    seen = [_labels_in_text(run.evaluation) for run in runs]
-    yield from dict.fromkeys(filter(None, seen))
+        yield "The text input includes the impression, which usually names the finding."
+    yield from dict.fromkeys(filter(None, map(_labels_in_text, runs)))
     if any(run.evaluation["split_by"] == "image" for run in runs):
         yield (
-            "The split is by image: films of one patient are in training and in the test, so the numbers are "
-            "too good."
+            "The split is by image: images of one patient are in both training and test, so the metrics are too "
+            "optimistic."
         )
     shared = max(run.evaluation["patients_in_training"] for run in runs)
     if shared:
-        yield (
-            f"{shared} of {runs[0].metrics['patients']} patients are in the training split too: split by "
-            "patient."
-        )
+        yield f"{shared} of {runs[0].metrics['patients']} patients are also in the training split: split by patient."
     if len({run.environment.get("manifest_sha256") for run in runs}) > 1:
         yield "The runs were trained on different shard folders (their manifests differ)."
 
 
-def _labels_in_text(evaluation: Mapping[str, Any]) -> str:
-    own = evaluation.get("labels_in_reports", "")
-    return labels_in_text(evaluation["label_source"], evaluation["text_sections"], own)
+def _labels_in_text(run: RunResult) -> str:
+    facts = run.evaluation
+    return labels_in_text(facts["label_source"], facts["text_sections"], facts.get("labels_in_reports", ""))
 
 
 def _missing_modes(runs: Sequence[RunResult]) -> Iterator[str]:
     modes = {run.mode for run in runs}
     if "fused" in modes and "text" not in modes:
         yield (
-            "No report-only run is compared, so this does not say how much the report gives the answer away: "
+            "No report-only run is compared, so this does not show how much the report gives the answer away: "
             "train one with --model.mode text."
         )
     if "fused" in modes and "image" not in modes:
-        yield "No image-only run is compared, so this does not say what the report adds to the film."
+        yield "No image-only run is compared, so this does not show what the report adds to the image."
 
 
 def _text_explains(runs: Sequence[RunResult]) -> Iterator[str]:
-    """Whether the report alone explains what a fused run gained."""
-    texts = [run for run in runs if run.mode == "text"]
-    for run in (run for run in runs if run.mode == "fused"):
-        best = run.estimate("macro", "roc_auc")
-        for text in texts:
-            value = text.estimate("macro", "roc_auc").value
-            if value is not None and best.low is not None and value >= best.low:
-                yield (
-                    f"The report alone ({text.name}, macro ROC AUC {value:.3f}) reaches the 95% interval of "
-                    f"{run.name}: the report gives the answer away, and the film may add nothing."
-                )
+    """Warns of each fused run that a report-only run equals within the fused run's 95% interval."""
+    fused, texts = ([run for run in runs if run.mode == mode] for mode in ("fused", "text"))
+    for run, text in itertools.product(fused, texts):
+        low, value = run.estimate("macro", "roc_auc").low, text.estimate("macro", "roc_auc").value
+        if value is not None and low is not None and value >= low:
+            yield (
+                f"The report alone ({text.name}, macro ROC AUC {value:.3f}) reaches the 95% interval of {run.name}: "
+                "the report gives the answer away, and the image may add nothing."
+            )

@@ -1,6 +1,6 @@
-"""A finished run folder in, everything that it says of itself out: configuration, metrics, curves, machine.
+"""Reads a finished run folder: configuration, metrics, predictions, training history, environment and manifest.
 
-The numbers are those that the run wrote; nothing is computed anew.
+All values are those that the run recorded; nothing is recomputed.
 """
 
 import dataclasses
@@ -37,13 +37,13 @@ FIELDS = (
     "members",
     "mc_scope",
 )
-"""What metrics.json says beside the blocks of `assess`."""
+"""Fields of metrics.json, apart from the blocks of `assess`."""
 BLOCKS = ("metrics", "intervals", "calibration", "operating_points", "subgroups")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A metric with its 95% interval; None where it is not defined."""
+    """A metric with its 95% interval; None where undefined."""
 
     value: float | None
     low: float | None
@@ -52,19 +52,19 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
-    """All that a finished run says of itself."""
+    """The records of a finished run."""
 
     name: str
-    """The run folder's name, unique in the comparison."""
+    """Name of the run folder, unique within a comparison."""
     config: Config
     evaluation: dict[str, Any]
-    """metrics.json of the split."""
+    """Content of metrics.json for the split."""
     predictions: Predictions
     history: list[dict[str, Any]]
-    """metrics.jsonl."""
+    """Lines of metrics.jsonl."""
     environment: dict[str, Any]
     manifest: Manifest | None
-    """None where the shards are gone, or are no longer those that the run was trained on."""
+    """None if the shards cannot be read, or are no longer those that the run was trained on."""
 
     @property
     def mode(self) -> str:
@@ -73,16 +73,16 @@ class RunResult:
 
     @property
     def members(self) -> list[dict[str, Any]]:
-        """What `member_of` says of each run that was averaged; one for a single run."""
+        """The `member_of` entry of each run that was averaged; a single run has one."""
         return list(self.evaluation["members"])
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """What `compute_metrics` found."""
+        """The result of `compute_metrics`."""
         return dict(self.evaluation["metrics"])
 
     def estimate(self, *path: str) -> Estimate:
-        """The metric at a path of keys, e.g. ("macro", "f1"), with its interval."""
+        """The metric at a path of keys, such as ("macro", "f1"), with its interval."""
         value: Any = self.metrics
         interval: Any = self.evaluation["intervals"]
         for key in path:
@@ -91,9 +91,9 @@ class RunResult:
 
 
 def read_run(folder: Path, name: str, split: str, shards: str | None = None) -> RunResult:
-    """Read RUN_DIR; raises UserError, with the command to run, where it or its evaluation is not whole.
+    """Read a run folder; raises UserError, with the command to run, if it or its evaluation is incomplete.
 
-    `shards` says where the shards have moved since training.
+    `shards` is the folder of the shards if they have moved since training.
     """
     config = load_config(folder / "config.yaml")
     evaluated = folder / "evaluation" / split
@@ -107,7 +107,7 @@ def read_run(folder: Path, name: str, split: str, shards: str | None = None) -> 
     predictions = Predictions.read_csv(evaluated / "predictions.csv")
     if len(predictions) != evaluation["metrics"]["n"]:
         raise UserError(
-            f"predictions.csv of {name} has {len(predictions)} rows, its metrics.json speaks of "
+            f"predictions.csv of {name} has {len(predictions)} rows, but its metrics.json says "
             f"{evaluation['metrics']['n']}: {again} again"
         )
     environment = _read_json(folder / "environment.json")
@@ -125,17 +125,17 @@ def read_run(folder: Path, name: str, split: str, shards: str | None = None) -> 
 def finished_predictions(
     folder: Path, split: str, members: list[dict[str, Any]], manifest_sha256: str
 ) -> Predictions | None:
-    """The predictions of an earlier evaluation, if it was of these checkpoints on these shards; else None."""
+    """The predictions of an earlier evaluation of these checkpoints on these shards; None if there is none."""
     evaluated = folder / "evaluation" / split
     if not (evaluated / "metrics.json").is_file():
         return None
-    found = _read_json(evaluated / "metrics.json")
-    same = (found.get("members"), found.get("manifest_sha256")) == (members, manifest_sha256)
+    evaluation = _read_json(evaluated / "metrics.json")
+    same = (evaluation.get("members"), evaluation.get("manifest_sha256")) == (members, manifest_sha256)
     return Predictions.read_csv(evaluated / "predictions.csv") if same else None
 
 
 def aligned(run: RunResult, keys: Sequence[str]) -> RunResult:
-    """The run with its predictions in the order of `keys`, which are the same samples."""
+    """The run with its predictions in the order of `keys`, a permutation of its own."""
     row_of = {key: row for row, key in enumerate(run.predictions.keys)}
     rows = np.array([row_of[key] for key in keys])
     return dataclasses.replace(run, predictions=run.predictions.select(rows))
@@ -143,22 +143,22 @@ def aligned(run: RunResult, keys: Sequence[str]) -> RunResult:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"no {path.name} in {path.parent}: that is not a whole run folder") from None
+        raise UserError(f"no {path.name} in {path.parent}: that is not a complete run folder") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is not JSON (line {error.lineno}): write it again") from None
-    return dict(found)
+    return dict(content)
 
 
 def _read_history(path: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; a last line without its newline is still being written, and left out."""
+    """The lines of metrics.jsonl; a last line without a newline is still being written and is ignored."""
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
 def _manifest_of(data: DataConfig, environment: dict[str, Any]) -> Manifest | None:
-    with suppress(UserError):  # a URL that does not answer, a format that is no longer read: as good as gone
+    with suppress(UserError):  # such as a URL that does not answer, or a format that is no longer supported
         path = shards_folder(data) / "manifest.json"
         if path.is_file() and sha256_of(path) == environment.get("manifest_sha256"):
             return load_manifest(path.parent)

@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from cxr_dist import __version__
 from cxr_dist.config.run import Config
-from cxr_dist.evaluate.compare import HEADLINE, LOSSES, MODE_NAMES
+from cxr_dist.evaluate.compare import HEADLINE, LOWER_IS_BETTER, MODE_NAMES
 from cxr_dist.evaluate.leakage import label_terms_redacted, labels_in_text, warnings
 from cxr_dist.evaluate.run_result import Estimate, RunResult
 from cxr_dist.format.manifest import Manifest
@@ -70,7 +70,7 @@ def model_card(facts: CardFacts) -> str:
         result=result,
         front_matter=_front_matter(facts).to_yaml(),
         sees=MODE_NAMES[facts.config.model.mode],
-        headline=HEADLINE | LOSSES,
+        headline=HEADLINE | LOWER_IS_BETTER,
         metric_names=METRIC_NAMES,
         class_metrics=_CLASS_METRICS,
         redacted=label_terms_redacted(facts.manifest),
@@ -109,7 +109,7 @@ def _hub_results(facts: CardFacts) -> list[EvalResult]:
         return []
     found = {
         name: facts.result.estimate(*path)
-        for name, path in (HEADLINE | LOSSES).items()
+        for name, path in (HEADLINE | LOWER_IS_BETTER).items()
         if name in _HUB_METRICS
     }
     return [

@@ -11,7 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from cxr_dist.evaluate.compare import HEADLINE, LOSSES, MODE_NAMES, Comparison
+from cxr_dist.evaluate.compare import HEADLINE, LOWER_IS_BETTER, MODE_NAMES, Comparison
 from cxr_dist.evaluate.run_result import RunResult
 from cxr_dist.files import whole_file
 from cxr_dist.report import figures
@@ -78,7 +78,7 @@ def render_page(comparison: Comparison, examples: Sequence[RunExamples] = ()) ->
         class_columns=CLASS_COLUMNS,
         point_columns=POINT_COLUMNS,
         headline=HEADLINE,
-        compared=HEADLINE | LOSSES,
+        compared=HEADLINE | LOWER_IS_BETTER,
         best=_best_per_metric(comparison),
         summary=summary(comparison),
         statements=leakage_statements(comparison),

@@ -96,7 +96,7 @@ def test_refuses_a_run_without_a_whole_evaluation(tmp_path: Path) -> None:
         compare([run], n_bootstrap=50)
     whole["metrics"]["n"] = 31
     metrics.write_text(json.dumps(whole))
-    with pytest.raises(UserError, match=r"has 30 rows, its metrics\.json speaks of 31"):
+    with pytest.raises(UserError, match=r"has 30 rows, but its metrics\.json says 31"):
         compare([run], n_bootstrap=50)
     metrics.write_text("{")
     with pytest.raises(UserError, match=r"metrics\.json is not JSON \(line 1\)"):
@@ -108,7 +108,7 @@ def test_refuses_a_folder_that_is_no_whole_run(tmp_path: Path) -> None:
         compare([tmp_path / "nothing"])
     run = make_run(tmp_path / "a", make_predictions(n=30))
     (run / "environment.json").unlink()
-    with pytest.raises(UserError, match=r"no environment\.json in .*: that is not a whole run folder"):
+    with pytest.raises(UserError, match=r"no environment\.json in .*: that is not a complete run folder"):
         compare([run], n_bootstrap=50)
 
 
@@ -129,7 +129,7 @@ def test_warns_when_the_report_gives_the_answer_away(tmp_path: Path) -> None:
 def test_warns_of_impression_split_by_image_and_other_shards(tmp_path: Path) -> None:
     sections = ("findings", "impression")
     found = warnings_of(tmp_path, 0.8, sections=sections, split_by="image")
-    assert "The IMPRESSION is among the sections" in found
+    assert "The text input includes the impression" in found
     assert "The split is by image" in found
     environment = tmp_path / "text" / "environment.json"
     environment.write_text(environment.read_text().replace('"manifest_sha256": "', '"manifest_sha256": "x'))
@@ -143,7 +143,7 @@ def test_warns_where_the_text_holds_what_the_labels_were_made_from(tmp_path: Pat
         found.count("The labels were made from the reports themselves, by a program (CheXpert or NegBio)")
         == 1
     )
-    assert "a model that reads findings reads what they were made from" in found
+    assert "a model that reads findings reads the text that they were made from" in found
     assert warnings_of(tmp_path / "before", 0.8, sections=("indication", "history"), **mimic) == ""
     assert "by curators" in warnings_of(tmp_path / "openi", 0.8, label_source="openi")
     assert warnings_of(tmp_path / "table", 0.8, label_source="table") == ""
@@ -179,7 +179,7 @@ def test_shards_that_moved_are_found_where_they_are_said_to_be(tmp_path: Path) -
 def test_warns_of_patients_on_both_sides(tmp_path: Path) -> None:
     run = make_run(tmp_path / "a", make_predictions(n=30), mode="image", patients_in_training=3)
     assert compare([run], n_bootstrap=50).warnings == (
-        "3 of 20 patients are in the training split too: split by patient.",
+        "3 of 20 patients are also in the training split: split by patient.",
     )
 
 

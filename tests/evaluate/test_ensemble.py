@@ -38,13 +38,13 @@ def test_one_member_is_itself_and_members_without_passes_have_none() -> None:
 
 @pytest.mark.parametrize("other", [{"data": 8}, {"n": 20}, {"classes": ("a", "b")}, {"task": "multilabel"}])
 def test_members_on_other_samples_or_classes_are_refused(other: dict) -> None:
-    with pytest.raises(UserError, match="take runs of one data set"):
+    with pytest.raises(UserError, match="use runs of one data set"):
         average([make_predictions(), make_predictions(**other)])
 
 
 def test_the_folder_is_not_laid_over_a_run_or_anything_else(tmp_path: Path) -> None:
     run, other = (make_run(tmp_path / name, make_predictions(n=20)) for name in ("a", "b"))
-    with pytest.raises(UserError, match="not an ensemble's folder: choose an empty or new one for --out"):
+    with pytest.raises(UserError, match="not an ensemble's folder: choose an empty or new folder for --out"):
         prepare_ensemble_folder(other, run)
     prepare_ensemble_folder(tmp_path / "new", run)
     prepare_ensemble_folder(tmp_path / "new", run)  # again, as for another split
