@@ -1,4 +1,4 @@
-"""What the model says of cases from outside the shards: passes in; probabilities, spread and entropies out."""
+"""Predictions for cases from outside the shards: probabilities, their spread over the passes, and entropies."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -18,20 +18,20 @@ _DIGITS = 6
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
-    """What the model says of b cases and C classes."""
+    """Predictions for b cases and C classes."""
 
     task: Task
     classes: tuple[str, ...]
     probabilities: Floats
-    """[b, C], of the deterministic pass."""
+    """[b, C], from the deterministic pass."""
     calibrated: Floats | None
-    """[b, C], the same at the temperature that validation chose; None without one."""
+    """[b, C], `probabilities` at the temperature fitted on validation; None if there is none."""
     mc: McSummary | None
-    """Summary of the stochastic passes; None without any."""
+    """Summary of the stochastic passes; None if none were run."""
     interval: Floats | None
-    """[2, b, C], the 2.5% and 97.5% percentile over the passes, interpolated.
+    """[2, b, C], 2.5% and 97.5% percentiles over the passes, interpolated; None if none were run.
 
-    Percentiles stay in [0, 1] and follow a skewed spread, which mean ± 1.96 deviations do not.
+    Unlike mean ± 1.96 standard deviations, percentiles stay in [0, 1] and follow a skewed distribution.
     """
 
     def __len__(self) -> int:
@@ -39,11 +39,11 @@ class Answers:
 
     @property
     def shown(self) -> Floats:
-        """[b, C], the mean over the passes, else the deterministic probabilities."""
+        """[b, C], the mean over the passes, or the deterministic probabilities if none were run."""
         return self.probabilities if self.mc is None else self.mc.mean
 
     def columns(self, row: int) -> dict[str, Any]:
-        """One case as a row of a table, named as in evaluation's predictions.csv."""
+        """One case as a table row, with the column names of predictions.csv."""
         decided = decide(self.probabilities[row : row + 1], self.task)
         cells: dict[str, Any] = {}
         if self.task == "multiclass":
@@ -55,7 +55,7 @@ class Answers:
         return cells | self._per_case(row)
 
     def to_dict(self, row: int) -> dict[str, Any]:
-        """One case as JSON has it: for each quantity, class name -> value; entropies in nats."""
+        """One case for JSON: for each quantity, class name -> value; entropies in nats."""
         entropies = {f"{name}_nats": value for name, value in self._per_case(row).items()}
         return {**self._per_class(row), **entropies, "mc_passes": self.mc.passes if self.mc else 0}
 
@@ -81,7 +81,7 @@ class Answers:
 def answers(
     certain: Floats, passes: Floats | None, task: Task, classes: tuple[str, ...], temperature: float | None
 ) -> Answers:
-    """From what `predict_passes` gave, [b, C] and [P, b, C]; raises UserError where it holds not-a-number."""
+    """Answers from the results of `predict_passes`, [b, C] and [P, b, C]; raises UserError if one is not finite."""
     if not np.isfinite(certain).all() or not (passes is None or np.isfinite(passes).all()):
         raise UserError("a probability is not a number: this checkpoint diverged; choose another run")
     return Answers(

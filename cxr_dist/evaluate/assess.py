@@ -1,7 +1,7 @@
-"""Everything that metrics.json says of one split's predictions: metrics, intervals, calibration, thresholds.
+"""The assessment of one split's predictions for metrics.json: metrics, intervals, calibration, thresholds.
 
-What is chosen (the temperature, the operating points) is chosen on the validation split's predictions and
-applied to those of another split; without them, and on validation itself, it is null.
+The temperature and the operating points are chosen on the predictions of the validation split and applied to those
+of another split. Without validation predictions, and on validation itself, both are null.
 """
 
 from typing import Any
@@ -21,30 +21,17 @@ def assess(
     n_bootstrap: int = 1000,
 ) -> dict[str, Any]:
     """The blocks metrics, intervals, calibration, operating_points and subgroups, as plain numbers."""
-    return {
+    blocks: dict[str, Any] = {
         "metrics": compute_metrics(predictions),
         "intervals": intervals(predictions, n_bootstrap),
-        "calibration": _calibration(predictions, validation),
-        "operating_points": _operating_points(predictions, validation, at_sensitivity, n_bootstrap),
+        "calibration": None,
+        "operating_points": None,
         "subgroups": subgroups(predictions, n_bootstrap),
     }
-
-
-def _chosen_on(validation: Predictions) -> dict[str, Any]:
-    return {"split": "val", "n": len(validation), "patients": len(set(validation.patients))}
-
-
-def _calibration(predictions: Predictions, validation: Predictions | None) -> dict[str, Any] | None:
-    if validation is None:
-        return None
-    pairs = [(p.probabilities, p.labels) for p in (validation, predictions)]
-    return {"chosen_on": _chosen_on(validation)} | calibrate(pairs[0], pairs[1], predictions.task)
-
-
-def _operating_points(
-    predictions: Predictions, validation: Predictions | None, at_sensitivity: float | None, n_bootstrap: int
-) -> dict[str, Any] | None:
-    if validation is None:
-        return None
-    found = operating_points(validation, predictions, at_sensitivity, n_bootstrap)
-    return {"chosen_on": _chosen_on(validation)} | found
+    if validation is not None:
+        split = {"split": "val", "n": len(validation), "patients": len(set(validation.patients))}
+        fitted_on, applied_to = ((p.probabilities, p.labels) for p in (validation, predictions))
+        points = operating_points(validation, predictions, at_sensitivity, n_bootstrap)
+        blocks["calibration"] = {"chosen_on": split} | calibrate(fitted_on, applied_to, predictions.task)
+        blocks["operating_points"] = {"chosen_on": split} | points
+    return blocks

@@ -1,4 +1,4 @@
-"""Where the model looked: Grad-CAM over the film (Selvaraju et al. 2017)."""
+"""Grad-CAM heat maps over the image (Selvaraju et al. 2017)."""
 
 import math
 
@@ -12,36 +12,36 @@ from cxr_dist.model.inputs import Inputs
 
 
 def grad_cam(model: Classifier, inputs: Inputs, class_index: int) -> NDArray[np.float64] | None:
-    """Heat in [0, 1] over the image tokens of one film, shape [h, w]; all 0 where nothing speaks for the class.
+    """Heat map in [0, 1] over the image tokens, [h, w]; all 0 if no token increases the logit of the class.
 
-    The films of a study stand side by side, [h, films · w], on one scale. None for an image encoder whose tokens are
-    no grid over the film, or do not enter the answer.
+    The images of a study are placed side by side, [h, images · w], on one scale. None if the image encoder's tokens do
+    not form a grid over the image, or do not affect the logit.
 
     Args:
         model: in eval mode, with an image encoder.
         inputs: of one case, b = 1.
         class_index: the class whose logit is explained.
     """
-    assert inputs.images is not None, "Grad-CAM needs a film"
+    assert inputs.images is not None, "Grad-CAM needs an image"
     assert model.image is not None
-    seen: list[Tensor] = []  # [films, n, image width]
-    hook = model.image.register_forward_hook(lambda _module, _inputs, found: seen.append(found[0]))
+    tokens: list[Tensor] = []  # one tensor, [images, n, image width]
+    hook = model.image.register_forward_hook(lambda _module, _inputs, output: tokens.append(output[0]))
     try:
         with torch.enable_grad():
             logit = model(*inputs)[0, class_index]
     finally:
         hook.remove()
-    (gradient,) = torch.autograd.grad(logit, seen, allow_unused=True)
-    grid = _grid(seen[0].shape[1], *inputs.images.shape[2:])
+    (gradient,) = torch.autograd.grad(logit, tokens, allow_unused=True)
+    grid = _grid(tokens[0].shape[1], *inputs.images.shape[2:])
     if gradient is None or grid is None:
         return None
-    heat = (gradient.mean(dim=(0, 1)) * seen[0].detach()).sum(-1).clamp_min(0).double()
+    heat = (gradient.mean(dim=(0, 1)) * tokens[0].detach()).sum(-1).clamp_min(0).double()
     heat = heat.view(-1, *grid).movedim(0, 1).reshape(grid[0], -1)
     return (heat / heat.max().clamp_min(1e-12)).cpu().numpy()
 
 
 def _grid(tokens: int, height: int, width: int) -> tuple[int, int] | None:
-    """Rows and columns of tokens that cover a film in squares; None where so many cannot."""
+    """Rows and columns of tokens that cover an image in squares; None if that number of tokens cannot."""
     per_pixel = math.sqrt(tokens / (height * width))
     rows, columns = round(height * per_pixel), round(width * per_pixel)
     return (rows, columns) if rows * columns == tokens else None

@@ -1,4 +1,4 @@
-"""The passes of a model over one batch: films and token ids in, probabilities out. No rank and no split enters."""
+"""The deterministic and stochastic passes of a model over one batch, independent of ranks and splits."""
 
 import torch
 
@@ -15,7 +15,7 @@ from cxr_dist.model.monte_carlo import McDropout, mc_logits
 def predict_passes(
     model: Classifier, batch: Batch, config: Config, task: Task, mc: McDropout, device: torch.device
 ) -> tuple[Floats, Floats | None]:
-    """Probabilities [b, C] of the deterministic pass, and [P, b, C] of the stochastic ones where there are any."""
+    """Probabilities [b, C] of the deterministic pass, and [P, b, C] of the stochastic passes (None if P = 0)."""
     batch = batch.to(device)
     inputs = inputs_of(model, batch)
     with config.autocast(device.type):
@@ -28,7 +28,7 @@ def predict_passes(
 
 
 def inputs_of(model: Classifier, batch: Batch) -> Inputs:
-    """What the model takes of a batch that is on its device: films normalised, in its own precision."""
+    """The model's inputs for a batch on its device, with images normalised and in the model's precision."""
     dtype = next(model.parameters()).dtype
     return Inputs.of(batch, None if batch.images is None else model.levels.normalise(batch.images, dtype))
 

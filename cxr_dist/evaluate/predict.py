@@ -1,9 +1,10 @@
-"""Running the model over a split: canonical batches in, the split's predictions out, on every rank the same.
+"""Runs the model over a split in canonical batches and returns the split's predictions, the same on every rank.
 
-No collective inside the loop; at the end one gather, and it is an error if the sample ids that came back are
-not exactly the split's. So the table does not depend on the number of ranks or shards.
+There is no collective inside the loop. One gather at the end raises an error unless every sample of the split came
+back exactly once, so the table does not depend on the number of ranks or shards.
 """
 
+import contextlib
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -32,16 +33,16 @@ _NO_PASSES = McDropout()
 def predict_batch(
     model: Classifier, batch: Batch, config: Config, task: Task, mc: McDropout, device: torch.device
 ) -> np.ndarray:
-    """One row per sample, float64 [b, 1 + C (+ 2 C + 2)]: id, probabilities, and the summary of the passes.
+    """One row for each sample, float64 [b, 1 + C (+ 2 C + 2)]: id, probabilities, and the summary of the passes.
 
-    The model is in eval mode; the masks of the stochastic passes follow from (seed, sample, pass).
+    The model must be in eval mode. Dropout masks of the stochastic passes are a function of (seed, sample, pass).
     """
     certain, passes = predict_passes(model, batch, config, task, mc, device)
     columns = [batch.sample_ids[:, None].cpu().numpy(), certain]
     if passes is not None:
-        found = summarise(passes, task)
-        entropies = [found.predictive_entropy[:, None], found.expected_entropy[:, None]]
-        columns += [found.mean, found.variance, *entropies]
+        summary = summarise(passes, task)
+        entropies = [summary.predictive_entropy[:, None], summary.expected_entropy[:, None]]
+        columns += [summary.mean, summary.variance, *entropies]
     return np.concatenate(columns, axis=1, dtype=np.float64)
 
 
@@ -69,7 +70,7 @@ def predict_split(
         with_images=config.model.uses_image,
     )
     rows = _gather(
-        [predict_batch(model, batch, config, manifest.task, mc, device) for batch in _heard(batches)],
+        [predict_batch(model, batch, config, manifest.task, mc, device) for batch in _with_progress(batches)],
         manifest.split(split).samples,
         config.data.evaluation_batch,
         world,
@@ -79,8 +80,8 @@ def predict_split(
     return _table(rows, config, manifest, split, mc.passes)
 
 
-def _heard(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """Each batch counts as progress of a long phase."""
+def _with_progress(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """The batches; reports progress to the watchdog after each."""
     for batch in batches:
         yield batch
         advance()
@@ -89,31 +90,29 @@ def _heard(batches: Iterable[Batch]) -> Iterator[Batch]:
 def _gather(
     parts: list[np.ndarray], num_samples: int, batch: int, world: World, device: torch.device
 ) -> np.ndarray:
-    """All ranks' rows, by sample id; raises where an id is missing or there twice."""
+    """The rows of all ranks in the order of sample ids; raises UserError if an id is missing or duplicated."""
     ranks = range(world.world_size)
     counts = [sum(map(len, evaluation_batches(num_samples, batch, r, world.world_size))) for r in ranks]
-    mine = np.concatenate(parts) if parts else None
-    width = torch.tensor([mine.shape[1] if mine is not None else 0], device=device)
+    # A rank without a batch learns the number of columns from the others.
+    width = torch.tensor([parts[0].shape[1] if parts else 0], device=device)
     widths = gather_rows(width, [1] * world.world_size)
-    rows = torch.from_numpy(mine if mine is not None else np.empty((0, int(widths.max())))).to(device)
-    everything = gather_rows(rows, counts).cpu().numpy()
+    own = np.concatenate(parts) if parts else np.empty((0, int(widths.max())))
+    everything = gather_rows(torch.from_numpy(own).to(device), counts).cpu().numpy()
     everything = everything[np.argsort(everything[:, 0], kind="stable")]
     if not np.array_equal(everything[:, 0], np.arange(num_samples)):
         raise UserError(
-            f"the predictions of {len(everything)} samples came back for a split of {num_samples}, or not each "
-            "once: run `cxr-dist verify` on the shards, and report this"
+            f"gathered {len(everything)} predictions for a split of {num_samples} samples, or not one for each sample: "
+            "run `cxr-dist verify` on the shards, and report this"
         )
     return everything
 
 
 def _table(rows: np.ndarray, config: Config, manifest: Manifest, split: str, passes: int) -> Predictions:
     classes = len(manifest.classes)
-    store = open_store(config.data, manifest, split)
-    index = np.concatenate([store.index(shard) for shard in range(len(store.shards))])
-    store.close()
-    _, deterministic, mean, variance, entropies = np.split(
-        rows, np.cumsum([1, classes, classes, classes]), axis=1
-    )
+    with contextlib.closing(open_store(config.data, manifest, split)) as store:
+        index = np.concatenate([store.index(shard) for shard in range(len(store.shards))])
+    bounds = np.cumsum([1, classes, classes, classes])
+    _, deterministic, mean, variance, entropies = np.split(rows, bounds, axis=1)
     summary = None
     if passes:
         summary = McSummary(

@@ -1,7 +1,7 @@
-"""Which words of the report the answer came from: attention rolled out, and gradient × input, per token.
+"""Which words of the report the prediction relies on: attention rollout and gradient × input for each token.
 
-The two ask different things. Attention says where the network gathered from, and has no sign; gradient × input
-says which tokens raise or lower one class's logit. Neither is a proof of cause.
+Attention says which tokens the network gathers information from, and has no sign; gradient × input says which tokens
+raise or lower the logit of a class. Neither proves a cause.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,14 +18,14 @@ from cxr_dist.evaluate.arrays import Floats
 from cxr_dist.model.classifier import Classifier
 from cxr_dist.model.inputs import Inputs
 
-_STEPS = 16  # along the way: each costs a forward and a backward pass of the text encoder
+_STEPS = 16  # of the integral; each costs a forward and a backward pass of the text encoder
 
 
 def attention_rollout(attentions: Sequence[Tensor]) -> Tensor:
-    """Layers' attention [heads, T, T], first to last, to the share [T, T] of each input in each output token.
+    """The share [T, T] of each input token in each output token, from each layer's attention [heads, T, T].
 
-    Abnar and Zuidema (ACL 2020): heads averaged, half of each layer for its residual connection, layers
-    multiplied. Rows sum to 1.
+    Abnar and Zuidema (ACL 2020): heads are averaged, half of each layer is its residual connection, and the layers
+    are multiplied from first to last. Rows sum to 1.
     """
     tokens = attentions[0].shape[-1]
     identity = torch.eye(tokens, dtype=torch.float64, device=attentions[0].device)
@@ -38,10 +38,10 @@ def attention_rollout(attentions: Sequence[Tensor]) -> Tensor:
 
 @torch.no_grad()
 def token_attention(model: Classifier, inputs: Inputs) -> Floats | None:
-    """Share of each token of one report [T] in what the summary gathers from the report; sums to 1.
+    """Share [T] of each token of one report in what the summary gathers from the report; sums to 1.
 
-    The text encoder's rollout, weighted by how much of each token enters the summary. None where no report token
-    enters it, for an encoder whose attention is not between all tokens, and for one of the user's own.
+    This is the text encoder's rollout, weighted by the share of each of its outputs in the summary. None if no report
+    token enters the summary, if the encoder does not attend between all tokens, and for a user's own encoder.
     """
     assert model.text is not None
     assert inputs.attention_mask is not None
@@ -50,23 +50,23 @@ def token_attention(model: Classifier, inputs: Inputs) -> Floats | None:
     if shares is None or not hasattr(bert, "set_attn_implementation"):
         return None
     with _visible_attention(bert) as encoder:
-        found = encoder(
+        output = encoder(
             input_ids=inputs.tokens, attention_mask=inputs.attention_mask, output_attentions=True
-        ).attentions
+        )
     square = (shares.shape[1],) * 2
-    if not found or any(layer.shape[-2:] != square for layer in found):
+    if not output.attentions or any(layer.shape[-2:] != square for layer in output.attentions):
         return None
-    rolled = attention_rollout([layer[0] for layer in found])
+    rolled = attention_rollout([layer[0] for layer in output.attentions])
     return (shares[0].double() @ rolled).cpu().numpy()
 
 
 def gradient_times_input(model: Classifier, inputs: Inputs, class_index: int) -> Floats | None:
-    """Gradient × input of a class's logit for each token embedding of one report, [T]; below 0 speaks against.
+    """Gradient × input of a class's logit for each token embedding of one report, [T]; negative lowers the logit.
 
-    The gradient is averaged along the way from no embedding to the whole one (integrated gradients: Sundararajan
-    et al., ICML 2017), so that the scores sum to about what all tokens together do to the logit. The gradient at
-    the end alone may have the wrong sign where the network is saturated. None for an encoder of the user's own
-    without `get_input_embeddings`.
+    The gradient is averaged along the path from zero to the full embeddings (integrated gradients: Sundararajan et al.,
+    ICML 2017), so that the scores sum to about the effect of all tokens on the logit. The gradient at the full
+    embeddings alone may have the wrong sign where the network is saturated. None for a user's own encoder without
+    `get_input_embeddings`.
     """
     assert model.text is not None
     if not hasattr(model.text, "get_input_embeddings"):
@@ -75,12 +75,12 @@ def gradient_times_input(model: Classifier, inputs: Inputs, class_index: int) ->
         features = model.encode(inputs)
     total: Tensor | float = 0.0
     for step in range(_STEPS):
-        # The way is walked as α = u², slowly at first: after LayerNorm most happens near 0.
+        # Midpoint rule with α = u², which samples small α densely: after LayerNorm most of the change is near 0.
         middle = (step + 0.5) / _STEPS
-        with _scaled_embeddings(model.text, middle**2) as seen, torch.enable_grad():
+        with _scaled_embeddings(model.text, middle**2) as embeddings, torch.enable_grad():
             tokens = model.text(inputs.tokens, inputs.attention_mask)
             logit = model.classify(replace(features, text_tokens=tokens))[0, class_index]
-        whole, scaled = seen
+        whole, scaled = embeddings
         (gradient,) = torch.autograd.grad(logit, scaled)
         total = total + (gradient * whole).sum(-1)[0].double() * 2 * middle / _STEPS
     assert isinstance(total, Tensor)
@@ -88,13 +88,13 @@ def gradient_times_input(model: Classifier, inputs: Inputs, class_index: int) ->
 
 
 def per_word(scores: Floats, words: Sequence[ReportWord]) -> Floats:
-    """Token scores [T] summed over each word's tokens, [words]; what special tokens hold stays out."""
+    """Token scores [T] summed over the tokens of each word, [words]; special tokens belong to no word."""
     return np.array([scores[list(word.tokens)].sum() for word in words], dtype=np.float64)
 
 
 @contextmanager
 def _visible_attention(encoder: Any) -> Iterator[Any]:
-    """The encoder with attention computed in the open: the fused kernels do not give their weights away."""
+    """The encoder with eager attention, because the fused kernels do not return attention weights."""
     usual = encoder.config._attn_implementation
     encoder.set_attn_implementation("eager")
     try:
@@ -105,16 +105,19 @@ def _visible_attention(encoder: Any) -> Iterator[Any]:
 
 @contextmanager
 def _scaled_embeddings(encoder: Any, factor: float) -> Iterator[list[Tensor]]:
-    """Inside, a forward pass sees its token embeddings scaled; yields [as they are, scaled: a leaf for gradients]."""
-    seen: list[Tensor] = []
+    """Scale the token embeddings of forward passes within the context.
+
+    Yields a list that the last forward pass fills with its embeddings, unscaled and scaled (a leaf for gradients).
+    """
+    embeddings: list[Tensor] = []
 
     def scale(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
         whole = output.detach()
-        seen[:] = whole, (factor * whole).requires_grad_()
-        return seen[1]
+        embeddings[:] = whole, (factor * whole).requires_grad_()
+        return embeddings[1]
 
     hook = encoder.get_input_embeddings().register_forward_hook(scale)
     try:
-        yield seen
+        yield embeddings
     finally:
         hook.remove()
