@@ -93,7 +93,7 @@ def test_says_what_it_is(tmp_path: Path, page: str) -> None:
     run = make_run(tmp_path / "real", make_predictions(n=30, passes=0), made_data=False, split_by="image")
     real = render_page(compare([run]))
     assert "Made data." not in real
-    assert "films of one patient are in training and in the test" in real
+    assert "images of one patient are in both training and test" in real
     assert "Research software, not for clinical use" in real
 
 
