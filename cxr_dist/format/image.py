@@ -1,7 +1,7 @@
-"""Image files into grey 8-bit pixels, and pixels into the JPEG that is stored.
+"""Read image files as grey 8-bit pixels, and encode pixels as the JPEG that a shard stores.
 
-Takes what real folders hold: grey, colour, palette and transparent images, 16 bit, a file ending that lies,
-EXIF orientation. The format and the size are known from the header before any pixel is decoded.
+Grey, colour, palette, transparent and 16-bit images are read, whatever the file's ending says, and the EXIF
+orientation is applied. The format and the size are checked in the header before any pixel is decoded.
 """
 
 import warnings
@@ -18,13 +18,16 @@ from cxr_dist.errors import out_of_files
 from cxr_dist.format.left_out import MISSING_IMAGE, TOO_LARGE_IMAGE, UNREADABLE_IMAGE, ImageProblem
 from cxr_dist.format.stored_sample import PIXEL_LIMIT
 
-SIDE_LIMIT = 65_500  # of a JPEG
-_FORMATS = ("JPEG", "PNG")  # by content; Pillow would otherwise run EPS through Ghostscript
+SIDE_LIMIT = 65_500  # pixels; the most that a JPEG encoder accepts
+_FORMATS = (
+    "JPEG",
+    "PNG",
+)  # recognised by content; without this list, Pillow would run EPS files through Ghostscript
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFile:
-    """A film in a file; `inverted` where it is stored with black bone (MONOCHROME1)."""
+    """An image in a file; `inverted` says that bone is stored as black (MONOCHROME1)."""
 
     path: Path
     inverted: bool = False
@@ -40,7 +43,7 @@ class ImageFile:
 
 
 def shrink(grey: NDArray[np.uint8], short_side: int) -> NDArray[np.uint8]:
-    """Scale [H, W] by area so that the short side has `short_side` pixels; a smaller image stays as it is."""
+    """Scale [H, W] by area to a short side of `short_side` pixels; a smaller image is returned unchanged."""
     height, width = grey.shape
     scale = short_side / min(height, width)
     if scale >= 1:
@@ -50,7 +53,7 @@ def shrink(grey: NDArray[np.uint8], short_side: int) -> NDArray[np.uint8]:
 
 
 def encode_jpeg(grey: NDArray[np.uint8], quality: int) -> bytes:
-    """Grey JPEG of [H, W] at a quality of 1 to 100; the same pixels give the same bytes."""
+    """Encode [H, W] as a grey JPEG of quality 1 to 100; the same pixels give the same bytes."""
     done, data = cv2.imencode(".jpg", grey, [cv2.IMWRITE_JPEG_QUALITY, quality])
     assert done
     return bytes(data)
@@ -64,10 +67,10 @@ def _decode(path: Path, short_side: int) -> NDArray[np.uint8]:
         with image:
             if _too_large(image):
                 raise ImageProblem(TOO_LARGE_IMAGE)
-            # A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size, and its luma alone: a fraction of the time.
-            # Twice the wanted size is left for scaling by area, which near 1:1 would blur.
+            # Decoding the luma of a JPEG at 1/2, 1/4 or 1/8 of its size takes a fraction of the time. We keep twice
+            # the wanted size, because scaling by area blurs when the ratio is close to 1.
             image.draft("L", (2 * short_side, 2 * short_side))
-            ImageOps.exif_transpose(image, in_place=True)  # a copy of 2,048² pixels costs 6% of reading them
+            ImageOps.exif_transpose(image, in_place=True)
             return _to_grey(image)
     except FileNotFoundError:
         raise ImageProblem(MISSING_IMAGE) from None
@@ -75,28 +78,28 @@ def _decode(path: Path, short_side: int) -> NDArray[np.uint8]:
         raise ImageProblem(TOO_LARGE_IMAGE) from None
     except (ImageProblem, MemoryError):
         raise
-    except Exception as error:  # of a damaged file: OSError, SyntaxError, ValueError, zlib.error, ...
+    except Exception as error:  # a damaged file can raise OSError, SyntaxError, ValueError, zlib.error, ...
         raise out_of_files(error) or ImageProblem(UNREADABLE_IMAGE) from None
 
 
 def _too_large(image: Image.Image) -> bool:
-    several = "A" in image.mode or "transparency" in image.info or image.mode.startswith(("I", "F"))
-    limit = PIXEL_LIMIT // 2 if several else PIXEL_LIMIT
+    several_bytes = "A" in image.mode or "transparency" in image.info or image.mode.startswith(("I", "F"))
+    limit = PIXEL_LIMIT // 2 if several_bytes else PIXEL_LIMIT
     return image.width * image.height > limit or max(image.size) > SIDE_LIMIT
 
 
 def _to_grey(image: Image.Image) -> NDArray[np.uint8]:
     if image.mode.startswith(("I", "F")):
-        return _window(np.asarray(image))
+        return _to_8_bits(np.asarray(image))
     if "A" in image.mode or "transparency" in image.info:
-        # Outside the film, a transparent pixel may hold any colour: lay the film on black.
-        film = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", film.size, "black"), film)
+        # A transparent pixel can hold any colour: put a black background behind the image.
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "black"), rgba)
     return np.asarray(image if image.mode == "L" else image.convert("L"), np.uint8)
 
 
-def _window(values: NDArray[Any]) -> NDArray[np.uint8]:
-    """More than 8 bits [H, W] to 0..255, from the darkest to the brightest pixel; a constant image is black."""
+def _to_8_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Scale [H, W] so that the darkest pixel is 0 and the brightest 255; a constant image becomes black."""
     low, high = float(values.min()), float(values.max())
     if high <= low:
         return np.zeros(values.shape, np.uint8)

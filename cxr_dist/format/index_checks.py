@@ -1,6 +1,6 @@
-"""Whether an index can be what `cxr-dist shard` wrote: byte ranges inside the tar, known classes, plain keys.
+"""Check that an index could have been written by `cxr-dist shard`: byte ranges, classes and keys are valid.
 
-Everything that reads by index relies on it, and a sha256 only says that index and manifest agree with each other.
+All reading by index relies on this. A sha256 only says that the index and the manifest agree with each other.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ _KEY_BYTES[list(b"\0-_0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUV
 
 
 def index_is_sound(index: NDArray[Any], tar_bytes: int, num_groups: int) -> bool:
-    """True where every record of an index (shape [samples], dtype of `index_dtype`) is possible for such a tar."""
+    """Return whether every record of an index (shape [samples], dtype of `index_dtype`) is possible for this tar."""
     start, stop = _range(index, "offset", "size")
     spans = (start >= 0) & (stop > start) & (stop <= tar_bytes)
     for kind in ("jpg", "json"):
@@ -22,8 +22,8 @@ def index_is_sound(index: NDArray[Any], tar_bytes: int, num_groups: int) -> bool
         inside = (first >= start[:, None]) & (last >= first) & (last <= stop[:, None])
         spans &= inside.all(axis=1)
     if index["jpg_size"].ndim == 2:
-        films = index["jpg_size"] > 0
-        spans &= films[:, 0] & (films[:, :-1] >= films[:, 1:]).all(axis=1)  # those that are missing come last
+        present = index["jpg_size"] > 0
+        spans &= present[:, 0] & (present[:, :-1] >= present[:, 1:]).all(axis=1)  # missing images come last
     group, label = index["group"], index["label"]
     classes = (group >= 0) & (group < num_groups) & (label >= -1).all(axis=1)
     classes &= (label < max(2, num_groups)).all(axis=1)
@@ -32,6 +32,6 @@ def index_is_sound(index: NDArray[Any], tar_bytes: int, num_groups: int) -> bool
 
 
 def _range(index: NDArray[Any], offset: str, size: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """First byte, and the one after the last; an offset beyond what a file can have is none at all."""
+    """Return the first byte and the byte after the last; offsets are clipped so that the sum cannot overflow."""
     start = np.clip(index[offset].astype(np.int64), -1, 2**62)
     return start, start + index[size].astype(np.int64)

@@ -1,7 +1,7 @@
-"""Why a source row is in no split: what the recipe chose, and what failed.
+"""The reasons why a source row is in no split: the recipe excluded it, or it failed.
 
-Both are counted by reason in the manifest. Only failures count against the limit that stops a run, because
-they mean that the source is not what the recipe says.
+The manifest counts rows by reason, so the texts are part of the file format. Only failures count against the limit
+that stops a run, because they show that the source does not match the recipe.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ FAILURES = frozenset(
 
 
 class ImageProblem(Exception):
-    """An image that cannot be stored; `reason` is one of the above."""
+    """An image cannot be stored; `reason` is one of the constants above."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -37,5 +37,5 @@ class ImageProblem(Exception):
 
 
 def failures(left_out: Mapping[str, int]) -> int:
-    """Number of rows that were left out though the recipe asked for them."""
+    """Return the number of rows that were left out although the recipe asked for them."""
     return sum(count for reason, count in left_out.items() if reason in FAILURES)

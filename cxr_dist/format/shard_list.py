@@ -1,14 +1,14 @@
-"""The shards of a split: a tuple of entries from manifest.json or, where they are very many, a binary table on disk.
+"""The shards of a split: a tuple of entries from manifest.json or, if there are very many, a binary table on disk.
 
     SHARDS/train.shards.npy      a plain NumPy array (no pickle), one record per shard, in order
 
-manifest.json then has the table's name and sha256 in place of the entries: a rank reads the columns that it plans
-with, and the records of shards that it opens, where JSON would take it seconds and gigabytes (benchmarks/plan).
+In place of the entries, manifest.json then holds the table's name and sha256. A rank reads only the columns that the
+plan needs and the records of the shards that it opens; parsing JSON would be slow and take gigabytes (benchmarks/plan).
 """
 
 import dataclasses
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -20,7 +20,7 @@ from cxr_dist.errors import UserError
 from cxr_dist.files import sha256_of, whole_file
 
 MOST_LISTED = 10_000  # shards of a split that manifest.json lists itself
-_CHUNK = 65_536  # records
+_CHUNK = 65_536  # records that `column` reads at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class ShardEntry:
 
 
 def table_dtype(num_groups: int) -> np.dtype[Any]:
-    """Record of one shard: STEM.tar and STEM.index.npy, counts, and both digests as bytes."""
+    """Return the record type of one shard: the stem of both file names, counts, and both digests as bytes."""
     return np.dtype(
         [
             ("stem", "S32"),
@@ -52,22 +52,23 @@ def table_dtype(num_groups: int) -> np.dtype[Any]:
 
 
 class ShardTable(Sequence[ShardEntry]):
-    """The entries of a table, read from disk when asked for. Safe to make before a fork."""
+    """The entries of a table, which are read from disk on access. A process may fork after creating it."""
 
     def __init__(self, path: Path, sha256: str) -> None:
-        """Open and check a table; raises UserError where it is missing or not the one that was written."""
+        """Open and check a table; raises UserError if it is missing or damaged."""
         if not path.is_file() or sha256_of(path) != sha256:
             raise UserError(
-                f"{path.name} is missing or does not have the bytes that were written (its sha256): copy it again from "
-                "where the shards were made"
+                f"{path.name} is missing or does not have the bytes that were written (its sha256 differs): copy it "
+                "again from where the shards were made"
             )
         self.path, self.sha256 = path, sha256
         try:
             self._records: Any = np.lib.format.open_memmap(path, mode="r")  # refuses pickled objects
-            sound = self._records.dtype == table_dtype(self._records.dtype["group_counts"].shape[0])
+            dtype = self._records.dtype
+            sound = dtype == table_dtype(dtype["group_counts"].shape[0]) and self._records.ndim == 1
         except (KeyError, ValueError):
             sound = False
-        if not sound or self._records.ndim != 1:
+        if not sound:
             raise UserError(f"{path.name} is not a table of shards: shard the data again")
 
     def __len__(self) -> int:
@@ -82,11 +83,8 @@ class ShardTable(Sequence[ShardEntry]):
             return tuple(map(self._entry, self._records[place]))
         return self._entry(self._records[place])
 
-    def __iter__(self) -> Iterator[ShardEntry]:
-        return map(self._entry, self._records)
-
     def column(self, name: str) -> NDArray[np.int64]:
-        """A field of all records; read in pieces, so that the rest does not stay in memory."""
+        """Return one field of all records; the file is read in pieces to bound the memory."""
         dtype = self._records.dtype
         values = np.empty((len(self), *dtype[name].shape), np.int64)
         for first in range(0, len(self), _CHUNK):
@@ -98,7 +96,7 @@ class ShardTable(Sequence[ShardEntry]):
         return values
 
     @staticmethod
-    def _entry(record: Any) -> ShardEntry:
+    def _entry(record: np.void) -> ShardEntry:
         stem = record["stem"].decode("ascii", "replace")
         return _checked(
             ShardEntry(
@@ -114,7 +112,7 @@ class ShardTable(Sequence[ShardEntry]):
 
 
 def write_table(path: Path, shards: Sequence[ShardEntry]) -> ShardTable:
-    """Write entries, one or more, as a table; whole or not at all."""
+    """Write at least one entry as a table; the file appears only when it is whole."""
     records = np.zeros(len(shards), table_dtype(len(shards[0].group_counts)))
     for record, shard in zip(records, shards, strict=True):
         record["stem"] = shard.file.removesuffix(".tar")
@@ -130,21 +128,21 @@ def write_table(path: Path, shards: Sequence[ShardEntry]) -> ShardTable:
 def column(
     shards: Sequence[ShardEntry], name: Literal["samples", "bytes", "group_counts"]
 ) -> NDArray[np.int64]:
-    """One number per shard, [S], or for group_counts [S, groups]."""
+    """Return a field of all shards as an array [shards]; for group_counts [shards, groups]."""
     if isinstance(shards, ShardTable):
         return shards.column(name)
     return np.array([getattr(shard, name) for shard in shards], dtype=np.int64)
 
 
-def plain_shards(shards: Sequence[ShardEntry]) -> Any:
-    """What manifest.json has of them."""
+def plain_shards(shards: Sequence[ShardEntry]) -> dict[str, str] | list[dict[str, Any]]:
+    """Return what manifest.json holds for these shards: their entries, or a reference to their table."""
     if isinstance(shards, ShardTable):
         return {"table": shards.path.name, "sha256": shards.sha256}
     return [dataclasses.asdict(shard) for shard in shards]
 
 
 def shards_of(plain: Any, folder: Path) -> Sequence[ShardEntry]:
-    """The way back; raises UserError for what `cxr-dist shard` does not write, KeyError or TypeError for other JSON."""
+    """Invert `plain_shards`; raises UserError, or KeyError or TypeError, for anything that it does not return."""
     if isinstance(plain, dict):
         return ShardTable(folder / _plain_name(plain["table"], ".shards.npy"), plain["sha256"])
     return tuple(
@@ -161,10 +159,10 @@ def _checked(shard: ShardEntry) -> ShardEntry:
     return shard
 
 
-def _plain_name(name: Any, ending: str) -> str:
-    """No path, no URL, no command."""
+def _plain_name(name: str, ending: str) -> str:
+    """Return the name if it is neither a path nor a URL nor a command; raises UserError otherwise."""
     if not re.fullmatch(rf"[A-Za-z0-9_-]+{re.escape(ending)}", str(name)):
         raise UserError(
             f"the manifest names a file that `cxr-dist shard` does not write (expected NAME{ending})"
         )
-    return str(name)
+    return name

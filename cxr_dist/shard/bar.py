@@ -1,4 +1,4 @@
-"""The progress bar of a terminal: how many images, how fast, how long still. Elsewhere it is silent."""
+"""A progress bar with the number of images, their rate and the remaining time; silent outside a terminal."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,15 +17,13 @@ from rich.text import Text
 
 
 class _RateColumn(ProgressColumn):
-    """Images per second."""
-
     def render(self, task: Task) -> Text:
         return Text(f"{task.finished_speed or task.speed or 0:,.0f} images/s", style="progress.data.speed")
 
 
 @contextmanager
 def image_progress(title: str, total: int) -> Iterator[Callable[[], None]]:
-    """Show a bar on standard error while the block runs; it yields the function to call once per image."""
+    """Show a bar on standard error while the block runs; yields a function to call once per image."""
     console = Console(stderr=True)
     columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), _RateColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:

@@ -1,8 +1,8 @@
-"""Which sample belongs to which shard: a recipe and a source in, the plan of every shard out. No pixel is read.
+"""Assign the samples of a recipe and a source to shards. No pixel is read.
 
-The plan depends on nothing else, so that any process can write any shard by itself. A film that turns out to be
-unreadable is missing from its own shard and moves no other sample; a shard of which no film is readable leaves a
-gap in the numbers.
+The plan depends on nothing else, so that any process can write any shard by itself. An image that turns out to be
+unreadable is missing from its own shard and moves no other sample; a shard without any readable image leaves a gap
+in the numbers.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 
-from cxr_dist.format.manifest import FORMAT_VERSION, SPLITS
+from cxr_dist.format.manifest import SHARD_FORMAT_VERSION, SPLITS
 from cxr_dist.shard.describe import plain_recipe, rows_sha256
 from cxr_dist.shard.readers import read_source
 from cxr_dist.shard.recipe import Recipe
@@ -23,52 +23,51 @@ from cxr_dist.shard.record import Source
 from cxr_dist.shard.select import Sample, Selection, select
 from cxr_dist.shard.split import shuffled
 
-_WRITERS = ("cxr_dist", "opencv-python-headless", "pillow")  # whose releases may change a shard's bytes
+_WRITERS = ("cxr_dist", "opencv-python-headless", "pillow")  # another release of these may write other bytes
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedShard:
-    """One tar and the samples that belong into it."""
+    """One shard and the samples assigned to it."""
 
     stem: str
-    """File name without ending, e.g. train-00000."""
+    """The file name without its ending, e.g. train-00000."""
     split: str
     samples: Sequence[Sample]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardPlan:
-    """All that is known before the first film is read."""
+    """Everything that is known before the first image is read."""
 
     recipe: Recipe
-    found: Source
+    source: Source
     selection: Selection
     shards: tuple[PlannedShard, ...]
 
     @cached_property
     def source_sha256(self) -> str:
-        """Of the source's rows, pixels apart."""
-        return rows_sha256(self.found)
+        """The sha256 of the source's rows, without pixels."""
+        return rows_sha256(self.source)
 
     @cached_property
     def identity(self) -> str:
-        """The same for two plans whose shards have the same bytes, if the films do: recipe, rows and versions."""
+        """A hash of recipe, rows and versions: with the same identity, the same images give the same bytes."""
         versions = [f"{name} {version(name)}" for name in _WRITERS]
-        parts = [plain_recipe(self.recipe), self.source_sha256, FORMAT_VERSION, versions]
+        parts = [plain_recipe(self.recipe), self.source_sha256, SHARD_FORMAT_VERSION, versions]
         return hashlib.sha256(json.dumps(parts).encode("utf-8")).hexdigest()
 
 
 def plan_shards(recipe: Recipe, source: Path | None) -> ShardPlan:
-    """Read the source's rows, select, and deal; raises UserError where the recipe does not fit the source."""
-    found = read_source(recipe, source)
-    selection = select(recipe, found)
-    return ShardPlan(
-        recipe=recipe, found=found, selection=selection, shards=tuple(_deal(recipe, selection.samples))
-    )
+    """Read the source's rows, select samples and assign them; raises UserError if recipe and source do not fit."""
+    rows = read_source(recipe, source)
+    selection = select(recipe, rows)
+    shards = tuple(_deal(recipe, selection.samples))
+    return ShardPlan(recipe=recipe, source=rows, selection=selection, shards=shards)
 
 
 def _deal(recipe: Recipe, samples: Sequence[Sample]) -> list[PlannedShard]:
-    """Shards of nearly equal sizes, in an order that mixes the source."""
+    """Assign shuffled samples to shards of nearly equal sizes."""
     by_key = {sample.key: sample for sample in samples}
     planned = []
     for split in SPLITS:

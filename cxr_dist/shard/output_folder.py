@@ -1,7 +1,7 @@
-"""The output folder before and after: fresh, finished, left by an interrupted run, or somebody else's.
+"""The state of an output folder: empty, finished, left by an interrupted run, or holding files of another origin.
 
-A folder of receipts stands in it from the first byte to the manifest, so that leftovers can be told from files
-that are not ours, and only ours are ever removed.
+A folder of receipts exists until the manifest is written. It distinguishes the leftovers of an interrupted run from
+other files, so that only our own files are ever removed.
 """
 
 import re
@@ -25,27 +25,27 @@ _PARTIAL = re.compile(rf"\.{_NAMES}\.\d+\.partial")
 
 
 def prepare(out: Path, recipe: dict[str, Any], source_sha256: str) -> Manifest | None:
-    """Make `out` ready to be written, or return its manifest where it is finished with this recipe and source.
+    """Prepare `out` for writing, or return its manifest if it is already finished with this recipe and source.
 
-    Raises UserError, touching nothing, where `out` holds another recipe's shards, or files that are not ours.
+    Raises UserError, without changing anything, if `out` holds the shards of another recipe or source, or other files.
     """
     if (out / MANIFEST).is_file():
         manifest = _finished(out, recipe, source_sha256)
-        finish(out)  # a run that was interrupted after its manifest left this to us
+        finish(out)  # in case an earlier run was interrupted right after it wrote the manifest
         return manifest
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file: choose a new folder")
     if out.is_dir() and any(out.iterdir()) and not (out / UNFINISHED).is_dir():
-        raise UserError(f"--out {out} holds files, but no {MANIFEST}: choose a new or an empty folder")
+        raise UserError(f"--out {out} holds files, but no {MANIFEST}: choose a new or empty folder")
     (out / UNFINISHED).mkdir(parents=True, exist_ok=True)
     return None
 
 
 def keep_only(out: Path, stems: Collection[str]) -> None:
-    """Remove what an interrupted run left, but for these shards and their receipts."""
+    """Remove the files of an interrupted run except these shards and their receipts."""
     for path in out.iterdir():
-        named = _OURS.fullmatch(path.name)
-        if _PARTIAL.fullmatch(path.name) or (named and named["stem"] not in stems):
+        ours = _OURS.fullmatch(path.name)
+        if _PARTIAL.fullmatch(path.name) or (ours and ours["stem"] not in stems):
             path.unlink()
     for path in (out / UNFINISHED).iterdir():
         if path.name.removesuffix(".json") not in stems:
@@ -53,7 +53,7 @@ def keep_only(out: Path, stems: Collection[str]) -> None:
 
 
 def finish(out: Path) -> None:
-    """Take away all but the shard folder itself: the manifest is written."""
+    """Remove everything that is only needed until the manifest is written."""
     if (out / UNFINISHED).is_dir():
         for path in out.iterdir():
             if _PARTIAL.fullmatch(path.name):
@@ -63,15 +63,15 @@ def finish(out: Path) -> None:
 
 def _finished(out: Path, recipe: dict[str, Any], source_sha256: str) -> Manifest:
     manifest = load_manifest(out)
-    other = [name for name in recipe if manifest.recipe.get(name) != recipe[name]]
-    if other:
+    differing = [name for name in recipe if manifest.recipe.get(name) != recipe[name]]
+    if differing:
         raise UserError(
-            f"--out {out} holds shards of another recipe (it differs in: {', '.join(other)}): choose another folder, "
-            "or delete that one first"
+            f"--out {out} holds shards of another recipe (it differs in: {', '.join(differing)}): choose another "
+            "folder, or delete this one first"
         )
     if manifest.source_sha256 != source_sha256:
         raise UserError(
-            f"--out {out} holds shards of this recipe made from other rows: choose another folder, or delete that "
+            f"--out {out} holds shards of this recipe made from other rows: choose another folder, or delete this "
             "one first"
         )
     return manifest

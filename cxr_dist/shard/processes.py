@@ -1,6 +1,6 @@
-"""Work over processes: an ordered stream in, the results out in the same order, whatever the number of workers.
+"""Apply a function to a stream of items in several processes; the results keep the order of the items.
 
-A unit of work is a few items; about two units per worker are in flight, so memory does not grow with the data.
+Items are sent in units of a few. About two units per worker are in flight, so that memory does not grow with the data.
 """
 
 import multiprocessing
@@ -25,9 +25,9 @@ Result = TypeVar("Result")
 def in_order(
     function: Callable[[Item], Result], items: Iterable[Item], workers: int, unit: int
 ) -> Iterator[Result]:
-    """`function` of each item, `unit` items at a time, in `workers` processes; 0 for none but this one.
+    """Yield `function` of each item, computed by `workers` processes, `unit` items at a time; 0 uses this process.
 
-    Function, items and results are sent between processes. Raises UserError where a process was killed.
+    Function, items and results must be picklable. Raises UserError if a worker process was killed.
     """
     if workers == 0:
         yield from map(function, items)
@@ -36,30 +36,30 @@ def in_order(
     pending: deque[Future[list[Result]]] = deque()
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
     try:
-        while some := list(islice(items, unit)):
-            pending.append(pool.submit(_each, function, some))
+        while batch := list(islice(items, unit)):
+            pending.append(pool.submit(_each, function, batch))
             if len(pending) > 2 * workers:
                 yield from pending.popleft().result()
         while pending:
             yield from pending.popleft().result()
     except BrokenProcessPool:
         raise UserError(
-            f"a worker process was killed, perhaps for want of memory: use fewer --workers than {workers}"
+            f"a worker process was killed, possibly because memory ran out: use fewer --workers than {workers}"
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def _start_worker() -> None:
-    cv2.setNumThreads(0)  # the processes are the parallelism
-    # Ctrl-C, and SLURM's warning to all processes of a task, are for the parent, which ends the pool.
+    cv2.setNumThreads(0)  # the processes already use all cores
+    # Ctrl-C and SLURM's warning reach all processes of a task; only the parent handles them, and it ends the pool.
     for number in (signal.SIGINT, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
-    """A pool's workers outlive a parent that was killed, waiting for work for ever."""
+    """End this worker when its parent dies: otherwise it would wait for work forever."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

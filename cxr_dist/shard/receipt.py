@@ -1,7 +1,7 @@
-"""That a shard is whole, and which films it lacks: a small file per shard, written after the shard's own two.
+"""Receipts: a small file per shard, written after its tar and index, that says which images the shard lacks.
 
-An interrupted run, and the tasks of a job array, are put together from these; they go when the manifest is there.
-They name samples by key, never by the source's names.
+The manifest of an interrupted run or of a job array is assembled from the receipts, which are then removed. They
+identify images by key, never by the source's names.
 """
 
 import dataclasses
@@ -20,23 +20,23 @@ from cxr_dist.shard.output_folder import UNFINISHED
 
 @dataclass(frozen=True, kw_only=True)
 class Receipt:
-    """One shard as it was written."""
+    """What was written of one shard."""
 
     plan: str
-    """Identity of the plan that it belongs to."""
+    """The identity of the plan that the shard belongs to."""
     entry: ShardEntry | None
-    """None where no film was readable: then there is no tar."""
+    """None if no image was readable: then there is no tar."""
     left_out: dict[str, str]
-    """Film's key -> reason, of each film that could not be read."""
+    """The reason for each image that could not be read, by the image's key."""
 
 
 def write_receipt(out: Path, stem: str, receipt: Receipt) -> None:
-    """Say that the shard's files are whole; raises UserError where the disk is full."""
+    """Record that the shard's files are whole; raises UserError if the disk is full."""
     write_whole(_path(out, stem), json.dumps(dataclasses.asdict(receipt)))
 
 
 def read_receipt(out: Path, stem: str, plan: str) -> Receipt | None:
-    """The shard's receipt, where it is of this plan and the files that it speaks of are there in their length."""
+    """Return the shard's receipt if it belongs to this plan and its files exist in full length, else None."""
     path = _path(out, stem)
     try:
         receipt = decode(Receipt, parse_json(path, path.name), path.name)
@@ -44,19 +44,19 @@ def read_receipt(out: Path, stem: str, plan: str) -> Receipt | None:
         if out_of_files(error):
             raise
         return None
-    whole = receipt.entry is None or _are_there(out, receipt.entry)
-    return receipt if receipt.plan == plan and whole else None
+    if receipt.plan != plan:
+        return None
+    if (entry := receipt.entry) is None:
+        return receipt
+    tar = out / entry.file
+    whole = tar.is_file() and tar.stat().st_size == entry.bytes and (out / entry.index).is_file()
+    return receipt if whole else None
 
 
 def count_left_out(receipts: Iterable[Receipt]) -> Counter[str]:
-    """Reason -> number of films that the shards lack."""
+    """Return the number of images that the shards lack, by reason."""
     return Counter(reason for receipt in receipts for reason in receipt.left_out.values())
 
 
 def _path(out: Path, stem: str) -> Path:
     return out / UNFINISHED / f"{stem}.json"
-
-
-def _are_there(out: Path, entry: ShardEntry) -> bool:
-    tar = out / entry.file
-    return tar.is_file() and tar.stat().st_size == entry.bytes and (out / entry.index).is_file()

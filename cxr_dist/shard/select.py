@@ -1,7 +1,7 @@
-"""Records into samples: what the recipe keeps, with class, opaque ids and split. No pixel is read here.
+"""Turn records into samples: apply the recipe, assign label, opaque ids and split. No pixel is read here.
 
-Left out by choice or by failure, every row is counted. The ids in a sample are hashes; source names stay behind
-a film's `source_id`, which only keys.csv repeats.
+Every row that is left out is counted by reason. The ids in a sample are hashes. Source names appear only as an image's
+`source_id`, which only keys.csv repeats.
 """
 
 import hashlib
@@ -29,11 +29,11 @@ from cxr_dist.shard.studies import Unit, films_alone, films_of_studies
 
 
 @dataclass(frozen=True, kw_only=True)
-class Film:
-    """One film of a sample."""
+class SampleImage:
+    """One image of a sample."""
 
     key: str
-    """20 hexadecimal digits, unique in the source; the sample's, where that is this film alone."""
+    """20 hexadecimal digits, unique in the source; equal to the sample's key if each image is a sample."""
     view: str
     source_id: str
     pixels: Pixels
@@ -41,16 +41,16 @@ class Film:
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """A film, or the films of a study, on the way into a shard."""
+    """An image, or the images of a study, before they are written to a shard."""
 
     key: str
     """20 hexadecimal digits, unique in the folder."""
     study: str
     """16 hexadecimal digits."""
     patient: str
-    """16 hexadecimal digits; the same for all patients that share a film."""
-    films: tuple[Film, ...]
-    """In the order of studies.py."""
+    """16 hexadecimal digits; the same for all patients that share an image."""
+    films: tuple[SampleImage, ...]
+    """In the order that studies.py defines."""
     sex: Sex
     age: float | None
     label: tuple[int, ...]
@@ -58,17 +58,17 @@ class Sample:
     split: str
     text: Mapping[str, str]
     redacted: Mapping[str, int]
-    """Term of the recipe's redact -> how often it was replaced in `text`."""
+    """How often each of the recipe's `redact` terms was replaced in `text`."""
 
     @property
     def view(self) -> str:
-        """The views as the source writes them, e.g. `PA + LATERAL`; empty where none is known."""
-        return " + ".join(film.view for film in self.films if film.view)
+        """The views as the source names them, e.g. `PA + LATERAL`; empty if none is known."""
+        return " + ".join(image.view for image in self.films if image.view)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """What will be written."""
+    """The samples to write, and the number of rows left out by reason."""
 
     classes: tuple[str, ...]
     samples: list[Sample]
@@ -76,13 +76,16 @@ class Selection:
 
 
 def select(recipe: Recipe, source: Source) -> Selection:
-    """Apply where, views, labels and split; raises UserError where nothing is left or a label value is unknown."""
+    """Apply the recipe's where, views, labels and split.
+
+    Raises UserError if no row is left or a label value is unknown.
+    """
     left_out = Counter(source.left_out)
     chosen = [record for record in source.records if _selected(recipe, record)]
     left_out[NOT_SELECTED] = len(source.records) - len(chosen)
     if not chosen:
         raise UserError(
-            f"no row is left of {len(source.records)}: check the recipe's where (columns {', '.join(recipe.where)})"
+            f"none of {len(source.records)} rows is left: check the recipe's where (columns {', '.join(recipe.where)})"
             if source.records
             else "the source has no rows: check --source and the recipe's reader"
         )
@@ -93,11 +96,12 @@ def select(recipe: Recipe, source: Source) -> Selection:
     )
     kept: list[tuple[Record, tuple[int, ...]]] = []
     for record, label in zip(chosen, labelled.labels, strict=True):
-        reason = label if isinstance(label, str) else _failure(recipe, record)
-        if reason is None and not isinstance(label, str):
-            kept.append((record, label))
+        if isinstance(label, str):  # the reason why there is none
+            left_out[label] += 1
+        elif reason := _failure(recipe, record):
+            left_out[reason] += 1
         else:
-            left_out[str(reason)] += 1
+            kept.append((record, label))
     by_study = recipe.samples == "study"
     units = films_of_studies(kept, recipe.max_views, left_out) if by_study else films_alone(kept)
     samples = _samples(recipe, units, len(labelled.classes))
@@ -105,7 +109,7 @@ def select(recipe: Recipe, source: Source) -> Selection:
 
 
 def opaque(kind: str, name: str, digits: int = 16) -> str:
-    """A stand-in for an id: the same id gives the same one. Pseudonymous, as ids can be guessed and hashed."""
+    """Hash an id. The result is pseudonymous, not anonymous: ids can be guessed and hashed."""
     return hashlib.sha256(f"{kind}\0{name}".encode()).hexdigest()[:digits]
 
 
@@ -119,20 +123,18 @@ def _selected(recipe: Recipe, record: Record) -> bool:
 
 
 def _of_views(recipe: Recipe, records: list[Record], left_out: Counter[str]) -> list[Record]:
-    """The films of the recipe's views; counts the others."""
+    """Return the records of the recipe's views; count the others."""
     if recipe.views == "all":
         return records
-    found = [projection(record.view) for record in records]
-    left_out[UNKNOWN_VIEW], left_out[OTHER_VIEW] = (
-        found.count(""),
-        len(found) - found.count("") - found.count(recipe.views),
-    )
-    if recipe.views not in found:
+    views = [projection(record.view) for record in records]
+    left_out[UNKNOWN_VIEW] = views.count("")
+    left_out[OTHER_VIEW] = len(views) - views.count("") - views.count(recipe.views)
+    if recipe.views not in views:
         raise UserError(
-            f"no film of {len(found)} is {recipe.views}; {left_out[UNKNOWN_VIEW]} have a view that is not known to be "
-            "frontal or lateral: choose others in the recipe's views, or check the column of views"
+            f"none of {len(views)} images is {recipe.views}; {left_out[UNKNOWN_VIEW]} have a view that is not known to "
+            "be frontal or lateral: choose others in the recipe's views, or check the column of views"
         )
-    return [record for record, kind in zip(records, found, strict=True) if kind == recipe.views]
+    return [record for record, view in zip(records, views, strict=True) if view == recipe.views]
 
 
 def _failure(recipe: Recipe, record: Record) -> str | None:
@@ -144,7 +146,7 @@ def _failure(recipe: Recipe, record: Record) -> str | None:
 
 
 def _samples(recipe: Recipe, units: Sequence[Unit], num_classes: int) -> list[Sample]:
-    """Sorted by key, so that the order of the source's rows does not matter from here on."""
+    """Return the samples sorted by key, so that the order of the source's rows does not matter from here on."""
     if not units:
         return []
     strata = sampling_groups([unit.label for unit in units], num_classes)
@@ -161,7 +163,7 @@ def _samples(recipe: Recipe, units: Sequence[Unit], num_classes: int) -> list[Sa
             key=_key(recipe, unit),
             study=opaque("study", study),
             patient=opaque("patient", patient),
-            films=_films(unit),
+            films=_images(unit),
             sex=unit.first.sex,
             age=unit.first.age,
             label=unit.label,
@@ -174,7 +176,7 @@ def _samples(recipe: Recipe, units: Sequence[Unit], num_classes: int) -> list[Sa
             units, strata, patients, studies, splits, texts, strict=True
         )
     ]
-    assert len({sample.key for sample in samples}) == len(samples), "two rows with one source id"
+    assert len({sample.key for sample in samples}) == len(samples), "two rows have the same source id"
     return sorted(samples, key=lambda sample: sample.key)
 
 
@@ -184,21 +186,21 @@ def _key(recipe: Recipe, unit: Unit) -> str:
     return opaque("sample", unit.first.source_id, 20)
 
 
-def _films(unit: Unit) -> tuple[Film, ...]:
+def _images(unit: Unit) -> tuple[SampleImage, ...]:
     return tuple(
-        Film(
+        SampleImage(
             key=opaque("sample", record.source_id, 20),
             view=record.view,
             source_id=record.source_id,
             pixels=record.pixels,
         )
         for record in unit.records
-        if record.pixels is not None  # as `_failure` has seen to
+        if record.pixels is not None  # which `_failure` has already excluded
     )
 
 
 def _merged(groups: Sequence[str], units: Sequence[Unit]) -> list[str]:
-    """One name for all groups that share an image, the first in order: a film under two ids is one patient."""
+    """Rename groups that share an image to the first of their names: one image under two ids is one patient."""
     parent = {group: group for group in groups}
 
     def root(group: str) -> str:

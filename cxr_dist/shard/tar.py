@@ -1,6 +1,7 @@
-"""One shard: samples with their JPEGs in, a plain WebDataset tar and its index out.
+"""Write one shard: samples and their JPEGs become a plain WebDataset tar and its index.
 
-USTAR, one header block per member, fixed owner, mode and time, so that the same samples give the same bytes.
+The tar is USTAR with one header block per member and a fixed owner, mode and time, so that the same samples give the
+same bytes.
 """
 
 import hashlib
@@ -33,9 +34,9 @@ def write_shard(
     multilabel: bool,
     views: int = 1,
 ) -> ShardEntry:
-    """Write STEM.tar and STEM.index.npy; `samples`, each with its JPEGs, are consumed one at a time.
+    """Write STEM.tar and STEM.index.npy.
 
-    A sample has 1 to `views` films.
+    `samples`, each with its 1 to `views` JPEGs, are consumed one at a time.
     """
     records: list[Any] = []
     digest = hashlib.sha256()
@@ -64,7 +65,7 @@ def write_shard(
 
 
 def _span(sample: Sample, contents: Sequence[bytes], start: int) -> tuple[bytes, list[tuple[int, int]]]:
-    """The sample's bytes in the tar, which begin at `start`; offset and size of each member's content."""
+    """Return the sample's bytes in the tar, which begin at `start`, and (offset, size) of each member's content."""
     span, members = b"", []
     names = [film_name(view) for view in range(len(contents) - 1)] + ["json"]
     for name, content in zip(names, contents, strict=True):
@@ -77,8 +78,8 @@ def _span(sample: Sample, contents: Sequence[bytes], start: int) -> tuple[bytes,
 
 
 def _json(sample: Sample, multilabel: bool, views: int) -> bytes:
-    known = [None if value == UNKNOWN else value for value in sample.label]
-    content: dict[str, Any] = {"labels": known} if multilabel else {"label": sample.label[0]}
+    labels = [None if value == UNKNOWN else value for value in sample.label]
+    content: dict[str, Any] = {"labels": labels} if multilabel else {"label": sample.label[0]}
     content |= {
         "study": sample.study,
         "patient": sample.patient,
@@ -88,7 +89,7 @@ def _json(sample: Sample, multilabel: bool, views: int) -> bytes:
         "text": dict(sample.text),
     }
     if views > 1:
-        content["views"] = [film.view for film in sample.films]
+        content["views"] = [image.view for image in sample.films]
     return json.dumps(content, ensure_ascii=False).encode("utf-8")
 
 
@@ -96,10 +97,9 @@ def _record(
     sample: Sample, span: bytes, start: int, members: Sequence[tuple[int, int]], views: int
 ) -> tuple[Any, ...]:
     ids = (sample.key.encode("ascii"), sample.study.encode("ascii"), sample.patient.encode("ascii"))
-    *films, facts = members
-    missing = [(start, 0)] * (views - len(films))
-    offsets, sizes = zip(*films, *missing, strict=True)
-    jpg = (offsets, sizes) if views > 1 else films[0]
+    *images, facts = members
+    missing = [(start, 0)] * (views - len(images))
+    jpg = zip(*images, *missing, strict=True) if views > 1 else images[0]
     return (*ids, sample.group, sample.label, start, len(span), zlib.crc32(span), *jpg, *facts)
 
 
@@ -111,10 +111,10 @@ def _write_index(path: Path, index: NDArray[Any]) -> str:
 
 
 def members_of(path: Path) -> Iterator[tuple[str, int, int]]:
-    """Name, content offset and content size of each member, as the headers say; no content is read.
+    """Yield name, content offset and content size of each member from the headers; no content is read.
 
-    Memory does not grow with the number of members. Raises tarfile.TarError for what is not a whole tar of plain
-    files under plain USTAR headers: links, devices and extended headers, which make readers do more than read.
+    Memory does not grow with the number of members. Raises tarfile.TarError unless the file is a whole tar of regular
+    files under plain USTAR headers: links, devices and extended headers can make a reader do more than read.
     """
     with path.open("rb") as file:
         end, place = file.seek(0, os.SEEK_END), 0

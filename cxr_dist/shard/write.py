@@ -1,7 +1,7 @@
-"""`cxr-dist shard`: a recipe and a source folder in; tars, indices, keys.csv and, last, manifest.json out.
+"""`cxr-dist shard`: write the tars, indices, keys.csv and finally manifest.json of a recipe and a source folder.
 
-Plan, keep what an interrupted run finished, write the other shards here or elsewhere, put all together. What is
-written depends on the recipe and the source alone, never on the number of workers, tasks or attempts. A folder
+The steps are: plan, keep what an interrupted run finished, write the other shards here or elsewhere, and put everything
+together. The bytes depend only on the recipe and the source, not on the number of workers, tasks or attempts. A folder
 without a manifest is not a shard folder.
 """
 
@@ -30,7 +30,7 @@ from cxr_dist.shard.select import Sample
 from cxr_dist.shard.tar import write_shard
 
 Fill = Callable[[ShardPlan, Path, Sequence[PlannedShard], FailureLimit], None]
-"""Writes the given shards, with their receipts, into the folder; raises UserError past the limit of failures."""
+"""Writes the given shards and their receipts to the folder; raises UserError if too many images fail."""
 
 
 def write_shards(
@@ -42,12 +42,12 @@ def write_shards(
     allow_left_out: float = 0.01,
     fill: Fill | None = None,
 ) -> Manifest:
-    """Write the shard folder `out`, or return its manifest where it already holds the same recipe and source.
+    """Write the shard folder `out`, or return its manifest if it already holds the same recipe and source.
 
-    `workers` processes decode and encode; 0 does it in this one. `fill` has the shards written elsewhere. Shards
-    that an interrupted run finished are kept. Raises UserError where more than the share `allow_left_out` of the
-    wanted images failed, a split is empty, a class is missing from train, `out` holds something else, or the disk
-    is full.
+    `workers` processes decode and encode; 0 uses this process. `fill` replaces this process as the writer of shards.
+    Shards that an interrupted run finished are kept. Raises UserError if more than the share `allow_left_out` of the
+    wanted images failed, a split is empty, a class is missing from train, `out` holds something else, or the disk is
+    full.
     """
     plan = plan_shards(recipe, source)
     limit = FailureLimit.of(plan.selection, allow_left_out)
@@ -74,49 +74,44 @@ def write_part(
     workers: int,
     allow_left_out: float,
 ) -> None:
-    """A task's part of `write_shards`: those of the shards `stems` that are not there yet, with their receipts.
+    """Write those of the shards `stems` that are still missing, with their receipts: one task's part of `write_shards`.
 
-    Raises UserError where the plan made here is not the one of that `identity`.
+    Raises UserError if the plan made here does not have this `identity`.
     """
     plan = plan_shards(recipe, source)
     if plan.identity != identity:
         raise UserError(
-            "the source's rows, or the versions of cxr_dist, OpenCV or Pillow, or the reader's file, are not those "
-            "that the job was submitted with: run `cxr-dist shard` again"
+            "the source's rows, or the versions of cxr_dist, OpenCV or Pillow, or the reader's file, have changed "
+            "since the job was submitted: run `cxr-dist shard` again"
         )
     missing = [s for s in plan.shards if s.stem in stems and read_receipt(out, s.stem, identity) is None]
     write_planned(plan, out, missing, FailureLimit.of(plan.selection, allow_left_out), workers=workers)
 
 
 def receipts(plan: ShardPlan, out: Path) -> dict[str, Receipt]:
-    """Stem -> receipt of every shard of the plan that is whole."""
-    found = {shard.stem: read_receipt(out, shard.stem, plan.identity) for shard in plan.shards}
-    return {stem: receipt for stem, receipt in found.items() if receipt is not None}
+    """Return {stem: receipt} of the plan's shards that are whole."""
+    read = ((shard.stem, read_receipt(out, shard.stem, plan.identity)) for shard in plan.shards)
+    return {stem: receipt for stem, receipt in read if receipt is not None}
 
 
 def write_planned(
     plan: ShardPlan, out: Path, shards: Sequence[PlannedShard], limit: FailureLimit, *, workers: int
 ) -> None:
-    """Write shard after shard, each with its receipt, from one stream of encoded films."""
+    """Write the shards one after another, each with its receipt, from one stream of encoded images."""
     num_classes = len(plan.selection.classes)
     multilabel = plan.recipe.labels.task == "multilabel"
-    in_order = [sample for shard in shards for sample in shard.samples]
-    films = [film.pixels for sample in in_order for film in sample.films]
-    stream = encode_all(films, plan.recipe.image, workers)
+    images = [image.pixels for shard in shards for sample in shard.samples for image in sample.films]
+    stream = encode_all(images, plan.recipe.image, workers)
     left_out = Counter(plan.selection.left_out)
-    with image_progress("Writing shards", len(films)) as advance:
+    with image_progress("Writing shards", len(images)) as advance:
         for shard in shards:
             failed: dict[str, str] = {}
             readable = _readable(shard.samples, stream, failed, advance)
             first = next(readable, None)
-            entry = first and write_shard(
-                out,
-                shard.stem,
-                chain([first], readable),
-                num_classes,
-                multilabel,
-                plan.recipe.views_per_sample,
-            )
+            entry = None
+            if first is not None:
+                samples, views = chain([first], readable), plan.recipe.views_per_sample
+                entry = write_shard(out, shard.stem, samples, num_classes, multilabel, views)
             write_receipt(out, shard.stem, Receipt(plan=plan.identity, entry=entry, left_out=failed))
             left_out.update(failed.values())
             limit.check(left_out)
@@ -128,43 +123,43 @@ def _readable(
     failed: dict[str, str],
     advance: Callable[[], None],
 ) -> Iterator[tuple[Sample, list[bytes]]]:
-    """The samples with the films that could be encoded, and their JPEGs; the stream is at the first of `samples`."""
+    """Yield each sample with the images that could be encoded, and their JPEGs; add the other images to `failed`."""
     for sample in samples:
         jpegs = []
-        for film in sample.films:
+        for image in sample.films:
             jpeg = next(stream)
             advance()
             if isinstance(jpeg, ImageProblem):
-                failed[film.key] = jpeg.reason
+                failed[image.key] = jpeg.reason
             else:
                 jpegs.append(jpeg)
         if jpegs:
-            yield _without_films(sample, failed), jpegs
+            yield _without_images(sample, failed), jpegs
 
 
-def _still_true(plan: ShardPlan, found: Mapping[str, Receipt], workers: int) -> dict[str, Receipt]:
-    """The receipts whose left-out films still fail in the same way: somebody may have mended the others."""
+def _still_true(plan: ShardPlan, kept: Mapping[str, Receipt], workers: int) -> dict[str, Receipt]:
+    """Return the receipts whose left-out images still fail for the same reason: the user may have repaired others."""
     lacking = [
-        (shard.stem, film.pixels, found[shard.stem].left_out[film.key])
+        (shard.stem, image.pixels, kept[shard.stem].left_out[image.key])
         for shard in plan.shards
-        if shard.stem in found
+        if shard.stem in kept
         for sample in shard.samples
-        for film in sample.films
-        if film.key in found[shard.stem].left_out
+        for image in sample.films
+        if image.key in kept[shard.stem].left_out
     ]
-    now = encode_all((pixels for _, pixels, _ in lacking), plan.recipe.image, workers)
-    mended = {
+    encoded = encode_all((pixels for _, pixels, _ in lacking), plan.recipe.image, workers)
+    outdated = {
         stem
-        for (stem, _, reason), again in zip(lacking, now, strict=True)
-        if not (isinstance(again, ImageProblem) and again.reason == reason)
+        for (stem, _, reason), now in zip(lacking, encoded, strict=True)
+        if not (isinstance(now, ImageProblem) and now.reason == reason)
     }
-    return {stem: receipt for stem, receipt in found.items() if stem not in mended}
+    return {stem: receipt for stem, receipt in kept.items() if stem not in outdated}
 
 
 def _put_together(plan: ShardPlan, out: Path, limit: FailureLimit) -> Manifest:
-    """Judge the whole by the receipts, then write keys.csv and the manifest."""
+    """Check all receipts together, then write keys.csv and the manifest."""
     whole = receipts(plan, out)
-    assert len(whole) == len(plan.shards), "a shard without a receipt"
+    assert len(whole) == len(plan.shards), "a shard has no receipt"
     left_out = plan.selection.left_out + count_left_out(whole.values())
     limit.check(left_out)
     written = [
@@ -175,7 +170,7 @@ def _put_together(plan: ShardPlan, out: Path, limit: FailureLimit) -> Manifest:
     samples = [sample for shard in written for sample in shard.samples]
     check_splits(plan.recipe, plan.selection.classes, samples)
     _write_keys(out / KEYS, samples)
-    manifest = manifest_of(plan.recipe, plan.found, replace(plan.selection, left_out=left_out), written)
+    manifest = manifest_of(plan.recipe, plan.source, replace(plan.selection, left_out=left_out), written)
     manifest = with_tables(manifest, out)
     sync_path(out)
     write_whole(out / MANIFEST, manifest.to_json())
@@ -185,20 +180,20 @@ def _put_together(plan: ShardPlan, out: Path, limit: FailureLimit) -> Manifest:
 
 
 def _without(samples: Sequence[Sample], keys: Collection[str]) -> list[Sample]:
-    """The samples without the films of these keys; one without any film is none."""
-    rest = (_without_films(sample, keys) for sample in samples)
+    """Return the samples without the images of these keys; samples of which no image is left are dropped."""
+    rest = (_without_images(sample, keys) for sample in samples)
     return [sample for sample in rest if sample.films]
 
 
-def _without_films(sample: Sample, keys: Collection[str]) -> Sample:
-    return replace(sample, films=tuple(film for film in sample.films if film.key not in keys))
+def _without_images(sample: Sample, keys: Collection[str]) -> Sample:
+    return replace(sample, films=tuple(image for image in sample.films if image.key not in keys))
 
 
 def _write_keys(path: Path, samples: Sequence[Sample]) -> None:
-    """The only way back from a key to the source's name; for its owner's eyes."""
+    """Write the only file that maps keys to the source's names; only its owner can read it."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["key", "source"])
-    writer.writerows(sorted((sample.key, film.source_id) for sample in samples for film in sample.films))
+    writer.writerows(sorted((sample.key, image.source_id) for sample in samples for image in sample.films))
     with whole_file(path, mode=0o600) as file:
         file.write(buffer.getvalue().encode("utf-8"))

@@ -63,7 +63,7 @@ FILMS = {
 def test_a_stored_film_that_is_none_is_named_and_not_decoded(shards, name):
     film, reason = FILMS[name]
     forge_sample(shards, 2, jpg=film)
-    with pytest.raises(UserError, match=rf"^train-00000\.tar: sample 2 has a film .*{reason}"):
+    with pytest.raises(UserError, match=rf"^train-00000\.tar: sample 2 has an image .*{reason}"):
         read_all(shards)
     problems = verify(shards)
     assert any(p.startswith("train-00000.tar: 1 of ") and reason in p for p in problems)

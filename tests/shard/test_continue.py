@@ -146,7 +146,7 @@ def test_a_part_for_rows_that_have_changed_is_refused(source, out):
     table = source / "films.csv"
     table.write_text(table.read_text().replace("Report 7 ", "Addendum 7 "))
     out.mkdir()
-    with pytest.raises(UserError, match="not those that the job was submitted with"):
+    with pytest.raises(UserError, match="have changed since the job was submitted"):
         write_part(
             table_recipe(), source, out, identity=identity, stems=["train-00000"], workers=0, allow_left_out=0
         )

@@ -77,7 +77,9 @@ def test_the_demo_has_both_projections():
 
 def test_a_source_without_such_films_is_refused(tmp_path):
     source = make_source(tmp_path / "source", patients=3)
-    with pytest.raises(UserError, match=r"no film of 6 is lateral; 0 have a view that is not known to be"):
+    with pytest.raises(
+        UserError, match=r"none of 6 images is lateral; 0 have a view that is not known to be"
+    ):
         write_shards(table_recipe(views="lateral"), source, tmp_path / "shards", workers=0)
 
 

@@ -100,7 +100,7 @@ def test_inverted_rows_are_inverted(source, out):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"where": {"view": ("AP",)}}, r"no row is left of 80: check the recipe's where \(columns view\)"),
+        ({"where": {"view": ("AP",)}}, r"none of 80 rows is left: check the recipe's where \(columns view\)"),
         ({"where": {"site": ("A",)}}, "where names the column 'site'; films.csv has: file, mrn, label, view, notes"),
         ({"columns": Columns(image="file", patient="mrn", label="finding")}, "label names the column 'finding'"),
         ({"images": "films"}, "no films in .*: the recipe's images is relative to --source"),
