@@ -1,10 +1,10 @@
-"""Films that are in two splits under different keys: a shard folder in, a line per pair of splits out.
+"""Find images that are in two splits of a shard folder under different keys.
 
-A copy that was saved again, resized, brightened, cropped a little or turned by a degree is a leak that neither
-keys nor patients show. For each film of the smaller split the few nearest of the other are compared (likeness.py).
+A copy that was saved again, resized, brightened, slightly cropped or rotated by a degree is a leak that neither keys
+nor patients show. Each image of the smaller split is compared with its nearest few of the other (likeness.py).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
@@ -18,54 +18,55 @@ from numpy.typing import NDArray
 from cxr_dist.errors import UserError
 from cxr_dist.format.manifest import Manifest, ShardEntry, open_index
 from cxr_dist.format.stored_sample import NO_FILM, members_in
-from cxr_dist.shard.likeness import SIDE, Words, correlation, fingerprint, nearest
+from cxr_dist.shard.likeness import THUMBNAIL_SIDE, Hashes, correlation, fingerprint, nearest_neighbours
 from cxr_dist.shard.processes import in_order
 
-_NEAREST = 4  # films compared with each
-_QUERIES = 1024  # films whose nearest are looked for at once
+_NEAREST = 4  # images that each image is compared with
+_QUERIES = 1024  # images whose nearest neighbours a process searches at once
 _PAIRS = 256  # comparisons that are sent to a process at once
-_MOST, _LEAST = 0.2, 0.005  # 1 - correlation: never a duplicate above, always one below
-_SHARE = 0.25
+_MOST, _LEAST = 0.2, 0.005  # 1 - correlation: never a duplicate above _MOST, always one below _LEAST
+_SHARE = 0.25  # of the typical difference between different images; see `_limit`
 
-Fingerprints = tuple[Words, NDArray[np.uint8]]
+Fingerprints = tuple[Hashes, NDArray[np.uint8]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Split:
-    """The fingerprints of one split's films, in the order of its samples."""
+    """The fingerprints of one split's images, in the order of its samples."""
 
     shards: Sequence[ShardEntry]
     owners: NDArray[np.int64]
-    """[films]: the sample of the split that each film belongs to."""
-    hashes: Words
+    """[images]: the sample of the split that each image belongs to."""
+    hashes: Hashes
     thumbnails: NDArray[np.uint8]
 
-    def place(self, number: int) -> str:
-        """Shard file and sample of the `number`-th film."""
-        number = int(self.owners[number])
+    def place(self, image: int) -> str:
+        """Return the shard file and the sample of an image."""
+        sample = int(self.owners[image])
         for shard in self.shards:
-            if number < shard.samples:
+            if sample < shard.samples:
                 break
-            number -= shard.samples
-        return f"{shard.file} sample {number}"
+            sample -= shard.samples
+        return f"{shard.file} sample {sample}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Compared:
-    """The films of one split beside their nearest in another."""
+    """The images of one split and their nearest neighbours in another."""
 
     few: str
     many: str
     neighbours: NDArray[np.int64]
-    """[films of `few`, nearest]: numbers of films of `many`."""
+    """[images of `few`, nearest]: positions of images of `many`."""
     unlike: NDArray[np.float64]
-    """1 - correlation, of the same shape."""
+    """1 - correlation of each pair, of the same shape."""
 
 
 def find_near_duplicates(folder: Path, manifest: Manifest, workers: int) -> list[str]:
-    """What films are in two splits; `workers` processes, 0 for none but this one. The folder must be whole.
+    """Describe the near-duplicates of each pair of splits; `workers` processes search, 0 uses this one.
 
-    Nothing where the split is by image: then the films of a visit are on both sides by choice.
+    The folder must be whole. If the split is by image, the images of a visit may be in several splits on purpose, and
+    the result is empty.
     """
     if manifest.split_by == "image":
         return []
@@ -78,51 +79,48 @@ def find_near_duplicates(folder: Path, manifest: Manifest, workers: int) -> list
 def _read(folder: Path, manifest: Manifest, name: str, workers: int) -> _Split:
     split, start = manifest.splits[name], 0
     open_one = partial(open_index, folder, num_labels=manifest.num_labels, views=manifest.views)
-    films = np.concatenate([_films_per_sample(open_one(shard)) for shard in split.shards])
-    owners = np.repeat(np.arange(len(films)), films)
+    sizes = (open_one(shard)["jpg_size"].reshape(shard.samples, -1) for shard in split.shards)
+    images = np.concatenate([np.count_nonzero(size, axis=1) for size in sizes])
+    owners = np.repeat(np.arange(len(images)), images)
     hashes = np.empty((len(owners), 2, 4), np.uint64)
-    thumbnails = np.empty((len(owners), SIDE, SIDE), np.uint8)  # 1.6 kB a film: no second copy
+    thumbnails = np.empty(
+        (len(owners), THUMBNAIL_SIDE, THUMBNAIL_SIDE), np.uint8
+    )  # filled in place: no second copy
     fingerprints = partial(_fingerprints, folder=folder, open_one=open_one)
-    for some_hashes, some_thumbnails in in_order(fingerprints, split.shards, workers, unit=1):
-        part = slice(start, start := start + len(some_hashes))
-        hashes[part], thumbnails[part] = some_hashes, some_thumbnails
+    for shard_hashes, shard_thumbnails in in_order(fingerprints, split.shards, workers, unit=1):
+        part = slice(start, start := start + len(shard_hashes))
+        hashes[part], thumbnails[part] = shard_hashes, shard_thumbnails
     return _Split(shards=split.shards, owners=owners, hashes=hashes, thumbnails=thumbnails)
-
-
-def _films_per_sample(index: NDArray[Any]) -> NDArray[np.int64]:
-    """int64 [samples]."""
-    films: NDArray[np.int64] = np.count_nonzero(index["jpg_size"].reshape(len(index), -1), axis=1)
-    return films
 
 
 def _fingerprints(
     shard: ShardEntry, folder: Path, open_one: Callable[[ShardEntry], NDArray[Any]]
 ) -> Fingerprints:
-    """Hashes [films, 2, 4] and thumbnails [films, 40, 40] of one shard."""
-    found = [fingerprint(film) for film in _films(folder / shard.file, open_one(shard))]
-    return np.stack([f.hashes for f in found]), np.stack([f.thumbnail for f in found])
+    """Return the hashes [images, 2, 4] and thumbnails [images, 40, 40] of one shard."""
+    prints = [fingerprint(image) for image in _images(folder / shard.file, open_one(shard))]
+    return np.stack([each.hashes for each in prints]), np.stack([each.thumbnail for each in prints])
 
 
-def _films(path: Path, index: NDArray[Any]) -> Iterator[NDArray[np.uint8]]:
+def _images(path: Path, index: NDArray[Any]) -> Iterator[NDArray[np.uint8]]:
     with path.open("rb") as file:
         for number, record in enumerate(index):
             for _, offset, size in members_in(record)[:-1]:
                 file.seek(offset)
-                film = cv2.imdecode(np.frombuffer(file.read(size), np.uint8), cv2.IMREAD_GRAYSCALE)
-                if film is None:
+                image = cv2.imdecode(np.frombuffer(file.read(size), np.uint8), cv2.IMREAD_GRAYSCALE)
+                if image is None:
                     raise UserError(f"{path.name}: sample {number} {NO_FILM}")
-                yield np.asarray(film, np.uint8)
+                yield np.asarray(image, np.uint8)
 
 
-def _compare(splits: dict[str, _Split], pair: tuple[str, str], workers: int) -> _Compared:
+def _compare(splits: Mapping[str, _Split], pair: tuple[str, str], workers: int) -> _Compared:
     few, many = sorted(pair, key=lambda name: len(splits[name].hashes))
     queries = splits[few].hashes
-    some = (queries[start : start + _QUERIES] for start in range(0, len(queries), _QUERIES))
-    search = partial(nearest, films=splits[many].hashes, k=_NEAREST)
-    neighbours = np.concatenate(list(in_order(search, some, workers, unit=1)))
+    blocks = (queries[start : start + _QUERIES] for start in range(0, len(queries), _QUERIES))
+    search = partial(nearest_neighbours, candidates=splits[many].hashes, k=_NEAREST)
+    neighbours = np.concatenate(list(in_order(search, blocks, workers, unit=1)))
     pairs = (
-        (splits[few].thumbnails[film], splits[many].thumbnails[other])
-        for film, others in enumerate(neighbours)
+        (splits[few].thumbnails[image], splits[many].thumbnails[other])
+        for image, others in enumerate(neighbours)
         for other in others
     )
     unlike = np.fromiter(in_order(_unlike, pairs, workers, _PAIRS), np.float64, neighbours.size)
@@ -134,23 +132,23 @@ def _unlike(pair: tuple[NDArray[np.uint8], NDArray[np.uint8]]) -> float:
 
 
 def _limit(compared: Sequence[_Compared]) -> float:
-    """The 1 - correlation up to which two films are one.
+    """Return the value of 1 - correlation up to which two images count as one.
 
-    Measured from the folder itself, because some films are more alike than others, made ones above all: a share of
-    what the least alike of a film's nearest differ by, in the 5% of films where that is least.
+    It is measured in the folder itself, because the images of some data sets, above all synthetic ones, are more alike
+    than others: the 5% quantile, over images, of the difference from the least alike neighbour, times _SHARE.
     """
     different = np.concatenate([pair.unlike.max(axis=1) for pair in compared])
     return float(np.clip(_SHARE * np.quantile(different, 0.05), _LEAST, _MOST))
 
 
-def _described(splits: dict[str, _Split], pair: _Compared, limit: float) -> Iterator[str]:
-    films, columns = np.nonzero(pair.unlike <= limit)
-    if not len(films):
+def _described(splits: Mapping[str, _Split], pair: _Compared, limit: float) -> Iterator[str]:
+    images, columns = np.nonzero(pair.unlike <= limit)
+    if not len(images):
         return
-    others = pair.neighbours[films, columns]
-    first, other = splits[pair.few].place(films[0]), splits[pair.many].place(others[0])
+    first = splits[pair.few].place(images[0])
+    other = splits[pair.many].place(pair.neighbours[images[0], columns[0]])
     yield (
-        f"{len(set(films.tolist()))} films of {pair.few} are near-duplicates of films of {pair.many}, first "
-        f"{first} and {other}: give both the same patient in the source, or leave one out; if they were looked "
-        "at and are harmless: --near-duplicates false"
+        f"{len(set(images.tolist()))} images of {pair.few} are near-duplicates of images of {pair.many}, first "
+        f"{first} and {other}: give both the same patient in the source, or leave one out; if you have looked at them "
+        "and they are harmless, use --near-duplicates false"
     )

@@ -1,6 +1,6 @@
-"""`cxr-dist verify`: a shard folder in, the list of everything that is wrong with it out.
+"""`cxr-dist verify`: list everything that is wrong with a shard folder.
 
-Reads every byte once. Problems name shards, counts and sample numbers, never content.
+Every byte is read. Problems name shards, counts and sample numbers, never content.
 """
 
 import tarfile
@@ -11,12 +11,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from cxr_dist.errors import UserError, out_of_files
 from cxr_dist.files import sha256_of
-from cxr_dist.format.manifest import Manifest, ShardEntry, SplitEntry, load_manifest, open_index
-from cxr_dist.format.stored_sample import DamagedSample, check_film, decode_facts, members_in
+from cxr_dist.format.manifest import UNKNOWN, Manifest, ShardEntry, SplitEntry, load_manifest, open_index
+from cxr_dist.format.stored_sample import OTHER_BYTES, DamagedSample, check_film, decode_facts, members_in
 from cxr_dist.shard.near_duplicates import find_near_duplicates
 from cxr_dist.shard.tar import members_of
 
@@ -24,11 +25,11 @@ _Indices = Mapping[str, Sequence[NDArray[Any]]]
 
 
 def verify(shards: Path, *, near_duplicates: bool = True, workers: int = 0) -> list[str]:
-    """Everything that is wrong; an empty list for a whole folder. Raises UserError without a manifest.
+    """Return everything that is wrong, or an empty list. Raises UserError if there is no valid manifest.
 
-    Checks sha256 of tars and indices, every member of a tar against its index, counts, keys used twice, and
-    patients (or studies, as the split was made) in two splits. In a folder where all that is right,
-    `near_duplicates` then looks for films that are in two splits, in `workers` processes (0: in this one).
+    The checks cover the sha256 of tars and indices, every member of a tar against its index, counts, keys used twice,
+    and patients (or studies, if they were split) in two splits. If all this is right, `near_duplicates` also searches
+    for images that are in two splits, in `workers` processes (0 uses this one).
     """
     manifest = load_manifest(shards)
     problems: list[str] = []
@@ -47,7 +48,7 @@ def verify(shards: Path, *, near_duplicates: bool = True, workers: int = 0) -> l
 
 
 def _open(folder: Path, shard: ShardEntry, manifest: Manifest, problems: list[str]) -> NDArray[Any] | None:
-    """The shard's index if it can be read; appends what is wrong with it."""
+    """Return the shard's index, or None if it cannot be read; append its problems to `problems`."""
     path = folder / shard.index
     if path.is_file() and sha256_of(path) != shard.index_sha256:
         problems.append(f"{shard.index}: sha256 differs from the manifest's")
@@ -82,36 +83,27 @@ def _check_tar(folder: Path, shard: ShardEntry, index: NDArray[Any], short_side:
 
 
 def _check_samples(path: Path, index: NDArray[Any], short_side: int) -> list[str]:
-    damaged: list[int] = []
-    unusable: dict[int, str] = {}
+    damaged: defaultdict[str, list[int]] = defaultdict(list)
     with path.open("rb") as file:
         for number, record in enumerate(index):
             file.seek(int(record["offset"]))
-            data = file.read(int(record["size"]))
-            if zlib.crc32(data) != record["crc32"]:
-                damaged.append(number)
-            elif reason := _unusable(data, record, short_side):
-                unusable[number] = reason
-    problems = []
-    if damaged:
-        problems.append(
-            f"{path.name}: {len(damaged)} of {len(index)} samples do not have their crc32, first sample {damaged[0]}"
-        )
-    if unusable:
-        number, reason = next(iter(unusable.items()))
-        problems.append(
-            f"{path.name}: {len(unusable)} of {len(index)} samples, first sample {number}, {reason}"
-        )
-    return problems
+            if reason := _damage(file.read(int(record["size"])), record, short_side):
+                damaged[reason].append(number)
+    return [
+        f"{path.name}: {len(numbers)} of {len(index)} samples, first sample {numbers[0]}, {reason}"
+        for reason, numbers in damaged.items()
+    ]
 
 
-def _unusable(data: bytes, record: Any, short_side: int) -> str | None:
-    """Why training could not use these bytes, though they are those that were written."""
-    *films, (_, start, size) = members_in(record)
+def _damage(data: bytes, record: np.void, short_side: int) -> str | None:
+    """Return why training could not use these bytes of a sample, or None."""
+    if zlib.crc32(data) != record["crc32"]:
+        return OTHER_BYTES
+    *images, (_, start, size) = members_in(record)
     first = int(record["offset"])
     try:
-        for _, place, length in films:
-            check_film(data[place - first : place - first + length], short_side)
+        for _, offset, length in images:
+            check_film(data[offset - first : offset - first + length], short_side)
         decode_facts(data[start - first : start - first + size])
     except DamagedSample as damage:
         return damage.reason
@@ -120,26 +112,26 @@ def _unusable(data: bytes, record: Any, short_side: int) -> str | None:
 
 def _check_members(path: Path, index: NDArray[Any]) -> list[str]:
     """Walk the tar as any other reader would, and compare names, offsets and sizes with the index."""
-    keys = [key.decode("ascii", "replace") for key in index["key"].tolist()]
-    owners, expected = [], []
-    for number, (record, key) in enumerate(zip(index, keys, strict=True)):
-        for name, offset, size in members_in(record):
-            owners.append(number)
-            expected.append((f"{key}.{name}", offset, size))
+    expected = [
+        (f"{record['key'].decode('ascii', 'replace')}.{name}", offset, size)
+        for record in index
+        for name, offset, size in members_in(record)
+    ]
+    owners = [number for number, record in enumerate(index) for _ in members_in(record)]
     try:
-        found = list(islice(members_of(path), len(expected) + 1))
+        members = list(islice(members_of(path), len(expected) + 1))
     except (tarfile.TarError, OSError, ValueError) as error:
         if too_many := out_of_files(error):
             raise too_many from None
         return [f"{path.name}: not a whole tar"]
-    if len(found) > len(expected):
+    if len(members) > len(expected):
         return [f"{path.name}: more members than the {len(expected)} of the index"]
-    if len(found) < len(expected):
-        return [f"{path.name}: {len(found)} members, the index says {len(expected)}"]
-    differing = [number for number, *pair in zip(owners, found, expected, strict=True) if pair[0] != pair[1]]
-    return (
-        [f"{path.name}: the index does not fit the tar, first at sample {differing[0]}"] if differing else []
-    )
+    if len(members) < len(expected):
+        return [f"{path.name}: {len(members)} members, the index says {len(expected)}"]
+    for owner, member, wanted in zip(owners, members, expected, strict=True):
+        if member != wanted:
+            return [f"{path.name}: the index does not fit the tar, first at sample {owner}"]
+    return []
 
 
 def _check_counts(
@@ -147,9 +139,9 @@ def _check_counts(
 ) -> list[str]:
     problems = []
     if sum(shard.samples for shard in split.shards) != split.samples:
-        problems.append(f"{name}: its shards do not add up to {split.samples} samples")
+        problems.append(f"{name}: the samples of its shards do not add up to {split.samples}")
     if len(indices) < len(split.shards):
-        return problems  # an index that cannot be read was reported already
+        return problems  # an unreadable index has already been reported
     patients = {patient for index in indices for patient in index["patient"].tolist()}
     if len(patients) != split.patients:
         problems.append(f"{name}: {len(patients)} patients, the manifest says {split.patients}")
@@ -160,15 +152,10 @@ def _check_counts(
 
 
 def _label_counts(manifest: Manifest, number: int, indices: Sequence[NDArray[Any]]) -> dict[str, int]:
-    counts: Counter[int] = Counter()
-    for index in indices:
-        label = index["label"]
-        counts.update(
-            (label[:, 0] == number).astype(int).tolist()
-            if manifest.num_labels == 1
-            else label[:, number].tolist()
-        )
-    return {"positive": counts[1], "negative": counts[0], "unknown": counts[-1]}
+    labels = [index["label"] for index in indices]
+    values = [label[:, 0] == number if manifest.num_labels == 1 else label[:, number] for label in labels]
+    counts = Counter(value for part in values for value in part.tolist())
+    return {"positive": counts[1], "negative": counts[0], "unknown": counts[UNKNOWN]}
 
 
 def _check_keys(indices: _Indices) -> list[str]:
@@ -178,21 +165,20 @@ def _check_keys(indices: _Indices) -> list[str]:
 
 
 def _check_leaks(manifest: Manifest, indices: _Indices) -> list[str]:
-    """Split by image, a patient may be in several splits: that was asked for."""
-    if manifest.split_by == "image":
+    if manifest.split_by == "image":  # then a patient may be in several splits on purpose
         return []
-    seen: defaultdict[bytes, set[str]] = defaultdict(set)
+    splits_of: defaultdict[bytes, set[str]] = defaultdict(set)
     for name, group in indices.items():
         for index in group:
             for unit in index[manifest.split_by].tolist():
-                seen[unit].add(name)
-    shared = Counter(tuple(names) for unit in seen.values() if len(names := sorted(unit)) > 1)
+                splits_of[unit].add(name)
+    shared = Counter(tuple(sorted(names)) for names in splits_of.values() if len(names) > 1)
     plural = {"patient": "patients", "study": "studies"}[manifest.split_by]
     return [f"{count} {plural} in both {' and '.join(names)}" for names, count in sorted(shared.items())]
 
 
 def _check_strays(folder: Path, manifest: Manifest) -> list[str]:
-    """A tar that the manifest does not know would be read by whoever takes *.tar."""
+    """Report tars that the manifest does not list: a reader that takes *.tar would read them."""
     known = {shard.file for split in manifest.splits.values() for shard in split.shards}
     return [
         f"{path.name}: not in the manifest" for path in sorted(folder.glob("*.tar")) if path.name not in known

@@ -9,7 +9,7 @@ from films import DISTORTIONS, texture
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cxr_dist.shard.likeness import correlation, fingerprint, nearest
+from cxr_dist.shard.likeness import correlation, fingerprint, nearest_neighbours
 
 FILMS = [texture(seed) for seed in range(24)]
 PRINTS = [fingerprint(film) for film in FILMS]
@@ -20,7 +20,7 @@ HASHES = np.stack([made.hashes for made in PRINTS])
 def test_a_distorted_copy_is_nearest_and_correlates_and_no_other_film_does(distort: Callable):
     for number, film in enumerate(FILMS):
         copy = fingerprint(distort(film))
-        others = nearest(copy.hashes[None], HASHES, 4)[0]
+        others = nearest_neighbours(copy.hashes[None], HASHES, 4)[0]
         assert others[0] == number
         correlations = [correlation(copy.thumbnail, PRINTS[other].thumbnail) for other in others]
         assert correlations[0] > 0.9
@@ -37,15 +37,15 @@ def test_nearest_is_a_full_search(num_films, k, seed):
     pairs = ((0, 0), (0, 1), (1, 0))
     distances = np.min([(queries[:, None, i] != films[None, :, j]).sum(-1) for i, j in pairs], axis=0)
     expected = np.argsort(distances, axis=1, kind="stable")[:, :k]
-    assert np.array_equal(nearest(hashes[:5], hashes[5:], k), expected)
+    assert np.array_equal(nearest_neighbours(hashes[:5], hashes[5:], k), expected)
 
 
 def test_nearest_looks_into_every_block(monkeypatch):
-    expected = nearest(HASHES, HASHES, 4)
+    expected = nearest_neighbours(HASHES, HASHES, 4)
     assert np.array_equal(expected[:, 0], np.arange(len(FILMS)))
     monkeypatch.setattr("cxr_dist.shard.likeness._QUERIES", 5)
-    monkeypatch.setattr("cxr_dist.shard.likeness._FILMS", 7)
-    assert np.array_equal(nearest(HASHES, HASHES, 4), expected)
+    monkeypatch.setattr("cxr_dist.shard.likeness._CANDIDATES", 7)
+    assert np.array_equal(nearest_neighbours(HASHES, HASHES, 4), expected)
 
 
 def test_equal_films_correlate_fully_and_blank_ones_not_at_all():

@@ -13,7 +13,7 @@ from table_source import make_source, source_names, table_recipe
 
 from cxr_dist.format.image import ImageFile
 from cxr_dist.format.manifest import load_manifest, open_index
-from cxr_dist.shard.likeness import correlation, fingerprint, nearest
+from cxr_dist.shard.likeness import correlation, fingerprint, nearest_neighbours
 from cxr_dist.shard.near_duplicates import find_near_duplicates
 from cxr_dist.shard.recipe import Demo, ImageFormat, load_recipe
 from cxr_dist.shard.verify import verify
@@ -76,7 +76,7 @@ def test_a_changed_copy_in_another_split_is_found(source, clean, tmp_path, disto
     other = place_of(tmp_path / "shards", "train", original)
     (problem,) = verify(tmp_path / "shards")
     assert problem.startswith(
-        f"1 films of test are near-duplicates of films of train, first {first} and {other}: give"
+        f"1 images of test are near-duplicates of images of train, first {first} and {other}: give"
     )
     assert "secret" not in problem
     assert "--near-duplicates false" in problem
@@ -88,7 +88,7 @@ def test_each_pair_of_splits_is_searched_and_processes_change_nothing(source, cl
     plant(source, tmp_path / "shards", original, target, DISTORTIONS["all at once"])
     found = verify(tmp_path / "shards", workers=0)
     assert [problem.partition(", first")[0] for problem in found] == [
-        "1 films of val are near-duplicates of films of test"
+        "1 images of val are near-duplicates of images of test"
     ]
     assert verify(tmp_path / "shards", workers=1) == found
 
@@ -124,7 +124,7 @@ def test_one_real_film_was_published_for_two_patients(real_data, tmp_path):
     write_shards(load_recipe(RECIPES / "covid_cxr.yaml"), real_data / "covid-cxr", tmp_path / "s", workers=0)
     (problem,) = verify(tmp_path / "s")
     assert problem.startswith(
-        "1 films of test are near-duplicates of films of train, first test-00000.tar sample"
+        "1 images of test are near-duplicates of images of train, first test-00000.tar sample"
     )
 
 
@@ -136,7 +136,7 @@ def test_changed_real_films_are_found(real_data):
     hashes = np.stack([made.hashes for made in prints])
     for distort in DISTORTIONS.values():
         copies = [fingerprint(distort(film)) for film in films]
-        found = nearest(np.stack([copy.hashes for copy in copies]), hashes, 4)
+        found = nearest_neighbours(np.stack([copy.hashes for copy in copies]), hashes, 4)
         assert all(number in row for number, row in enumerate(found))
         alike = [correlation(copies[i].thumbnail, prints[i].thumbnail) for i in range(len(films))]
         assert np.mean(np.array(alike) > 0.85) >= 0.95

@@ -135,7 +135,7 @@ def test_a_second_film_that_is_in_another_split_is_found(tmp_path):
     write_shards(recipe, source, tmp_path / "leak", workers=0)
     (problem,) = verify(tmp_path / "leak")
     assert problem.startswith(
-        "1 films of test are near-duplicates of films of train, first test-00000.tar sample 2 "
+        "1 images of test are near-duplicates of images of train, first test-00000.tar sample 2 "
     )
     assert "and train-00000.tar sample 5:" in problem
 

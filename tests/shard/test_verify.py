@@ -58,7 +58,7 @@ def test_a_flipped_bit_is_found_with_the_sample(shards):
     (shards / "train-00001.tar").write_bytes(tar)
     assert verify(shards) == [
         "train-00001.tar: sha256 differs from the manifest's",
-        "train-00001.tar: 1 of 16 samples do not have their crc32, first sample 5",
+        "train-00001.tar: 1 of 16 samples, first sample 5, does not have the bytes that were written (crc32)",
     ]
 
 
@@ -69,7 +69,7 @@ def test_a_truncated_tar_is_found(shards, blocks):
     found = "\n".join(verify(shards))
     assert f"val-00000.tar: {blocks * 512} bytes, the manifest says {len(tar)}" in found
     assert "val-00000.tar: sha256 differs" in found
-    assert "samples do not have their crc32" in found
+    assert "does not have the bytes that were written (crc32)" in found
 
 
 def test_a_tar_of_other_members_is_found(shards):
@@ -128,7 +128,7 @@ def test_counts_in_the_manifest_are_checked(shards):
     changed: Manifest = dataclasses.replace(manifest, splits=manifest.splits | {"val": wrong})
     (shards / "manifest.json").write_text(changed.to_json())
     assert verify(shards) == [
-        "val: its shards do not add up to 17 samples",
+        "val: the samples of its shards do not add up to 17",
         "val: 8 patients, the manifest says 3",
     ]
 
