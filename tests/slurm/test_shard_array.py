@@ -182,7 +182,7 @@ def test_the_same_command_takes_over_where_the_first_was_left(cluster, tmp_path,
     command.send_signal(leave)
     command.wait(timeout=30)
     os.kill(held, signal.SIGCONT)
-    left = re.search(r"left the jobs cxr-shard-\w+ to SLURM", (tmp_path / "printed").read_text())
+    left = re.search(r"the jobs cxr-shard-\w+ stay with SLURM", (tmp_path / "printed").read_text())
     assert bool(left) is (leave == signal.SIGINT)
     printed = end(start(cluster, tmp_path, recipe), tmp_path)
     assert "tasks of an earlier call" in printed
@@ -212,7 +212,7 @@ def test_a_task_that_never_finishes_a_shard_is_given_up_and_its_log_says_why(clu
     table = tmp_path / "source" / "films.csv"
     table.write_text(table.read_text().replace("well", "sick", 1))  # while the tasks wait in the queue
     printed = end(command, tmp_path, expected=2)
-    assert "ended 3 times without finishing one of its" in printed
+    assert "ended 3 times without finishing any of its" in printed
     logs = [log.read_text() for log in (tmp_path / "logs").glob("*.out")]
     assert any("cxr-dist: the source's rows, or the versions" in log for log in logs)
     assert not cluster.run("squeue", "-h", "--states=PENDING,RUNNING").strip()  # the others were cancelled
@@ -223,7 +223,7 @@ def test_a_task_that_never_finishes_a_shard_is_given_up_and_its_log_says_why(clu
     ("programs", "tasks", "message"),
     [
         ("", 3, "--slurm needs sbatch, srun, squeue, scancel"),
-        (None, -1, "number of tasks, 1 or more, not -1"),
+        (None, -1, "number of tasks and must be 1 or more, not -1"),
     ],
 )
 def test_what_cannot_become_an_array_is_refused(tmp_path, monkeypatch, programs, tasks, message):
@@ -243,7 +243,7 @@ def test_a_slurm_that_does_not_answer_is_one_clear_error(tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_CONF", str(tmp_path / "slurm.conf"))
     monkeypatch.setattr(shard_array, "_PATIENCE", 0.0)
     recipe = load_recipe(write_recipe(tmp_path, side=64))
-    with pytest.raises(UserError, match=r"squeue fails \(.+\): call the same command again later"):
+    with pytest.raises(UserError, match=r"squeue fails \(.+\): run the same command again later"):
         shard_array.write_shards_by_array(
             recipe, None, tmp_path / "shards", tasks=1, resources=SlurmResources()
         )
