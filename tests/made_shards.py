@@ -1,4 +1,4 @@
-"""Small shards of made films, for tests with and without pytest."""
+"""Small shards of synthetic images, for tests with and without pytest."""
 
 from pathlib import Path
 
@@ -18,14 +18,14 @@ shard: {samples: 13}
 
 
 def write_tiny_shards(folder: Path) -> Path:
-    """Write recipe.yaml and shards/ of 120 small made studies, in shards of 13 samples; returns FOLDER/shards."""
+    """Write recipe.yaml and shards/ of 120 small synthetic studies, 13 samples per shard; return FOLDER/shards."""
     (folder / "recipe.yaml").write_text(TINY_RECIPE)
     write_shards(load_recipe(folder / "recipe.yaml"), None, folder / "shards", workers=1)
     return folder / "shards"
 
 
 def write_study_shards(folder: Path) -> Path:
-    """Write shards of 60 small made studies, each a sample of a frontal film and, for some, a lateral one."""
+    """Write shards of 60 small synthetic studies; a sample is a frontal image and, in some studies, a lateral one."""
     recipe = TINY_RECIPE.replace("studies: 120", "studies: 60") + "samples: study\n"
     (folder / "studies.yaml").write_text(recipe)
     write_shards(load_recipe(folder / "studies.yaml"), None, folder / "studies", workers=1)

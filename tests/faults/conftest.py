@@ -1,4 +1,4 @@
-"""A copy of the tiny shards that a test may damage, and ways to damage it."""
+"""A copy of the tiny shards that a test may damage, and a function that damages it."""
 
 import shutil
 from pathlib import Path
@@ -16,7 +16,7 @@ def shards(tiny_shards: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def flip_a_bit():
-    """flip_a_bit(shards, shard, sample): one bit of a training film, in its stored bytes."""
+    """A function flip_a_bit(shards, shard, sample) that flips one bit of a training image in its stored bytes."""
 
     def flip(folder: Path, shard: int, sample: int) -> None:
         manifest = load_manifest(folder)

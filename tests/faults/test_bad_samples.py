@@ -1,4 +1,4 @@
-"""Damaged samples within a budget: replaced alike at any world size and after a resume, counted, and written down."""
+"""Damaged samples within a budget are replaced in the same way at any world size and after a resume, and recorded."""
 
 import dataclasses
 import json
@@ -36,7 +36,7 @@ def damaged(shards, flip_a_bit):
 
 
 @given(st.integers(1, 40), st.data())
-def test_stand_ins_are_all_other_samples_and_those_of_the_same_group_come_first(length, data):
+def test_replacements_are_all_other_samples_with_the_same_group_first(length, data):
     groups = np.array(data.draw(st.lists(st.integers(0, 3), min_size=length, max_size=length)), np.int16)
     sample, draw = data.draw(st.integers(0, length - 1)), data.draw(st.integers(0, 2**31))
     order = replacement_order(1, 2, draw, sample, groups)
@@ -46,13 +46,13 @@ def test_stand_ins_are_all_other_samples_and_those_of_the_same_group_come_first(
     assert order.tolist() == replacement_order(1, 2, draw, sample, groups).tolist()
 
 
-def test_the_stand_in_differs_from_draw_to_draw():
+def test_the_replacement_differs_from_draw_to_draw():
     groups = np.zeros(50, np.int16)
     assert len({int(replacement_order(0, 0, draw, 7, groups)[0]) for draw in range(200)}) > 30
 
 
 def stream(config, shards, world_size=1, workers=0, steps=9, first_step=0):
-    """(step, lane) -> what the micro-batch holds and what was replaced in it, over all ranks."""
+    """Return {(step, lane): (images, labels, replaced samples)} of the micro-batches of all ranks."""
     data = dataclasses.replace(config.data, shards=str(shards), workers=workers)
     manifest = load_manifest(shards)
     batches = lane_batches(
@@ -65,48 +65,48 @@ def stream(config, shards, world_size=1, workers=0, steps=9, first_step=0):
 
 
 @pytest.fixture
-def patient(tiny_config):
-    """A configuration with a budget."""
+def tolerant(tiny_config):
+    """A configuration with a budget of damaged samples."""
     data = dataclasses.replace(tiny_config.data, max_bad_samples=len(DAMAGED), sampling="uniform")
     return dataclasses.replace(tiny_config, data=data)
 
 
 @pytest.mark.parametrize(("world_size", "workers"), [(1, 2), (2, 0), (4, 1)])
-def test_replacements_are_the_same_at_any_number_of_ranks_and_workers(patient, damaged, world_size, workers):
-    alone = stream(patient, damaged)
-    assert {(row.shard, row.sample) for _, _, rows in alone.values() for row in rows} == DAMAGED
-    assert stream(patient, damaged, world_size, workers) == alone
-    later = stream(patient, damaged, world_size, workers, steps=6, first_step=3)
-    assert later == {key: value for key, value in alone.items() if key[0] >= 3}
+def test_replacements_are_the_same_at_any_number_of_ranks_and_workers(tolerant, damaged, world_size, workers):
+    one_rank = stream(tolerant, damaged)
+    assert {(row.shard, row.sample) for _, _, rows in one_rank.values() for row in rows} == DAMAGED
+    assert stream(tolerant, damaged, world_size, workers) == one_rank
+    later = stream(tolerant, damaged, world_size, workers, steps=6, first_step=3)
+    assert later == {key: value for key, value in one_rank.items() if key[0] >= 3}
 
 
-def test_a_replacement_changes_neither_the_class_nor_the_other_samples(patient, damaged, tiny_shards):
-    whole, mended = stream(patient, tiny_shards), stream(patient, damaged)
-    size = patient.data.image_size**2
-    for key, (films, labels, _) in whole.items():
-        others, other_labels, replaced = mended[key]
-        assert labels == other_labels  # each shard of these has another sample of the class
+def test_a_replacement_changes_neither_the_class_nor_the_other_samples(tolerant, damaged, tiny_shards):
+    undamaged, repaired = stream(tolerant, tiny_shards), stream(tolerant, damaged)
+    size = tolerant.data.image_size**2
+    for key, (images, labels, _) in undamaged.items():
+        others, other_labels, replaced = repaired[key]
+        assert labels == other_labels  # each of these shards has another sample of the class
         parts = zip(
-            *([data[i : i + size] for i in range(0, len(data), size)] for data in (films, others)),
+            *([data[i : i + size] for i in range(0, len(data), size)] for data in (images, others)),
             strict=True,
         )
         assert sum(a != b for a, b in parts) == len(replaced)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_without_a_budget_the_first_damaged_sample_ends_the_run(patient, damaged, workers):
-    data = dataclasses.replace(patient.data, max_bad_samples=0)
+def test_without_a_budget_the_first_damaged_sample_ends_the_run(tolerant, damaged, workers):
+    data = dataclasses.replace(tolerant.data, max_bad_samples=0)
     with pytest.raises(
         ShardError, match=r"^train-0000\d\.tar: sample \d does not have .* \(crc32\): .*wrong$"
     ):
-        stream(dataclasses.replace(patient, data=data), damaged, workers=workers)
+        stream(dataclasses.replace(tolerant, data=data), damaged, workers=workers)
 
 
-def test_a_shard_with_no_whole_sample_is_an_error_in_spite_of_a_budget(patient, shards, flip_a_bit):
+def test_a_shard_without_any_whole_sample_is_an_error_despite_a_budget(tolerant, shards, flip_a_bit):
     for sample in range(load_manifest(shards).split("train").shards[1].samples):
         flip_a_bit(shards, 1, sample)
     with pytest.raises(ShardError, match=r"train-00001\.tar: sample \d+ does not have"):
-        stream(patient, shards)
+        stream(tolerant, shards)
 
 
 def cut(path):
@@ -127,15 +127,15 @@ def cut(path):
     ],
 )
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_whole_shard_is_never_replaced(patient, shards, damage, file, reason, workers):
+def test_a_missing_or_truncated_shard_is_never_replaced(tolerant, shards, damage, file, reason, workers):
     damage(shards / file)
     with pytest.raises(ShardError, match=f"^{re.escape(file)} {reason}"):
-        stream(patient, shards, workers=workers)
+        stream(tolerant, shards, workers=workers)
 
 
-def test_evaluation_never_replaces(patient, damaged):
+def test_evaluation_never_replaces(tolerant, damaged):
     manifest = load_manifest(damaged)
-    data = dataclasses.replace(patient.data, shards=str(damaged))
+    data = dataclasses.replace(tolerant.data, shards=str(damaged))
     options = {"rank": 0, "world_size": 1, "tokenizer": None, "with_images": True}
     with pytest.raises(ShardError, match=r"train-00000\.tar: sample 3 does not have"):
         list(evaluation_loader(data, manifest, "train", **options))
@@ -169,7 +169,7 @@ def flags(shards, out, budget, workers=0):
 
 @pytest.fixture
 def train():
-    """The command, in this process."""
+    """A function that runs the command `train` in this process."""
     names = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
     before = {name: signal.getsignal(name) for name in names}
 
@@ -189,19 +189,19 @@ def ledger(out):
 
 @pytest.fixture
 def alone(train, damaged, tmp_path):
-    """A run within its budget, in one process."""
+    """The folder of an uninterrupted run within its budget, in one process."""
     train(damaged, tmp_path / "alone", len(DAMAGED))
     return tmp_path / "alone"
 
 
 def test_a_resumed_run_has_the_same_ledger_and_losses(train, alone, damaged, tmp_path):
     lines, resumed = ledger(alone), tmp_path / "resumed"
-    found = {(line["shard"], line["sample"]) for line in lines}
-    assert len(found) > 1
-    assert found <= {(f"train-{shard:05d}.tar", sample) for shard, sample in DAMAGED}
+    replaced = {(line["shard"], line["sample"]) for line in lines}
+    assert len(replaced) > 1
+    assert replaced <= {(f"train-{shard:05d}.tar", sample) for shard, sample in DAMAGED}
     assert {line["reason"] for line in lines} == {"does not have the bytes that were written (crc32)"}
     assert set(lines[0]) == {"step", "epoch", "draw", "shard", "sample", "reason", "replaced_by"}
-    shutil.copytree(alone, resumed, symlinks=True)  # a kill leaves it so: the ledger ahead of the checkpoint
+    shutil.copytree(alone, resumed, symlinks=True)  # as after a kill, the ledger is ahead of the checkpoint
     for folder in (resumed / "checkpoints").glob("step-*"):
         if int(folder.name[-8:]) > 2:
             shutil.rmtree(folder)
@@ -211,7 +211,7 @@ def test_a_resumed_run_has_the_same_ledger_and_losses(train, alone, damaged, tmp
     assert losses(resumed) == losses(alone)
 
 
-def test_a_larger_budget_goes_on_where_a_smaller_one_ended(train, alone, damaged, tmp_path):
+def test_a_larger_budget_continues_a_run_that_a_smaller_one_ended(train, alone, damaged, tmp_path):
     out = tmp_path / "run"
     with pytest.raises(
         UserError, match=r"^2 damaged samples .* data\.max_bad_samples is 1: bad_samples\.jsonl in"
@@ -235,7 +235,7 @@ def test_two_ranks_write_the_same_ledger_and_share_one_budget(alone, damaged, tm
     assert losses(out) == pytest.approx(losses(alone), rel=1e-9)
 
 
-def test_one_line_and_no_hang_where_a_worker_meets_damage(damaged, tmp_path):
+def test_damage_in_a_loader_worker_is_reported_in_one_line_without_a_hang(damaged, tmp_path):
     command = [sys.executable, "-m", "cxr_dist", "train", "demo", *flags(damaged, tmp_path / "run", 0, 2)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2

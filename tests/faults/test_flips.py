@@ -1,4 +1,4 @@
-"""1,000 flipped bits and 1,000 truncations of shards, through the training stream's own reading: none silent."""
+"""The training stream notices all of 1,000 flipped bits and 1,000 truncations of shards."""
 
 import dataclasses
 import random
@@ -14,16 +14,16 @@ NAMED = re.compile(r"train-\d{5}\.(tar|index\.npy)\b.*: (copy|run) |train-\d{5}\
 
 
 def read_all(folder):
-    """Every training sample as the loader decodes it; raises ShardError."""
+    """Return every training sample as the loader decodes it; raises ShardError."""
     store = ShardStore(folder, load_manifest(folder), "train")
     read = reader(store, short_side=64, image_size=64)
     try:
-        found = []
+        samples = []
         for shard, entry in enumerate(store.shards):
             for sample in range(entry.samples):
                 one = read(shard, sample)
-                found.append((one["__key__"], one["jpg"].tobytes(), one["json"], one["record"].tobytes()))
-        return found
+                samples.append((one["__key__"], one["jpg"].tobytes(), one["json"], one["record"].tobytes()))
+        return samples
     finally:
         store.close()
 
@@ -33,15 +33,15 @@ def flipped(data, chance):
     return data[:place] + bytes([data[place] ^ 1 << chance.randrange(8)]) + data[place + 1 :]
 
 
-def cut(data, chance):
-    """At any byte, or, every second time, at the end of a block, where a tar may well end."""
+def truncated(data, chance):
+    """Truncate at any byte or, in half of the cases, at the end of a tar block."""
     length = chance.randrange(len(data))
     return data[: length - length % 512 if chance.random() < 0.5 else length]
 
 
 @pytest.fixture
 def one_shard(shards):
-    """The folder with one training shard, so that a thousand readings take seconds."""
+    """The folder with a single training shard, so that it can be read a thousand times within seconds."""
     manifest = load_manifest(shards)
     train = manifest.split("train")
     train = dataclasses.replace(train, samples=train.shards[0].samples, shards=train.shards[:1])
@@ -50,19 +50,18 @@ def one_shard(shards):
     return shards
 
 
-@pytest.mark.parametrize(("damage", "harmless"), [(flipped, 0.35), (cut, 0.0)])
-def test_no_damage_is_silent(one_shard, damage, harmless):
+@pytest.mark.parametrize(("damage", "harmless"), [(flipped, 0.35), (truncated, 0.0)])
+def test_no_damage_goes_unnoticed(one_shard, damage, harmless):
     expected, chance, messages = read_all(one_shard), random.Random(0), []
     whole = {name: (one_shard / name).read_bytes() for name in ("train-00000.tar", "train-00000.index.npy")}
     for number in range(1000):
-        name = list(whole)[number % 10 == 0]  # a tenth of the damage is the index's
+        name = list(whole)[number % 10 == 0]  # a tenth of the damage is done to the index
         (one_shard / name).write_bytes(damage(whole[name], chance))
         try:
-            assert read_all(one_shard) == expected, "silently other data"
+            assert read_all(one_shard) == expected, "other data without an error"
         except ShardError as error:
             messages.append(str(error))
         (one_shard / name).write_bytes(whole[name])
     assert all(NAMED.match(message) for message in messages)
-    assert len(messages) >= 1000 * (
-        1 - harmless
-    )  # the rest lies in the tar's closing blocks, which hold nothing
+    # The rest of the damage is in the tar's closing blocks, which hold no data.
+    assert len(messages) >= 1000 * (1 - harmless)

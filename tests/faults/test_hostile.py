@@ -1,4 +1,4 @@
-"""Shards and sources made to do harm: one typed error, nothing executed, memory within bounds, no content in words."""
+"""Malicious shards and sources give a typed error: nothing is executed or quoted, and memory stays bounded."""
 
 import hashlib
 import pickle
@@ -24,7 +24,7 @@ GIGABYTE = 2**30
 
 
 def read_all(folder):
-    """All training samples, as the loader reads and decodes them."""
+    """Return all training samples as the loader reads and decodes them."""
     manifest = load_manifest(folder)
     store = ShardStore(folder, manifest, "train")
     read = reader(store, manifest.image["short_side"], 64)
@@ -37,7 +37,7 @@ def noisy(height, width, *options, channels=()):
 
 
 def with_size(jpeg, height, width):
-    """The same JPEG, whose header claims another size."""
+    """Return the JPEG with another size in its header."""
     frame = jpeg.index(b"\xff\xc0") + 5
     return jpeg[:frame] + height.to_bytes(2, "big") + width.to_bytes(2, "big") + jpeg[frame + 4 :]
 
@@ -46,7 +46,7 @@ def eps():
     return b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\n(x) run\n"
 
 
-FILMS = {
+IMAGES = {
     "169 megapixels": (with_size(noisy(64, 64), 13_000, 13_000), "more pixels"),
     "400 megapixels": (with_size(noisy(64, 64), 20_000, 20_000), "more pixels"),
     "a line of 4,294 megapixels": (with_size(noisy(64, 64), 65_535, 65_535), "more pixels"),
@@ -59,10 +59,10 @@ FILMS = {
 }
 
 
-@pytest.mark.parametrize("name", FILMS)
-def test_a_stored_film_that_is_none_is_named_and_not_decoded(shards, name):
-    film, reason = FILMS[name]
-    forge_sample(shards, 2, jpg=film)
+@pytest.mark.parametrize("name", IMAGES)
+def test_an_invalid_stored_image_is_reported_and_not_decoded(shards, name):
+    image, reason = IMAGES[name]
+    forge_sample(shards, 2, jpg=image)
     with pytest.raises(UserError, match=rf"^train-00000\.tar: sample 2 has an image .*{reason}"):
         read_all(shards)
     problems = verify(shards)
@@ -81,7 +81,7 @@ FACTS = {
 
 
 @pytest.mark.parametrize("name", FACTS)
-def test_stored_facts_that_are_none_are_named_without_their_content(shards, name):
+def test_an_invalid_stored_json_is_reported_without_its_content(shards, name):
     forge_sample(shards, 1, json=FACTS[name])
     with pytest.raises(
         UserError, match=r"^train-00000\.tar: sample 1 has a JSON that is not an object"
@@ -105,7 +105,7 @@ TRAVERSALS = (
 
 @pytest.mark.parametrize("name", TRAVERSALS)
 @pytest.mark.parametrize("field", ["file", "index"])
-def test_names_in_the_manifest_lead_nowhere_else(shards, field, name, monkeypatch):
+def test_names_in_the_manifest_cannot_leave_the_folder(shards, field, name, monkeypatch):
     monkeypatch.chdir(shards)
     forge_entry(shards, **{field: name if field == "file" else name.replace(".tar", ".index.npy")})
     for use in (read_all, verify):
@@ -117,7 +117,7 @@ def test_names_in_the_manifest_lead_nowhere_else(shards, field, name, monkeypatc
 
 
 @pytest.mark.parametrize("value", [-1, 1.5, "7", True])
-def test_counts_in_the_manifest_are_counts(shards, value):
+def test_invalid_counts_in_the_manifest_are_refused(shards, value):
     forge_entry(shards, bytes=value)
     with pytest.raises(UserError, match=r"numbers for train-00000\.tar are not counts"):
         load_manifest(shards)
@@ -153,7 +153,7 @@ def test_a_damaged_header_of_an_index_is_a_typed_error(shards, place, damage):
 
 
 class Bomb:
-    """Unpickled, it makes a file."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, canary):
         self.canary = canary
@@ -175,7 +175,7 @@ def test_nothing_is_unpickled(shards, tmp_path):
     assert not canary.exists()
 
 
-def test_other_members_are_found_and_never_opened(shards, tmp_path):
+def test_extra_members_are_found_and_never_opened(shards, tmp_path):
     tar, canary = (shards / "train-00000.tar").read_bytes(), tmp_path / "canary"
     last = open_index(shards, load_manifest(shards).split("train").shards[0], 1)[-1]
     end = int(last["offset"]) + int(last["size"])
@@ -191,7 +191,7 @@ def test_other_members_are_found_and_never_opened(shards, tmp_path):
     for block in extra:
         forge(shards, block + tar)
         with pytest.raises(UserError, match=r"sample 0 does not have|cannot be in its shard"):
-            read_all(shards)  # the index's byte ranges are not where they were
+            read_all(shards)  # the samples are no longer at the index's byte ranges
         assert any("train-00000.tar" in problem for problem in verify(shards))
         forge(shards, tar[:end] + block + bytes(1024))
         assert any(
@@ -202,13 +202,13 @@ def test_other_members_are_found_and_never_opened(shards, tmp_path):
     assert not canary.exists()
 
 
-def test_flips_with_agreeing_checksums_give_a_sample_or_a_typed_error(shards):
+def test_flipped_bits_with_matching_checksums_give_a_sample_or_a_typed_error(shards):
     manifest, chance, outcomes = load_manifest(shards), random.Random(0), {"sample": 0, "error": 0}
     entry = manifest.split("train").shards[0]
     index = np.array(open_index(shards, entry, manifest.num_labels))
-    film, facts = (members_of_sample(shards, 0, kind) for kind in ("jpg", "json"))
+    image, facts = (members_of_sample(shards, 0, kind) for kind in ("jpg", "json"))
     for number in range(300):
-        damaged = [bytearray(film), bytearray(facts), bytearray(index.tobytes())]
+        damaged = [bytearray(image), bytearray(facts), bytearray(index.tobytes())]
         for _ in range(chance.randrange(1, 4)):
             target = damaged[number % 3]
             target[chance.randrange(len(target))] ^= 1 << chance.randrange(8)
@@ -227,13 +227,13 @@ MEASURED = """
 import re, sys
 from pathlib import Path
 {body}
-# Not getrusage: its maximum counts the memory of the process that started this one.
+# The maximum of getrusage would include the memory of the parent process.
 print("peak", re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
 """
 
 
 def peak_bytes(body, *arguments):
-    """Most memory that a fresh process held, running `body` with sys.argv[1:]; the printed lines, too."""
+    """Run `body` in a fresh process with sys.argv[1:]; return its peak memory in bytes and the lines it printed."""
     command = [sys.executable, "-c", MEASURED.format(body=body), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
@@ -244,7 +244,7 @@ def peak_bytes(body, *arguments):
 VERIFY = "from cxr_dist.shard.verify import verify\nprint('\\n'.join(verify(Path(sys.argv[1]))))"
 
 
-def test_a_million_members_take_neither_memory_nor_minutes(shards):
+def test_a_tar_with_a_million_members_is_refused_within_bounded_memory(shards):
     tar, tiny = (shards / "train-00000.tar").read_bytes(), member("x.jpg", b"")
     with (shards / "train-00000.tar").open("wb") as file:
         file.write(tar[: -tarfile.RECORDSIZE])
@@ -258,11 +258,11 @@ def test_a_million_members_take_neither_memory_nor_minutes(shards):
     assert peak < GIGABYTE
 
 
-GREY, GREY_16, CLEAR = (8, 0, 1), (16, 0, 2), (8, 6, 4)  # bit depth, PNG's colour type, bytes per pixel
+GREY, GREY_16, CLEAR = (8, 0, 1), (16, 0, 2), (8, 6, 4)  # bit depth, colour type of PNG, bytes per pixel
 
 
 def bomb(path, side, kind=GREY):
-    """A true PNG of side × side black pixels, whose file is small."""
+    """Write a valid PNG of side × side black pixels, which compresses to a small file."""
     bits, colour, pixel_bytes = kind
     packer = zlib.compressobj(1)
     rows = bytes(pixel_bytes * side + 1) * 100
@@ -284,7 +284,7 @@ READ = (
 )
 
 
-def test_hostile_source_images_are_left_out_by_their_header(tmp_path):
+def test_malicious_source_images_are_left_out_because_of_their_header(tmp_path):
     images = [
         bomb(tmp_path / "169.png", 13_000),
         bomb(tmp_path / "400.png", 20_000),
@@ -301,7 +301,7 @@ def test_hostile_source_images_are_left_out_by_their_header(tmp_path):
 
 
 @pytest.mark.parametrize(("side", "kind"), [(10_000, GREY), (7_000, GREY_16), (7_000, CLEAR)])
-def test_the_largest_images_that_are_read_fit_in_a_gigabyte(tmp_path, side, kind):
-    peak, lines = peak_bytes(READ, bomb(tmp_path / "film.png", side, kind))
+def test_the_largest_accepted_images_are_read_within_a_gigabyte(tmp_path, side, kind):
+    peak, lines = peak_bytes(READ, bomb(tmp_path / "image.png", side, kind))
     assert lines == ["(256, 256)"]
     assert peak < GIGABYTE

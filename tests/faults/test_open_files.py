@@ -1,6 +1,6 @@
-"""Many more shards than a process may have files open; and where no more can be opened, that is what the user reads.
+"""Every command works with many more shards than a process may open files, and reports the limit when it is reached.
 
-2,000 shards of one film each, a limit of 256 open files, each command in a process of its own.
+There are 2,000 shards of one image each and a limit of 256 open files; each command runs in its own process.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ TOO_MANY = r"^Too many open files: this process may have \d+ at once; raise that
 RECIPE = """
 reader: table
 table: films.csv
-images: films
+images: images
 columns: {image: image, patient: patient, label: label, text: {notes: notes}}
 labels: {task: multiclass, classes: {Sick: sick, Well: well}}
 split: {by: patient, train: 0.7, val: 0.15, test: 0.15, seed: 0}
@@ -50,7 +50,7 @@ OPTIONS = [part for option in SMALL.items() for part in option]
 
 @contextlib.contextmanager
 def open_files_at_most(number: int) -> Iterator[None]:
-    """A limit for this process, and for those that it starts meanwhile; 0: no more than are open already."""
+    """Limit the open files of this process and of those that it starts; 0 allows no further file."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (number, limits[1]))
     try:
@@ -60,7 +60,7 @@ def open_files_at_most(number: int) -> Iterator[None]:
 
 
 def limited(*arguments: object, files: int = LIMIT, status: int = 0) -> str:
-    """Run a command that may have so many files open; returns all that it printed."""
+    """Run a command that may have `files` files open; return everything that it printed."""
     done = subprocess.run(
         [sys.executable, "-m", "cxr_dist", *map(str, arguments)],
         capture_output=True,
@@ -73,14 +73,14 @@ def limited(*arguments: object, files: int = LIMIT, status: int = 0) -> str:
 
 @pytest.fixture(scope="module")
 def many() -> Iterator[Path]:
-    """source/, of 2,000 films of noise, and shards/; in memory where it can be, for each shard is synced to disk."""
+    """source/ with 2,000 images of noise, and shards/; in memory if possible, because each shard is synced to disk."""
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as name:
         folder = Path(name)
-        (folder / "source" / "films").mkdir(parents=True)
+        (folder / "source" / "images").mkdir(parents=True)
         rows, noise = [["image", "patient", "label", "notes"]], np.random.default_rng(0)
         for i in range(SHARDS):
-            film = cv2.imencode(".png", noise.integers(0, 256, (16, 16), np.uint8))[1]
-            (folder / "source" / "films" / f"{i}.png").write_bytes(film.tobytes())
+            image = cv2.imencode(".png", noise.integers(0, 256, (16, 16), np.uint8))[1]
+            (folder / "source" / "images" / f"{i}.png").write_bytes(image.tobytes())
             rows.append([f"{i}.png", str(i), ("sick", "well")[i % 2], "a cough"])
         with (folder / "source" / "films.csv").open("w", newline="") as file:
             csv.writer(file).writerows(rows)
@@ -91,34 +91,34 @@ def many() -> Iterator[Path]:
 
 
 def test_shards_are_written_and_verified(many):
-    """About 15 s: 2,000 shards are written, then read, and their films compared across splits."""
+    """Takes about 15 s: 2,000 shards are written and read, and their images are compared across splits."""
     assert len(list((many / "shards").glob("*.tar"))) == SHARDS
     assert "all shards are as they were written" in limited("verify", many / "shards")
 
 
 @pytest.mark.parametrize("command", ["plan", "doctor"])
-def test_a_run_is_planned_and_examined(many, tmp_path, command):
-    """About 5 s each, of which imports take 4."""
+def test_a_run_is_planned_and_checked(many, tmp_path, command):
+    """Takes about 5 s each, mostly for imports."""
     said = limited(command, "demo", "--data.shards", many / "shards", "--out", tmp_path / "run", *OPTIONS)
     assert "1400" in said
 
 
 def test_a_run_goes_from_training_to_prediction(many, tmp_path):
-    """About 50 s: six commands of a run, of which each imports torch."""
+    """Takes about 50 s: six commands, each of which imports torch."""
     run, page = tmp_path / "run", tmp_path / "page"
     limited("train", "demo", "--data.shards", many / "shards", "--out", run, *OPTIONS)
     limited("evaluate", run, "--mc-samples", 0)
     limited("compare", run, "--with-examples", 1, "--out", page)
     assert "data:image/jpeg" in (page / "report.html").read_text()
     limited("export", run, "--onnx", "false")
-    cases = many / "source" / "films" / "7.png"
+    cases = many / "source" / "images" / "7.png"
     said = limited("predict", run / "export", "--image", cases, "--report", "a cough", "--mc-samples", 0,
                    "--out", tmp_path / "7.png")  # fmt: skip
     assert '"Sick"' in said
 
 
-def test_training_that_could_not_open_all_it_needs_is_refused(many, tmp_path):
-    """About 8 s to import torch: a worker that ran out in the middle would lose a batch, and the run would wait."""
+def test_training_is_refused_if_it_could_not_open_all_files_it_needs(many, tmp_path):
+    """Takes about 8 s to import torch. A worker that reached the limit later would lose a batch and hang the run."""
     run = ("train", "demo", "--data.shards", many / "shards", "--out", tmp_path / "run", *OPTIONS)
     said = limited(*run, files=120, status=2)
     assert (
@@ -152,10 +152,10 @@ def fetching_a_shard(shards: Path) -> Callable[[], object]:
     return lambda: fetch(str(shards), "train-00000.tar", shards / "copy.tar")
 
 
-def reading_a_film(shards: Path) -> Callable[[], object]:
-    path = shards / "film.png"
+def reading_an_image(shards: Path) -> Callable[[], object]:
+    path = shards / "image.png"
     path.write_bytes(cv2.imencode(".png", np.zeros((9, 9), np.uint8))[1].tobytes())
-    ImageFile(path=path).read(9)  # Pillow imports its decoders at the first film
+    ImageFile(path=path).read(9)  # Pillow imports its decoders at the first image
     return lambda: ImageFile(path=path).read(9)
 
 
@@ -170,17 +170,17 @@ def reading_a_receipt(shards: Path) -> Callable[[], object]:
 @pytest.mark.parametrize(
     "prepare",
     [
-        reading_a_sample, reading_an_index, opening_an_index, fetching_a_shard, reading_a_film,
+        reading_a_sample, reading_an_index, opening_an_index, fetching_a_shard, reading_an_image,
         loading_a_checkpoint, reading_a_receipt,
     ],
 )  # fmt: skip
-def test_a_limit_on_open_files_is_no_damage(shards, prepare):
+def test_the_limit_on_open_files_is_not_reported_as_damage(shards, prepare):
     use = prepare(shards)
     with open_files_at_most(0), pytest.raises(UserError, match=TOO_MANY):
         use()
 
 
-def test_a_command_that_meets_the_limit_says_so_in_one_line(shards, cxr_dist):
+def test_a_command_that_reaches_the_limit_says_so_in_one_line(shards, cxr_dist):
     assert cxr_dist("verify", shards, "--near-duplicates", "false")[0] == 0
     with open_files_at_most(0):
         status, out, err = cxr_dist("verify", shards, "--near-duplicates", "false")
@@ -189,7 +189,7 @@ def test_a_command_that_meets_the_limit_says_so_in_one_line(shards, cxr_dist):
     assert err.count("\n") == 1
 
 
-def test_a_loader_worker_says_so_too(tiny_config, tmp_path):
+def test_a_loader_worker_that_reaches_the_limit_says_so(tiny_config, tmp_path):
     (tmp_path / "stages.py").write_text(
         "from test_open_files import open_files_at_most\n\n\ndef starve(sample, random):\n"
         "    with open_files_at_most(0):\n        open('/dev/null')\n"
@@ -199,7 +199,7 @@ def test_a_loader_worker_says_so_too(tiny_config, tmp_path):
         list(lane_batches(data, load_manifest(Path(data.shards)), 0, steps=1, first_step=0, world_size=1))
 
 
-def test_workers_are_not_started_where_they_would_run_out(tiny_shards):
+def test_workers_are_not_started_if_they_would_reach_the_limit(tiny_shards):
     data = DataConfig(shards=str(tiny_shards), workers=1)
     manifest = load_manifest(tiny_shards)
     with (
@@ -223,13 +223,13 @@ def test_a_store_holds_a_bounded_number_of_files_open(many):
     [
         (OSError(24, "Too many open files"), True),
         (OSError(23, "Too many open files in system"), True),
-        (RuntimeError("I/O error: Too many open files (os error 24)"), True),  # of safetensors
+        (RuntimeError("I/O error: Too many open files (os error 24)"), True),  # raised by safetensors
         (OSError(2, "No such file or directory"), False),
         (UserError("train-00000.tar: sample 1 is damaged"), False),
     ],
 )
-def test_errors_are_told_apart(error, known):
+def test_errors_of_the_limit_are_recognised(error, known):
     assert (out_of_files(error) is not None) == known
-    made = UserError("what was made of it")
-    made.__context__ = error  # as `raise made from None` leaves it, where the other error is handled
-    assert (out_of_files(made) is not None) == known
+    later = UserError("an error raised while the first was handled")
+    later.__context__ = error  # as after `raise later from None` in the handler of the first
+    assert (out_of_files(later) is not None) == known

@@ -1,4 +1,4 @@
-"""A shard folder written in several goes, or in parts, has the bytes of one that was written in one go."""
+"""A shard folder that is written by several runs or in parts has the same bytes as one written by a single run."""
 
 import json
 import os
@@ -27,11 +27,11 @@ def out(tmp_path: Path) -> Path:
 
 
 class Killed(Exception):
-    """Stands for the end of the process."""
+    """Raised in place of killing the process."""
 
 
 def killed_after(num_shards: int) -> Fill:
-    """Write so many of the missing shards, then no more."""
+    """Return a `fill` that writes the first `num_shards` of the missing shards and then fails."""
 
     def fill(plan, out, shards, limit):
         write_planned(plan, out, shards[:num_shards], limit, workers=0)
@@ -40,7 +40,7 @@ def killed_after(num_shards: int) -> Fill:
     return fill
 
 
-def test_a_run_killed_at_any_shard_is_continued_to_the_same_bytes(source, out, tmp_path):
+def test_a_run_killed_after_any_shard_continues_to_the_same_bytes(source, out, tmp_path):
     recipe = table_recipe()
     write_shards(recipe, source, tmp_path / "whole", workers=0)
     expected = contents(tmp_path / "whole")
@@ -53,20 +53,27 @@ def test_a_run_killed_at_any_shard_is_continued_to_the_same_bytes(source, out, t
         assert len(before) == written
         write_shards(recipe, source, out, workers=0)
         assert contents(out) == expected
-        assert {name: (out / name).stat().st_mtime_ns for name in before} == before  # kept, not written again
+        assert {name: (out / name).stat().st_mtime_ns for name in before} == before  # the shards were kept
         shutil.rmtree(out)
 
 
 @pytest.mark.parametrize(
     "damage",
-    ["shorter", "gone", "index gone", "receipt of another plan", "receipt cut", "receipt of another format"],
+    [
+        "truncated",
+        "missing",
+        "index missing",
+        "receipt of another plan",
+        "receipt truncated",
+        "receipt of another format",
+    ],
 )
-def test_a_shard_that_is_not_as_its_receipt_says_is_written_again(source, out, tmp_path, damage):
+def test_a_shard_that_does_not_match_its_receipt_is_written_again(source, out, tmp_path, damage):
     write_shards(table_recipe(), source, tmp_path / "whole", workers=0)
     with pytest.raises(Killed):
         write_shards(table_recipe(), source, out, workers=0, fill=killed_after(2))
     tar, receipt = out / "train-00001.tar", out / UNFINISHED / "train-00001.json"
-    if damage == "shorter":
+    if damage == "truncated":
         os.truncate(tar, 1024)
     elif damage == "receipt of another plan":
         receipt.write_text(json.dumps(json.loads(receipt.read_text()) | {"plan": "another"}))
@@ -74,10 +81,10 @@ def test_a_shard_that_is_not_as_its_receipt_says_is_written_again(source, out, t
         receipt.write_text(
             json.dumps(json.loads(receipt.read_text()) | {"entry": {"file": "train-00001.tar"}})
         )
-    elif damage == "receipt cut":
+    elif damage == "receipt truncated":
         receipt.write_text(receipt.read_text()[:40])
     else:
-        (tar if damage == "gone" else out / "train-00001.index.npy").unlink()
+        (tar if damage == "missing" else out / "train-00001.index.npy").unlink()
     write_shards(table_recipe(), source, out, workers=0)
     assert contents(out) == contents(tmp_path / "whole")
 
@@ -91,21 +98,21 @@ def test_shards_of_an_interrupted_run_with_another_recipe_are_not_kept(source, o
     assert contents(out) == contents(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("mend", [False, True])
-def test_films_that_failed_before_an_interruption_are_tried_again(source, out, tmp_path, mend):
-    film = source / "images" / "secret.film-3-0.png"
-    film.write_bytes(b"broken")
+@pytest.mark.parametrize("repaired", [False, True])
+def test_images_that_failed_before_an_interruption_are_tried_again(source, out, tmp_path, repaired):
+    image = source / "images" / "secret.film-3-0.png"
+    image.write_bytes(b"broken")
     with pytest.raises(Killed):
         write_shards(table_recipe(), source, out, workers=0, allow_left_out=0.1, fill=killed_after(5))
-    if mend:
-        write_film(film, seed=6)
+    if repaired:
+        write_film(image, seed=6)
     manifest = write_shards(table_recipe(), source, out, workers=0, allow_left_out=0.1)
-    assert manifest.left_out == ({} if mend else {"image not readable": 1})
+    assert manifest.left_out == ({} if repaired else {"image not readable": 1})
     write_shards(table_recipe(), source, tmp_path / "whole", workers=0, allow_left_out=0.1)
     assert contents(out) == contents(tmp_path / "whole")
 
 
-def test_an_unreadable_film_moves_no_other_and_a_shard_without_films_leaves_a_gap(source, tmp_path):
+def test_an_unreadable_image_moves_no_other_and_an_empty_shard_leaves_a_gap(source, tmp_path):
     recipe = table_recipe()
     write_shards(recipe, source, tmp_path / "whole", workers=0)
     plan = plan_shards(recipe, source)
@@ -125,7 +132,7 @@ def test_an_unreadable_film_moves_no_other_and_a_shard_without_films_leaves_a_ga
     assert verify(tmp_path / "gap") == []
 
 
-def test_parts_in_any_order_are_the_bytes_of_one_run(source, out, tmp_path):
+def test_parts_written_in_any_order_give_the_bytes_of_one_run(source, out, tmp_path):
     recipe = table_recipe()
     (source / "images" / "secret.film-3-0.png").write_bytes(b"broken")
     write_shards(recipe, source, tmp_path / "whole", workers=0, allow_left_out=0.1)
@@ -141,7 +148,7 @@ def test_parts_in_any_order_are_the_bytes_of_one_run(source, out, tmp_path):
     assert contents(out) == contents(tmp_path / "whole")
 
 
-def test_a_part_for_rows_that_have_changed_is_refused(source, out):
+def test_a_part_is_refused_if_the_rows_have_changed(source, out):
     identity = plan_shards(table_recipe(), source).identity
     table = source / "films.csv"
     table.write_text(table.read_text().replace("Report 7 ", "Addendum 7 "))

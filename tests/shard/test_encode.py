@@ -1,4 +1,4 @@
-"""Films are encoded in order, a few at a time, and a worker that dies is reported."""
+"""Images are encoded in order and only a few ahead of the writer, and a worker that dies is reported."""
 
 import os
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from cxr_dist.format.left_out import UNREADABLE_IMAGE, ImageProblem
 from cxr_dist.shard.encode import encode_all
 from cxr_dist.shard.recipe import ImageFormat
 
-FORMAT = ImageFormat(short_side=8, quality=90)
+IMAGE_FORMAT = ImageFormat(short_side=8, quality=90)
 
 
 @dataclass(frozen=True)
 class Flat:
-    """A film of one grey."""
+    """A constant image."""
 
     grey: int
 
@@ -33,7 +33,7 @@ class Flat:
 
 @dataclass(frozen=True)
 class Deadly:
-    """A film that takes its process along, as the kernel does when memory is short."""
+    """An image whose reading kills the process, as the kernel does when memory runs out."""
 
     def exists(self) -> bool:
         return True
@@ -43,23 +43,23 @@ class Deadly:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_order_is_kept_and_a_problem_stands_in_its_place(workers):
+def test_the_order_is_kept_and_a_problem_takes_the_place_of_its_image(workers):
     greys = [*range(100), 255, *range(50)]
-    encoded = list(encode_all(map(Flat, greys), FORMAT, workers))
+    encoded = list(encode_all(map(Flat, greys), IMAGE_FORMAT, workers))
     assert [isinstance(jpeg, ImageProblem) for jpeg in encoded] == [grey == 255 for grey in greys]
     assert encoded[100].reason == UNREADABLE_IMAGE
     assert encoded[70] == encode_jpeg(np.full((8, 8), 70, np.uint8), 90)
 
 
-def test_only_a_few_films_are_ahead_of_the_writer():
+def test_only_a_few_images_are_encoded_ahead_of_the_writer():
     taken = []
-    films = (taken.append(number) or Flat(number % 200) for number in range(10_000))
-    stream = encode_all(films, FORMAT, 2)
+    images = (taken.append(number) or Flat(number % 200) for number in range(10_000))
+    stream = encode_all(images, IMAGE_FORMAT, 2)
     assert len(list(islice(stream, 20))) == 20
     stream.close()
     assert len(taken) < 200
 
 
-def test_a_killed_worker_is_one_clear_error():
+def test_a_killed_worker_is_reported_as_one_clear_error():
     with pytest.raises(UserError, match=r"a worker process was killed.*use fewer --workers than 1"):
-        list(encode_all([Deadly()], FORMAT, 1))
+        list(encode_all([Deadly()], IMAGE_FORMAT, 1))

@@ -1,4 +1,4 @@
-"""Sharding that is killed, or meets a full disk, at any moment: whole files or none, and the same bytes in the end."""
+"""Sharding that is killed or runs out of disk at any moment leaves only whole files, and can be continued."""
 
 import multiprocessing
 import os
@@ -25,14 +25,14 @@ def source(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(source, tmp_path_factory):
-    """The shards of a run that was left alone; returns name -> bytes."""
+    """The {name: bytes} of the shards of an uninterrupted run."""
     out = tmp_path_factory.mktemp("whole") / "shards"
     write_shards(RECIPE, source, out, workers=0)
     return contents(out)
 
 
 def contents(out):
-    """Name -> bytes of the files at final names."""
+    """Return {name: bytes} of the files that have their final names."""
     return {p.name: p.read_bytes() for p in out.iterdir() if p.is_file() and not p.name.startswith(".")}
 
 
@@ -43,7 +43,7 @@ def check_whole_or_absent(out, whole):
 
 
 def sharding(source, out):
-    """A process that shards, forked from a server that has imported all it needs, so that kills come within it."""
+    """Start a process that shards, forked from a server with all imports done, so that a kill hits the sharding."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["cxr_dist.shard.write", "cxr_dist.shard.readers.table"])
     process = context.Process(target=write_shards, args=(RECIPE, source, out), kwargs={"workers": 0})
@@ -53,18 +53,20 @@ def sharding(source, out):
 
 @pytest.fixture(scope="module")
 def seconds(source, tmp_path_factory):
-    """How long such a process takes when left alone."""
+    """The duration of such a process without a kill."""
     times = []
-    for number in range(2):  # the first one starts the server
+    for number in range(2):  # the first also starts the server
         begin = time.monotonic()
-        process = sharding(source, tmp_path_factory.mktemp("alone") / str(number))
+        process = sharding(source, tmp_path_factory.mktemp("uninterrupted") / str(number))
         process.join(60)
         assert process.exitcode == 0
         times.append(time.monotonic() - begin)
     return times[1]
 
 
-@pytest.mark.parametrize("kept", [False, True], ids=["anew after each kill", "going on after each kill"])
+@pytest.mark.parametrize(
+    "kept", [False, True], ids=["a new folder after each kill", "the same folder after each kill"]
+)
 def test_kill_9_at_any_moment_leaves_whole_files_and_the_same_command_finishes(
     source, whole, seconds, tmp_path, kept
 ):
@@ -86,7 +88,7 @@ def test_kill_9_at_any_moment_leaves_whole_files_and_the_same_command_finishes(
     assert interrupted > 0
 
 
-def test_a_killed_command_takes_its_worker_processes_along(source, tmp_path):
+def test_the_worker_processes_of_a_killed_command_end(source, tmp_path):
     code = (
         "import sys, time; from pathlib import Path; from cxr_dist.shard.processes import in_order\n"
         "if __name__ == '__main__':\n"

@@ -1,4 +1,4 @@
-"""verify finds a film that is in two splits however it was changed on the way, and takes no two films for one."""
+"""verify finds an image that is in two splits, even if it was distorted, and does not confuse different images."""
 
 import dataclasses
 from collections.abc import Callable
@@ -38,7 +38,7 @@ def clean(source: Path) -> Path:
 
 
 def place_of(shards: Path, split: str, name: str) -> str:
-    """Shard file and sample of a source film."""
+    """Return the shard file and sample of a source image."""
     names = source_names(shards)
     for shard in load_manifest(shards).splits[split].shards:
         for sample, key in enumerate(open_index(shards, shard, 1)["key"]):
@@ -48,14 +48,14 @@ def place_of(shards: Path, split: str, name: str) -> str:
 
 
 def names_in(shards: Path, split: str) -> list[str]:
-    """The source names of a split's films."""
+    """Return the source names of a split's images."""
     names = source_names(shards)
     entries = load_manifest(shards).splits[split].shards
     return [names[key.decode()] for shard in entries for key in open_index(shards, shard, 1)["key"]]
 
 
 def plant(source: Path, shards: Path, original: str, target: str, distort: Callable) -> None:
-    """Shard the source with the film `target` replaced by a copy of `original`."""
+    """Shard the source with the image `target` replaced by a distorted copy of `original`."""
     images = source / "images"
     kept = (images / target).read_bytes()
     copy = distort(np.asarray(Image.open(images / original)))
@@ -64,12 +64,12 @@ def plant(source: Path, shards: Path, original: str, target: str, distort: Calla
     (images / target).write_bytes(kept)
 
 
-def test_films_of_their_own_are_no_problem(clean):
+def test_different_images_are_not_reported(clean):
     assert verify(clean) == []
 
 
 @pytest.mark.parametrize("distort", DISTORTIONS.values(), ids=DISTORTIONS)
-def test_a_changed_copy_in_another_split_is_found(source, clean, tmp_path, distort):
+def test_a_distorted_copy_in_another_split_is_found(source, clean, tmp_path, distort):
     original, target = names_in(clean, "train")[5], names_in(clean, "test")[3]
     plant(source, tmp_path / "shards", original, target, distort)
     first = place_of(tmp_path / "shards", "test", target)
@@ -83,23 +83,23 @@ def test_a_changed_copy_in_another_split_is_found(source, clean, tmp_path, disto
     assert verify(tmp_path / "shards", near_duplicates=False) == []
 
 
-def test_each_pair_of_splits_is_searched_and_processes_change_nothing(source, clean, tmp_path):
+def test_each_pair_of_splits_is_searched_with_any_number_of_processes(source, clean, tmp_path):
     original, target = names_in(clean, "val")[2], names_in(clean, "test")[1]
     plant(source, tmp_path / "shards", original, target, DISTORTIONS["all at once"])
-    found = verify(tmp_path / "shards", workers=0)
-    assert [problem.partition(", first")[0] for problem in found] == [
+    problems = verify(tmp_path / "shards", workers=0)
+    assert [problem.partition(", first")[0] for problem in problems] == [
         "1 images of val are near-duplicates of images of test"
     ]
-    assert verify(tmp_path / "shards", workers=1) == found
+    assert verify(tmp_path / "shards", workers=1) == problems
 
 
-def test_copies_within_a_split_are_no_leak(source, clean, tmp_path):
+def test_copies_within_a_split_are_not_reported(source, clean, tmp_path):
     original, target = names_in(clean, "train")[3], names_in(clean, "train")[20]
     plant(source, tmp_path / "shards", original, target, DISTORTIONS["turned"])
     assert verify(tmp_path / "shards") == []
 
 
-def test_split_by_image_copies_are_there_by_choice(source, tmp_path):
+def test_copies_are_not_reported_if_the_split_is_by_image(source, tmp_path):
     recipe = dataclasses.replace(RECIPE, split=dataclasses.replace(RECIPE.split, by="image"))
     write_shards(recipe, source, tmp_path / "other", workers=0)
     original, target = names_in(tmp_path / "other", "train")[0], names_in(tmp_path / "other", "test")[0]
@@ -112,7 +112,7 @@ def test_split_by_image_copies_are_there_by_choice(source, tmp_path):
     assert len(find_near_duplicates(tmp_path / "shards", by_patient, 0)) == 1
 
 
-def test_made_films_are_alike_but_no_two_are_one(tiny_shards, tmp_path):
+def test_synthetic_images_are_not_reported_although_they_are_alike(tiny_shards, tmp_path):
     assert verify(tiny_shards) == []
     recipe = dataclasses.replace(load_recipe(RECIPES / "demo.yaml"), demo=Demo(studies=300))
     write_shards(recipe, None, tmp_path / "demo", workers=0)
@@ -120,7 +120,7 @@ def test_made_films_are_alike_but_no_two_are_one(tiny_shards, tmp_path):
 
 
 @pytest.mark.shared
-def test_one_real_film_was_published_for_two_patients(real_data, tmp_path):
+def test_a_real_image_that_was_published_for_two_patients_is_found(real_data, tmp_path):
     write_shards(load_recipe(RECIPES / "covid_cxr.yaml"), real_data / "covid-cxr", tmp_path / "s", workers=0)
     (problem,) = verify(tmp_path / "s")
     assert problem.startswith(
@@ -129,14 +129,14 @@ def test_one_real_film_was_published_for_two_patients(real_data, tmp_path):
 
 
 @pytest.mark.shared
-def test_changed_real_films_are_found(real_data):
+def test_distorted_real_images_are_found(real_data):
     paths = sorted((real_data / "covid-cxr" / "images").iterdir())[::5]
-    films = [ImageFile(path=path).read(256) for path in paths]
-    prints = [fingerprint(film) for film in films]
-    hashes = np.stack([made.hashes for made in prints])
+    images = [ImageFile(path=path).read(256) for path in paths]
+    prints = [fingerprint(image) for image in images]
+    hashes = np.stack([each.hashes for each in prints])
     for distort in DISTORTIONS.values():
-        copies = [fingerprint(distort(film)) for film in films]
-        found = nearest_neighbours(np.stack([copy.hashes for copy in copies]), hashes, 4)
-        assert all(number in row for number, row in enumerate(found))
-        alike = [correlation(copies[i].thumbnail, prints[i].thumbnail) for i in range(len(films))]
-        assert np.mean(np.array(alike) > 0.85) >= 0.95
+        copies = [fingerprint(distort(image)) for image in images]
+        neighbours = nearest_neighbours(np.stack([copy.hashes for copy in copies]), hashes, 4)
+        assert all(number in row for number, row in enumerate(neighbours))
+        correlations = [correlation(copies[i].thumbnail, prints[i].thumbnail) for i in range(len(images))]
+        assert np.mean(np.array(correlations) > 0.85) >= 0.95

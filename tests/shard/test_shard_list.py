@@ -1,4 +1,4 @@
-"""A table of shards says what a list of them says: to the plan, the reader, `verify` and a URL; and damage is named."""
+"""A table of shards is equivalent to a list for the plan, the reader, `verify` and a URL, and damage is reported."""
 
 import json
 import re
@@ -27,13 +27,13 @@ digests = st.binary(min_size=32, max_size=32).map(bytes.hex)
 counts = st.integers(0, 2**31 - 1)
 
 
-@settings(deadline=None, max_examples=30)  # each writes a file
+@settings(deadline=None, max_examples=30)  # each example writes a file
 @given(
     st.lists(
         st.tuples(counts, st.integers(0, 2**62), digests, digests, st.tuples(counts, counts)), min_size=1
     )
 )
-def test_entries_come_back_as_they_were_written(tmp_path_factory, rows):
+def test_entries_are_read_as_they_were_written(tmp_path_factory, rows):
     entries = tuple(
         ShardEntry(
             file=f"val-{place:05d}.tar",
@@ -54,7 +54,7 @@ def test_entries_come_back_as_they_were_written(tmp_path_factory, rows):
 
 @pytest.fixture
 def written(tmp_path, monkeypatch):
-    """Two folders of the same data: with lists, and with a table of each split of more than 2 shards."""
+    """Two folders of the same data: one with lists, and one with a table for each split of more than 2 shards."""
     source, recipe = make_source(tmp_path / "source"), table_recipe()
     write_shards(recipe, source, tmp_path / "listed", workers=0)
     monkeypatch.setattr(manifests, "MOST_LISTED", 2)
@@ -62,7 +62,7 @@ def written(tmp_path, monkeypatch):
     return tmp_path / "listed", tmp_path / "tabled"
 
 
-def test_a_folder_with_a_table_is_the_same_folder(written):
+def test_a_folder_with_a_table_has_the_same_manifest(written):
     listed, tabled = map(load_manifest, written)
     assert isinstance(tabled.splits["train"].shards, ShardTable)
     assert isinstance(tabled.splits["val"].shards, tuple)
@@ -74,23 +74,23 @@ def test_a_folder_with_a_table_is_the_same_folder(written):
     assert names[1] - names[0] == {"train.shards.npy"}
 
 
-def test_a_url_brings_its_tables(written, tmp_path):
+def test_tables_are_fetched_from_a_url(written, tmp_path):
     with serving(written[1]) as server:
         data = DataConfig(shards=server.http, stage_dir=str(tmp_path / "disk"))
         manifest = load_manifest(shards_folder(data))
         store = open_store(data, manifest, "train")
-        found = [store.read(s, i)["__key__"] for s, e in enumerate(store.shards) for i in range(e.samples)]
+        keys = [store.read(s, i)["__key__"] for s, e in enumerate(store.shards) for i in range(e.samples)]
         store.close()
-        asked = server.requests["train.shards.npy"]
+        requests = server.requests["train.shards.npy"]
         copy = shards_folder(data) / "train.shards.npy"
-        assert server.requests["train.shards.npy"] == asked
-        copy.write_bytes(b"cut short")
+        assert server.requests["train.shards.npy"] == requests
+        copy.write_bytes(b"truncated")
         assert load_manifest(shards_folder(data)) is not None
-        assert server.requests["train.shards.npy"] > asked
-    assert len(set(found)) == manifest.split("train").samples
+        assert server.requests["train.shards.npy"] > requests
+    assert len(set(keys)) == manifest.split("train").samples
 
 
-def test_a_damaged_or_missing_table_is_named(written):
+def test_a_damaged_or_missing_table_is_reported(written):
     table = written[1] / "train.shards.npy"
     content = bytearray(table.read_bytes())
     content[-3] ^= 1
@@ -110,13 +110,13 @@ def test_a_damaged_or_missing_table_is_named(written):
         (np.array([{}], dtype=object), "is not a table of shards"),
     ],
 )
-def test_another_array_is_refused(tmp_path, array, message):
+def test_an_array_that_is_not_a_table_is_refused(tmp_path, array, message):
     np.save(tmp_path / "train.shards.npy", array, allow_pickle=True)
     with pytest.raises(UserError, match=message):
         ShardTable(tmp_path / "train.shards.npy", sha256_of(tmp_path / "train.shards.npy"))
 
 
-def test_a_table_elsewhere_is_refused(written):
+def test_a_table_in_another_folder_is_refused(written):
     text = (written[1] / "manifest.json").read_text().replace('"train.shards.npy"', '"../train.shards.npy"')
     body = re.sub(r',\n "sha256": "[0-9a-f]{64}"\n}\n$', "", text)
     (written[1] / "manifest.json").write_text(f'{body},\n "sha256": "{manifests._sha256(body)}"\n}}\n')
@@ -125,7 +125,7 @@ def test_a_table_elsewhere_is_refused(written):
         load_manifest(written[1])
 
 
-def test_an_interrupted_run_s_table_is_taken_away(tmp_path):
+def test_the_table_of_an_interrupted_run_is_removed(tmp_path):
     (tmp_path / UNFINISHED).mkdir()
     for name in ("train.shards.npy", "mine.shards.npy"):
         Path(tmp_path / name).touch()

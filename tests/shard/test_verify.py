@@ -1,4 +1,4 @@
-"""verify finds what was done to a whole shard folder, and nothing in one that was left alone."""
+"""verify finds every kind of damage to a shard folder, and reports nothing for an undamaged one."""
 
 import dataclasses
 import hashlib
@@ -30,7 +30,7 @@ def shards(whole: Path, tmp_path: Path) -> Path:
 
 
 def rewrite_index(shards: Path, name: str, change) -> None:
-    """Change an index and make the manifest agree with it."""
+    """Change an index, and update the manifest to match."""
     manifest = load_manifest(shards)
     split, number = name.split("-")
     shard = manifest.splits[split].shards[int(number)]
@@ -46,11 +46,11 @@ def rewrite_index(shards: Path, name: str, change) -> None:
     (shards / "manifest.json").write_text(dataclasses.replace(manifest, splits=splits).to_json())
 
 
-def test_a_whole_folder_has_no_problem(whole):
+def test_an_undamaged_folder_has_no_problem(whole):
     assert verify(whole) == []
 
 
-def test_a_flipped_bit_is_found_with_the_sample(shards):
+def test_a_flipped_bit_is_found_and_its_sample_named(shards):
     manifest = load_manifest(shards)
     record = open_index(shards, manifest.splits["train"].shards[1], 1)[5]
     tar = bytearray((shards / "train-00001.tar").read_bytes())
@@ -66,13 +66,13 @@ def test_a_flipped_bit_is_found_with_the_sample(shards):
 def test_a_truncated_tar_is_found(shards, blocks):
     tar = (shards / "val-00000.tar").read_bytes()
     (shards / "val-00000.tar").write_bytes(tar[: blocks * 512])
-    found = "\n".join(verify(shards))
-    assert f"val-00000.tar: {blocks * 512} bytes, the manifest says {len(tar)}" in found
-    assert "val-00000.tar: sha256 differs" in found
-    assert "does not have the bytes that were written (crc32)" in found
+    problems = "\n".join(verify(shards))
+    assert f"val-00000.tar: {blocks * 512} bytes, the manifest says {len(tar)}" in problems
+    assert "val-00000.tar: sha256 differs" in problems
+    assert "does not have the bytes that were written (crc32)" in problems
 
 
-def test_a_tar_of_other_members_is_found(shards):
+def test_a_tar_with_other_members_is_found(shards):
     with tarfile.open(shards / "val-00000.tar", "w") as tar:
         tar.addfile(tarfile.TarInfo("other.jpg"))
     assert "val-00000.tar: 1 members, the index says 32" in verify(shards)
@@ -84,12 +84,12 @@ def test_a_missing_file_is_found(shards, name):
     assert any(problem.startswith(f"{name}: missing") for problem in verify(shards))
 
 
-def test_a_tar_that_the_manifest_does_not_know_is_found(shards):
+def test_a_tar_that_the_manifest_does_not_list_is_found(shards):
     shutil.copy(shards / "train-00000.tar", shards / "train-00009.tar")
     assert verify(shards) == ["train-00009.tar: not in the manifest"]
 
 
-def test_an_index_of_other_bytes_is_found(shards):
+def test_a_changed_index_is_found(shards):
     path = shards / "test-00000.index.npy"
     damaged = bytearray(path.read_bytes())
     damaged[-1] ^= 1
@@ -133,7 +133,7 @@ def test_counts_in_the_manifest_are_checked(shards):
     ]
 
 
-def test_split_by_image_a_patient_may_be_in_two_splits(tmp_path):
+def test_a_patient_may_be_in_two_splits_if_the_split_is_by_image(tmp_path):
     recipe = table_recipe(split=dataclasses.replace(table_recipe().split, by="image"))
     manifest = write_shards(recipe, make_source(tmp_path / "source"), tmp_path / "shards", workers=0)
     assert sum(split.patients for split in manifest.splits.values()) > 40
@@ -149,7 +149,7 @@ def test_split_by_image_a_patient_may_be_in_two_splits(tmp_path):
         (lambda text: text.replace('"reader"', '"writer"'), "does not have the bytes that were written"),
     ],
 )  # fmt: skip
-def test_another_manifest_is_refused(shards, change, message):
+def test_a_manifest_of_another_format_or_with_damage_is_refused(shards, change, message):
     path = shards / "manifest.json"
     path.write_text(change(path.read_text()))
     with pytest.raises(UserError, match=message):

@@ -1,4 +1,4 @@
-"""A folder of films and a table become shards that any WebDataset reader reads, or one clear error."""
+"""A folder of images and a table become shards that any WebDataset reader can read, or one clear error."""
 
 import dataclasses
 import io
@@ -31,7 +31,7 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "shards"
 
 
-def test_any_webdataset_reader_gets_every_film_with_its_report(source, out):
+def test_any_webdataset_reader_gets_every_image_with_its_report(source, out):
     manifest = write_shards(table_recipe(), source, out, workers=0)
     urls = [str(out / shard.file) for split in manifest.splits.values() for shard in split.shards]
     samples = list(webdataset.WebDataset(urls, shardshuffle=False, nodesplitter=None, empty_check=False))
@@ -50,7 +50,7 @@ def test_any_webdataset_reader_gets_every_film_with_its_report(source, out):
         assert Image.open(io.BytesIO(sample["jpg"])).size == (21, 16)
 
 
-def test_the_index_finds_each_sample_without_the_tar_module(source, out):
+def test_the_index_locates_each_sample_without_parsing_the_tar(source, out):
     manifest = write_shards(table_recipe(), source, out, workers=0)
     for split in manifest.splits.values():
         for shard in split.shards:
@@ -63,12 +63,12 @@ def test_the_index_finds_each_sample_without_the_tar_module(source, out):
 
 
 def test_the_same_input_gives_the_same_bytes_at_any_number_of_workers(source, tmp_path):
-    found = []
+    folders = []
     for workers in (0, 1, 2, 3):
         write_shards(table_recipe(), source, tmp_path / str(workers), workers=workers)
-        found.append(contents(tmp_path / str(workers)))
-    assert len(found[0]) > 8
-    assert all(other == found[0] for other in found)
+        folders.append(contents(tmp_path / str(workers)))
+    assert len(folders[0]) > 8
+    assert all(other == folders[0] for other in folders)
 
 
 def test_the_order_of_rows_does_not_matter(source, tmp_path):
@@ -79,7 +79,7 @@ def test_the_order_of_rows_does_not_matter(source, tmp_path):
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
-def test_source_names_and_patient_ids_are_in_no_file_but_the_private_key_list(source, out):
+def test_source_names_and_patient_ids_are_only_in_the_private_key_list(source, out):
     write_shards(table_recipe(), source, out, workers=0)
     assert stat.S_IMODE((out / "keys.csv").stat().st_mode) == 0o600
     for path in out.iterdir():
@@ -88,7 +88,7 @@ def test_source_names_and_patient_ids_are_in_no_file_but_the_private_key_list(so
             assert b"MRN0" not in path.read_bytes()
 
 
-def test_manifest_counts_are_those_of_the_table(source, out):
+def test_the_manifest_has_the_counts_of_the_table(source, out):
     manifest = write_shards(table_recipe(), source, out, workers=0)
     assert load_manifest(out) == manifest
     assert {name: split.samples for name, split in manifest.splits.items()} == {
@@ -102,7 +102,7 @@ def test_manifest_counts_are_those_of_the_table(source, out):
     assert (manifest.source_rows, manifest.left_out) == (80, {})
 
 
-def test_a_second_run_returns_what_is_there_and_other_input_is_refused(source, out):
+def test_a_second_run_returns_the_manifest_and_other_input_is_refused(source, out):
     manifest = write_shards(table_recipe(), source, out, workers=0)
     before = contents(out)
     assert write_shards(table_recipe(), source, out, workers=0) == manifest
@@ -117,13 +117,13 @@ def test_a_second_run_returns_what_is_there_and_other_input_is_refused(source, o
 
 def test_a_folder_with_other_files_is_refused_and_kept(source, out):
     out.mkdir()
-    (out / "train-00000.tar").write_text("somebody else's")
+    (out / "train-00000.tar").write_text("another file")
     with pytest.raises(UserError, match=r"holds files, but no manifest\.json"):
         write_shards(table_recipe(), source, out, workers=0)
-    assert [path.read_text() for path in out.iterdir()] == ["somebody else's"]
+    assert [path.read_text() for path in out.iterdir()] == ["another file"]
 
 
-def test_what_an_interrupted_run_left_is_replaced(source, out, tmp_path):
+def test_the_leftovers_of_a_failed_run_are_replaced(source, out, tmp_path):
     write_shards(table_recipe(), source, tmp_path / "whole", workers=0)
     (source / "images" / "secret.film-3-0.png").write_bytes(b"broken")
     with pytest.raises(UserError, match="image not readable 1"):
@@ -135,7 +135,7 @@ def test_what_an_interrupted_run_left_is_replaced(source, out, tmp_path):
     assert contents(out) == contents(tmp_path / "whole")
 
 
-def test_failures_are_counted_by_reason_and_stop_the_run_past_the_limit(source, out):
+def test_failures_are_counted_by_reason_and_stop_the_run_above_the_limit(source, out):
     (source / "images" / "secret.film-0-0.png").write_bytes(b"no image")
     (source / "images" / "secret.film-1-0.png").unlink()
     table = source / "films.csv"
@@ -154,7 +154,7 @@ def test_failures_are_counted_by_reason_and_stop_the_run_past_the_limit(source, 
     assert verify(out) == []
 
 
-def test_chosen_exclusions_are_counted_and_do_not_stop_the_run(source, out):
+def test_exclusions_by_the_recipe_are_counted_and_do_not_stop_the_run(source, out):
     table = source / "films.csv"
     table.write_text(
         table.read_text()
@@ -188,7 +188,7 @@ def test_a_full_disk_leaves_only_whole_files(source, full_disk):
         assert len(list(webdataset.WebDataset(str(path), shardshuffle=False))) == 4
 
 
-def test_the_closing_table_says_what_was_left_out_and_why(source, out):
+def test_the_summary_says_what_was_left_out_and_why(source, out):
     (source / "images" / "secret.film-0-0.png").unlink()
     manifest = write_shards(table_recipe(), source, out, workers=0, allow_left_out=0.02)
     sick = manifest.splits["train"].label_counts["Sick"]["positive"]
