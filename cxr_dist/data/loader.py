@@ -36,7 +36,7 @@ from cxr_dist.data.workers import check_open_files, ending_its_workers, start_wo
 from cxr_dist.errors import UserError, out_of_files
 from cxr_dist.format.manifest import Manifest
 from cxr_dist.format.shard_list import column
-from cxr_dist.format.stored_sample import film_names
+from cxr_dist.format.stored_sample import image_names
 
 Samples = list[SampleDict]
 
@@ -138,7 +138,7 @@ def collate(
     def films(samples: Samples) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         if image_size is None:
             return None, None
-        names = [film_names(sample) for sample in samples]
+        names = [image_names(sample) for sample in samples]
         stored = [sample[name] for sample, own in zip(samples, names, strict=True) for name in own]
         rows = None if views == 1 else row_table([len(own) for own in names], views)
         keys = np.array([sample.get("augmentation_key", 0) for sample in samples], np.uint64)

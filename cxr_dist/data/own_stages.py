@@ -25,7 +25,7 @@ from cxr_dist.data.read import SampleDict
 from cxr_dist.errors import UserError
 from cxr_dist.format.image import encode_jpeg
 from cxr_dist.format.manifest import Manifest
-from cxr_dist.format.stored_sample import film_name, film_names
+from cxr_dist.format.stored_sample import image_name, image_names
 
 Stage = Callable[[Iterator[list[SampleDict]]], Iterator[Any]]
 """A stage of the webdataset pipeline: from an iterator to an iterator, of lists of samples but for the last stage's."""
@@ -67,7 +67,7 @@ def _made_up(manifest: Manifest, with_images: bool) -> SampleDict:
     side = manifest.image["short_side"]
     noise = np.random.default_rng(0).integers(0, 256, (manifest.views, side, side + 8), dtype=np.uint8)
     films = {
-        film_name(view): film if with_images else encode_jpeg(film, 90) for view, film in enumerate(noise)
+        image_name(view): film if with_images else encode_jpeg(film, 90) for view, film in enumerate(noise)
     }
     label = {"label": 0} if manifest.task == "multiclass" else {"labels": [0] * manifest.num_labels}
     text = dict.fromkeys(manifest.text_sections, "No acute finding.")
@@ -93,7 +93,7 @@ def _over_lists(name: str, stage: OwnStage, place: int) -> Stage:
 
 def _passed(name: str, stage: OwnStage, place: int, sample: SampleDict) -> SampleDict:
     """The sample with what the stage made of its films and facts; raises UserError, which never repeats content."""
-    parts = (*film_names(sample), "json")
+    parts = (*image_names(sample), "json")
     random = np.random.Generator(np.random.Philox(int(hash64(_STREAM, sample["augmentation_key"], place))))
     with guarded(_WHAT, name):
         found = stage({part: sample[part] for part in ("__key__", *parts)}, random)
@@ -106,7 +106,7 @@ def _passed(name: str, stage: OwnStage, place: int, sample: SampleDict) -> Sampl
 
 
 def _alike(sample: SampleDict, found: SampleDict) -> bool:
-    films = all(_same_kind(sample[name], found.get(name)) for name in film_names(sample))
+    films = all(_same_kind(sample[name], found.get(name)) for name in image_names(sample))
     text = found["json"].get("text") if isinstance(found.get("json"), dict) else None
     return films and isinstance(text, dict) and all(isinstance(section, str) for section in text.values())
 

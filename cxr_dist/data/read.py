@@ -12,7 +12,7 @@ import cv2
 from cxr_dist.data.batch import Replaced
 from cxr_dist.data.plan import replacement_order
 from cxr_dist.data.store import SampleError, ShardStore
-from cxr_dist.format.stored_sample import REASONS, DamagedSample, decode_facts, decode_film, film_names
+from cxr_dist.format.stored_sample import REASONS, DamagedSample, decode_facts, decode_jpeg, image_names
 
 SampleDict = dict[str, Any]
 """A sample as webdataset has it: "__key__", "json", "jpg", a study's further films, and what the pipeline adds."""
@@ -32,8 +32,8 @@ def decode(sample: SampleDict, short_side: int, image_size: int | None) -> None:
     if image_size is not None:
         half = short_side >= 2 * image_size
         flag = cv2.IMREAD_REDUCED_GRAYSCALE_2 if half else cv2.IMREAD_GRAYSCALE
-        for name in film_names(sample):
-            sample[name] = decode_film(sample[name], short_side, flag)
+        for name in image_names(sample):
+            sample[name] = decode_jpeg(sample[name], short_side, flag)
 
 
 def reader(store: ShardStore, short_side: int, image_size: int | None) -> Read:

@@ -21,29 +21,29 @@ many, so that decoding takes less than 1 GiB."""
 
 CUT_SHORT = "is cut short"
 OTHER_BYTES = "does not have the bytes that were written (crc32)"
-NO_FILM = "has an image that is not a grey JPEG"
-LARGE_FILM = "has an image of more pixels than the manifest allows"
+NOT_A_GREY_JPEG = "has an image that is not a grey JPEG"
+TOO_MANY_PIXELS = "has an image of more pixels than the manifest allows"
 NO_FACTS = "has a JSON that is not an object with text sections"
-REASONS = (CUT_SHORT, OTHER_BYTES, NO_FILM, LARGE_FILM, NO_FACTS)
+REASONS = (CUT_SHORT, OTHER_BYTES, NOT_A_GREY_JPEG, TOO_MANY_PIXELS, NO_FACTS)
 
 _FRAMES = (0xC0, 0xC1, 0xC2)  # markers of baseline, extended and progressive frames with Huffman coding
 
 
-def film_name(view: int) -> str:
+def image_name(view: int) -> str:
     """Return the name of image `view` (0, 1, …) of a sample, as in the tar after KEY and in WebDataset's dict."""
     return f"{view}.jpg" if view else "jpg"
 
 
-def film_names(sample: Mapping[str, Any]) -> list[str]:
+def image_names(sample: Mapping[str, Any]) -> list[str]:
     """Return the names of the images that a sample has, in order."""
-    return list(takewhile(sample.__contains__, map(film_name, count())))
+    return list(takewhile(sample.__contains__, map(image_name, count())))
 
 
 def members_in(record: np.void) -> list[tuple[str, int, int]]:
     """Return (name, offset, size) of each member of a sample from its index record; images first, the JSON last."""
     offsets, sizes = record["jpg_offset"].reshape(-1).tolist(), record["jpg_size"].reshape(-1).tolist()
     images = [
-        (film_name(view), offset, size)
+        (image_name(view), offset, size)
         for view, (offset, size) in enumerate(zip(offsets, sizes, strict=True))
         if view == 0 or size > 0  # a study's missing images have size 0; the first is never missing
     ]
@@ -58,7 +58,7 @@ class DamagedSample(Exception):
         self.reason = reason
 
 
-def film_size(jpeg: bytes) -> tuple[int, int] | None:
+def jpeg_size(jpeg: bytes) -> tuple[int, int] | None:
     """Return (height, width) in pixels from the header of a grey 8-bit JPEG, or None (ITU T.81, section B.2)."""
     place = 2
     while jpeg[:2] == b"\xff\xd8" and place + 10 <= len(jpeg) and jpeg[place] == 0xFF:
@@ -71,21 +71,21 @@ def film_size(jpeg: bytes) -> tuple[int, int] | None:
     return None
 
 
-def check_film(jpeg: bytes, short_side: int) -> None:
+def check_jpeg(jpeg: bytes, short_side: int) -> None:
     """Raise DamagedSample unless the header is that of a grey JPEG with a short side of at most `short_side` pixels."""
-    size = film_size(jpeg)
+    size = jpeg_size(jpeg)
     if size is None:
-        raise DamagedSample(NO_FILM)
+        raise DamagedSample(NOT_A_GREY_JPEG)
     if min(size) > short_side or size[0] * size[1] > PIXEL_LIMIT:
-        raise DamagedSample(LARGE_FILM)
+        raise DamagedSample(TOO_MANY_PIXELS)
 
 
-def decode_film(jpeg: bytes, short_side: int, flag: int = cv2.IMREAD_GRAYSCALE) -> NDArray[np.uint8]:
+def decode_jpeg(jpeg: bytes, short_side: int, flag: int = cv2.IMREAD_GRAYSCALE) -> NDArray[np.uint8]:
     """Return grey pixels [h, w]; `flag` can ask OpenCV for a reduced size. Raises DamagedSample."""
-    check_film(jpeg, short_side)
+    check_jpeg(jpeg, short_side)
     pixels = cv2.imdecode(np.frombuffer(jpeg, np.uint8), flag)
     if pixels is None:
-        raise DamagedSample(NO_FILM)
+        raise DamagedSample(NOT_A_GREY_JPEG)
     return np.asarray(pixels, np.uint8)
 
 

@@ -25,7 +25,7 @@ from cxr_dist.evaluate.passes import predict_passes
 from cxr_dist.format.image import ImageFile, encode_jpeg
 from cxr_dist.format.left_out import ImageProblem
 from cxr_dist.format.manifest import Manifest, index_dtype, load_manifest
-from cxr_dist.format.stored_sample import film_name
+from cxr_dist.format.stored_sample import image_name
 from cxr_dist.inference import exported
 from cxr_dist.inference.exported import Description
 from cxr_dist.model.classifier import Classifier, build_classifier
@@ -127,7 +127,7 @@ class TrainedModel(Description):
         sample["json"] = json.dumps({"text": sections})
         if uses.uses_image and case.image is not None:
             for view, film in enumerate((case.image, *case.more_images)):
-                sample[film_name(view)] = self._stored_form(film)
+                sample[image_name(view)] = self._stored_form(film)
         return sample
 
     def _stored_form(self, film: Path) -> bytes:

@@ -25,7 +25,7 @@ from cxr_dist.evaluate.uncertainty import entropy
 from cxr_dist.files import sha256_of
 from cxr_dist.format.image import encode_jpeg
 from cxr_dist.format.manifest import UNKNOWN, Manifest, load_manifest
-from cxr_dist.format.stored_sample import film_names
+from cxr_dist.format.stored_sample import image_names
 
 _LONGEST_SIDE = 320  # pixels of a film on the page
 _QUALITY = 80
@@ -149,7 +149,7 @@ def _example(run: RunResult, row: int, sample: dict[str, Any]) -> Example:
     classes = tuple(_class_row(case, c) for c in range(len(case.classes)))
     return Example(
         key=case.keys[0],
-        films=tuple(_data_uri(sample[name]) for name in film_names(sample)),
+        films=tuple(_data_uri(sample[name]) for name in image_names(sample)),
         sections={name: text[name] for name in run.evaluation["text_sections"] if text.get(name)},
         truth=", ".join(each.name for each in classes if each.label == "yes") or "none",
         answer=_answer(case),

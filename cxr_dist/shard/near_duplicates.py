@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from cxr_dist.errors import UserError
 from cxr_dist.format.manifest import Manifest, ShardEntry, open_index
-from cxr_dist.format.stored_sample import NO_FILM, members_in
+from cxr_dist.format.stored_sample import NOT_A_GREY_JPEG, members_in
 from cxr_dist.shard.likeness import THUMBNAIL_SIDE, Hashes, correlation, fingerprint, nearest_neighbours
 from cxr_dist.shard.processes import in_order
 
@@ -108,7 +108,7 @@ def _images(path: Path, index: NDArray[Any]) -> Iterator[NDArray[np.uint8]]:
                 file.seek(offset)
                 image = cv2.imdecode(np.frombuffer(file.read(size), np.uint8), cv2.IMREAD_GRAYSCALE)
                 if image is None:
-                    raise UserError(f"{path.name}: sample {number} {NO_FILM}")
+                    raise UserError(f"{path.name}: sample {number} {NOT_A_GREY_JPEG}")
                 yield np.asarray(image, np.uint8)
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from cxr_dist.files import whole_file, write_whole
 from cxr_dist.format.manifest import UNKNOWN, ShardEntry, index_dtype
-from cxr_dist.format.stored_sample import film_name
+from cxr_dist.format.stored_sample import image_name
 from cxr_dist.shard.select import Sample
 
 _END = b"\0" * (2 * tarfile.BLOCKSIZE)
@@ -67,7 +67,7 @@ def write_shard(
 def _span(sample: Sample, contents: Sequence[bytes], start: int) -> tuple[bytes, list[tuple[int, int]]]:
     """Return the sample's bytes in the tar, which begin at `start`, and (offset, size) of each member's content."""
     span, members = b"", []
-    names = [film_name(view) for view in range(len(contents) - 1)] + ["json"]
+    names = [image_name(view) for view in range(len(contents) - 1)] + ["json"]
     for name, content in zip(names, contents, strict=True):
         header = tarfile.TarInfo(f"{sample.key}.{name}")
         header.size = len(content)

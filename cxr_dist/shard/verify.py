@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from cxr_dist.errors import UserError, out_of_files
 from cxr_dist.files import sha256_of
 from cxr_dist.format.manifest import UNKNOWN, Manifest, ShardEntry, SplitEntry, load_manifest, open_index
-from cxr_dist.format.stored_sample import OTHER_BYTES, DamagedSample, check_film, decode_facts, members_in
+from cxr_dist.format.stored_sample import OTHER_BYTES, DamagedSample, check_jpeg, decode_facts, members_in
 from cxr_dist.shard.near_duplicates import find_near_duplicates
 from cxr_dist.shard.tar import members_of
 
@@ -103,7 +103,7 @@ def _damage(data: bytes, record: np.void, short_side: int) -> str | None:
     first = int(record["offset"])
     try:
         for _, offset, length in images:
-            check_film(data[offset - first : offset - first + length], short_side)
+            check_jpeg(data[offset - first : offset - first + length], short_side)
         decode_facts(data[start - first : start - first + size])
     except DamagedSample as damage:
         return damage.reason
