@@ -12,7 +12,7 @@ UNKNOWN_VIEW = "view not known to be frontal or lateral"
 DROPPED_LABEL = "label value dropped by the recipe"
 NO_CLASS = "label value in no class"
 TOO_RARE = "label value on fewer images than labels.min_count"
-MORE_FILMS = "more films of a study than max_views"
+MORE_IMAGES = "more films of a study than max_views"
 NO_LABEL = "no label"
 
 NO_PATIENT = "no patient or study id"

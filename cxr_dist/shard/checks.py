@@ -25,7 +25,7 @@ class FailureLimit:
         """The limit for a selection of which no film has been read yet."""
         if not 0 <= allowed <= 1:
             raise UserError(f"the share of images that may be left out is {allowed}; expected 0 to 1")
-        films = sum(len(sample.films) for sample in selection.samples)
+        films = sum(len(sample.images) for sample in selection.samples)
         return cls(wanted=films + failures(selection.left_out), allowed=allowed)
 
     def check(self, left_out: Counter[str]) -> None:
@@ -42,7 +42,7 @@ class FailureLimit:
 
 def check_any_film(samples: Sequence[Sample], left_out: Counter[str]) -> None:
     """Raise UserError where not one film is there: a wrong folder or file ending, not a gap in the data."""
-    films = [film for sample in samples for film in sample.films]
+    films = [film for sample in samples for film in sample.images]
     if any(film.pixels.exists() for film in films) or not (films or left_out[MISSING_IMAGE]):
         return
     raise UserError(

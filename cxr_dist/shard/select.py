@@ -49,7 +49,7 @@ class Sample:
     """16 hexadecimal digits."""
     patient: str
     """16 hexadecimal digits; the same for all patients that share an image."""
-    films: tuple[SampleImage, ...]
+    images: tuple[SampleImage, ...]
     """In the order that studies.py defines."""
     sex: Sex
     age: float | None
@@ -63,7 +63,7 @@ class Sample:
     @property
     def view(self) -> str:
         """The views as the source names them, e.g. `PA + LATERAL`; empty if none is known."""
-        return " + ".join(image.view for image in self.films if image.view)
+        return " + ".join(image.view for image in self.images if image.view)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +163,7 @@ def _samples(recipe: Recipe, units: Sequence[Unit], num_classes: int) -> list[Sa
             key=_key(recipe, unit),
             study=opaque("study", study),
             patient=opaque("patient", patient),
-            films=_images(unit),
+            images=_images(unit),
             sex=unit.first.sex,
             age=unit.first.age,
             label=unit.label,

@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cxr_dist.format.left_out import CONTRADICTION, MORE_FILMS
+from cxr_dist.format.left_out import CONTRADICTION, MORE_IMAGES
 from cxr_dist.shard.projection import projection
 from cxr_dist.shard.record import Record
 
@@ -46,7 +46,7 @@ def films_of_studies(kept: Sequence[_Labelled], max_views: int, left_out: Counte
             left_out[CONTRADICTION] += len(films)
             continue
         ordered = films_in_order([record for record, _ in films])
-        left_out[MORE_FILMS] += len(ordered[max_views:])
+        left_out[MORE_IMAGES] += len(ordered[max_views:])
         units.append(Unit(records=tuple(ordered[:max_views]), label=films[0][1]))
     return units
 

@@ -89,7 +89,7 @@ def _json(sample: Sample, multilabel: bool, views: int) -> bytes:
         "text": dict(sample.text),
     }
     if views > 1:
-        content["views"] = [image.view for image in sample.films]
+        content["views"] = [image.view for image in sample.images]
     return json.dumps(content, ensure_ascii=False).encode("utf-8")
 
 

@@ -100,7 +100,7 @@ def write_planned(
     """Write the shards one after another, each with its receipt, from one stream of encoded images."""
     num_classes = len(plan.selection.classes)
     multilabel = plan.recipe.labels.task == "multilabel"
-    images = [image.pixels for shard in shards for sample in shard.samples for image in sample.films]
+    images = [image.pixels for shard in shards for sample in shard.samples for image in sample.images]
     stream = encode_all(images, plan.recipe.image, workers)
     left_out = Counter(plan.selection.left_out)
     with image_progress("Writing shards", len(images)) as advance:
@@ -126,7 +126,7 @@ def _readable(
     """Yield each sample with the images that could be encoded, and their JPEGs; add the other images to `failed`."""
     for sample in samples:
         jpegs = []
-        for image in sample.films:
+        for image in sample.images:
             jpeg = next(stream)
             advance()
             if isinstance(jpeg, ImageProblem):
@@ -144,7 +144,7 @@ def _still_true(plan: ShardPlan, kept: Mapping[str, Receipt], workers: int) -> d
         for shard in plan.shards
         if shard.stem in kept
         for sample in shard.samples
-        for image in sample.films
+        for image in sample.images
         if image.key in kept[shard.stem].left_out
     ]
     encoded = encode_all((pixels for _, pixels, _ in lacking), plan.recipe.image, workers)
@@ -182,11 +182,11 @@ def _put_together(plan: ShardPlan, out: Path, limit: FailureLimit) -> Manifest:
 def _without(samples: Sequence[Sample], keys: Collection[str]) -> list[Sample]:
     """Return the samples without the images of these keys; samples of which no image is left are dropped."""
     rest = (_without_images(sample, keys) for sample in samples)
-    return [sample for sample in rest if sample.films]
+    return [sample for sample in rest if sample.images]
 
 
 def _without_images(sample: Sample, keys: Collection[str]) -> Sample:
-    return replace(sample, films=tuple(image for image in sample.films if image.key not in keys))
+    return replace(sample, images=tuple(image for image in sample.images if image.key not in keys))
 
 
 def _write_keys(path: Path, samples: Sequence[Sample]) -> None:
@@ -194,6 +194,6 @@ def _write_keys(path: Path, samples: Sequence[Sample]) -> None:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["key", "source"])
-    writer.writerows(sorted((sample.key, image.source_id) for sample in samples for image in sample.films))
+    writer.writerows(sorted((sample.key, image.source_id) for sample in samples for image in sample.images))
     with whole_file(path, mode=0o600) as file:
         file.write(buffer.getvalue().encode("utf-8"))

@@ -118,7 +118,7 @@ def test_an_unreadable_image_moves_no_other_and_an_empty_shard_leaves_a_gap(sour
     plan = plan_shards(recipe, source)
     second = plan.shards[1]
     for sample in (*second.samples, plan.shards[0].samples[3]):
-        sample.films[0].pixels.path.write_bytes(b"no image")
+        sample.images[0].pixels.path.write_bytes(b"no image")
     manifest = write_shards(recipe, source, tmp_path / "gap", workers=0, allow_left_out=0.5)
     names = [shard.file for shard in manifest.splits["train"].shards]
     assert names == ["train-00000.tar", "train-00002.tar"]
