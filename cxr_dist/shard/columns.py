@@ -1,6 +1,6 @@
-"""Which column of a table is what: the `columns` of a recipe for the table reader.
+"""The `columns` section of a recipe: which column of a table holds what.
 
-Most are a column's name. An id may be a part of a column, an age may lie between two.
+Most settings are a column name. An id can be a part of a column, and an age the difference of two years.
 """
 
 import re
@@ -8,17 +8,17 @@ from dataclasses import dataclass, field
 
 from cxr_dist.errors import UserError
 
-SECTION_NAME = "[a-z][a-z0-9_]*"  # of a report
+SECTION_NAME = "[a-z][a-z0-9_]*"
+"""Regular expression for the name of a report section."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PartOf:
-    """An id that is a part of a column, e.g. the patient in `train/patient00001/study1/view1_frontal.jpg`."""
+    """An id that is part of a column, e.g. the patient in `train/patient00001/study1/view1_frontal.jpg`."""
 
     column: str
-    """Column of the table."""
     pattern: str
-    """Regular expression; what it first finds is the id. Where it finds nothing, the id is unknown."""
+    """Regular expression; its first match is the id. Without a match the id is unknown."""
 
     def __post_init__(self) -> None:
         try:
@@ -29,7 +29,7 @@ class PartOf:
 
 @dataclass(frozen=True, kw_only=True)
 class YearsBetween:
-    """An age of which a table has only the two years, each a year or a date that begins with one."""
+    """An age computed from two columns, each with a year or a date that begins with a year."""
 
     birth: str
     """Column with the year of birth."""
@@ -39,26 +39,26 @@ class YearsBetween:
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """The table reader's columns, by the name that the table's first row has."""
+    """The columns of the table reader, by their names in the first row of the table."""
 
     image: str
-    """File of the film, relative to the recipe's `images` folder."""
+    """Image file, relative to the recipe's `images` folder."""
     patient: str | PartOf | None = None
-    """Patient id, a column or a part of one; needed to split by patient."""
+    """Patient id, a column or part of one; required to split by patient."""
     study: str | PartOf | None = None
-    """Study id, a column or a part of one; without it every image is a study of its own."""
+    """Study id, a column or part of one; if omitted, every image is a separate study."""
     view: str | None = None
-    """Projection, kept as it is written."""
+    """Projection, stored as written."""
     sex: str | None = None
     """F, M, female or male in upper or lower case; anything else is unknown."""
     age: str | YearsBetween | None = None
-    """Years, or DICOM's 052Y; anything else is unknown. Or the columns of two years."""
+    """Age in years, or in DICOM's notation 052Y; anything else is unknown. Or the columns of two years."""
     label: str | None = None
-    """One column with the label, or with several: see `labels.separator`."""
+    """A single column with one label, or with several (see `labels.separator`)."""
     labels: tuple[str, ...] = ()
-    """Or one column per class, with 1, 0, -1 (uncertain) or empty (unknown); the column is the class's name."""
+    """One column per class, named like the class, with 1, 0, -1 (uncertain) or empty (unknown)."""
     text: dict[str, str] = field(default_factory=dict)
-    """Section of the report -> column that holds it."""
+    """Report section -> column."""
 
     def __post_init__(self) -> None:
         if (self.label is None) == (not self.labels):
@@ -71,7 +71,7 @@ class Columns:
 
 
 def names_in(setting: str | PartOf | YearsBetween | None) -> tuple[str, ...]:
-    """The names of the table's columns that a field of `Columns` takes its value from."""
+    """The columns of the table that a field of `Columns` refers to."""
     if isinstance(setting, YearsBetween):
         return (setting.birth, setting.study)
     if isinstance(setting, PartOf):

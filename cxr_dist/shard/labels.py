@@ -1,6 +1,7 @@
-"""Source label values into classes: per record a tuple of small integers, or the reason why it has none.
+"""Map the label values of the source to classes.
 
-Multiclass gives (class,). Multilabel gives 1, 0 or -1 (unknown) per class, in the order of the classes.
+Each record gets a tuple of small integers, or the reason why it is excluded. A multiclass label is (class,); a
+multilabel label has 1, 0 or -1 (unknown) for each class, in the order of the classes.
 """
 
 import re
@@ -16,20 +17,20 @@ from cxr_dist.shard.recipe import Labels
 
 @dataclass(frozen=True, kw_only=True)
 class Labelled:
-    """The outcome for a list of records, in their order."""
+    """The labels of a list of records, in the order of the records."""
 
     classes: tuple[str, ...]
     labels: list[tuple[int, ...] | str]
-    """A record's label, or the reason why it is left out."""
+    """The label of each record, or the reason why the record is excluded."""
 
 
 def assign_labels(
     rule: Labels, columns: Sequence[str], values: Sequence[tuple[str, ...]], occurring: Sequence[str]
 ) -> Labelled:
-    """Apply a recipe's labels to the `values` of the selected records.
+    """Apply the `labels` section of a recipe to the `values` of the selected records.
 
-    `columns` are the classes where each has a column of its own, as in columns.labels. `occurring` are all values
-    of the source, selected or not: a value in the recipe that fits none is a slip of the pen, and raises UserError.
+    `columns` are the classes if each has its own column (columns.labels), else empty. `occurring` holds all values of
+    the source, selected or not. Raises UserError for a value in the recipe that matches none of them.
     """
     if columns:
         return Labelled(classes=tuple(columns), labels=_assessed(rule, columns, values))
@@ -47,7 +48,7 @@ def assign_labels(
 
 
 def sampling_groups(labels: Sequence[tuple[int, ...]], num_classes: int) -> list[int]:
-    """The sampling group of each label: see `manifest.index_dtype`."""
+    """The sampling group of each label, as defined in `manifest.index_dtype`."""
     if all(len(label) == 1 for label in labels):
         return [label[0] for label in labels]
     positives = [sum(label[k] == 1 for label in labels) for k in range(num_classes)]
@@ -91,7 +92,7 @@ def _fits(pattern: str, value: str) -> bool:
 
 
 def _class_of(value: str, class_values: dict[str, tuple[str, ...]]) -> int | None:
-    """The class that names the value, else the first with a fitting pattern, a lone `*` last."""
+    """The class that lists the value exactly, else the first with a matching pattern; a lone `*` comes last."""
     fitting = [
         (pattern == "*", pattern != value, index)
         for index, patterns in enumerate(class_values.values())
@@ -105,19 +106,19 @@ def _check_occurring(rule: Labels, known: Counter[str]) -> None:
     named = [(f"labels.classes.{name}", pattern) for name, row in rule.classes.items() for pattern in row]
     named += [("labels.drop", value) for value in rule.drop]
     for setting, pattern in named:
-        found = pattern in known if setting == "labels.drop" else any(_fits(pattern, v) for v in known)
-        if not found and pattern != "*":
+        occurs = pattern in known if setting == "labels.drop" else any(_fits(pattern, v) for v in known)
+        if not occurs and pattern != "*":
             raise UserError(
                 f"recipe: {setting} names the value {pattern!r}, which no row has; {_listed(known)}"
             )
 
 
 def _listed(known: Counter[str]) -> str:
-    """The values that occur, unless they look like sentences or ids: those must not be shown."""
+    """The values that occur, unless they look like sentences or ids, which an error must not show."""
     if len(known) > 200 or any(len(value) > 60 for value in known):
         return f"the label column has {len(known)} different values: is it the right column?"
     shown = [f"{value!r}" for value, _ in known.most_common(40)]
-    return f"the rows have: {', '.join(shown)}" + (", …" if len(known) > 40 else "")
+    return f"the values are: {', '.join(shown)}" + (", …" if len(known) > 40 else "")
 
 
 def _assessed(

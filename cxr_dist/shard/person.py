@@ -1,6 +1,6 @@
-"""Sex and age as sources write them: text in, one spelling out, and nothing where it is unknown.
+"""Parse sex and age from the spellings that sources use.
 
-They never enter a model; they are there so that a result can be looked at by subgroup.
+Neither is an input of a model; both serve to report results by subgroup.
 """
 
 import re
@@ -10,23 +10,21 @@ Sex = Literal["F", "M", ""]
 
 _SEXES: dict[str, Sex] = {"f": "F", "female": "F", "woman": "F", "m": "M", "male": "M", "man": "M"}
 _AGE = re.compile(r"(\d{1,4}(?:\.\d*)?)\s*(y|yr|yrs|years?|m|w|d)?\+?", re.IGNORECASE)
-_PER_YEAR = {
-    "m": 12.0,
-    "w": 365.25 / 7,
-    "d": 365.25,
-}  # DICOM's age string (PS3.5, 6.2): 052Y, 018M, 006W, 003D
+# The units of DICOM's age string (PS3.5, section 6.2): 052Y, 018M, 006W, 003D.
+_PER_YEAR = {"m": 12.0, "w": 365.25 / 7, "d": 365.25}
 OLDEST = 125
+"""Highest accepted age in years."""
 
 
 def sex_of(text: str) -> Sex:
-    """F or M for the usual spellings in upper or lower case; an empty string for anything else."""
+    """F or M for the usual spellings, regardless of case; an empty string for anything else."""
     return _SEXES.get(text.strip().lower(), "")
 
 
 def age_of(text: str) -> float | None:
-    """Years, 0 to 125, of `52`, `52.5`, `52 years`, `90+` (90) or DICOM's `052Y`, `018M`; None for anything else.
+    """Years, 0 to 125, from `52`, `52.5`, `52 years`, `90+` (90) or DICOM's `052Y`, `018M`; None for anything else.
 
-    Whole years are whole numbers. Which ages a site may keep as they are is the site's to know.
+    Whole years are integers. Old ages are not capped: apply the privacy rules of your site to the source.
     """
     match = _AGE.fullmatch(text.strip())
     if match is None:
@@ -38,7 +36,7 @@ def age_of(text: str) -> float | None:
 
 
 def age_between(birth: str, study: str) -> int | None:
-    """Years from the year of birth to that of the study, 0 to 125, right to one year; None where one is unknown.
+    """Years from birth to study, 0 to 125, exact to one year; None if either year is unknown.
 
     A year is the first four digits of `1930`, `1930.0`, `1930-05-17` or `19300517`.
     """

@@ -1,7 +1,7 @@
-"""Frontal or lateral: a view as some source writes it in, one of the two, or neither, out.
+"""Classify a view as frontal, lateral or neither.
 
-Knows DICOM's ViewPosition (PA, AP LLD, LL, XTABLE LATERAL) and the words of Open-i, CheXpert, PadChest and the demo.
-A decubitus film is frontal, whichever side the patient lies on.
+Recognises DICOM's ViewPosition (PA, AP LLD, LL, XTABLE LATERAL) and the terms of Open-i, CheXpert, PadChest and the
+demo. A decubitus radiograph is frontal, whichever side the patient lies on.
 """
 
 import re
@@ -16,7 +16,7 @@ _LATERAL = re.compile(r"\b(LATERAL(?! DECUB)|LAT|LL|RL)\b|^L$")
 
 @cache
 def projection(view: str) -> Projection:
-    """The projection of a film; empty for other views, such as LAO, SWIMMERS or nothing at all."""
+    """The projection of a view; empty for any other view, such as LAO or SWIMMERS, and for an unknown one."""
     words = view.strip().upper().replace("_", " ")
     if _LATERAL.search(words):
         return "lateral"

@@ -1,7 +1,7 @@
-"""A recipe: which source becomes which shards. YAML in, a frozen typed `Recipe` out.
+"""The recipe: how a source becomes shards. `load_recipe` reads YAML into a frozen, typed `Recipe`.
 
-Everything that decides the bytes of a shard folder is a field here, so the manifest keeps the recipe whole.
-What all readers share is checked when it is made; what one reader needs, by that reader before it reads.
+Every setting that affects the bytes of a shard folder is a field here, and the manifest stores the whole recipe.
+Rules common to all readers are checked on construction; each reader checks its own rules before it reads.
 """
 
 from dataclasses import dataclass, field, replace
@@ -19,55 +19,51 @@ Values = tuple[str, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class Labels:
-    """How the source's label values become classes."""
+    """How the label values of the source map to classes."""
 
     task: Literal["multiclass", "multilabel"] = "multiclass"
-    """multiclass: exactly one class per image; multilabel: each class present, absent or unknown."""
+    """multiclass: exactly one class per image; multilabel: each class is present, absent or unknown."""
     classes: dict[str, Values] = field(default_factory=dict)
-    """Class -> its source values, in the order of the model's outputs. `*` in a value stands for anything, and
-    a value on its own wins over one with `*`. Empty: every source value that is left is a class."""
+    """Class -> its source values, in the order of the model's outputs. `*` in a value matches any text; an exact
+    value takes precedence over a pattern. If empty, every remaining source value is a class."""
     drop: Values = ()
-    """Source values whose rows are left out."""
+    """Source values whose rows are excluded."""
     min_count: int = 1
-    """Source values on fewer images than this are left out."""
+    """Source values that occur on fewer images than this are excluded."""
     separator: str | None = None
-    """multilabel: what stands between the values of columns.label, e.g. `|`; or `list`, for ['this', 'notation']."""
+    """multilabel: the separator between the values of columns.label, e.g. `|`; or `list` for ['this', 'notation']."""
     uncertain: Literal["ignore", "zeros", "ones"] = "ignore"
-    """multilabel: whether -1 is unknown (not trained on), absent or present."""
+    """multilabel: whether -1 counts as unknown (not trained on), absent or present."""
     empty: Literal["ignore", "zeros"] = "ignore"
-    """multilabel, one column per class: whether an empty cell is unknown or absent. A wholly empty row is unknown."""
+    """multilabel with one column per class: whether an empty cell is unknown or absent. An empty row is unknown."""
 
     def __post_init__(self) -> None:
         values = [value for patterns in self.classes.values() for value in patterns] + list(self.drop)
         twice = sorted({value for value in values if values.count(value) > 1})
-        require(
-            not twice,
-            f"labels names the value {twice[:1]} twice: a value has one class, or is dropped",
-        )
+        require(not twice, f"labels names the value {twice[:1]} twice: give it one class, or drop it")
         require(self.min_count >= 1, f"labels.min_count is {self.min_count}; it must be at least 1")
         require(len(self.classes) != 1, "labels.classes has one class; at least two are needed")
         require(
-            self.task == "multilabel" or self.separator is None,
-            "labels.separator needs task: multilabel",
+            self.task == "multilabel" or self.separator is None, "labels.separator needs task: multilabel"
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """The shares of train, val and test."""
+    """How samples are divided into train, val and test."""
 
     by: Literal["patient", "study", "image"] = "patient"
-    """What is never divided. `image` puts the views of one study into several splits: results look too good."""
+    """The unit that is never divided. `image` can put views of a study into several splits, which inflates results."""
     train: float = 0.70
-    """Share of the images (by image) or of each class's patients or studies, in 0 to 1."""
+    """Share for training, in 0 to 1: of the images (by image), or of each class's patients or studies."""
     val: float = 0.15
     """Share for validation."""
     test: float = 0.15
-    """Share for the test."""
+    """Share for testing."""
     seed: int = 42
-    """Fixes the split and the order of samples."""
+    """Seed of the split and of the order of samples."""
     official: bool = False
-    """mimic_cxr_jpg: take the published split. The shares above are then not used, and `by` is only checked."""
+    """mimic_cxr_jpg: use the published split. The shares above are then ignored, and `by` is only checked."""
 
     def __post_init__(self) -> None:
         shares = (self.train, self.val, self.test)
@@ -80,24 +76,24 @@ class Split:
 
 @dataclass(frozen=True, kw_only=True)
 class InvertedRows:
-    """The rows whose films are stored with black bone (DICOM's MONOCHROME1)."""
+    """The rows whose images are stored inverted, with black bone (DICOM's MONOCHROME1)."""
 
     column: str
-    """Column of the table that tells."""
+    """Column of the table that says so."""
     value: str
-    """Its value for an inverted film, e.g. MONOCHROME1."""
+    """Its value for an inverted image, e.g. MONOCHROME1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFormat:
-    """The grey JPEG that is stored."""
+    """The grey JPEG that a shard stores."""
 
     short_side: int = 256
-    """Pixels; larger films are scaled down by area, smaller ones are kept."""
+    """Length of the shorter side in pixels; larger images are scaled down by area, smaller ones are kept."""
     quality: int = 92
     """JPEG quality, 1 to 100."""
     monochrome1: bool | InvertedRows = False
-    """Invert all films, or those of some rows, so that bone is white."""
+    """Invert all images, or those of some rows, so that bone is white."""
 
     def __post_init__(self) -> None:
         require(8 <= self.short_side <= 4096, f"image.short_side is {self.short_side}; expected 8 to 4096")
@@ -106,10 +102,10 @@ class ImageFormat:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardSize:
-    """How samples are dealt to tars."""
+    """How many samples a tar file holds."""
 
     samples: int = 1000
-    """At most so many in a shard."""
+    """Maximum number of samples per shard."""
 
     def __post_init__(self) -> None:
         require(self.samples >= 1, f"shard.samples is {self.samples}; it must be at least 1")
@@ -117,14 +113,14 @@ class ShardSize:
 
 @dataclass(frozen=True, kw_only=True)
 class Demo:
-    """The size of the made data."""
+    """The size of the synthetic data."""
 
     studies: int = 1000
-    """Number of studies; most have one film, some a frontal and a lateral one."""
+    """Number of studies; most have one image, some have a frontal and a lateral one."""
     side: int = 128
-    """Height and width of a drawn film, pixels."""
+    """Height and width of an image in pixels."""
     seed: int = 0
-    """Fixes every drawn film and every report."""
+    """Seed of all images and reports."""
 
     def __post_init__(self) -> None:
         require(self.studies >= 1, f"demo.studies is {self.studies}; it must be at least 1")
@@ -133,68 +129,68 @@ class Demo:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """One data set."""
+    """How one data set becomes shards."""
 
     reader: str
-    """Which layout the source folder has: openi, mimic_cxr_jpg, table or demo, or that of your own reader, MODULE:NAME
-    or FILE.py:NAME, as shard/readers/own_reader.py says. A reader of your own may use any field below."""
+    """Reader for the layout of the source: openi, mimic_cxr_jpg, table, demo, or your own as MODULE:NAME or
+    FILE.py:NAME (see shard/readers/own_reader.py). Your own reader may use any field below."""
     table: str | None = None
-    """Relative to --source. table: a .csv or .tsv (.gz too) or .parquet. openi: a .csv of views (may be left away).
-    mimic_cxr_jpg: the .csv.gz with a study's labels."""
+    """Relative to --source. table: a .csv, .tsv (both also .gz) or .parquet file. openi: a .csv of views (optional).
+    mimic_cxr_jpg: the .csv.gz with the labels of each study."""
     images: str = "images"
-    """All but demo: folder of the films, relative to --source."""
+    """All readers but demo: folder of the images, relative to --source."""
     reports: str | None = "ecgen-radiology"
     """Relative to --source. openi: folder of the XML reports. mimic_cxr_jpg: folder or .zip of the .txt reports, or
-    null for none."""
+    null for no reports."""
     patients: str | None = None
-    """mimic_cxr_jpg: MIMIC-IV's patients.csv.gz, relative to --source, for sex and age (may be left away)."""
+    """mimic_cxr_jpg: MIMIC-IV's patients.csv.gz, relative to --source, for sex and age (optional)."""
     demo: Demo = field(default_factory=Demo)
-    """demo: how much to draw."""
+    """demo: the size of the synthetic data."""
     where: dict[str, Values] = field(default_factory=dict)
-    """Column (table reader) or `view` -> values to keep; all other rows are left out."""
+    """Field of a record (for the table reader, a column) -> values to keep; all other rows are excluded."""
     views: Literal["frontal", "lateral", "all"] = "all"
-    """Films of which projection to keep. Films whose view is neither, or unknown, belong to `all` alone."""
+    """The projection to keep. Images of any other or an unknown view are kept only by `all`."""
     samples: Literal["image", "study"] = "image"
-    """What a sample is: one film, or the films of a study with their one report. `split.by` is another matter."""
+    """Whether a sample is one image, or the images of a study with their common report. Independent of `split.by`."""
     max_views: int = 2
-    """samples: study: at most so many films of a study, the first frontal and the first lateral one before others."""
+    """samples: study: maximum number of images per study; the first frontal and the first lateral one come first."""
     columns: Columns | None = None
-    """table: which column is what."""
+    """table: which column holds what."""
     labels: Labels = field(default_factory=Labels)
-    """Classes."""
+    """How label values map to classes."""
     redact: Values = ()
-    """Words that name the classes, replaced in all text sections so that the report does not give the answer away."""
+    """Terms that name the classes. They are replaced in all text sections, so that reports do not reveal the label."""
     split: Split = field(default_factory=Split)
-    """Train, val and test."""
+    """How samples are divided into train, val and test."""
     image: ImageFormat = field(default_factory=ImageFormat)
-    """Stored image."""
+    """Format of the stored images."""
     shard: ShardSize = field(default_factory=ShardSize)
-    """Stored shards."""
+    """Size of the shards."""
 
     @property
     def views_per_sample(self) -> int:
-        """Most films of a sample."""
+        """Maximum number of images per sample."""
         return self.max_views if self.samples == "study" else 1
 
     def __post_init__(self) -> None:
-        Redaction(terms=self.redact)  # is checked when made
+        Redaction(terms=self.redact)  # checks the terms
         require(
             2 <= self.max_views <= MOST_VIEWS,
-            f"max_views is {self.max_views}; expected 2 to {MOST_VIEWS}, or samples: image for one film each",
+            f"max_views is {self.max_views}; expected 2 to {MOST_VIEWS}, or samples: image for one image each",
         )
         require(
             self.samples == "image" or self.split.by != "image",
-            "samples: study keeps the films of a study together: use split.by study or patient",
+            "samples: study keeps the images of a study together: use split.by study or patient",
         )
 
 
 def load_recipe(path: Path) -> Recipe:
-    """Read a recipe; raises UserError for a missing file, broken YAML, or an unknown or ill-typed field.
+    """Read a recipe; raises UserError for a missing file, invalid YAML, or an unknown or ill-typed field.
 
-    A reader's FILE.py is relative to the working directory or, where it is not there, to the recipe's own folder.
+    A reader's FILE.py is looked up in the working directory first, then in the folder of the recipe.
     """
     if not path.is_file():
-        raise UserError(f"no recipe {path}: the package's own are in its shards folder")
+        raise UserError(f"no recipe {path}: the recipes of the package are in its folder shards")
     recipe = decode(Recipe, parse_yaml(path), path.name, by_hand=True)
     file, _, name = recipe.reader.rpartition(":")
     places = (Path(file).expanduser(), path.parent / file) if file.endswith(".py") else ()

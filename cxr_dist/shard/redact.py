@@ -1,8 +1,8 @@
-"""Label terms out of reports: sections in, the same sections with [MASK] in place of each listed term, and counts.
+"""Replace label terms in reports by [MASK], and count the replacements.
 
-[MASK] is one token for every BERT-like encoder and was trained to mean "some word stood here"; "[REDACTED]" would
-be five pieces, and an ordinary word could not be told from the report's own. That a term stood there is still to be
-seen: list the terms of all classes, not of one.
+[MASK] is a single token for BERT-like encoders, which were trained to read it as an unknown word; "[REDACTED]" would be
+split into several tokens, and an ordinary word would look like a part of the report. The model still sees that a term
+was replaced: list the terms of all classes, not only of one.
 """
 
 import re
@@ -18,10 +18,10 @@ REPLACEMENT = "[MASK]"
 
 @dataclass(frozen=True, kw_only=True)
 class Redaction:
-    """Words or phrases to be replaced wherever they stand as whole words, in upper or lower case."""
+    """Replaces words and phrases wherever they occur as whole words, regardless of case."""
 
     terms: tuple[str, ...]
-    """Plurals and spellings are terms of their own; a space stands for any white space."""
+    """Each plural and spelling is a separate term; a space matches any white space."""
 
     def __post_init__(self) -> None:
         for term in self.terms:
@@ -30,13 +30,13 @@ class Redaction:
                     f"redact has the term {term!r}: expected words that begin and end with a letter or digit"
                 )
             if _same(term) == "mask":
-                raise UserError(f"redact has the term {term!r}, which is what terms are replaced by")
+                raise UserError(f"redact has the term {term!r}, which is the replacement itself: remove it")
         twice = [term for term, count in Counter(map(_same, self.terms)).items() if count > 1]
         if twice:
-            raise UserError(f"redact has the term {twice[0]!r} twice (upper and lower case are the same)")
+            raise UserError(f"redact has the term {twice[0]!r} twice (case is ignored): remove one")
 
     def apply(self, sections: Mapping[str, str]) -> tuple[dict[str, str], Counter[str]]:
-        """The sections without the terms, and how often each term was replaced."""
+        """The sections with the terms replaced, and how often each term was replaced."""
         counts: Counter[str] = Counter()
         if not self.terms:
             return dict(sections), counts
@@ -49,7 +49,7 @@ class Redaction:
 
     @cached_property
     def _terms_by_group(self) -> dict[int, str]:
-        """Group of the pattern -> term, longest first, so that no term hides a longer one."""
+        """Group of the pattern -> term; the longest comes first, so that no term hides a longer one."""
         return dict(enumerate(sorted(self.terms, key=lambda term: (-len(term), term)), start=1))
 
     @cached_property

@@ -99,8 +99,8 @@ def test_whole_words_longest_first_in_upper_or_lower_case(text, expected):
         (("",), "redact has the term '': expected words that begin and end with a letter or digit"),
         (("-19",), "redact has the term '-19': expected"),
         (("a [b] c",), r"redact has the term 'a \[b\] c': expected"),
-        (("Mask",), "redact has the term 'Mask', which is what terms are replaced by"),
-        (("Edema", "edema"), r"redact has the term 'edema' twice \(upper"),
+        (("Mask",), "redact has the term 'Mask', which is the replacement itself"),
+        (("Edema", "edema"), r"redact has the term 'edema' twice \(case"),
     ],
 )
 def test_a_term_that_cannot_work_is_refused(tmp_path, listed, message):
