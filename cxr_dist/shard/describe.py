@@ -1,4 +1,4 @@
-"""What was written, as the manifest says it: counts per split and class, the recipe, a hash of the source."""
+"""Build the manifest: counts per split and class, the recipe, and a hash of the rows of the source."""
 
 import dataclasses
 import hashlib
@@ -17,7 +17,7 @@ from cxr_dist.shard.select import Sample, Selection
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """One shard, and the samples that reached it."""
+    """A written shard and its samples."""
 
     split: str
     entry: ShardEntry
@@ -25,7 +25,7 @@ class Written:
 
 
 def manifest_of(recipe: Recipe, source: Source, selection: Selection, written: Sequence[Written]) -> Manifest:
-    """The manifest of a folder whose shards are all written."""
+    """The manifest of a folder in which all shards have been written."""
     samples = [sample for shard in written for sample in shard.samples]
     return Manifest(
         recipe=plain_recipe(recipe),
@@ -35,7 +35,8 @@ def manifest_of(recipe: Recipe, source: Source, selection: Selection, written: S
         text_sections=source.text_sections,
         attributes=_attributes(samples),
         split_by=recipe.split.by,
-        image=_image(recipe),
+        image={"short_side": recipe.image.short_side, "quality": recipe.image.quality}
+        | ({"views": recipe.views_per_sample} if recipe.samples == "study" else {}),
         made_data=source.made_data,
         source_rows=len(source.records) + sum(source.left_out.values()),
         left_out=dict(sorted(selection.left_out.items())),
@@ -48,16 +49,11 @@ def manifest_of(recipe: Recipe, source: Source, selection: Selection, written: S
     )
 
 
-def _image(recipe: Recipe) -> dict[str, int]:
-    image = {"short_side": recipe.image.short_side, "quality": recipe.image.quality}
-    return image | {"views": recipe.views_per_sample} if recipe.samples == "study" else image
-
-
 def plain_recipe(recipe: Recipe) -> dict[str, Any]:
-    """The resolved recipe as JSON keeps it, with the sha256 of the file of a reader of the user's own."""
+    """The resolved recipe as JSON values, with the sha256 of the file that defines the user's own reader."""
     plain = json.loads(json.dumps(dataclasses.asdict(recipe)))
     assert isinstance(plain, dict)
-    # Shards of all films, each a sample, came before there was a choice: they keep their bytes.
+    # These settings were added later. Their defaults are omitted, so that the bytes of such shards do not change.
     if recipe.views == "all":
         del plain["views"]
     if recipe.samples == "image":
@@ -67,14 +63,14 @@ def plain_recipe(recipe: Recipe) -> dict[str, Any]:
 
 
 def rows_sha256(source: Source) -> str:
-    """sha256 over all rows in any order, pixels apart: whether the source is still the same."""
+    """sha256 of all rows without their pixels, regardless of order; tells whether the source has changed."""
     rows = (
         json.dumps(
             [r.source_id, r.study, r.patient, r.view, r.sex, r.age, r.values, dict(r.text), dict(r.fields)]
         )
         for r in source.records
     )
-    # Of each row its hash: the texts of all reports together would be more than a gigabyte.
+    # Each row is hashed first, because the texts of all reports together can exceed a gigabyte.
     digests = sorted(hashlib.sha256(row.encode("utf-8")).digest() for row in rows)
     return hashlib.sha256(b"".join(digests)).hexdigest()
 
@@ -85,11 +81,11 @@ def _attributes(samples: Sequence[Sample]) -> tuple[str, ...]:
         "sex": any(sample.sex for sample in samples),
         "age": any(sample.age is not None for sample in samples),
     }
-    return tuple(name for name, there in known.items() if there)
+    return tuple(name for name, is_known in known.items() if is_known)
 
 
 def _redacted(recipe: Recipe, samples: Sequence[Sample]) -> dict[str, int]:
-    """Also of terms that were never found: a slip of the pen can be seen."""
+    """Replacements by term. Terms without any are included, because they can be misspelt."""
     counts = Counter(dict.fromkeys(recipe.redact, 0))
     for sample in samples:
         counts.update(sample.redacted)

@@ -1,6 +1,6 @@
-"""What every reader gives: records, one per film, with its label values, report and a way to its pixels.
+"""What every reader returns: a `Source` of records, one per image, with label values, report and access to pixels.
 
-A reader knows one layout on disk. It selects nothing and maps no label: that is the same for all, in select.py.
+A reader knows one layout on disk. Selecting rows and mapping labels is common to all readers (select.py).
 """
 
 from collections.abc import Mapping
@@ -14,60 +14,63 @@ from cxr_dist.shard.person import Sex
 
 
 class Pixels(Protocol):
-    """A film that can be sent to another process and read there."""
+    """An image that can be sent to another process and read there."""
 
     def exists(self) -> bool:
-        """Whether there is anything to read."""
+        """Whether the image exists."""
         ...
 
     def read(self, short_side: int) -> NDArray[np.uint8]:
-        """Grey [H, W], 0 black to 255 white, of at least `short_side` where the film has it; raises ImageProblem."""
+        """Grey [H, W], 0 black to 255 white; raises ImageProblem.
+
+        The shorter side may be reduced, but not below `short_side` pixels.
+        """
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One film of one study, as the source has it."""
+    """One image of one study, as described by the source."""
 
     source_id: str
-    """Unique name of the row in its source; only keys.csv ever repeats it."""
+    """Unique name of the row in the source; keys.csv is the only output that contains it."""
     image_id: str
-    """What two rows that name the same film share."""
+    """Identifies the image; rows that refer to the same image share it."""
     study: str
-    """Study id; empty where the source has none for this row."""
+    """Study id; empty if unknown."""
     patient: str
-    """Patient id; empty where the source has none for this row."""
+    """Patient id; empty if unknown."""
     view: str = ""
-    """Projection as the source writes it, e.g. PA, Lateral; empty where unknown."""
+    """Projection as written in the source, e.g. PA, Lateral; empty if unknown."""
     sex: Sex = ""
-    """F or M; empty where unknown."""
+    """F or M; empty if unknown."""
     age: float | None = None
-    """Years at the study; None where unknown."""
+    """Age in years at the time of the study; None if unknown."""
     values: tuple[str, ...]
-    """Label values: one; or those of a list; or one per `Source.label_columns`."""
+    """Label values: a single one, those of a list, or one for each of `Source.label_columns`."""
     text: Mapping[str, str]
-    """Section -> text; every section is there, some may be empty."""
+    """Report section -> text; contains every section, possibly empty."""
     fields: Mapping[str, str] = field(default_factory=dict)
-    """What the recipe's `where` may look at."""
+    """The fields that the recipe's `where` can select by."""
     split: str = ""
-    """train, val or test where the source has an official split; else empty."""
+    """train, val or test if the source has an official split; else empty."""
     pixels: Pixels | None
-    """None where the source has no such image."""
+    """None if the source has no such image."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """All that a reader found."""
+    """Everything that a reader returns."""
 
     records: list[Record]
     text_sections: tuple[str, ...]
     label_columns: tuple[str, ...] = ()
-    """The classes, where each has a column of its own with 1, 0, -1 (uncertain) or nothing."""
+    """The classes if each has its own column with 1, 0, -1 (uncertain) or an empty cell; else empty."""
     left_out: Mapping[str, int] = field(default_factory=dict)
-    """Rows that did not become a record, by reason."""
+    """Reason -> number of rows that did not become a record."""
     made_data: bool = False
-    """True where the films and reports were drawn and written by a program."""
+    """Whether the images and reports are synthetic."""
     labels_from: str = ""
-    """A reader of one's own: where the labels come from, e.g. `two radiologists, who did not see the reports`."""
+    """Your own reader: where the labels come from, e.g. `two radiologists, who did not see the reports`."""
     labels_in_reports: str = ""
-    """A reader of one's own: how the labels were made, where that was from the very reports; else empty."""
+    """Your own reader: how the labels were derived from these reports; empty if they were not."""

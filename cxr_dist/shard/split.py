@@ -1,7 +1,7 @@
-"""Train, val and test: group and class of each sample in, the name of its split out.
+"""Assign samples to train, val and test by group and class.
 
-A group (a patient's or study's films, or one film) is never divided. The same groups and seed give the same
-split, in whatever order the rows come. It gives up on exact shares where groups are large.
+A group (the images of a patient or study, or one image) is never divided. The split depends on the groups and the seed,
+not on the order of the rows. With large groups the shares are only approximate.
 """
 
 import hashlib
@@ -14,9 +14,9 @@ from cxr_dist.shard import recipe
 
 
 def assign_splits(groups: Sequence[str], strata: Sequence[int], split: recipe.Split) -> list[str]:
-    """The split of each sample, shape [samples]; raises UserError where images are too few to stratify.
+    """The split of each sample, shape [samples]; raises UserError if there are too few images to stratify.
 
-    `strata` is a small integer per sample, usually its class. A group of several strata counts as its rarest.
+    `strata` has a small integer per sample, usually its class. A group of several strata belongs to its rarest.
     """
     sizes = Counter(groups)
     stratum = _rarest(groups, strata)
@@ -32,21 +32,21 @@ def assign_splits(groups: Sequence[str], strata: Sequence[int], split: recipe.Sp
 
 
 def checked_official(groups: Sequence[str], names: Sequence[str], split: recipe.Split) -> list[str]:
-    """The published split of each sample, as it is; raises UserError where a group is in two of its parts."""
-    parts: defaultdict[str, set[str]] = defaultdict(set)
+    """The published split of each sample, unchanged; raises UserError if it divides a group."""
+    splits_of: defaultdict[str, set[str]] = defaultdict(set)
     for group, name in zip(groups, names, strict=True):
-        parts[group].add(name)
-    divided = sum(len(found) > 1 for found in parts.values())
+        splits_of[group].add(name)
+    divided = sum(len(splits) > 1 for splits in splits_of.values())
     if divided:
         raise UserError(
-            f"the official split divides {divided} of {len(parts)} units (split by {split.by}): check that the split "
-            "file is whole and belongs to this data set, or leave split.official out"
+            f"the official split divides {divided} of {len(splits_of)} units (split by {split.by}): check that the "
+            "split file is complete and belongs to this data set, or remove split.official from the recipe"
         )
     return list(names)
 
 
 def shuffled(names: Iterable[str], seed: int) -> list[str]:
-    """The names in an order that only they and the seed decide, on any machine and release."""
+    """The names in a pseudo-random order that depends only on the names and the seed."""
     return sorted(names, key=lambda name: hashlib.sha256(f"{seed}\0{name}".encode()).digest())
 
 
@@ -60,11 +60,11 @@ def _rarest(groups: Sequence[str], strata: Sequence[int]) -> dict[str, int]:
 
 
 def _by_group(members: Sequence[str], sizes: Counter[str], split: recipe.Split) -> dict[str, str]:
-    """Deal the groups of one stratum in random order by Webster's method of apportionment.
+    """Assign the groups of one stratum in random order by Webster's method of apportionment.
 
-    Each goes to the split with the smallest (samples so far + half a group) / share, which keeps every split
-    within about one group of its share and favours none where groups are few. Half a mean group, not half of
-    this one: else the large groups would all end in the large split.
+    Each group goes to the split with the smallest (samples so far + half a mean group) / share. This keeps every split
+    within about one group of its share and favours no split when there are few groups. With half of the current group
+    in place of half a mean group, the large groups would all go to the largest split.
     """
     shares = {name: float(getattr(split, name)) for name in SPLITS}
     dealt = dict.fromkeys(SPLITS, 0)
@@ -78,10 +78,10 @@ def _by_group(members: Sequence[str], sizes: Counter[str], split: recipe.Split) 
 
 
 def _by_image(images: Sequence[str], strata: Sequence[int], split: recipe.Split) -> dict[str, str]:
-    """scikit-learn's stratified split, twice: train and the rest, then the rest into val and test."""
+    """Apply scikit-learn's stratified split twice: first train and the rest, then the rest into val and test."""
     from sklearn.model_selection import train_test_split
 
-    # Rounded, because 1 - 0.7 is a little more than 0.3 and scikit-learn rounds the count up.
+    # Rounded, because 1 - 0.7 is slightly more than 0.3 in floating point, and scikit-learn rounds the count up.
     rest_share = round(1 - split.train, 9)
     test_share = round(split.test / (split.val + split.test), 9)
     try:
@@ -95,7 +95,7 @@ def _by_image(images: Sequence[str], strata: Sequence[int], split: recipe.Split)
         counts = sorted(Counter(strata).values())
         raise UserError(
             f"too few images to split by image: {len(images)} in {len(counts)} classes, the smallest of "
-            f"{counts[0]}; every class must reach train, val and test: merge or drop classes (labels.classes, drop)"
+            f"{counts[0]}; every class needs images in train, val and test: merge or drop some (labels.classes, drop)"
         ) from None
     named = {"train": train, "val": val, "test": test}
     return {image: name for name, members in named.items() for image in members}

@@ -1,8 +1,8 @@
-"""What becomes one sample: each film by itself, or the films of a study together. Records in, groups of them out.
+"""Group records into samples: each image by itself, or the images of a study together.
 
-The films of a study stand in one fixed order, so that the first few show as much as they can: the first frontal film,
-the first lateral one, the first of unknown view, then the second of each. It gives up on studies that contradict
-themselves.
+The images of a study have a fixed order: the first frontal, the first lateral and the first of another or unknown view,
+then the second of each, so that the first few show different projections. Studies whose images disagree on label,
+report or split are excluded.
 """
 
 from collections import Counter, defaultdict
@@ -19,49 +19,50 @@ _Labelled = tuple[Record, tuple[int, ...]]
 
 @dataclass(frozen=True, kw_only=True)
 class Unit:
-    """The films of one sample, which share label and report."""
+    """The images of one sample, which share label and report."""
 
     records: tuple[Record, ...]
     label: tuple[int, ...]
 
     @property
     def first(self) -> Record:
-        """The film that speaks for the sample where all have the same to say."""
+        """The record that provides what all records of the sample share."""
         return self.records[0]
 
 
 def films_alone(kept: Sequence[_Labelled]) -> list[Unit]:
-    """Every film a sample."""
+    """Make every image a sample."""
     return [Unit(records=(record,), label=label) for record, label in kept]
 
 
 def films_of_studies(kept: Sequence[_Labelled], max_views: int, left_out: Counter[str]) -> list[Unit]:
-    """Every study of a patient a sample, of up to `max_views` films; counts the films that are left out."""
+    """Make every study of a patient a sample of up to `max_views` images; counts the excluded ones in `left_out`."""
     studies: defaultdict[tuple[str, str], list[_Labelled]] = defaultdict(list)
     for record, label in kept:
         studies[record.patient, record.study].append((record, label))
     units = []
-    for films in studies.values():
-        if any(_said(film) != _said(films[0]) for film in films):
-            left_out[CONTRADICTION] += len(films)
+    for images in studies.values():
+        if any(_shared(image) != _shared(images[0]) for image in images):
+            left_out[CONTRADICTION] += len(images)
             continue
-        ordered = films_in_order([record for record, _ in films])
+        ordered = films_in_order([record for record, _ in images])
         left_out[MORE_IMAGES] += len(ordered[max_views:])
-        units.append(Unit(records=tuple(ordered[:max_views]), label=films[0][1]))
+        units.append(Unit(records=tuple(ordered[:max_views]), label=images[0][1]))
     return units
 
 
-def films_in_order(films: Sequence[Record]) -> list[Record]:
-    """The films of a study in their fixed order; within a projection by the source's own names."""
+def films_in_order(records: Sequence[Record]) -> list[Record]:
+    """The images of a study in their fixed order; within a projection they are ordered by `source_id`."""
     seen: Counter[str] = Counter()
     ranks = {}
-    for film in sorted(films, key=lambda film: film.source_id):
-        kind = projection(film.view)
-        ranks[film.source_id] = (seen[kind], _KINDS.index(kind))
+    for record in sorted(records, key=lambda record: record.source_id):
+        kind = projection(record.view)
+        ranks[record.source_id] = (seen[kind], _KINDS.index(kind))
         seen[kind] += 1
-    return sorted(films, key=lambda film: ranks[film.source_id])
+    return sorted(records, key=lambda record: ranks[record.source_id])
 
 
-def _said(film: _Labelled) -> tuple[object, ...]:
-    record, label = film
+def _shared(image: _Labelled) -> tuple[object, ...]:
+    """What all images of a study must agree on."""
+    record, label = image
     return label, dict(record.text), record.split

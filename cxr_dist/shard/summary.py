@@ -1,4 +1,4 @@
-"""The closing table of `cxr-dist shard`: splits by class, and what was left out, for a human."""
+"""Print the closing tables of `cxr-dist shard`: samples by split and class, and excluded rows by reason."""
 
 from collections.abc import Callable
 
@@ -10,20 +10,20 @@ from cxr_dist.format.manifest import Manifest, SplitEntry
 
 
 def print_summary(manifest: Manifest, console: Console) -> None:
-    """Print what a shard folder holds: a column per split, then a row per reason for leaving rows out."""
+    """Print a table with a column per split, then a table with a row per reason for excluding rows."""
     console.print(_splits(manifest))
     if manifest.left_out:
         console.print(_left_out(manifest))
     if manifest.without_text:
         console.print(f"Without any text of a report: {manifest.without_text:,} {manifest.unit}.")
     if manifest.redacted:
-        never = sum(count == 0 for count in manifest.redacted.values())
+        counts = manifest.redacted.values()
         console.print(
-            f"Redacted: {sum(manifest.redacted.values()):,} label terms in the reports; {never} of "
-            f"{len(manifest.redacted)} listed terms were never found."
+            f"Redacted: {sum(counts):,} label terms in the reports; {sum(count == 0 for count in counts)} of "
+            f"{len(counts)} listed terms were never found."
         )
     if manifest.made_data:
-        console.print("These films and reports are made by a program: results on them mean nothing clinical.")
+        console.print("These images and reports are synthetic: results on them have no clinical meaning.")
 
 
 def _splits(manifest: Manifest) -> Table:
