@@ -200,9 +200,7 @@ def test_a_film_outside_the_official_split_counts_as_failed(mimic):
 def test_damaged_tables_are_named(mimic):
     (films, _), (labels, rows) = read_table(mimic, "metadata"), read_table(mimic, "chexpert")
     write_table(mimic, "chexpert", labels, [*rows, rows[0]])
-    with pytest.raises(
-        UserError, match=r"chexpert\.csv\.gz names a study_id twice: expected a row per study"
-    ):
+    with pytest.raises(UserError, match=r"chexpert\.csv\.gz has a study_id twice: expected a row per study"):
         read_source(PUBLISHED, mimic)
     write_table(mimic, "chexpert", labels[:5], [row[:5] for row in rows])
     with pytest.raises(UserError, match=r"chexpert\.csv\.gz has no column 'Edema'"):
@@ -212,14 +210,16 @@ def test_damaged_tables_are_named(mimic):
         read_source(PUBLISHED, mimic)
     rows = read_table(mimic, "metadata")[1]
     write_table(mimic, "metadata", films, [*rows, rows[0]])
-    with pytest.raises(UserError, match="the metadata name a dicom_id twice"):
+    with pytest.raises(UserError, match="the metadata have a dicom_id twice"):
         read_source(PUBLISHED, mimic)
 
 
 def test_an_official_split_without_a_part_is_refused(mimic, tmp_path):
     header, rows = read_table(mimic, "split")
     write_table(mimic, "split", header, [row for row in rows if row[-1] != "test"])
-    message = "split test is empty: 36 images in all, split by patient; .* or leave split.official out"
+    message = (
+        "split test is empty: 36 images in all, split by patient; .* or remove split.official from the recipe"
+    )
     with pytest.raises(UserError, match=message):
         write_shards(PUBLISHED, mimic, tmp_path / "shards", workers=0, allow_left_out=1)
 
@@ -253,11 +253,9 @@ def test_a_folder_that_is_not_mimic_cxr_jpg_is_refused(mimic):
         read_source(PUBLISHED, mimic)
     odd = ["abc-1", "10000032", "../../other"]
     write_table(mimic, "metadata", METADATA, [odd + [""] * (len(METADATA) - 3)])
-    with pytest.raises(
-        UserError, match=r"row 1 of the metadata has another study_id than MIMIC-CXR-JPG's"
-    ) as told:
+    with pytest.raises(UserError, match=r"row 1 of the metadata has an invalid study_id: expected") as told:
         read_source(PUBLISHED, mimic)
-    assert "other" not in str(told.value).replace("another", "")
+    assert "other" not in str(told.value)
     (mimic / "mimic-cxr-2.0.0-metadata.csv.gz").unlink()
     with pytest.raises(
         UserError, match=r"no mimic-cxr-2\.0\.0-metadata\.csv\.gz in .*: --source is the folder"
@@ -272,7 +270,7 @@ def test_a_folder_that_is_not_mimic_cxr_jpg_is_refused(mimic):
         ({"labels": Labels(classes={"A": ("a",), "B": ("b",)})}, "needs labels.task: multilabel"),
         (
             {"labels": Labels(task="multilabel", separator="|")},
-            "leave out labels.drop, min_count and separator",
+            "remove labels.drop, min_count and separator",
         ),
         (
             {"labels": Labels(task="multilabel", classes={"A": ("a", "c"), "B": ("b",)})},

@@ -103,7 +103,7 @@ def test_no_film_at_all_is_one_clear_error(openi, tmp_path):
     recipe = dataclasses.replace(
         load_recipe(OPENI), labels=dataclasses.replace(load_recipe(OPENI).labels, min_count=1)
     )
-    with pytest.raises(UserError, match="no image matched: none of 4 images is there"):
+    with pytest.raises(UserError, match="no image found: none of 4 images exists"):
         write_shards(recipe, openi, tmp_path / "shards", workers=0)
 
 

@@ -19,7 +19,7 @@ from cxr_dist.errors import UserError
 from cxr_dist.format.manifest import open_index
 from cxr_dist.shard.columns import PartOf, YearsBetween
 from cxr_dist.shard.readers import read_source
-from cxr_dist.shard.readers.source_paths import film_path
+from cxr_dist.shard.readers.source_paths import image_path
 from cxr_dist.shard.recipe import Columns, ImageFormat, InvertedRows, Labels, Split
 from cxr_dist.shard.verify import verify
 from cxr_dist.shard.write import write_shards
@@ -164,7 +164,7 @@ def test_a_table_cut_off_or_of_another_kind_is_named(source, out):
 def test_no_image_at_all_is_told_from_some(source, out):
     for path in (source / "images").iterdir():
         path.rename(path.with_suffix(".jpeg"))
-    with pytest.raises(UserError, match="no image matched: none of 80 images is there; check --source"):
+    with pytest.raises(UserError, match="no image found: none of 80 images exists; check --source"):
         write_shards(table_recipe(), source, out, workers=0)
 
 
@@ -201,12 +201,12 @@ def test_films_inside_may_be_written_in_any_way_and_links_are_the_user_s(source,
 
 @given(st.text("./ab", max_size=12))
 def test_no_name_leads_out_of_the_images(name):
-    found = film_path(Path("/data/images"), name)
+    path = image_path(Path("/data/images"), name)
     leads_out = not f"{os.path.abspath(f'/data/images/{name}' if name[:1] != '/' else name)}/".startswith(
         "/data/images/"
     )
-    assert (found is None) == leads_out
-    assert found is None or ".." not in found.parts
+    assert (path is None) == leads_out
+    assert path is None or ".." not in path.parts
 
 
 def test_a_missing_source_is_named(tmp_path, out):

@@ -1,15 +1,14 @@
-"""MIMIC-CXR-JPG 2.x as it is published: files/p10/p10000032/s50414267/DICOM_ID.jpg and its .csv.gz in, records out.
+"""Read MIMIC-CXR-JPG 2.x as published: files/p10/p10000032/s50414267/DICOM_ID.jpg and the .csv.gz tables.
 
-A record per row of the metadata. Labels and report belong to the study, and all its films share them. The reports
-come from MIMIC-CXR, sex and age from MIMIC-IV's patients.csv.gz; both may be left out.
+Each row of the metadata becomes a record. The images of a study share its labels and its report. Reports (from
+MIMIC-CXR) and sex and age (from MIMIC-IV's patients.csv.gz) are optional.
 """
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -17,21 +16,16 @@ from cxr_dist.errors import UserError, require
 from cxr_dist.format.image import ImageFile
 from cxr_dist.shard.person import Sex, age_between, sex_of
 from cxr_dist.shard.projection import projection
-from cxr_dist.shard.readers.mimic_reports import read_sections
+from cxr_dist.shard.readers.mimic_reports import StudyIds, read_sections
 from cxr_dist.shard.readers.recipe_checks import check_no_columns
 from cxr_dist.shard.readers.report_sections import MIMIC_SECTIONS
 from cxr_dist.shard.readers.source_paths import inside, source_folder
 from cxr_dist.shard.recipe import Recipe
 from cxr_dist.shard.record import Record, Source
 
-_FILM = (
-    "dicom_id",
-    "subject_id",
-    "study_id",
-    "StudyDate",
-    "ViewPosition",
-    "PerformedProcedureStepDescription",
-)
+_METADATA = (
+    "dicom_id", "subject_id", "study_id", "StudyDate", "ViewPosition", "PerformedProcedureStepDescription",
+)  # fmt: skip
 _IDS = {"dicom_id": "[0-9a-f-]+", "subject_id": r"\d+", "study_id": r"\d+"}
 _SPLITS = {"train": "train", "validate": "val", "test": "test"}
 _UNKNOWN_PERSON: tuple[Sex, str] = ("", "")
@@ -39,11 +33,11 @@ _UNKNOWN_PERSON: tuple[Sex, str] = ("", "")
 
 @dataclass(frozen=True, kw_only=True)
 class _Tables:
-    """What stands in other files than the metadata."""
+    """The contents of the files beside the metadata."""
 
     label_columns: tuple[str, ...]
     labels: Mapping[str, tuple[str, ...]]
-    """study_id -> a value per label column."""
+    """study_id -> one value per label column."""
     splits: Mapping[str, str]
     """dicom_id -> train, val or test."""
     reports: Mapping[tuple[str, str], Mapping[str, str]]
@@ -53,7 +47,7 @@ class _Tables:
 
 
 def check(recipe: Recipe) -> None:
-    """Raise UserError for a recipe without the table of labels, or with labels that are not columns of it."""
+    """Raise UserError for a recipe without a table of labels, or with labels that are not columns of it."""
     check_no_columns(recipe)
     labels = recipe.labels
     require(
@@ -63,24 +57,24 @@ def check(recipe: Recipe) -> None:
     require(labels.task == "multilabel", "recipe: reader mimic_cxr_jpg needs labels.task: multilabel")
     require(
         not (labels.drop or labels.separator or labels.min_count > 1),
-        "recipe: reader mimic_cxr_jpg has a column per class: leave out labels.drop, min_count and separator",
+        "recipe: reader mimic_cxr_jpg has a column per class: remove labels.drop, min_count and separator",
     )
     several = [name for name, columns in labels.classes.items() if len(columns) != 1 or columns[0] == "*"]
     require(not several, f"recipe: labels.classes.{''.join(several[:1])} must name one column of the labels")
 
 
 def read(recipe: Recipe, folder: Path | None) -> Source:
-    """All films of the metadata; raises UserError for a file that is missing, not a table or lacks a column."""
+    """All images of the metadata; raises UserError for a file that is missing, not a table or lacks a column."""
     root = source_folder(folder, "mimic_cxr_jpg")
-    films = _read_table(_published(root, "metadata"), _FILM)
-    if films["dicom_id"].duplicated().any():
+    metadata = _read_table(_published(root, "metadata"), _METADATA)
+    if metadata["dicom_id"].duplicated().any():
         raise UserError(
-            "the metadata name a dicom_id twice: expected the published file, with a row per film"
+            "the metadata have a dicom_id twice: expected the published file with a row per image"
         )
-    _check_ids(films)
+    _check_ids(metadata)
     images = inside(root, recipe.images, "images")
-    tables = _tables(recipe, root, studies=zip(films["subject_id"], films["study_id"], strict=True))
-    rows = zip(*(films[column] for column in _FILM), strict=True)
+    tables = _tables(recipe, root, studies=zip(metadata["subject_id"], metadata["study_id"], strict=True))
+    rows = zip(*(metadata[column] for column in _METADATA), strict=True)
     return Source(
         records=[_record(row, tables, images, inverted=bool(recipe.image.monochrome1)) for row in rows],
         text_sections=() if recipe.reports is None else MIMIC_SECTIONS,
@@ -88,18 +82,18 @@ def read(recipe: Recipe, folder: Path | None) -> Source:
     )
 
 
-def _check_ids(films: Any) -> None:
-    """They become paths, of films and reports: an id of another form could lead out of the source."""
+def _check_ids(metadata: pd.DataFrame) -> None:
+    """Raise UserError for an id of another form: ids become parts of paths, which must not lead out of the source."""
     for column, pattern in _IDS.items():
-        odd = (~films[column].str.fullmatch(pattern)).to_numpy().nonzero()[0]
-        if len(odd):
+        invalid = (~metadata[column].str.fullmatch(pattern)).to_numpy().nonzero()[0]
+        if len(invalid):
             raise UserError(
-                f"row {odd[0] + 1} of the metadata has another {column} than MIMIC-CXR-JPG's: expected the published "
-                f"file ({pattern})"
+                f"row {invalid[0] + 1} of the metadata has an invalid {column}: expected the published file of "
+                f"MIMIC-CXR-JPG ({pattern})"
             )
 
 
-def _tables(recipe: Recipe, root: Path, studies: Any) -> _Tables:
+def _tables(recipe: Recipe, root: Path, studies: Iterable[StudyIds]) -> _Tables:
     assert recipe.table is not None
     columns, labels = _labels(recipe, inside(root, recipe.table, "table"))
     return _Tables(
@@ -136,7 +130,7 @@ def _record(row: Sequence[str], tables: _Tables, images: Path, inverted: bool) -
 
 @cache
 def _fields(view: str, procedure: str, split: str) -> Mapping[str, str]:
-    """One mapping for all films that are alike: there are a few hundred kinds, and 377,110 films."""
+    """Cached, so that all images with the same values share one mapping."""
     return {
         "projection": projection(view),
         "ViewPosition": view,
@@ -146,12 +140,12 @@ def _fields(view: str, procedure: str, split: str) -> Mapping[str, str]:
 
 
 def _labels(recipe: Recipe, path: Path) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
-    """The label columns, and each study's values in them."""
+    """The label columns, and the values of each study."""
     chosen = tuple(column for (column,) in recipe.labels.classes.values())
     table = _read_table(path, ("study_id", *chosen) if chosen else None)
     columns = chosen or tuple(name for name in table.columns if name not in ("subject_id", "study_id"))
     if table["study_id"].duplicated().any():
-        raise UserError(f"{path.name} names a study_id twice: expected a row per study")
+        raise UserError(f"{path.name} has a study_id twice: expected a row per study")
     values = zip(*(table[column] for column in columns), strict=True)
     return columns, dict(zip(table["study_id"], values, strict=True))
 
@@ -165,7 +159,7 @@ def _official_split(path: Path) -> dict[str, str]:
 
 
 def _persons(path: Path) -> dict[str, tuple[Sex, str]]:
-    """Sex, and year of birth: MIMIC-IV has the age in one anchor year, above 89 always as 91."""
+    """subject_id -> sex and year of birth. MIMIC-IV states the age in an anchor year, and any age above 89 as 91."""
     table = _read_table(path, ("subject_id", "gender", "anchor_age", "anchor_year"))
     years = pd.to_numeric(table["anchor_year"], "coerce") - pd.to_numeric(table["anchor_age"], "coerce")
     births = ("" if year != year else str(int(year)) for year in years)  # NaN is not equal to itself
@@ -173,28 +167,21 @@ def _persons(path: Path) -> dict[str, tuple[Sex, str]]:
 
 
 def _published(root: Path, kind: str) -> Path:
-    """mimic-cxr-VERSION-KIND.csv.gz, unpacked or not."""
+    """The newest mimic-cxr-VERSION-KIND.csv.gz, which may be unpacked."""
     found = sorted(root.glob(f"mimic-cxr-*-{kind}.csv*"))
-    if not found:
-        raise UserError(
-            f"no mimic-cxr-2.0.0-{kind}.csv.gz in {root}: --source is the folder of MIMIC-CXR-JPG"
-        )
+    require(
+        bool(found), f"no mimic-cxr-2.0.0-{kind}.csv.gz in {root}: --source is the folder of MIMIC-CXR-JPG"
+    )
     return found[-1]
 
 
-def _read_table(path: Path, columns: Sequence[str] | None) -> Any:
-    """A table of texts with at least these columns and no others; all columns for None, study_id among them."""
+def _read_table(path: Path, columns: Sequence[str] | None) -> pd.DataFrame:
+    """Exactly these columns of a table, as text; for None all columns, which must include study_id."""
+    usecols = None if columns is None else lambda name: name in columns
     try:
-        table = pd.read_csv(
-            path,
-            dtype=str,
-            keep_default_na=False,
-            usecols=None if columns is None else lambda name: name in columns,
-        )
-    except (ValueError, OSError, EOFError, zlib.error):  # their messages may quote a cell
-        raise UserError(
-            f"{path.name} cannot be read as .csv or .csv.gz: unpack or download it again"
-        ) from None
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, usecols=usecols)
+    except (ValueError, OSError, EOFError, zlib.error):  # their messages can quote a cell
+        raise UserError(f"{path.name} cannot be read as .csv or .csv.gz: download it again") from None
     missing = [name for name in columns or ("study_id",) if name not in table.columns]
     if missing:
         raise UserError(f"{path.name} has no column {missing[0]!r}: expected MIMIC-CXR-JPG's published file")

@@ -1,4 +1,4 @@
-"""MIMIC-CXR's report texts by patient and study, from the published zip or from the folder that it unpacks to."""
+"""Read MIMIC-CXR's reports by patient and study, from the published zip file or its unpacked folder."""
 
 import zipfile
 from collections.abc import Callable, Iterable
@@ -8,13 +8,13 @@ from cxr_dist.errors import UserError
 from cxr_dist.shard.readers.report_sections import MIMIC_SECTIONS, cut_sections
 
 StudyIds = tuple[str, str]
-"""(subject_id, study_id), digits alone."""
+"""(subject_id, study_id), each of digits only."""
 
 
 def read_sections(path: Path, studies: Iterable[StudyIds]) -> dict[StudyIds, dict[str, str]]:
-    """The sections of each study's report; all empty where it has none. Raises UserError where no study has one.
+    """The sections of each study's report, all empty for a study without one; raises UserError if no study has one.
 
-    `path` is mimic-cxr-reports.zip, or a folder with p10/p10000032/s50414267.txt in it or in its `files`.
+    `path` is mimic-cxr-reports.zip, or a folder that contains p10/p10000032/s50414267.txt, directly or in `files`.
     """
     wanted = dict.fromkeys(studies)
     if path.is_dir():
@@ -24,7 +24,7 @@ def read_sections(path: Path, studies: Iterable[StudyIds]) -> dict[StudyIds, dic
     if wanted and not texts:
         raise UserError(
             f"none of {len(wanted)} studies has a report in {path.name}: expected MIMIC-CXR's p10/p10000032/"
-            "s50414267.txt there; set the recipe's reports, or reports: null to go without"
+            "s50414267.txt there; set the recipe's reports, or reports: null for images without reports"
         )
     none = dict.fromkeys(MIMIC_SECTIONS, "")
     return {study: texts.get(study, none) for study in wanted}
@@ -54,7 +54,7 @@ def _from_zip(path: Path, studies: Iterable[StudyIds]) -> dict[StudyIds, dict[st
             return _cut(read, studies)
     except (zipfile.BadZipFile, OSError):
         raise UserError(
-            f"{path.name} cannot be read as a zip: download it again, or name the folder it unpacks to"
+            f"{path.name} cannot be read as a zip: download it again, or name the unpacked folder"
         ) from None
 
 

@@ -1,7 +1,7 @@
-"""Open-i, the Indiana University collection: ecgen-radiology/*.xml and a folder of PNGs in, records out.
+"""Read Open-i, the Indiana University collection: ecgen-radiology/*.xml and a folder of PNG images.
 
-One record per `parentImage`. The label is the first `MeSH/major` term, capitalised; `Other` where there is none.
-Reports were de-identified without a patient id, so a report is the patient and the study.
+Each `parentImage` becomes a record. The label is the first `MeSH/major` term, capitalised, or `Other` if there is none.
+The reports have no patient id, so that each report is taken as a separate patient and study.
 """
 
 import os
@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 import pandas as pd
 
-from cxr_dist.errors import UserError, require
+from cxr_dist.errors import require
 from cxr_dist.format.image import ImageFile
 from cxr_dist.format.left_out import UNREADABLE_REPORT
 from cxr_dist.shard.readers.recipe_checks import (
@@ -29,7 +29,7 @@ OPENI_SECTIONS = ("indication", "comparison", "findings", "impression")
 
 
 def check(recipe: Recipe) -> None:
-    """Raise UserError for a recipe without reports, or with fields that Open-i has nothing for."""
+    """Raise UserError for a recipe without reports, or with fields that do not apply to Open-i."""
     check_views(recipe, "`table`, the .csv of views" if recipe.table is None else "")
     check_no_columns(recipe)
     check_no_official_split(recipe)
@@ -38,28 +38,25 @@ def check(recipe: Recipe) -> None:
 
 
 def read(recipe: Recipe, folder: Path | None) -> Source:
-    """All films that the reports name; raises UserError where the reports or the images are not there."""
+    """All images that the reports name; raises UserError if the reports or the folder of images are missing."""
     assert recipe.reports is not None
     root = source_folder(folder, "openi")
     reports = sorted(inside(root, recipe.reports, "reports").glob("*.xml"))
-    if not reports:
-        raise UserError(
-            f"no .xml in {recipe.reports}: expected Open-i's reports (NLMCXR_reports.tgz), unpacked"
-        )
-    images = inside(root, recipe.images, "images")
-    films = {entry.name: images / entry.name for entry in os.scandir(images)}
+    require(bool(reports), f"no .xml in {recipe.reports}: expected Open-i's NLMCXR_reports.tgz, unpacked")
+    folder = inside(root, recipe.images, "images")
+    images = {entry.name: folder / entry.name for entry in os.scandir(folder)}
     views = {} if recipe.table is None else _views(inside(root, recipe.table, "table"))
     records: list[Record] = []
     left_out: Counter[str] = Counter()
     for path in reports:
         try:
-            records += _records(path, films, views, inverted=bool(recipe.image.monochrome1))
+            records += _records(path, images, views, inverted=bool(recipe.image.monochrome1))
         except ElementTree.ParseError:
             left_out[UNREADABLE_REPORT] += 1
     return Source(records=records, text_sections=OPENI_SECTIONS, left_out=left_out)
 
 
-def _records(path: Path, films: dict[str, Path], views: dict[str, str], inverted: bool) -> Iterator[Record]:
+def _records(path: Path, images: dict[str, Path], views: dict[str, str], inverted: bool) -> Iterator[Record]:
     report = ElementTree.parse(path).getroot()
     terms = [term.text.strip() for term in report.findall("MeSH/major") if term.text and term.text.strip()]
     text = dict.fromkeys(OPENI_SECTIONS, "")
@@ -69,7 +66,7 @@ def _records(path: Path, films: dict[str, Path], views: dict[str, str], inverted
             text[section] = " ".join("".join(part.itertext()).split())
     for image in report.findall("parentImage"):
         name = image.get("id", "")
-        file = next((films[n] for n in _file_names(name) if n in films), None)
+        file = next((images[n] for n in _file_names(name) if n in images), None)
         view = next((views[n] for n in _file_names(name) if n in views), "")
         yield Record(
             source_id=name,
@@ -85,15 +82,15 @@ def _records(path: Path, films: dict[str, Path], views: dict[str, str], inverted
 
 
 def _file_names(image_id: str) -> tuple[str, str]:
-    """Open-i's own name of an image, and the one under which it is redistributed: without CXR<report>_."""
+    """Open-i's own name of an image file, and the name in redistributed copies: without CXR<report>_."""
     return f"{image_id}.png", f"{image_id.partition('_')[2]}.dcm.png"
 
 
 def _views(path: Path) -> dict[str, str]:
     """File name -> view, from a table with the columns filename and projection."""
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    if not {"filename", "projection"} <= set(table.columns):
-        raise UserError(
-            f"{path.name} has no columns filename and projection: the recipe's table gives the views"
-        )
+    require(
+        {"filename", "projection"} <= set(table.columns),
+        f"{path.name} has no columns filename and projection: the recipe's table must give the views",
+    )
     return dict(zip(table["filename"], table["projection"], strict=True))

@@ -1,6 +1,6 @@
-"""A table of one's own: .csv, .tsv (.gz too) or .parquet with a row per film in, records out.
+"""Read a table with one row per image: .csv, .tsv (both also .gz) or .parquet.
 
-The recipe says which column is what. All values are text; an empty cell is an unknown value.
+The recipe says which column holds what. All values are text; an empty cell is an unknown value.
 """
 
 import re
@@ -8,7 +8,6 @@ import zlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from pyarrow.parquet import read_schema
@@ -18,7 +17,7 @@ from cxr_dist.format.image import ImageFile
 from cxr_dist.shard.columns import Columns, PartOf, YearsBetween, names_in
 from cxr_dist.shard.person import age_between, age_of, sex_of
 from cxr_dist.shard.readers.recipe_checks import check_no_official_split, check_views
-from cxr_dist.shard.readers.source_paths import film_path, inside, source_folder
+from cxr_dist.shard.readers.source_paths import image_path, inside, source_folder
 from cxr_dist.shard.recipe import InvertedRows, Labels, Recipe
 from cxr_dist.shard.record import Record, Source
 
@@ -28,15 +27,14 @@ _QUOTED = re.compile(r"""'([^']*)'|"([^"]*)\"""")
 
 
 def check(recipe: Recipe) -> None:
-    """Raise UserError for a recipe without the table or a column that it needs."""
+    """Raise UserError for a recipe without a table, or without a column that it needs."""
     check_no_official_split(recipe)
     require(recipe.table is not None, "recipe: reader table needs `table`, the .csv, .tsv or .parquet file")
     require(recipe.columns is not None, "recipe: reader table needs `columns`, with image and label")
     assert recipe.columns is not None
     columns, by = recipe.columns, recipe.split.by
     require(
-        recipe.samples == "image" or columns.study is not None,
-        "recipe: samples: study needs columns.study",
+        recipe.samples == "image" or columns.study is not None, "recipe: samples: study needs columns.study"
     )
     check_views(recipe, "columns.view" if columns.view is None else "")
     _check_labels(recipe.labels, columns)
@@ -48,7 +46,7 @@ def _check_labels(labels: Labels, columns: Columns) -> None:
         require(labels.task == "multilabel", "recipe: columns.labels needs labels.task: multilabel")
         require(
             not (labels.classes or labels.drop or labels.separator or labels.min_count > 1),
-            "recipe: with columns.labels the columns are the classes: leave out labels.classes, drop, min_count "
+            "recipe: with columns.labels the columns are the classes: remove labels.classes, drop, min_count "
             "and separator",
         )
     elif labels.task == "multilabel":
@@ -59,33 +57,31 @@ def _check_labels(labels: Labels, columns: Columns) -> None:
 
 
 def read(recipe: Recipe, folder: Path | None) -> Source:
-    """Every row of the table; raises UserError for an unknown column or a table that cannot be read."""
-    assert recipe.table is not None
-    assert recipe.columns is not None
+    """A record for every row; raises UserError for an unknown column or a table that cannot be read."""
+    table, columns = recipe.table, recipe.columns
+    assert table is not None
+    assert columns is not None
     root = source_folder(folder, "table")
-    rows = _read_table(inside(root, recipe.table, "table"), _named_columns(recipe))
+    rows = _read_table(inside(root, table, "table"), _named_columns(recipe, columns))
     images = inside(root, recipe.images, "images")
-    _check_films_inside(rows, recipe, images)
+    _check_images_inside(rows, recipe, columns.image, images)
     seen: Counter[str] = Counter()
     records = []
     for row in rows:
-        name = row[recipe.columns.image]
+        name = row[columns.image]
         seen[name] += 1
-        records.append(_record(row, recipe, images, times_seen=seen[name]))
-    columns = recipe.columns
+        records.append(_record(row, recipe, columns, images, times_seen=seen[name]))
     if not any(record.sex for record in records):
-        _check_unwritten(rows, "sex", names_in(columns.sex), "F, M, female or male")
+        _check_empty(rows, "sex", names_in(columns.sex), "F, M, female or male")
     if all(record.age is None for record in records):
-        _check_unwritten(rows, "age", names_in(columns.age), "years, or DICOM's 052Y")
+        _check_empty(rows, "age", names_in(columns.age), "years, or DICOM's 052Y")
     return Source(records=records, text_sections=tuple(columns.text), label_columns=columns.labels)
 
 
-def _record(row: _Row, recipe: Recipe, images: Path, times_seen: int) -> Record:
-    columns = recipe.columns
-    assert columns is not None
+def _record(row: _Row, recipe: Recipe, columns: Columns, images: Path, times_seen: int) -> Record:
     name = row[columns.image]
-    path = film_path(images, name) if name else None
-    # Two rows may name one film: each is a sample of its own.
+    path = image_path(images, name) if name else None
+    # Several rows can name the same image; each needs a unique id.
     source_id = name if name and times_seen == 1 else f"{name}#{times_seen}"
     study = source_id if columns.study is None else _id(row, columns.study)
     return Record(
@@ -103,27 +99,29 @@ def _record(row: _Row, recipe: Recipe, images: Path, times_seen: int) -> Record:
     )
 
 
-def _check_films_inside(rows: Sequence[_Row], recipe: Recipe, images: Path) -> None:
-    """Of the rows that `where` keeps: another's table must not make files of this machine part of the shards."""
-    assert recipe.columns is not None
-    column, where = recipe.columns.image, recipe.where.items()
+def _check_images_inside(rows: Sequence[_Row], recipe: Recipe, column: str, images: Path) -> None:
+    """Raise UserError for a path outside of `images` in a row that `where` keeps.
+
+    A table from elsewhere must not copy other files of this machine into the shards.
+    """
+    where = recipe.where.items()
     outside = [
         number
         for number, row in enumerate(rows, start=1)
-        if film_path(images, row[column]) is None and all(row[name] in values for name, values in where)
+        if image_path(images, row[column]) is None and all(row[name] in values for name, values in where)
     ]
     if outside:
         raise UserError(
             f"column {column!r} leads out of the recipe's images ({recipe.images}) in {len(outside)} rows of "
-            f"{recipe.table}, the first is row {outside[0]}: set images to a folder that holds all films"
+            f"{recipe.table}, the first is row {outside[0]}: set images to a folder that contains all images"
         )
 
 
 def _id(row: _Row, setting: str | PartOf) -> str:
     if isinstance(setting, str):
         return row[setting]
-    found = re.search(setting.pattern, row[setting.column])
-    return found[0] if found else ""
+    match = re.search(setting.pattern, row[setting.column])
+    return match[0] if match else ""
 
 
 def _age(row: _Row, setting: str | YearsBetween | None) -> float | None:
@@ -132,13 +130,13 @@ def _age(row: _Row, setting: str | YearsBetween | None) -> float | None:
     return None if setting is None else age_of(row[setting])
 
 
-def _check_unwritten(rows: Sequence[_Row], name: str, columns: Sequence[str], expected: str) -> None:
-    """A column in a code that nobody here knows would otherwise be unknown throughout, and nobody told."""
-    written = sum(all(row[column] for column in columns) for row in rows) if columns else 0
-    if written:
+def _check_empty(rows: Sequence[_Row], name: str, columns: Sequence[str], expected: str) -> None:
+    """Raise UserError for any value: none could be parsed, and all would silently become unknown."""
+    values = sum(all(row[column] for column in columns) for row in rows) if columns else 0
+    if values:
         raise UserError(
-            f"recipe: columns.{name} names {' and '.join(map(repr, columns))}, and none of its {written} values is "
-            f"one of: {expected}; write them so, or leave the column out"
+            f"recipe: columns.{name} names {' and '.join(map(repr, columns))}, and none of its {values} values is "
+            f"one of: {expected}; convert the values, or remove the column from the recipe"
         )
 
 
@@ -160,10 +158,8 @@ def _inverted(row: _Row, recipe: Recipe) -> bool:
     return row[rule.column] == rule.value if isinstance(rule, InvertedRows) else rule
 
 
-def _named_columns(recipe: Recipe) -> list[tuple[str, str]]:
+def _named_columns(recipe: Recipe, columns: Columns) -> list[tuple[str, str]]:
     """(setting, column) for every column that the recipe names."""
-    columns = recipe.columns
-    assert columns is not None
     names = ("image", "patient", "study", "view", "sex", "age", "label")
     named = [(f"columns.{name}", column) for name in names for column in names_in(getattr(columns, name))]
     named += [("columns.labels", column) for column in columns.labels]
@@ -177,16 +173,17 @@ def _read_table(path: Path, named: Sequence[tuple[str, str]]) -> list[_Row]:
     names = list(map(str, _read_frame(path, None).columns))
     for setting, column in named:
         if column not in names:
-            valid = ", ".join(names[:60])
-            raise UserError(f"recipe: {setting} names the column {column!r}; {path.name} has: {valid}")
+            raise UserError(
+                f"recipe: {setting} names the column {column!r}; {path.name} has: {', '.join(names[:60])}"
+            )
     wanted = list(dict.fromkeys(column for _, column in named))
     frame = _read_frame(path, wanted)
     texts = {column: [_text(value) for value in frame[column].tolist()] for column in wanted}
     return [dict(zip(wanted, values, strict=True)) for values in zip(*texts.values(), strict=True)]
 
 
-def _read_frame(path: Path, wanted: list[str] | None) -> Any:
-    """The wanted columns as text; the first row's names alone for None."""
+def _read_frame(path: Path, wanted: list[str] | None) -> pd.DataFrame:
+    """The wanted columns as text; for None only the names of all columns."""
     kind = next((kind for kind in _KINDS if path.name.lower().endswith(kind)), None)
     if kind is None:
         raise UserError(
@@ -199,11 +196,11 @@ def _read_frame(path: Path, wanted: list[str] | None) -> Any:
         separator = "\t" if kind.startswith(".tsv") else ","
         rows = 0 if wanted is None else None
         return pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, usecols=wanted, nrows=rows)
-    except (ValueError, OSError, EOFError, zlib.error):  # their messages may quote a cell, and so a report
+    except (ValueError, OSError, EOFError, zlib.error):  # their messages can quote a cell, and so a report
         raise UserError(
-            f"{path.name} cannot be read as {kind[1:]} (in UTF-8, with a first row of names)"
+            f"{path.name} cannot be read as {kind[1:]} (in UTF-8, with column names in the first row)"
         ) from None
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     return "" if value is None or value != value else str(value).strip()  # NaN is not equal to itself
