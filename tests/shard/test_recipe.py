@@ -65,7 +65,7 @@ def test_one_value_stands_for_a_list_and_numbers_for_their_text(tmp_path):
         (TABLE.replace("{classes", "{task: multilabel, classes"), "needs labels.separator"),
         ("reader: openi\ncolumns: {image: a, label: b}", "reader openi has no columns"),
         ("reader: openi\nreports: null", "reader openi needs `reports`, a folder"),
-        ("reader: openi\nsplit: {official: true}", "reader openi knows no official split; that belongs to"),
+        ("reader: openi\nsplit: {official: true}", "reader openi has no official split; only reader mimic"),
         ("reader: demo\nimage: {monochrome1: {column: a, value: b}}", "reader demo takes image.monochrome1 true"),
     ],
 )  # fmt: skip

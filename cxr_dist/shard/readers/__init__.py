@@ -1,4 +1,4 @@
-"""Readers: one module per layout on disk. A recipe names one of READERS, or one of the user's own (own_reader.py)."""
+"""Readers: one module per layout on disk. A recipe names one of READERS or the user's own reader (own_reader.py)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,20 +13,19 @@ from cxr_dist.shard.record import Source
 
 @dataclass(frozen=True, kw_only=True)
 class Reader:
-    """One layout of a source."""
+    """How to read one layout."""
 
     read: OwnReader
-    """The recipe, and the folder of --source or None, to all records; raises UserError for another layout."""
     check: Callable[[Recipe], None]
-    """Raises UserError for a recipe that lacks what this reader needs, or sets what it does not know."""
+    """Raises UserError for a recipe that lacks a field which the reader needs, or sets one that it does not support."""
     labels_from: str
     """Where the labels come from."""
     labels_in_reports: str = ""
-    """How the labels were made, where that was from the very reports; else empty."""
+    """How the labels were derived from the reports; empty if they were not."""
 
 
 READERS = {
-    "demo": Reader(read=demo.read, check=demo.check, labels_from="the program that drew the films"),
+    "demo": Reader(read=demo.read, check=demo.check, labels_from="the program that drew the images"),
     "mimic_cxr_jpg": Reader(
         read=mimic_cxr_jpg.read,
         check=mimic_cxr_jpg.check,
@@ -42,20 +41,20 @@ READERS = {
     "table": Reader(
         read=table.read,
         check=table.check,
-        labels_from="a column of the source table; how that was made, the table does not say",
+        labels_from="a column of the source table, which does not say how it was made",
     ),
 }
 
 
 def check_recipe(recipe: Recipe) -> None:
-    """Raise UserError for a reader that is not there, and for a recipe that does not fit it."""
+    """Raise UserError for an unknown reader, and for a recipe that does not fit its reader."""
     reader = look_up("reader", recipe.reader, READERS)
     if isinstance(reader, Reader):
         reader.check(recipe)
 
 
 def read_source(recipe: Recipe, folder: Path | None) -> Source:
-    """Check the recipe, and read what its reader finds in `folder`; raises UserError where that is not its layout."""
+    """Check the recipe and read the source in `folder`; raises UserError for a folder with another layout."""
     check_recipe(recipe)
     if recipe.reader in READERS:
         return READERS[recipe.reader].read(recipe, folder)

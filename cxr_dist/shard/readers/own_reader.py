@@ -1,4 +1,4 @@
-"""A reader of the user's own: called, and everything that it gives checked record by record.
+"""Call a reader of the user's own, and check every record that it returns.
 
     # reader.py
     def read(recipe: Recipe, folder: Path | None) -> Source: ...
@@ -6,7 +6,7 @@
     # recipe.yaml
     reader: reader.py:read
 
-examples/own_reader has a whole one. What a folder of shards records of it is its name and the sha256 of its file.
+examples/own_reader has a complete reader. A shard folder records the reader's name and the sha256 of its file.
 """
 
 import dataclasses
@@ -33,20 +33,20 @@ NOT_STATED = "not stated by the reader"
 
 
 class OwnReader(Protocol):
-    """What `reader` in a recipe names: a function, or an object that can be called like one."""
+    """What `reader` in a recipe names: a function or another callable."""
 
     def __call__(self, recipe: Recipe, folder: Path | None, /) -> Source:
-        """All records of the source; `folder` is --source, None where none was given.
+        """Return all records of the source; `folder` is --source, or None if it was not given.
 
-        The records depend on the recipe and the folder alone, not on the clock: each task of a job array reads them
-        again. A film is a `format.image.ImageFile`, or anything with the methods of `shard.record.Pixels` that can be
-        pickled. A UserError is shown as it is; its message must not hold report text, ids or file names.
+        The records must depend only on the recipe and the folder, because each task of a job array reads them again.
+        An image is a `format.image.ImageFile`, or any object with the methods of `shard.record.Pixels` that can be
+        pickled. A UserError is shown unchanged; its message must not contain report text, ids or file names.
         """
         ...
 
 
 def read_own(recipe: Recipe, folder: Path | None) -> Source:
-    """What the recipe's own reader gives; raises UserError where it raises, or breaks the protocol."""
+    """Call the user's own reader; raises UserError if it raises an exception or violates the protocol."""
     name = recipe.reader
     reader: OwnReader = look_up("reader", name, {})
     with guarded("reader", name):
@@ -58,7 +58,7 @@ def read_own(recipe: Recipe, folder: Path | None) -> Source:
 
 
 class _Reader(str):
-    """A reader's name. Where it is unpickled, the reader's module is loaded: its classes can be unpickled after it."""
+    """The name of a reader. Unpickling it loads the reader's module, so that its classes can be unpickled next."""
 
     def __reduce__(self) -> tuple[Callable[[str], "_Reader"], tuple[str]]:
         return _with_module, (str(self),)
@@ -71,27 +71,27 @@ def _with_module(name: str) -> _Reader:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OwnPixels:
-    """A film of the user's own class, in whatever process it is read: what breaks the protocol is a UserError."""
+    """An image of the user's own class. Raises UserError, in any process, if it violates the protocol."""
 
-    reader: _Reader  # is pickled first
+    reader: _Reader  # must be pickled before `pixels`
     pixels: Pixels
 
     def exists(self) -> bool:
-        """Whether there is anything to read."""
+        """Whether the image exists."""
         with guarded("reader", self.reader):
             return bool(self.pixels.exists())
 
     def read(self, short_side: int) -> NDArray[np.uint8]:
         """Grey [H, W]; raises ImageProblem."""
         with guarded("reader", self.reader, ImageProblem):
-            film = self.pixels.read(short_side)
-        good = isinstance(film, np.ndarray) and film.dtype == np.uint8 and film.ndim == 2
+            image = self.pixels.read(short_side)
+        is_grey = isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 2
         require(
-            good and film.size > 0 and max(film.shape) <= SIDE_LIMIT,
-            f"reader {str(self.reader)!r}: a film's read() must give grey pixels, a NumPy array [H, W] of uint8 with "
-            f"at most {SIDE_LIMIT} pixels a side",
+            is_grey and image.size > 0 and max(image.shape) <= SIDE_LIMIT,
+            f"reader {str(self.reader)!r}: read() of an image must return grey pixels, a NumPy array [H, W] of uint8 "
+            f"with at most {SIDE_LIMIT} pixels per side",
         )
-        return film
+        return image
 
 
 def _safe(name: str, pixels: Pixels | None) -> Pixels | None:
@@ -100,16 +100,16 @@ def _safe(name: str, pixels: Pixels | None) -> Pixels | None:
     return OwnPixels(reader=_Reader(name), pixels=pixels)
 
 
-def _text(value: Any) -> bool:
-    """Whether it is text that can be written: bytes that were not UTF-8 may have become surrogates."""
+def _text(value: object) -> bool:
+    """Whether the value is text that can be written as UTF-8, which surrogates of undecodable bytes cannot."""
     return isinstance(value, str) and (value.isascii() or not re.search("[\ud800-\udfff]", value))
 
 
-def _texts(value: Any) -> bool:
+def _texts(value: object) -> bool:
     return isinstance(value, tuple) and all(map(_text, value))
 
 
-def _text_by_name(value: Any) -> bool:
+def _text_by_name(value: object) -> bool:
     return isinstance(value, Mapping) and all(_text(name) and _text(text) for name, text in value.items())
 
 
@@ -117,12 +117,10 @@ def _age(value: Any) -> bool:
     return value is None or (type(value) in (int, float) and 0 <= value <= OLDEST)
 
 
-def _film(value: Any) -> bool:
+def _pixels(value: object) -> bool:
     if isinstance(value, ImageFile):
         return isinstance(value.path, Path)
-    return value is None or (
-        callable(getattr(value, "exists", None)) and callable(getattr(value, "read", None))
-    )
+    return value is None or all(callable(getattr(value, name, None)) for name in ("exists", "read"))
 
 
 _RECORD: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -138,11 +136,11 @@ _RECORD: dict[str, tuple[Callable[[Any], bool], str]] = {
     "fields": (_text_by_name, "a dict of text by name"),
     "split": (lambda value: _text(value) and value in ("", *SPLITS), f"'' or one of {', '.join(SPLITS)}"),
     "pixels": (
-        _film,
+        _pixels,
         "None, an ImageFile with a pathlib.Path, or an object with exists() and read(short_side)",
     ),
 }
-"""Field of Record -> what is right there, and how an error says it."""
+"""Field of Record -> whether a value is valid, and what an error says was expected."""
 
 _SOURCE: dict[str, tuple[Callable[[Any], bool], str]] = {
     "records": (lambda value: isinstance(value, list), "a list of Record"),
@@ -167,7 +165,7 @@ _SOURCE: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def _check_source(who: str, source: Any, recipe: Recipe) -> None:
-    """Raise UserError for the first thing that is not as `Source` and `Record` have it; it quotes no content."""
+    """Raise UserError for the first field that violates `Source` or `Record`; the message quotes no content."""
     _check_fields(who, source, Source, _SOURCE)
     multilabel = recipe.labels.task == "multilabel"
     require(
@@ -180,37 +178,37 @@ def _check_source(who: str, source: Any, recipe: Recipe) -> None:
         given, columns = len(record.values), len(source.label_columns)
         require(
             given in (0, columns) if columns else multilabel or given == 1,
-            f"{who}: record {number}: values has {given} label values; expected {columns or 1}, an empty text for an "
-            "unknown one",
+            f"{who}: record {number}: values has {given} label values; expected {columns or 1}, with an empty text for "
+            "an unknown one",
         )
         require(
             set(record.text) <= set(source.text_sections),
-            f"{who}: record {number}: text has a section that the source's text_sections lack",
+            f"{who}: record {number}: text has a section that is not in the source's text_sections",
         )
         same = first.setdefault(record.source_id, number)
         require(same == number, f"{who}: records {same} and {number} have the same source_id")
 
 
 def _check_can_be_sent(who: str, source: Source) -> None:
-    """Of the first film: all are of one kind. Workers of `cxr-dist shard` read the films."""
-    film = next((record.pixels for record in source.records if record.pixels is not None), None)
+    """Pickle the first image, as is done to send images to the workers of `cxr-dist shard`."""
+    first = next((record.pixels for record in source.records if record.pixels is not None), None)
     try:
-        ForkingPickler.dumps(film)
+        ForkingPickler.dumps(first)
     except Exception as error:
         raise UserError(
-            f"{who}: pixels cannot be sent to another process ({type(error).__name__}): expected an object of a class "
-            "of the module, with paths and numbers in it, and no open file"
+            f"{who}: pixels cannot be sent to another process ({type(error).__name__}): expected an object whose class "
+            "is defined in the module and which holds paths and numbers, but no open file"
         ) from None
 
 
 def _check_fields(
     where: str, value: Any, kind: type, expected: Mapping[str, tuple[Callable[[Any], bool], str]]
 ) -> None:
-    if not isinstance(value, kind):
-        raise UserError(
-            f"{where} is of type {type(value).__name__}; expected {kind.__module__}.{kind.__name__}"
-        )
-    for name, (is_right, said) in expected.items():
-        found = getattr(value, name)
-        if not is_right(found):
-            raise UserError(f"{where}: {name} is of type {type(found).__name__}; expected {said}")
+    require(
+        isinstance(value, kind),
+        f"{where} is of type {type(value).__name__}; expected {kind.__module__}.{kind.__name__}",
+    )
+    for name, (is_valid, description) in expected.items():
+        content = getattr(value, name)
+        if not is_valid(content):
+            raise UserError(f"{where}: {name} is of type {type(content).__name__}; expected {description}")

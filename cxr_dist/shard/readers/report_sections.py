@@ -1,8 +1,8 @@
-"""A MIMIC-CXR report in, its sections out: the rules of the data set's own script, written anew.
+"""Divide a MIMIC-CXR report into sections, by the rules of txt/section_parser.py of github.com/MIT-LCP/mimic-cxr.
 
-The script is txt/section_parser.py of github.com/MIT-LCP/mimic-cxr. As there, a heading is in capitals at the start of
-a line, of several findings or impressions the last one counts, and where a report has neither, its last section is
-cut after the first paragraph. The 54 reports that the script cuts by hand for its labeller are cut by rule here.
+A heading is in capitals at the start of a line. Of several findings or impressions the last one counts. If a report has
+neither, its last section is divided after the first paragraph. The published script lists 54 reports as exceptions for
+its labeller; they are divided by the rules here.
 """
 
 import re
@@ -10,29 +10,17 @@ from difflib import get_close_matches
 from functools import lru_cache
 
 MIMIC_SECTIONS = (
-    "preamble",
-    "examination",
-    "indication",
-    "history",
-    "technique",
-    "comparison",
-    "findings",
-    "impression",
-    "recommendations",
-    "notification",
-    "addendum",
-    "wet_read",
-    "last_paragraph",
-    "other",
-)
-"""`preamble` stands before the first heading, `other` under headings that are not known, which it repeats."""
+    "preamble", "examination", "indication", "history", "technique", "comparison", "findings", "impression",
+    "recommendations", "notification", "addendum", "wet_read", "last_paragraph", "other",
+)  # fmt: skip
+"""`preamble` is the text before the first heading, `other` the text under unknown headings, headings included."""
 
 _HEADING = re.compile(r"(?=[^:]*[A-Z])([A-Z ()/,-]+):(?:\s|$)")
 _VIEW = (
     r"chest|portable|(one|two) views?|\b(pa|ap|frontal|lateral) (view|and|upright)|frontal semi-upright|\bribs\b|"
     r"bone window"
 )
-# In this order: FINDINGS AND IMPRESSION is an impression, COMPARISON FINDINGS are findings.
+# The first match counts: FINDINGS AND IMPRESSION is an impression, COMPARISON FINDINGS are findings.
 _SECTION_OF = (
     (re.compile(r"(reason for (the )?)exam(ination)?|(clinical )?indications?"), "indication"),
     (re.compile(r"(type of )?exam(ination)?s?"), "examination"),
@@ -47,13 +35,21 @@ _SECTION_OF = (
     (re.compile(r"recommendations?(\(s\))?"), "recommendations"),
     (re.compile(r"notifications?"), "notification"),
     (re.compile(r"wet ?read"), "wet_read"),
-    (re.compile(rf".*({_VIEW}).*"), "findings"),  # CHEST, TWO VIEWS: stands for what they show
+    (re.compile(rf".*({_VIEW}).*"), "findings"),  # CHEST, TWO VIEWS: often heads the findings
 )
-_SPELT = ("impression", "findings", "indication", "comparison", "technique", "examination", "history")
+_OFTEN_MISSPELT = (
+    "impression",
+    "findings",
+    "indication",
+    "comparison",
+    "technique",
+    "examination",
+    "history",
+)
 
 
 def cut_sections(report: str) -> dict[str, str]:
-    """All of MIMIC_SECTIONS by name, white space made single; empty where the report has no such section."""
+    """Section -> text with single spaces, for all of MIMIC_SECTIONS; empty if the report has no such section."""
     parts = _parts(report)
     if not any(section in ("findings", "impression") for section, _ in parts):
         section, lines = parts.pop()
@@ -69,11 +65,11 @@ def cut_sections(report: str) -> dict[str, str]:
 
 
 def _parts(report: str) -> list[tuple[str, list[str]]]:
-    """(section, lines) in their order; findings and impressions without a word are titles, and left out."""
+    """(section, lines) in order, without empty findings and impressions, whose headings are only titles."""
     parts: list[tuple[str, list[str]]] = [("preamble", [])]
     alone = False
     for line in map(str.lstrip, report.splitlines()):
-        # The line below a heading whose colon ends its line is its text, even where it looks like a heading.
+        # The line below a heading that ends with its colon is text, even if it looks like a heading.
         heading = None if alone or ":" not in line else _HEADING.match(line)
         alone = heading is not None and heading[0].endswith(":")
         if heading is None:
@@ -93,9 +89,9 @@ def _parts(report: str) -> list[tuple[str, list[str]]]:
 
 @lru_cache(maxsize=4096)
 def _section(heading: str) -> str:
-    """The section of a heading in small letters; a slip such as IMPRESSOIN is read as what it is close to."""
-    spelt = get_close_matches(heading, _SPELT, n=1, cutoff=0.85)
-    for name in (heading, *spelt):
+    """The section of a lower-case heading; a misspelt one such as IMPRESSOIN is read as the closest known heading."""
+    closest = get_close_matches(heading, _OFTEN_MISSPELT, n=1, cutoff=0.85)
+    for name in (heading, *closest):
         for pattern, section in _SECTION_OF:
             if pattern.fullmatch(name):
                 return section
@@ -103,6 +99,6 @@ def _section(heading: str) -> str:
 
 
 def _first_paragraph(lines: list[str]) -> tuple[list[str], list[str]]:
-    """The lines up to the first empty one that is not the very first, and those after it."""
+    """The lines before the first empty line, a leading empty line excepted, and the lines from there on."""
     end = next((i for i, line in enumerate(lines) if i and not line.strip()), len(lines))
     return lines[:end], lines[end:]
