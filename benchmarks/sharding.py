@@ -42,7 +42,7 @@ shard: {{samples: 256}}
 
 def make_source(folder: Path, films: int, side: int) -> list[Path]:
     """`films` PNGs of side × side pixels with a film's noise, a table with reports, and a recipe."""
-    from cxr_dist.shard.phantom.film import PhantomFilm
+    from cxr_dist.shard.phantom.phantom_image import PhantomImage
     from cxr_dist.shard.phantom.study import draw_study
 
     images = folder / "images"
@@ -53,7 +53,7 @@ def make_source(folder: Path, films: int, side: int) -> list[Path]:
             path.hardlink_to(paths[number % DIFFERENT])
             continue
         view = draw_study(0, number).views[0]
-        drawn = PhantomFilm(seed=0, study=number, view=view, side=512).read(512)
+        drawn = PhantomImage(seed=0, study=number, view=view, side=512).read(512)
         film = cv2.resize(drawn, (side, side), interpolation=cv2.INTER_CUBIC).astype(np.float32)
         film += np.random.default_rng(number).normal(0, 3, film.shape).astype(np.float32)
         cv2.imwrite(str(path), film.clip(0, 255).astype(np.uint8))

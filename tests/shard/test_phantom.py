@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from cxr_dist.errors import UserError
 from cxr_dist.format.manifest import open_index
 from cxr_dist.shard.phantom.canvas import Canvas, Pose
-from cxr_dist.shard.phantom.film import PhantomFilm
 from cxr_dist.shard.phantom.frontal import draw_frontal
 from cxr_dist.shard.phantom.lateral import draw_lateral
+from cxr_dist.shard.phantom.phantom_image import PhantomImage
 from cxr_dist.shard.phantom.study import FINDINGS, draw_study
 from cxr_dist.shard.phantom.wording import PHANTOM_SECTIONS, write_report
 from cxr_dist.shard.readers import read_source
@@ -31,7 +31,7 @@ numbers = st.integers(0, 5000)
 @given(numbers, st.integers(0, 3))
 @settings(max_examples=20, deadline=None)
 def test_a_film_is_a_function_of_seed_and_study(number, seed):
-    film = PhantomFilm(seed=seed, study=number, view="PA", side=64)
+    film = PhantomImage(seed=seed, study=number, view="PA", side=64)
     pixels = film.read(64)
     assert (pixels.shape, pixels.dtype) == ((64, 64), np.uint8)
     assert np.array_equal(pixels, film.read(64))

@@ -1,7 +1,7 @@
-"""Drawing for phantoms: smooth outlines in unit coordinates in, soft masks and tone-mapped films out.
+"""Drawing primitives of the phantom: from smooth outlines in unit coordinates to masks with soft edges, and to images.
 
-A film is built as a map of density, to which every structure adds: what lies behind the heart is seen through it,
-as on a radiograph. Coordinates are (x, y) in 0..1 from the upper left corner; widths are shares of the side.
+Every structure adds to a map of density, so that structures behind the heart stay visible, as on a radiograph.
+Coordinates are (x, y) in 0..1 from the upper left corner; widths are fractions of the side.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ Points = NDArray[np.float64]
 Mask = NDArray[np.float32]
 
 _SUBPIXEL_BITS = 4
-_STEPS = np.linspace(0, 1, 8, endpoint=False)[:, None]  # between two control points
+_STEPS = np.linspace(0, 1, 8, endpoint=False)[:, None]  # curve parameters between two control points
 _CATMULL_ROM = (
     0.5
     * np.concatenate([_STEPS**0, _STEPS, _STEPS**2, _STEPS**3], axis=1)
@@ -25,14 +25,14 @@ _CATMULL_ROM = (
 
 @dataclass(frozen=True, kw_only=True)
 class Pose:
-    """How the patient stands before the detector."""
+    """The position of the patient in front of the detector."""
 
     degrees: float
     zoom: float
     shift: tuple[float, float]
 
     def apply(self, points: Points) -> Points:
-        """Rotate and zoom about the middle, then shift; points [n, 2]."""
+        """Rotate and zoom about the centre, then shift; points [n, 2]."""
         return np.asarray(points @ self._matrix + self._offset)
 
     @cached_property
@@ -47,19 +47,19 @@ class Pose:
 
 @dataclass(frozen=True, kw_only=True)
 class Canvas:
-    """A square of `side` pixels seen through a pose."""
+    """A square of `side` pixels, on which outlines are drawn in a given pose."""
 
     side: int
     pose: Pose
 
     def fill(self, outline: Points, soft: float) -> Mask:
-        """The inside of a closed outline, 0..1 [side, side], with an edge blurred over `soft`."""
+        """Mask of the inside of a closed outline, 0..1 [side, side], with an edge blurred over `soft`."""
         mask = np.zeros((self.side, self.side), np.uint8)
         cv2.fillPoly(mask, [self._pixels(outline)], 255, cv2.LINE_AA, _SUBPIXEL_BITS)
         return self._soft(mask, soft)
 
     def strokes(self, lines: list[Points], width: float, soft: float) -> Mask:
-        """Open lines of one width, 0..1 [side, side]; where they cross they do not add."""
+        """Mask of open lines of one width, 0..1 [side, side]; lines do not add up where they cross."""
         mask = np.zeros((self.side, self.side), np.uint8)
         thickness = max(1, round(width * self.side))
         pixels = np.split(self._pixels(np.concatenate(lines)), np.cumsum([len(line) for line in lines[:-1]]))
@@ -67,7 +67,7 @@ class Canvas:
         return self._soft(mask, soft)
 
     def blob(self, centre: tuple[float, float], radius: tuple[float, float], steepness: float = 2.0) -> Mask:
-        """A round shadow, 1 in its middle; a higher steepness has a sharper edge."""
+        """Mask of an elliptic shadow, 1 in its centre; a higher steepness gives a sharper edge."""
         posed = self.pose.apply(np.array([centre]))[0]
         axis = (np.arange(self.side, dtype=np.float32) + 0.5) / self.side
         x, y = (axis - posed[0]) / radius[0], (axis - posed[1]) / radius[1]
@@ -75,7 +75,7 @@ class Canvas:
         return np.asarray(np.exp(-(distance ** np.float32(steepness / 2))), np.float32)
 
     def clouds(self, rng: np.random.Generator, grain: float) -> Mask:
-        """Smooth noise of mean 0 and deviation 1 [side, side], with structures about `grain` wide."""
+        """Smooth noise [side, side] of mean 0 and standard deviation about 1, with structures about `grain` wide."""
         cells = max(2, round(1 / grain))
         coarse = rng.standard_normal((cells, cells)).astype(np.float32)
         return np.asarray(
@@ -83,7 +83,7 @@ class Canvas:
         )
 
     def _soft(self, mask: NDArray[np.uint8], soft: float) -> Mask:
-        if soft * self.side > 0.5:  # below half a pixel the anti-aliasing is soft enough
+        if soft * self.side > 0.5:  # below half a pixel, anti-aliasing suffices
             mask = np.asarray(cv2.GaussianBlur(mask, (0, 0), soft * self.side), np.uint8)
         return mask * np.float32(1 / 255)
 
@@ -92,7 +92,7 @@ class Canvas:
 
 
 def smooth(points: list[tuple[float, float]], closed: bool) -> Points:
-    """Catmull-Rom curve through control points, [n, 2] (Catmull and Rom 1974)."""
+    """Catmull-Rom spline through control points, [n, 2] (Catmull and Rom 1974)."""
     p = np.array(points)
     ends = (p[-1:], p[:2]) if closed else (p[:1], p[-1:])
     q = np.concatenate([ends[0], p, ends[1]])
@@ -102,10 +102,9 @@ def smooth(points: list[tuple[float, float]], closed: bool) -> Points:
 
 
 def expose(density: Mask, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """A density map [side, side] to a film, 0 black to 255 white: exposure, contrast, detector noise."""
-    film = 1 - np.exp(-density * rng.uniform(0.85, 1.2))
-    film = rng.uniform(0.0, 0.05) + film * rng.uniform(0.92, 1.08)
-    film = np.clip(film, 0, 1) ** rng.uniform(0.85, 1.25)
-    noise = rng.standard_normal(density.shape, np.float32)
-    film += noise * rng.uniform(0.008, 0.022)
-    return np.asarray(np.clip(np.round(film * 255), 0, 255), np.uint8)
+    """Turn a density map [side, side] into an image, 0 black to 255 white, with random contrast and detector noise."""
+    image = 1 - np.exp(-density * rng.uniform(0.85, 1.2))
+    image = rng.uniform(0.0, 0.05) + image * rng.uniform(0.92, 1.08)
+    image = np.clip(image, 0, 1) ** rng.uniform(0.85, 1.25)
+    image += rng.standard_normal(density.shape, np.float32) * rng.uniform(0.008, 0.022)
+    return np.asarray(np.clip(np.round(image * 255), 0, 255), np.uint8)

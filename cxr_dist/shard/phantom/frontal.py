@@ -1,7 +1,7 @@
-"""The frontal (PA) film of a phantom: a study in, a density map out.
+"""Draw the frontal (PA) image of a phantom as a density map.
 
-The patient's right is on the left of the film. Every structure is an outline through a few control points that
-depend on the patient's build.
+The patient's right is on the left of the image. Each structure is an outline through a few control points, which
+depend on the build of the patient.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ _HEIGHTS = {"upper": 0.27, "mid": 0.44, "lower": 0.60}
 
 
 def draw_frontal(study: Study, canvas: Canvas, rng: np.random.Generator) -> Mask:
-    """Density of a PA film, [side, side], 0 for air."""
+    """Density of a PA image, [side, side], 0 for air."""
     build = study.build
     lungs = {side: canvas.fill(_lung(build, side), 0.006) for side in ("right", "left")}
     both = np.maximum(lungs["right"], lungs["left"])
@@ -23,35 +23,26 @@ def draw_frontal(study: Study, canvas: Canvas, rng: np.random.Generator) -> Mask
     density += _vessels(build, canvas, rng) * both
     density += _bones(build, canvas, rng) * inside
     density += _mediastinum(build, canvas)
-    density += _heart(study, canvas, rng) * (0.35 + 0.65 * both)  # over the spine there is no air to displace
+    density += _heart(study, canvas, rng) * (
+        0.35 + 0.65 * both
+    )  # outside the lungs there is no air to displace
     density += _abdomen(build, canvas, rng) * (1 - both) * inside
     density += _finding(study, lungs, canvas, rng)
     return np.maximum(density, 0)
 
 
 def _sign(side: str) -> int:
-    return -1 if side == "right" else 1  # towards the film's left or right
+    return -1 if side == "right" else 1  # towards the left or right of the image
 
 
 def _lung(build: Build, side: str) -> Points:
     s, w, top = _sign(side), build.half_width, build.apex
     base = build.dome + (0.025 if side == "left" else 0.0)
     outline = [
-        (0.135, top),
-        (0.215, top + 0.045),
-        (0.275, top + 0.14),
-        (w * 0.93, 0.42),
-        (w, 0.60),
-        (w * 1.0, base + 0.055),
-        (w * 0.965, base + 0.085),
-        (w * 0.78, base + 0.012),
-        (w * 0.48, base - 0.032),
-        (0.095, base - 0.005),
-        (0.07, 0.52),
-        (0.065, 0.32),
-        (0.055, top + 0.07),
-        (0.085, top + 0.012),
-    ]
+        (0.135, top), (0.215, top + 0.045), (0.275, top + 0.14), (w * 0.93, 0.42), (w, 0.60),
+        (w * 1.0, base + 0.055), (w * 0.965, base + 0.085), (w * 0.78, base + 0.012), (w * 0.48, base - 0.032),
+        (0.095, base - 0.005), (0.07, 0.52), (0.065, 0.32), (0.055, top + 0.07), (0.085, top + 0.012),
+    ]  # fmt: skip
     return smooth([(0.5 + s * x, y) for x, y in outline], closed=True)
 
 
@@ -68,7 +59,7 @@ def _body(build: Build, canvas: Canvas, rng: np.random.Generator) -> Mask:
 
 
 def _vessels(build: Build, canvas: Canvas, rng: np.random.Generator) -> Mask:
-    """Branches that leave each hilum and thin out; and the hila themselves."""
+    """The hila, and vessels that branch from them and get thinner."""
     total = np.zeros((canvas.side, canvas.side), np.float32)
     for side in ("right", "left"):
         s, root = _sign(side), (0.5 + _sign(side) * 0.105, 0.44 if side == "right" else 0.425)
@@ -97,30 +88,16 @@ def _bones(build: Build, canvas: Canvas, rng: np.random.Generator) -> Mask:
         for rib in range(9):
             y = build.ribs - 0.035 + rib * 0.073
             out = min(w * 1.04, 0.20 + 0.055 * rib)
-            arc = [
-                (0.035, y + 0.02),
-                (0.10, y - 0.012),
-                (out * 0.62, y - 0.005),
-                (out * 0.9, y + 0.045),
-                (out, y + 0.105),
-            ]
+            arc = [(0.035, y + 0.02), (0.10, y - 0.012), (out * 0.62, y - 0.005)]
+            arc += [(out * 0.9, y + 0.045), (out, y + 0.105)]
             posterior.append(smooth([(0.5 + s * x, v) for x, v in arc], closed=False))
             if 1 <= rib <= 6:
-                front = [
-                    (out, y + 0.115),
-                    (out * 0.88, y + 0.185),
-                    (out * 0.65, y + 0.225),
-                    (out * 0.45, y + 0.235),
-                ]
+                front = [(out, y + 0.115), (out * 0.88, y + 0.185)]
+                front += [(out * 0.65, y + 0.225), (out * 0.45, y + 0.235)]
                 anterior.append(smooth([(0.5 + s * x, v) for x, v in front], closed=False))
         tilt = rng.uniform(-0.012, 0.012)
-        bone = [
-            (0.03, 0.185),
-            (0.11, 0.165 + tilt),
-            (0.21, 0.128 + tilt),
-            (0.31, 0.105 + tilt),
-            (0.39, 0.10 + tilt),
-        ]
+        bone = [(0.03, 0.185), (0.11, 0.165 + tilt), (0.21, 0.128 + tilt)]
+        bone += [(0.31, 0.105 + tilt), (0.39, 0.10 + tilt)]
         clavicles.append(smooth([(0.5 + s * x, v) for x, v in bone], closed=False))
         blade = [(0.33, 0.15), (0.315, 0.24), (0.325, 0.34), (0.36, 0.42), (0.40, 0.46)]
         scapulae.append(smooth([(0.5 + s * x, v) for x, v in blade], closed=False))
@@ -130,7 +107,7 @@ def _bones(build: Build, canvas: Canvas, rng: np.random.Generator) -> Mask:
 
 
 def _cortical(canvas: Canvas, lines: list[Points], width: float) -> Mask:
-    """Long bones: brighter at their edges than inside."""
+    """Long bones, which are denser at their edges than inside."""
     outer = canvas.strokes(lines, width, 0.003)
     return outer - 0.35 * canvas.strokes(lines, width * 0.5, 0.003)
 
@@ -152,7 +129,7 @@ def _mediastinum(build: Build, canvas: Canvas) -> Mask:
 
 
 def heart_ratio(study: Study) -> float:
-    """Heart width over chest width as drawn: a subtle cardiomegaly is no larger than a big healthy heart."""
+    """Heart width over chest width as drawn. A subtle cardiomegaly is no larger than a large healthy heart."""
     grown = study.build.heart_ratio + 0.03 + 0.15 * study.plainness
     return grown if study.finding == "cardiomegaly" else study.build.heart_ratio
 
@@ -161,18 +138,11 @@ def _heart(study: Study, canvas: Canvas, rng: np.random.Generator) -> Mask:
     width = heart_ratio(study) * 2 * study.build.half_width * rng.uniform(0.96, 1.04)
     right, left, base = 0.31 * width, 0.69 * width, study.build.dome
     points = [
-        (0.5 - 0.03, 0.37),
-        (0.5 + 0.07, 0.375),
-        (0.5 + 0.45 * left, 0.455),
-        (0.5 + 0.78 * left, 0.55),
-        (0.5 + left, base - 0.075),
-        (0.5 + 0.93 * left, base + 0.005),
-        (0.5 + 0.55 * left, base + 0.04),
-        (0.5 - 0.5 * right, base + 0.03),
-        (0.5 - 0.95 * right, base - 0.03),
-        (0.5 - right, base - 0.11),
+        (0.5 - 0.03, 0.37), (0.5 + 0.07, 0.375), (0.5 + 0.45 * left, 0.455), (0.5 + 0.78 * left, 0.55),
+        (0.5 + left, base - 0.075), (0.5 + 0.93 * left, base + 0.005), (0.5 + 0.55 * left, base + 0.04),
+        (0.5 - 0.5 * right, base + 0.03), (0.5 - 0.95 * right, base - 0.03), (0.5 - right, base - 0.11),
         (0.5 - 0.75 * right, 0.47),
-    ]
+    ]  # fmt: skip
     outline = smooth(points, closed=True)
     return 0.62 * canvas.fill(outline, 0.008) + 0.33 * canvas.fill(outline, 0.03)
 
@@ -203,17 +173,11 @@ def _finding(study: Study, lungs: dict[str, Mask], canvas: Canvas, rng: np.rando
 
 
 def _fluid(study: Study, canvas: Canvas) -> Mask:
-    """Fluid fills the angle between ribs and diaphragm; its upper border climbs along the chest wall."""
+    """Fluid in the angle between ribs and diaphragm, with an upper border that rises along the chest wall."""
     s, w = _sign(study.side), study.build.half_width
     base = study.build.dome + (0.025 if study.side == "left" else 0.0)
     level = base + 0.08 - 0.23 * study.plainness
-    outline = [
-        (w * 1.1, level - 0.10),
-        (w * 0.93, level - 0.035),
-        (w * 0.75, level + 0.01),
-        (w * 0.45, level + 0.03),
-    ]
-    outline += [(0.05, level + 0.035), (0.05, 0.95), (w * 1.1, 0.95)]
-    return (0.15 + 0.55 * study.plainness) * canvas.fill(
-        np.array([(0.5 + s * x, y) for x, y in outline]), 0.014
-    )
+    outline = [(w * 1.1, level - 0.10), (w * 0.93, level - 0.035), (w * 0.75, level + 0.01)]
+    outline += [(w * 0.45, level + 0.03), (0.05, level + 0.035), (0.05, 0.95), (w * 1.1, 0.95)]
+    fluid = canvas.fill(np.array([(0.5 + s * x, y) for x, y in outline]), 0.014)
+    return (0.15 + 0.55 * study.plainness) * fluid

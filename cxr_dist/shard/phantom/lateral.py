@@ -1,4 +1,4 @@
-"""The lateral film of a phantom: a study in, a density map out. The sternum is on the left, the spine right."""
+"""Draw the lateral image of a phantom as a density map, with the sternum on the left and the spine on the right."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ _HEIGHTS = {"upper": 0.30, "mid": 0.45, "lower": 0.60}
 
 
 def draw_lateral(study: Study, canvas: Canvas, rng: np.random.Generator) -> Mask:
-    """Density of a lateral film, [side, side], 0 for air."""
+    """Density of a lateral image, [side, side], 0 for air."""
     build = study.build
     lung = canvas.fill(_lung(build), 0.008)
     density = _body(build, canvas, rng)
@@ -31,28 +31,16 @@ def _lung(build: Build) -> Points:
         (0.22, base - 0.06),
         (0.25, base - 0.03),
     ]
-    outline += [
-        (0.36, base - 0.05),
-        (0.50, base - 0.01),
-        (0.64, base + 0.07),
-        (0.74, base + 0.15),
-        (0.775, base + 0.10),
-    ]
+    outline += [(0.36, base - 0.05), (0.50, base - 0.01), (0.64, base + 0.07), (0.74, base + 0.15)]
+    outline += [(0.775, base + 0.10)]
     outline += [(0.79, 0.55), (0.765, 0.36), (0.70, 0.22), (0.60, 0.145)]
     return smooth(outline, closed=True)
 
 
 def _body(build: Build, canvas: Canvas, rng: np.random.Generator) -> Mask:
     front = 0.17 - 0.04 * build.stoutness
-    outline = [
-        (0.38, -0.2),
-        (0.37, 0.06),
-        (0.28, 0.17),
-        (front, 0.36),
-        (front - 0.02, 0.6),
-        (front, 0.85),
-        (front, 1.2),
-    ]
+    outline = [(0.38, -0.2), (0.37, 0.06), (0.28, 0.17), (front, 0.36), (front - 0.02, 0.6), (front, 0.85)]
+    outline += [(front, 1.2)]
     outline += [(0.9, 1.2), (0.90, 0.8), (0.92, 0.5), (0.90, 0.28), (0.80, 0.12), (0.68, 0.04), (0.66, -0.2)]
     depth = np.linspace(1.0, 1.5, canvas.side, dtype=np.float32)[:, None]
     body = canvas.fill(smooth(outline, closed=True), 0.010)
@@ -60,14 +48,12 @@ def _body(build: Build, canvas: Canvas, rng: np.random.Generator) -> Mask:
 
 
 def _bones(canvas: Canvas) -> Mask:
-    heights = np.arange(0.05, 1.0, 0.068)
     bodies = [
         np.array([(0.735 + 0.045 * np.sin(np.pi * y), y), (0.80 + 0.045 * np.sin(np.pi * y), y)])
-        for y in heights
+        for y in np.arange(0.05, 1.0, 0.068)
     ]
-    density: Mask = 0.28 * canvas.strokes(bodies, 0.050, 0.007) + 0.2 * canvas.blob(
-        (0.78, 0.5), (0.06, 0.5), 4
-    )
+    column = canvas.blob((0.78, 0.5), (0.06, 0.5), 4)
+    density: Mask = 0.28 * canvas.strokes(bodies, 0.050, 0.007) + 0.2 * column
     ribs = []
     for y in np.arange(0.16, 0.75, 0.075):
         arc = [(0.80, y), (0.70, y + 0.035), (0.52, y + 0.12), (0.36, y + 0.20)]
@@ -92,10 +78,8 @@ def _finding(study: Study, lung: Mask, canvas: Canvas, rng: np.random.Generator)
     place = (rng.uniform(0.42, 0.66), _HEIGHTS[study.zone] + rng.normal(0, 0.03))
     if study.finding == "effusion":  # the posterior angle fills first
         level = study.build.dome + 0.10 - 0.20 * study.plainness
-        outline = np.array(
-            [(0.35, level + 0.06), (0.62, level + 0.02), (0.82, level - 0.06), (0.85, 1.0), (0.35, 1.0)]
-        )
-        return (0.15 + 0.55 * study.plainness) * canvas.fill(outline, 0.014) * lung
+        outline = [(0.35, level + 0.06), (0.62, level + 0.02), (0.82, level - 0.06), (0.85, 1.0), (0.35, 1.0)]
+        return (0.15 + 0.55 * study.plainness) * canvas.fill(np.array(outline), 0.014) * lung
     if study.finding == "opacity":
         patchy: Mask = np.clip(1 + 0.45 * canvas.clouds(rng, 0.05), 0.1, 2)
         return (0.05 + 0.45 * study.plainness) * canvas.blob(place, (0.09, 0.08)) * patchy * lung

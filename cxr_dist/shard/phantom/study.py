@@ -1,6 +1,6 @@
-"""Who is drawn: a study number in, the patient's build and age, the finding and how plain it is out.
+"""Draw the random properties of a synthetic study: the patient's build and age, the finding and how plain it is.
 
-Deterministic from (seed, study). Several studies may be of one patient, who keeps build and age.
+They depend only on (seed, study). Studies of the same patient share build and age.
 """
 
 from dataclasses import dataclass
@@ -10,24 +10,20 @@ import numpy as np
 
 PhantomFinding = Literal["normal", "cardiomegaly", "effusion", "opacity", "nodule"]
 FINDINGS: dict[PhantomFinding, float] = {
-    "normal": 0.36,
-    "cardiomegaly": 0.16,
-    "effusion": 0.16,
-    "opacity": 0.17,
-    "nodule": 0.15,
-}
-"""PhantomFinding -> share of the studies."""
+    "normal": 0.36, "cardiomegaly": 0.16, "effusion": 0.16, "opacity": 0.17, "nodule": 0.15,
+}  # fmt: skip
+"""PhantomFinding -> expected share of the studies."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Build:
-    """A patient's chest, in unit coordinates of the film."""
+    """The chest of a patient, in unit coordinates of the image."""
 
     half_width: float
     apex: float
     dome: float
     heart_ratio: float
-    """Heart width over chest width while healthy."""
+    """Heart width over chest width without cardiomegaly."""
     ribs: float
     """Height of the first rib."""
     stoutness: float
@@ -38,7 +34,7 @@ class Build:
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """One visit."""
+    """One visit of a patient."""
 
     number: int
     patient: int
@@ -47,27 +43,27 @@ class Study:
     build: Build
     finding: PhantomFinding
     plainness: float
-    """How clearly the film shows the finding, 0 barely to 1 plainly."""
+    """How clearly the image shows the finding, from 0 (barely) to 1 (plainly)."""
     side: Literal["right", "left"]
-    """Side of the finding, the patient's own."""
+    """Side of the finding, as seen by the patient."""
     zone: Literal["upper", "mid", "lower"]
     """Height of the finding in the lung."""
     has_lateral: bool
 
     @property
     def sex(self) -> Literal["F", "M"]:
-        """As the film shows it: breasts are drawn, or not."""
+        """F if the image shows breasts, else M."""
         return "F" if self.build.breasts > 0 else "M"
 
     @property
     def views(self) -> tuple[str, ...]:
-        """Projections that were taken."""
+        """The projections of the study."""
         return ("PA", "LATERAL") if self.has_lateral else ("PA",)
 
 
 def draw_study(seed: int, number: int) -> Study:
     """Draw study `number` of the data set `seed`."""
-    # Every fifth study is a second visit of the patient before.
+    # Every fifth study is a second visit of the previous patient.
     patient = number - 1 if number % 5 == 4 else number
     rng = np.random.default_rng([seed, 1, number])
     names, shares = list(FINDINGS), list(FINDINGS.values())

@@ -1,35 +1,30 @@
-"""The report of a phantom: a study in, INDICATION, FINDINGS and IMPRESSION out.
+"""Write the report of a synthetic study: INDICATION, FINDINGS and IMPRESSION.
 
-FINDINGS describes without naming: the names of the classes stand in the IMPRESSION alone. It errs as reports do:
-a finding is missed or hedged, one is suspected where there is none, and old or absent ones are mentioned.
+Only the IMPRESSION names the class; FINDINGS describes it. FINDINGS has the errors of real reports: it misses or hedges
+a finding, suspects one that is absent, and mentions old or absent ones.
 """
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from cxr_dist.shard.phantom.study import FINDINGS, PhantomFinding, Study
 
+_Choice = TypeVar("_Choice", bound=str)
+
 PHANTOM_SECTIONS = ("indication", "findings", "impression")
 
-_MISSED = 0.20  # share of findings that the report's FINDINGS does not mention
-_MISREAD = 0.10  # share of findings that are taken for another one
-_SUSPECTED = 0.25  # share of normal studies in which FINDINGS hedges about something
-_HEDGED_SHARE = 0.30  # share of described findings that are put doubtfully
-_TYPICAL_INDICATION = 0.20  # share of indications that suit the finding
+_MISSED = 0.20  # share of findings that FINDINGS does not mention
+_MISREAD = 0.10  # share of findings that are described as another one
+_SUSPECTED = 0.25  # share of normal studies in which FINDINGS suspects a finding
+_HEDGED_SHARE = 0.30  # share of described findings that are hedged
+_TYPICAL_INDICATION = 0.20  # share of indications that are typical of the finding
 
 _COMPLAINTS = (
-    "chest pain",
-    "shortness of breath",
-    "preoperative evaluation",
-    "positive PPD",
-    "cough for two weeks",
-    "follow-up",
-    "dizziness and syncope",
-    "annual physical examination",
-    "back pain after a fall",
-    "wheezing",
-)
+    "chest pain", "shortness of breath", "preoperative evaluation", "positive PPD", "cough for two weeks",
+    "follow-up", "dizziness and syncope", "annual physical examination", "back pain after a fall", "wheezing",
+)  # fmt: skip
 _TYPICAL: dict[PhantomFinding, tuple[str, ...]] = {
     "normal": ("employment screening", "preoperative evaluation, no symptoms", "sore throat"),
     "cardiomegaly": (
@@ -127,7 +122,7 @@ def write_report(study: Study, seed: int) -> dict[str, str]:
     }
 
 
-def _pick(rng: np.random.Generator, choices: Sequence[str]) -> str:
+def _pick(rng: np.random.Generator, choices: Sequence[_Choice]) -> _Choice:
     return choices[int(rng.integers(len(choices)))]
 
 
@@ -135,26 +130,20 @@ def _words(study: Study, rng: np.random.Generator) -> dict[str, str]:
     degree = ("mildly", "moderately", "markedly")[min(2, int(study.plainness * 3))]
     noun = {"mildly": "Small", "moderately": "Moderate", "markedly": "Large"}[degree]
     size = str(round(6 + 18 * study.plainness + rng.normal(0, 1)))
-    return {
-        "degree": degree,
-        "Degree": noun,
-        "side": study.side,
-        "Side": study.side.capitalize(),
-        "zone": study.zone,
-        "size": size,
-        "Size": size,
-    }
+    side = {"side": study.side, "Side": study.side.capitalize(), "zone": study.zone}
+    return {"degree": degree, "Degree": noun, "size": size, "Size": size} | side
 
 
 def _indication(study: Study, rng: np.random.Generator) -> str:
     sex = {"F": "female", "M": "male"}[study.sex]
     typical = rng.random() < _TYPICAL_INDICATION
     complaint = _pick(rng, _TYPICAL[study.finding] if typical else _COMPLAINTS)
-    form = _pick(
-        rng,
-        ("{years}-year-old {sex}, {complaint}.", "{complaint}.", "{sex} of {years} years with {complaint}."),
+    forms = (
+        "{years}-year-old {sex}, {complaint}.",
+        "{complaint}.",
+        "{sex} of {years} years with {complaint}.",
     )
-    text = form.format(years=study.age, sex=sex, complaint=complaint)
+    text = _pick(rng, forms).format(years=study.age, sex=sex, complaint=complaint)
     return text[0].upper() + text[1:]
 
 
@@ -176,7 +165,7 @@ def _findings(finding: PhantomFinding, words: dict[str, str], rng: np.random.Gen
 
 
 def _described(finding: PhantomFinding, rng: np.random.Generator) -> tuple[PhantomFinding, str] | None:
-    """What FINDINGS says is there, which is not always what is."""
+    """The finding that FINDINGS describes, which can differ from the true one, with a sentence; None if it has none."""
     if finding == "normal":
         if rng.random() >= _SUSPECTED:
             return None
@@ -191,5 +180,4 @@ def _described(finding: PhantomFinding, rng: np.random.Generator) -> tuple[Phant
 
 
 def _pick_finding(rng: np.random.Generator) -> PhantomFinding:
-    findings = [name for name in FINDINGS if name != "normal"]
-    return findings[int(rng.integers(len(findings)))]
+    return _pick(rng, [name for name in FINDINGS if name != "normal"])

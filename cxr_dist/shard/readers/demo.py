@@ -1,9 +1,9 @@
-"""The demo's made data: films drawn and reports written by cxr_dist.shard.phantom. No folder is read."""
+"""The demo reader: synthetic images and reports from `cxr_dist.shard.phantom`. It reads no folder."""
 
 from pathlib import Path
 
 from cxr_dist.errors import UserError
-from cxr_dist.shard.phantom.film import PhantomFilm
+from cxr_dist.shard.phantom.phantom_image import PhantomImage
 from cxr_dist.shard.phantom.study import draw_study
 from cxr_dist.shard.phantom.wording import PHANTOM_SECTIONS, write_report
 from cxr_dist.shard.readers.recipe_checks import check_no_columns, check_no_official_split, check_one_label
@@ -12,18 +12,16 @@ from cxr_dist.shard.record import Record, Source
 
 
 def check(recipe: Recipe) -> None:
-    """Raise UserError for a recipe with fields that made data have no use for."""
+    """Raise UserError for a recipe with fields that do not apply to synthetic data."""
     check_no_columns(recipe)
     check_no_official_split(recipe)
     check_one_label(recipe)
 
 
 def read(recipe: Recipe, folder: Path | None) -> Source:
-    """All films of the recipe's made studies; raises UserError where a folder was given for nothing."""
+    """All images of the recipe's synthetic studies; raises UserError if a folder is given."""
     if folder is not None:
-        raise UserError(
-            "reader demo makes its own data: leave --source away, or name a recipe for your folder"
-        )
+        raise UserError("reader demo makes its own data: omit --source, or use a recipe for your folder")
     records = [record for number in range(recipe.demo.studies) for record in _records(recipe.demo, number)]
     return Source(records=records, text_sections=PHANTOM_SECTIONS, made_data=True)
 
@@ -43,7 +41,7 @@ def _records(demo: Demo, number: int) -> list[Record]:
             values=(study.finding,),
             text=text,
             fields={"view": view},
-            pixels=PhantomFilm(seed=demo.seed, study=number, view=view, side=demo.side),
+            pixels=PhantomImage(seed=demo.seed, study=number, view=view, side=demo.side),
         )
         for view in study.views
     ]

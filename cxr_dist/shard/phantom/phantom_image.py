@@ -1,4 +1,4 @@
-"""A phantom's film as the writer wants it: drawn when read, in whatever process that is."""
+"""A synthetic image that is drawn when it is read, in any process."""
 
 from dataclasses import dataclass
 
@@ -13,8 +13,8 @@ from cxr_dist.shard.phantom.study import draw_study
 
 
 @dataclass(frozen=True, kw_only=True)
-class PhantomFilm:
-    """One view of one made study; the same fields give the same pixels."""
+class PhantomImage:
+    """One view of one synthetic study; the pixels depend only on these fields."""
 
     seed: int
     study: int
@@ -22,11 +22,11 @@ class PhantomFilm:
     side: int
 
     def exists(self) -> bool:
-        """A phantom is always there."""
+        """Always true, because the image is drawn."""
         return True
 
     def read(self, short_side: int) -> NDArray[np.uint8]:
-        """Draw the film, [side, side], 0 black to 255 white; the caller shrinks it to `short_side`."""
+        """Draw the image, [side, side], 0 black to 255 white; the caller shrinks it to `short_side`."""
         study = draw_study(self.seed, self.study)
         rng = np.random.default_rng([self.seed, 2, self.study, study.views.index(self.view)])
         pose = Pose(
@@ -36,15 +36,14 @@ class PhantomFilm:
         )
         canvas = Canvas(side=self.side, pose=pose)
         draw = draw_frontal if self.view == "PA" else draw_lateral
-        film = expose(draw(study, canvas, rng), rng)
-        return _marked(film, rng) if self.view == "PA" else film
+        image = expose(draw(study, canvas, rng), rng)
+        return _marked(image, rng) if self.view == "PA" else image
 
 
-def _marked(film: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """The lead letter that says which side is the patient's left."""
-    side = len(film)
+def _marked(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Add the lead letter that marks the left side of the patient."""
+    side = len(image)
     corner = (round(side * rng.uniform(0.86, 0.91)), round(side * rng.uniform(0.09, 0.13)))
-    cv2.putText(
-        film, "L", corner, cv2.FONT_HERSHEY_SIMPLEX, side / 300, 235, max(1, side // 110), cv2.LINE_AA
-    )
-    return film
+    font, thickness = cv2.FONT_HERSHEY_SIMPLEX, max(1, side // 110)
+    cv2.putText(image, "L", corner, font, side / 300, 235, thickness, cv2.LINE_AA)
+    return image
