@@ -1,4 +1,4 @@
-"""Where the published tables of PadChest and CheXpert are: the package torchxrayvision ships them."""
+"""Locate the published tables of PadChest and CheXpert, which the package torchxrayvision contains."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -8,8 +8,8 @@ import pytest
 
 @pytest.fixture(scope="session")
 def published_tables() -> Path:
-    """torchxrayvision's folder of tables; skips where that package is not installed."""
-    package = find_spec("torchxrayvision")  # finds, and does not run it
+    """The folder of tables in torchxrayvision; skips the test if that package is not installed."""
+    package = find_spec("torchxrayvision")  # locates the package without importing it
     if package is None or package.origin is None:
         pytest.skip("no published tables: pip install torchxrayvision")
     return Path(package.origin).parent / "data"

@@ -1,4 +1,4 @@
-"""A small MIMIC-CXR-JPG on disk, in the published layout, made in a test's tmp_path."""
+"""Write a small MIMIC-CXR-JPG in the published layout."""
 
 import csv
 import gzip
@@ -20,16 +20,16 @@ METADATA = (
 VIEWS = ("PA", "LATERAL")
 PROCEDURE = "CHEST (PA AND LAT)"
 PARTS = {14: "validate", 15: "validate", 16: "test", 17: "test"}
-"""Patient -> part of the official split; all others are train."""
+"""Patient -> name in the official split; all other patients are in train."""
 
 
 def make_mimic(root: Path, patients: int = 20) -> Path:
-    """Each patient has two studies of a PA and a lateral film.
+    """Write `patients` with two studies each, of a PA and a lateral image.
 
-    Study 0 of patient i has class i of 14 present, the class after it uncertain, the one after that absent; study 1
-    has no finding. Patient 1's first study has no report.
+    In study 0 of patient i, class i of 14 is present, the next class is uncertain and the one after that is absent;
+    study 1 has no finding. The first study of patient 1 has no report.
     """
-    films, labels, splits = [], [], []
+    metadata, labels, splits = [], [], []
     for number in range(patients):
         patient = str(10000032 + number)
         part = PARTS.get(number, "train")
@@ -44,27 +44,13 @@ def make_mimic(root: Path, patients: int = 20) -> Path:
                 _write(root / "mimic-cxr-reports" / "files" / _study(patient, study, ".txt"), _report(number))
             for view in VIEWS:
                 dicom = f"{number:08x}-{order:08x}-{VIEWS.index(view):08x}-00000000-00000000"
-                films.append(
-                    [
-                        dicom,
-                        patient,
-                        study,
-                        PROCEDURE,
-                        view,
-                        "24",
-                        "32",
-                        "21800506",
-                        "21.5",
-                        PROCEDURE,
-                        "",
-                        "",
-                    ]
-                )
+                size_and_time = ["24", "32", "21800506", "21.5"]
+                metadata.append([dicom, patient, study, PROCEDURE, view, *size_and_time, PROCEDURE, "", ""])
                 splits.append([dicom, study, patient, part])
-                pixels = np.random.default_rng(len(films)).integers(0, 256, (24, 32), dtype=np.uint8)
-                film = root / "files" / _study(patient, study, "") / f"{dicom}.jpg"
-                _write(film, bytes(cv2.imencode(".jpg", pixels)[1]))
-    write_table(root, "metadata", METADATA, films)
+                pixels = np.random.default_rng(len(metadata)).integers(0, 256, (24, 32), dtype=np.uint8)
+                image = root / "files" / _study(patient, study, "") / f"{dicom}.jpg"
+                _write(image, bytes(cv2.imencode(".jpg", pixels)[1]))
+    write_table(root, "metadata", METADATA, metadata)
     write_table(root, "chexpert", ("subject_id", "study_id", *CLASSES), labels)
     write_table(root, "negbio", ("subject_id", "study_id", *CLASSES), labels[:-1])
     write_table(root, "split", ("dicom_id", "study_id", "subject_id", "split"), splits)
@@ -73,20 +59,20 @@ def make_mimic(root: Path, patients: int = 20) -> Path:
 
 
 def write_table(root: Path, kind: str, header: tuple[str, ...], rows: list[list[str]]) -> None:
-    """mimic-cxr-2.0.0-KIND.csv.gz."""
+    """Write mimic-cxr-2.0.0-KIND.csv.gz."""
     with gzip.open(root / f"mimic-cxr-2.0.0-{kind}.csv.gz", "wt", newline="") as file:
         csv.writer(file).writerows([header, *rows])
 
 
 def read_table(root: Path, kind: str) -> tuple[tuple[str, ...], list[list[str]]]:
-    """Header and rows of mimic-cxr-2.0.0-KIND.csv.gz."""
+    """Read the header and the rows of mimic-cxr-2.0.0-KIND.csv.gz."""
     with gzip.open(root / f"mimic-cxr-2.0.0-{kind}.csv.gz", "rt", newline="") as file:
         header, *rows = csv.reader(file)
     return tuple(header), rows
 
 
 def zip_reports(root: Path) -> None:
-    """mimic-cxr-reports.zip, of the folder of that name."""
+    """Pack the folder mimic-cxr-reports into mimic-cxr-reports.zip."""
     folder = root / "mimic-cxr-reports"
     with zipfile.ZipFile(root / "mimic-cxr-reports.zip", "w") as archive:
         for path in sorted(folder.rglob("*.txt")):

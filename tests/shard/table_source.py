@@ -1,4 +1,4 @@
-"""A small table of films on disk, made in a test's tmp_path."""
+"""Write a small data set: a table, and a folder of images."""
 
 import csv
 import hashlib
@@ -12,19 +12,19 @@ from cxr_dist.shard.recipe import Columns, ImageFormat, Labels, Recipe, ShardSiz
 
 
 def write_film(path: Path, seed: int, side: int = 24) -> None:
-    """A grey PNG of noise."""
+    """Write a grey PNG of noise."""
     pixels = np.random.default_rng(seed).integers(0, 256, (side, side + 8), dtype=np.uint8)
     path.write_bytes(bytes(cv2.imencode(".png", pixels)[1]))
 
 
 def make_source(folder: Path, patients: int = 40, films: int = 2) -> Path:
-    """`patients` with `films` each, in folder/films.csv and folder/images; the class alternates by patient."""
+    """Write folder/films.csv and folder/images, with `films` images per patient; the class alternates by patient."""
     (folder / "images").mkdir(parents=True)
     rows = []
     for patient in range(patients):
-        for film in range(films):
-            name = f"secret.film-{patient}-{film}.png"
-            write_film(folder / "images" / name, seed=patient * films + film)
+        for image in range(films):
+            name = f"secret.film-{patient}-{image}.png"
+            write_film(folder / "images" / name, seed=patient * films + image)
             rows.append(
                 [name, f"MRN{patient:04d}", ("sick", "well")[patient % 2], "PA", f"Report {patient} says ü."]
             )
@@ -33,13 +33,13 @@ def make_source(folder: Path, patients: int = 40, films: int = 2) -> Path:
 
 
 def write_rows(path: Path, header: list[str], rows: list[list[str]]) -> None:
-    """A CSV file."""
+    """Write a CSV file."""
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([header, *rows])
 
 
 def table_recipe(**changes: Any) -> Recipe:
-    """The recipe for `make_source`, with some fields changed."""
+    """The recipe for the data set of `make_source`, with some fields changed."""
     fields: dict[str, Any] = {
         "reader": "table",
         "table": "films.csv",
@@ -53,11 +53,11 @@ def table_recipe(**changes: Any) -> Recipe:
 
 
 def source_names(out: Path) -> dict[str, str]:
-    """Key -> the source's name, from keys.csv."""
+    """Key -> name of the image in the source, from keys.csv."""
     with (out / "keys.csv").open(newline="") as file:
         return {row["key"]: row["source"] for row in csv.DictReader(file)}
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """File name -> sha256 of every file of a finished shard folder."""
+    """File name -> sha256, for every file of a finished shard folder."""
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}

@@ -1,4 +1,4 @@
-"""CheXpert's published train.csv through its recipe: ids from paths, labels counted by pandas, shards of a part."""
+"""The CheXpert recipe on the published train.csv: ids from paths, label counts as in pandas, shards of some rows."""
 
 import dataclasses
 from collections import Counter
@@ -9,6 +9,7 @@ import pytest
 from table_source import write_film
 
 from cxr_dist.errors import UserError
+from cxr_dist.shard.columns import PartOf
 from cxr_dist.shard.readers import read_source
 from cxr_dist.shard.recipe import Recipe, load_recipe
 from cxr_dist.shard.record import Source
@@ -39,7 +40,7 @@ def selection(recipe: Recipe, source: Source) -> Selection:
     return select(recipe, source)
 
 
-def test_patient_and_study_come_from_the_path(source, table):
+def test_patient_and_study_ids_come_from_the_path(source, table):
     assert len(source.records) == len(table) == 223_414
     last = source.records[-1]
     assert last.image_id == table["Path"].iloc[-1]
@@ -49,13 +50,13 @@ def test_patient_and_study_come_from_the_path(source, table):
     assert len({record.study for record in source.records}) == len(ids.drop_duplicates())
 
 
-def test_sex_age_and_view_are_carried(source, table):
+def test_sex_age_and_view_are_those_of_the_table(source, table):
     assert Counter(record.sex for record in source.records) == {"M": 132_636, "F": 90_777, "": 1}
     assert [record.age for record in source.records] == table["Age"].tolist()
     assert Counter(record.view for record in source.records) == Counter(table["AP/PA"].fillna(""))
 
 
-def test_labels_are_those_that_pandas_counts(selection, table):
+def test_label_counts_equal_those_of_pandas(selection, table):
     frontal = table[table["Frontal/Lateral"] == "Frontal"]
     labels = frontal[list(CHEXPERT.columns.labels)]
     labelled = labels[labels.notna().any(axis=1)]
@@ -65,9 +66,11 @@ def test_labels_are_those_that_pandas_counts(selection, table):
         "no label": len(labels) - len(labelled),
     }
     for index, name in enumerate(selection.classes):
-        found = Counter(sample.label[index] for sample in selection.samples)
+        counts = Counter(sample.label[index] for sample in selection.samples)
         expected = labelled[name].fillna(0).replace(-1, -2).value_counts()
-        assert found == Counter({1: expected.get(1, 0), 0: expected.get(0, 0), -1: expected.get(-2, 0)}), name
+        assert counts == Counter({1: expected.get(1, 0), 0: expected.get(0, 0), -1: expected.get(-2, 0)}), (
+            name
+        )
 
 
 def test_no_patient_is_in_two_splits_and_the_shares_are_met(selection):
@@ -79,7 +82,7 @@ def test_no_patient_is_in_two_splits_and_the_shares_are_met(selection):
     assert abs(shares["train"] / len(selection.samples) - CHEXPERT.split.train) < 0.002
 
 
-def test_shards_of_its_first_patients(table, tmp_path):
+def test_shards_of_the_first_rows_are_valid(table, tmp_path):
     first = table.iloc[:400]
     root = tmp_path / "source"
     (root / "CheXpert-v1.0").mkdir(parents=True)
@@ -95,9 +98,7 @@ def test_shards_of_its_first_patients(table, tmp_path):
     )
 
 
-def test_a_path_without_a_patient_is_left_out_and_a_wrong_pattern_is_named(tmp_path):
-    from cxr_dist.shard.columns import PartOf
-
+def test_a_path_without_a_patient_is_left_out_and_an_invalid_pattern_is_refused(tmp_path):
     header = "Path,Frontal/Lateral,AP/PA,Sex,Age," + ",".join(CHEXPERT.columns.labels)
     rows = [
         f"{path},Frontal,PA,Male,50,1{',' * 13}" for path in ("train/patient1/study1/v.jpg", "train/v.jpg")

@@ -1,4 +1,4 @@
-"""The recipe for the public covid-chestxray-dataset, on a part of it and on rows as later versions have them."""
+"""The recipe for the public covid-chestxray-dataset, on some of its images and on rows as in later versions."""
 
 import csv
 import dataclasses
@@ -17,7 +17,7 @@ COVID = Path(__file__).resolve().parents[2] / "shards" / "covid_cxr.yaml"
 
 
 @pytest.mark.shared
-def test_real_films_become_whole_shards_with_all_exclusions_counted(real_data, tmp_path):
+def test_real_images_become_valid_shards_and_all_excluded_rows_are_counted(real_data, tmp_path):
     recipe = load_recipe(COVID)
     recipe = dataclasses.replace(recipe, image=dataclasses.replace(recipe.image, short_side=64))
     manifest = write_shards(recipe, real_data / "covid-cxr", tmp_path / "shards", workers=2)
@@ -32,7 +32,7 @@ def test_real_films_become_whole_shards_with_all_exclusions_counted(real_data, t
 
 
 @pytest.mark.shared
-def test_the_notes_reach_the_sample_and_the_file_names_do_not(real_data, tmp_path):
+def test_samples_contain_the_notes_but_not_the_file_names(real_data, tmp_path):
     recipe = load_recipe(COVID)
     recipe = dataclasses.replace(recipe, image=dataclasses.replace(recipe.image, short_side=16))
     manifest = write_shards(recipe, real_data / "covid-cxr", tmp_path / "shards", workers=0)
@@ -50,7 +50,7 @@ def test_the_notes_reach_the_sample_and_the_file_names_do_not(real_data, tmp_pat
         assert row["filename"].encode() not in tar
 
 
-def test_the_whole_data_sets_ct_rows_volumes_and_longer_findings_are_served(tmp_path):
+def test_ct_rows_are_left_out_and_hierarchical_findings_are_mapped(tmp_path):
     header = [
         "patientid",
         "finding",

@@ -1,4 +1,4 @@
-"""MIMIC-CXR-JPG's published layout: labels and reports by study, the official split, views, and what is not there."""
+"""The reader for MIMIC-CXR-JPG: labels and reports by study, the official split, views, and missing files."""
 
 import dataclasses
 import gzip
@@ -31,17 +31,17 @@ def recipe(**changes) -> Recipe:
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Read-only."""
+    """A MIMIC-CXR-JPG folder that tests must not change."""
     return make_mimic(tmp_path_factory.mktemp("mimic"))
 
 
 @pytest.fixture
 def mimic(published: Path, tmp_path: Path) -> Path:
-    """A copy that a test may change."""
+    """A copy that a test can change."""
     return shutil.copytree(published, tmp_path / "mimic")
 
 
-def test_the_official_split_and_the_labels_reach_the_shards(published, tmp_path):
+def test_shards_have_the_official_split_and_the_labels(published, tmp_path):
     out = tmp_path / "shards"
     manifest = write_shards(PUBLISHED, published, out, workers=0)
     assert verify(out) == []
@@ -51,7 +51,7 @@ def test_the_official_split_and_the_labels_reach_the_shards(published, tmp_path)
         "val": 4,
         "test": 4,
     }
-    assert manifest.left_out == {"not selected by the recipe's where": 40}  # the lateral films
+    assert manifest.left_out == {"not selected by the recipe's where": 40}  # the lateral images
     assert (manifest.text_sections, manifest.without_text, manifest.attributes) == (
         MIMIC_SECTIONS,
         1,
@@ -67,11 +67,11 @@ def test_the_official_split_and_the_labels_reach_the_shards(published, tmp_path)
     totals = Counter()
     for split in manifest.splits.values():
         totals.update(split.label_counts["Edema"])
-    # Class 3: present in 2 of 20 studies (patients 3, 17), uncertain in 2 (2, 16), else absent or not mentioned.
+    # Class 3 is present for patients 3 and 17, uncertain for 2 and 16, and absent or not mentioned for all others.
     assert totals == {"positive": 2, "negative": 36, "unknown": 2}
 
 
-def test_the_dry_run_warns_of_sections_that_the_labels_were_made_from(published, tmp_path, cxr_dist):
+def test_plan_warns_of_sections_from_which_the_labels_were_derived(published, tmp_path, cxr_dist):
     write_shards(PUBLISHED, published, tmp_path / "shards", workers=0)
     plan = ["plan", "demo", "--data.shards", tmp_path / "shards", "--data.global-batch", "8"]
     plan += ["--data.micro-batch", "8"]
@@ -95,13 +95,13 @@ def test_the_dry_run_warns_of_sections_that_the_labels_were_made_from(published,
         ({"uncertain": "ones", "empty": "zeros"}, {1: 4, 0: 36}),
     ],
 )
-def test_uncertain_and_empty_cells_are_what_the_recipe_says(published, rule, counts):
+def test_uncertain_and_empty_cells_count_as_the_recipe_says(published, rule, counts):
     labels = dataclasses.replace(PUBLISHED.labels, **rule)
     selection = select(recipe(labels=labels), read_source(PUBLISHED, published))
     assert Counter(sample.label[CLASSES.index("Edema")] for sample in selection.samples) == counts
 
 
-def test_classes_choose_and_rename_columns_and_without_them_all_are_taken(published):
+def test_classes_select_and_rename_columns_and_the_default_is_all_columns(published):
     two = recipe(labels=Labels(task="multilabel", classes={"Fluid": ("Edema",), "Air": ("Pneumothorax",)}))
     source = read_source(two, published)
     assert source.label_columns == ("Fluid", "Air")
@@ -110,13 +110,13 @@ def test_classes_choose_and_rename_columns_and_without_them_all_are_taken(publis
     assert every.label_columns == CLASSES
 
 
-def test_negbio_is_another_table_and_a_study_it_lacks_has_no_label(published):
+def test_a_study_that_the_negbio_table_lacks_has_no_label(published):
     negbio = recipe(table="mimic-cxr-2.0.0-negbio.csv.gz")
     selection = select(negbio, read_source(negbio, published))
     assert (len(selection.samples), selection.left_out["no label"]) == (39, 1)
 
 
-def test_a_record_has_its_ids_view_file_and_report(published):
+def test_a_record_has_ids_view_file_and_report(published):
     source = read_source(PUBLISHED, published)
     assert len(source.records) == 80
     lateral = source.records[1]
@@ -136,12 +136,12 @@ def test_a_record_has_its_ids_view_file_and_report(published):
         "findings": "Seen.",
         "impression": "Said.",
     }
-    assert lateral.text is source.records[0].text  # one copy for all films of a study
+    assert lateral.text is source.records[0].text  # all images of a study share one copy
     assert (lateral.sex, lateral.age) == ("", None)
 
 
 @pytest.mark.parametrize("reports", ["mimic-cxr-reports.zip", "mimic-cxr-reports", "mimic-cxr-reports/files"])
-def test_reports_are_read_from_the_zip_or_what_it_unpacks_to(published, reports):
+def test_reports_are_read_from_the_zip_or_its_unpacked_folder(published, reports):
     records = read_source(recipe(reports=reports), published).records
     texts = [record.text["indication"] for record in records]
     assert texts[:6] == ["Cough 0.", "Cough 0.", "Cough 0.", "Cough 0.", "", ""]
@@ -153,7 +153,7 @@ def test_without_reports_there_are_no_sections(published):
     assert (source.text_sections, source.records[0].text) == ((), {})
 
 
-def test_films_are_chosen_by_projection_view_or_procedure(published):
+def test_where_selects_images_by_projection_view_or_procedure(published):
     for where, count in (
         ({}, 80),
         ({"projection": ("lateral",)}, 40),
@@ -164,7 +164,7 @@ def test_films_are_chosen_by_projection_view_or_procedure(published):
         assert len(select(chosen, read_source(chosen, published)).samples) == count
 
 
-def test_by_patient_no_patient_is_in_two_splits(published):
+def test_no_patient_is_in_two_splits_if_split_by_patient(published):
     own = recipe(split=Split(by="patient", train=0.6, val=0.2, test=0.2))
     splits: dict[str, set[str]] = {}
     for sample in select(own, read_source(own, published)).samples:
@@ -190,15 +190,15 @@ def test_an_official_split_that_divides_a_patient_is_refused(mimic, tmp_path):
         write_shards(PUBLISHED, mimic, tmp_path / "shards", workers=0)
 
 
-def test_a_film_outside_the_official_split_counts_as_failed(mimic):
+def test_an_image_missing_from_the_official_split_counts_as_failed(mimic):
     header, rows = read_table(mimic, "split")
     write_table(mimic, "split", header, rows[1:])
     selection = select(PUBLISHED, read_source(PUBLISHED, mimic))
     assert selection.left_out["not in the official split"] == 1
 
 
-def test_damaged_tables_are_named(mimic):
-    (films, _), (labels, rows) = read_table(mimic, "metadata"), read_table(mimic, "chexpert")
+def test_the_error_names_a_damaged_table(mimic):
+    (header, _), (labels, rows) = read_table(mimic, "metadata"), read_table(mimic, "chexpert")
     write_table(mimic, "chexpert", labels, [*rows, rows[0]])
     with pytest.raises(UserError, match=r"chexpert\.csv\.gz has a study_id twice: expected a row per study"):
         read_source(PUBLISHED, mimic)
@@ -209,12 +209,12 @@ def test_damaged_tables_are_named(mimic):
     with pytest.raises(UserError, match=r"chexpert\.csv\.gz cannot be read as \.csv or \.csv\.gz"):
         read_source(PUBLISHED, mimic)
     rows = read_table(mimic, "metadata")[1]
-    write_table(mimic, "metadata", films, [*rows, rows[0]])
+    write_table(mimic, "metadata", header, [*rows, rows[0]])
     with pytest.raises(UserError, match="the metadata have a dicom_id twice"):
         read_source(PUBLISHED, mimic)
 
 
-def test_an_official_split_without_a_part_is_refused(mimic, tmp_path):
+def test_an_official_split_without_test_images_is_refused(mimic, tmp_path):
     header, rows = read_table(mimic, "split")
     write_table(mimic, "split", header, [row for row in rows if row[-1] != "test"])
     message = (
@@ -224,7 +224,7 @@ def test_an_official_split_without_a_part_is_refused(mimic, tmp_path):
         write_shards(PUBLISHED, mimic, tmp_path / "shards", workers=0, allow_left_out=1)
 
 
-def test_the_closing_table_says_what_is_special(published, tmp_path):
+def test_the_closing_table_names_the_official_split_and_missing_reports(published, tmp_path):
     manifest = write_shards(PUBLISHED, published, tmp_path / "shards", workers=0)
     console = Console(record=True, width=120, file=io.StringIO())
     print_summary(manifest, console)
@@ -233,7 +233,7 @@ def test_the_closing_table_says_what_is_special(published, tmp_path):
     assert "Without any text of a report: 1 images." in text
 
 
-def test_an_unknown_part_of_the_official_split_is_named(mimic):
+def test_the_error_names_an_unknown_split(mimic):
     header, rows = read_table(mimic, "split")
     write_table(mimic, "split", header, [[*row[:-1], "fold1"] for row in rows])
     with pytest.raises(UserError, match="has the split 'fold1'; expected train, validate, test"):
@@ -251,11 +251,11 @@ def test_a_folder_that_is_not_mimic_cxr_jpg_is_refused(mimic):
     write_table(mimic, "metadata", METADATA[:2], [])
     with pytest.raises(UserError, match="has no column 'study_id': expected MIMIC-CXR-JPG's published file"):
         read_source(PUBLISHED, mimic)
-    odd = ["abc-1", "10000032", "../../other"]
-    write_table(mimic, "metadata", METADATA, [odd + [""] * (len(METADATA) - 3)])
-    with pytest.raises(UserError, match=r"row 1 of the metadata has an invalid study_id: expected") as told:
+    ids = ["abc-1", "10000032", "../../other"]
+    write_table(mimic, "metadata", METADATA, [ids + [""] * (len(METADATA) - 3)])
+    with pytest.raises(UserError, match=r"row 1 of the metadata has an invalid study_id: expected") as error:
         read_source(PUBLISHED, mimic)
-    assert "other" not in str(told.value)
+    assert "other" not in str(error.value)
     (mimic / "mimic-cxr-2.0.0-metadata.csv.gz").unlink()
     with pytest.raises(
         UserError, match=r"no mimic-cxr-2\.0\.0-metadata\.csv\.gz in .*: --source is the folder"
@@ -278,6 +278,6 @@ def test_a_folder_that_is_not_mimic_cxr_jpg_is_refused(mimic):
         ),
     ],
 )
-def test_a_recipe_that_does_not_fit_the_reader_is_named(changes, message):
+def test_a_recipe_that_does_not_fit_the_reader_is_refused(changes, message):
     with pytest.raises(UserError, match=message):
         check_recipe(recipe(**changes))

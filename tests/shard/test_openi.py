@@ -1,4 +1,4 @@
-"""Open-i's reports and films, in both file namings; and the whole published collection to its known counts."""
+"""The Open-i reader: reports, images under both file names, and the known counts of the published collection."""
 
 import dataclasses
 import os
@@ -42,7 +42,7 @@ def read(folder: Path, recipe: Recipe | None = None):
 
 @pytest.fixture
 def openi(tmp_path: Path) -> Path:
-    """Two reports with two films each, one film missing; one report that is no XML."""
+    """Two reports with two images each, of which one is missing, and a report that is not XML."""
     (tmp_path / "ecgen-radiology").mkdir()
     (tmp_path / "images").mkdir()
     terms = {1: "<major>normal</major>", 2: "<minor>x</minor>"}
@@ -55,7 +55,7 @@ def openi(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_report_gives_a_record_per_film_with_its_sections(openi):
+def test_each_image_of_a_report_becomes_a_record_with_its_sections(openi):
     source = read(openi)
     assert source.text_sections == OPENI_SECTIONS
     first = source.records[0]
@@ -70,13 +70,13 @@ def test_a_report_gives_a_record_per_film_with_its_sections(openi):
     assert source.left_out == {"report not readable": 1}
 
 
-def test_films_are_found_under_both_namings_and_a_missing_one_is_known(openi):
-    films = [record.pixels for record in read(openi).records]
-    names = [None if film is None else film.path.name for film in films]
+def test_images_are_found_under_both_names_and_a_missing_one_is_none(openi):
+    images = [record.pixels for record in read(openi).records]
+    names = [None if image is None else image.path.name for image in images]
     assert names == ["CXR1_1_IM-0001-3001.png", "CXR1_1_IM-0001-4001.png", "1_IM-0001-3001.dcm.png", None]
 
 
-def test_a_table_of_views_makes_them_selectable(openi):
+def test_a_table_of_views_allows_selection_by_view(openi):
     (openi / "views.csv").write_text("uid,filename,projection\n1,1_IM-0001-3001.dcm.png,Lateral\n")
     recipe = dataclasses.replace(load_recipe(OPENI), table="views.csv", where={"view": ("Lateral",)})
     assert [record.view for record in read(openi, recipe).records] == ["Lateral", "", "Lateral", ""]
@@ -97,7 +97,7 @@ def test_a_folder_that_is_not_openi_is_refused(openi):
         read(openi)
 
 
-def test_no_film_at_all_is_one_clear_error(openi, tmp_path):
+def test_a_folder_without_any_image_of_the_reports_is_refused(openi, tmp_path):
     for path in (openi / "images").iterdir():
         path.unlink()
     recipe = dataclasses.replace(
@@ -109,19 +109,19 @@ def test_no_film_at_all_is_one_clear_error(openi, tmp_path):
 
 @pytest.fixture(scope="module")
 def collection(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All published reports, and one tiny PNG hard-linked under the name of every film."""
+    """All published reports, and one tiny PNG that is hard-linked under the name of every image."""
     folder = tmp_path_factory.mktemp("openi")
     with tarfile.open(real_data / "openi" / "NLMCXR_reports.tgz") as tar:
         tar.extractall(folder, filter="data")
     (folder / "images").mkdir()
-    write_film(folder / "film.png")
+    write_film(folder / "image.png")
     for record in read(folder).records:
-        os.link(folder / "film.png", folder / "images" / f"{record.source_id}.png")
+        os.link(folder / "image.png", folder / "images" / f"{record.source_id}.png")
     return folder
 
 
 @pytest.mark.shared
-def test_the_published_collection_gives_its_known_counts(collection, tmp_path):
+def test_the_published_collection_has_its_known_counts(collection, tmp_path):
     recipe = load_recipe(OPENI)
     recipe = dataclasses.replace(recipe, split=dataclasses.replace(recipe.split, by="image"))
     source = read(collection)
@@ -144,7 +144,7 @@ def test_the_published_collection_gives_its_known_counts(collection, tmp_path):
 
 
 @pytest.mark.shared
-def test_by_patient_no_report_of_the_collection_is_in_two_splits(collection):
+def test_no_report_is_in_two_splits_if_split_by_patient(collection):
     selection = select(load_recipe(OPENI), read(collection))
     splits: dict[str, set[str]] = {}
     for sample in selection.samples:

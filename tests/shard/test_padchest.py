@@ -1,4 +1,4 @@
-"""PadChest's published table through its recipe: lists of labels, ages between two years, shards of a part."""
+"""The PadChest recipe on the published table: lists of labels, ages from two years, shards of some rows."""
 
 import dataclasses
 import re
@@ -21,7 +21,7 @@ PADCHEST = load_recipe(Path(__file__).resolve().parents[2] / "shards" / "padches
 
 @pytest.fixture(scope="module")
 def table(published_tables: Path) -> pd.DataFrame:
-    """The columns that the recipe names, and a column of label sets."""
+    """The columns that the recipe names, and a column with the set of labels of each row."""
     columns = ["ImageID", "StudyDate_DICOM", "PatientID", "PatientBirth", "PatientSex_DICOM", "Projection"]
     table = pd.read_csv(published_tables / PADCHEST.table, usecols=[*columns, "Pediatric", "Labels"])
     quoted = table["Labels"].fillna("[]").str.strip("[]").str.split(",")
@@ -41,18 +41,18 @@ def selection(source: Source) -> Selection:
     return select(PADCHEST, source)
 
 
-def test_every_row_is_a_record_with_its_labels(source, table):
+def test_every_row_becomes_a_record_with_its_labels(source, table):
     assert len(source.records) == len(table) == 160_861
     assert [set(record.values) for record in source.records] == table["labels"].tolist()
     assert Counter(record.sex for record in source.records) == {"M": 80_920, "F": 79_919, "": 22}
 
 
-def test_ages_lie_between_the_year_of_birth_and_of_the_study(source, table):
+def test_the_age_is_the_year_of_the_study_minus_the_year_of_birth(source, table):
     years = table["StudyDate_DICOM"] // 10_000 - table["PatientBirth"]
     assert [record.age for record in source.records] == [None if age != age else age for age in years]
 
 
-def test_labels_are_those_that_pandas_counts(selection, table):
+def test_label_counts_equal_those_of_pandas(selection, table):
     wanted = table[table["Projection"].isin(PADCHEST.where["Projection"]) & (table["Pediatric"] == "No")]
     dropped = wanted["labels"].map(lambda labels: bool(labels & set(PADCHEST.labels.drop)))
     empty = wanted["labels"].map(len) == 0
@@ -69,7 +69,7 @@ def test_labels_are_those_that_pandas_counts(selection, table):
         assert sum(sample.label[index] for sample in selection.samples) == expected > 250, name
 
 
-def test_no_patient_is_in_two_splits_and_each_class_is_in_all(selection):
+def test_no_patient_is_in_two_splits_and_the_shares_of_each_class_are_met(selection):
     split_of: dict[str, set[str]] = {}
     for sample in selection.samples:
         split_of.setdefault(sample.patient, set()).add(sample.split)
@@ -79,7 +79,7 @@ def test_no_patient_is_in_two_splits_and_each_class_is_in_all(selection):
         assert abs(present["test"] / present.total() - PADCHEST.split.test) < 0.06
 
 
-def test_shards_of_its_first_films(published_tables, tmp_path):
+def test_shards_of_the_first_rows_are_valid(published_tables, tmp_path):
     first = pd.read_csv(published_tables / PADCHEST.table, dtype=str, keep_default_na=False, nrows=400)
     root = tmp_path / "source"
     (root / "images").mkdir(parents=True)
