@@ -1,4 +1,4 @@
-"""Source values become classes by the recipe's rules, or are left out for a counted reason."""
+"""Label values are mapped to classes by the rules of the recipe, or their rows are left out for a stated reason."""
 
 import pytest
 from hypothesis import given
@@ -14,23 +14,23 @@ def assign(rule: Labels, values: list[str]):
     return assign_labels(rule, (), [(value,) for value in values], values)
 
 
-def test_exact_values_win_over_patterns_and_a_lone_star_comes_last():
+def test_exact_values_take_precedence_over_patterns_and_a_lone_star_comes_last():
     rule = Labels(classes={"Other": ("*",), "Covid": ("*COVID*",), "Mixed": ("COVID, ARDS",)})
-    found = assign(rule, ["COVID", "COVID, ARDS", "Viral/COVID", "flu"])
-    assert found.classes == ("Other", "Covid", "Mixed")
-    assert found.labels == [(1,), (2,), (1,), (0,)]
+    labelled = assign(rule, ["COVID", "COVID, ARDS", "Viral/COVID", "flu"])
+    assert labelled.classes == ("Other", "Covid", "Mixed")
+    assert labelled.labels == [(1,), (2,), (1,), (0,)]
 
 
-def test_what_has_no_label_or_is_dropped_rare_or_unmapped_is_left_out_by_reason():
+def test_missing_dropped_rare_and_unmapped_values_are_left_out_with_a_reason():
     rule = Labels(classes={"A": ("a",), "B": ("b",)}, drop=("todo",), min_count=2)
-    found = assign(rule, ["a", "a", "b", "b", "", "todo", "todo", "c", "c", "d"])
-    assert found.labels[4:] == [NO_LABEL, DROPPED_LABEL, DROPPED_LABEL, NO_CLASS, NO_CLASS, TOO_RARE]
+    labelled = assign(rule, ["a", "a", "b", "b", "", "todo", "todo", "c", "c", "d"])
+    assert labelled.labels[4:] == [NO_LABEL, DROPPED_LABEL, DROPPED_LABEL, NO_CLASS, NO_CLASS, TOO_RARE]
 
 
-def test_without_classes_every_value_left_is_one():
-    found = assign(Labels(min_count=2), ["b", "b", "a", "a", "c"])
-    assert found.classes == ("a", "b")
-    assert found.labels == [(1,), (1,), (0,), (0,), TOO_RARE]
+def test_without_classes_every_remaining_value_is_a_class():
+    labelled = assign(Labels(min_count=2), ["b", "b", "a", "a", "c"])
+    assert labelled.classes == ("a", "b")
+    assert labelled.labels == [(1,), (1,), (0,), (0,), TOO_RARE]
 
 
 @pytest.mark.parametrize(
@@ -40,40 +40,40 @@ def test_without_classes_every_value_left_is_one():
         (Labels(drop=("tod",)), "labels.drop names the value 'tod'"),
     ],
 )  # fmt: skip
-def test_a_value_that_no_row_has_is_a_mistake(rule, message):
+def test_a_value_that_no_row_has_is_refused(rule, message):
     with pytest.raises(UserError, match=message):
         assign(rule, ["a", "b", "b"])
 
 
-def test_a_column_of_sentences_is_not_shown():
+def test_the_error_does_not_show_a_column_of_sentences():
     report = "The patient, a sailor of Genoa, has a cough that nobody else has had before him."
     with pytest.raises(UserError, match="2 different values: is it the right column") as error:
         assign(Labels(classes={"A": ("a",), "B": ("*",)}), [report, "b"])
     assert "sailor" not in str(error.value)
 
 
-def test_several_values_between_a_separator_are_present_and_all_others_absent():
+def test_all_values_of_a_list_are_present_and_all_others_absent():
     rule = Labels(task="multilabel", separator="|", classes={"Edema": ("edema",), "Mass": ("mass", "nodule")})
     rows = [("edema", "nodule"), ("none",), (), ("edema",)]
-    found = assign_labels(rule, (), rows, ["edema", "nodule", "mass", "none"])
-    assert found.labels == [(1, 1), (0, 0), NO_LABEL, (1, 0)]
+    labelled = assign_labels(rule, (), rows, ["edema", "nodule", "mass", "none"])
+    assert labelled.labels == [(1, 1), (0, 0), NO_LABEL, (1, 0)]
 
 
 @pytest.mark.parametrize(("uncertain", "value"), [("ignore", -1), ("zeros", 0), ("ones", 1)])
-def test_one_column_per_class_keeps_unknown_apart_from_absent(uncertain, value):
+def test_columns_of_classes_distinguish_unknown_from_absent(uncertain, value):
     rule = Labels(task="multilabel", uncertain=uncertain)
     rows = [("1", "0"), ("1.0", "-1"), ("0", ""), ("", "")]
-    found = assign_labels(rule, ("A", "B"), rows, [])
-    assert found.labels == [(1, 0), (1, value), (0, -1), NO_LABEL]
+    labelled = assign_labels(rule, ("A", "B"), rows, [])
+    assert labelled.labels == [(1, 0), (1, value), (0, -1), NO_LABEL]
 
 
-def test_an_empty_cell_is_absent_where_the_recipe_says_so_but_not_an_empty_row():
+def test_an_empty_cell_can_be_absent_but_an_empty_row_has_no_label():
     rule = Labels(task="multilabel", empty="zeros")
     rows = [("1", ""), ("", "-1.0"), ("", ""), ()]
     assert assign_labels(rule, ("A", "B"), rows, []).labels == [(1, 0), (0, -1), NO_LABEL, NO_LABEL]
 
 
-def test_a_class_column_with_other_values_is_a_mistake():
+def test_a_class_column_with_other_values_is_refused():
     with pytest.raises(UserError, match="column 'B' holds something other than 1, 0, -1"):
         assign_labels(Labels(task="multilabel"), ("A", "B"), [("1", "maybe")], [])
 

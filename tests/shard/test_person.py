@@ -1,4 +1,4 @@
-"""Sex and age are read in the spellings that sources have, and reach the sample and the manifest."""
+"""Sex and age are parsed from the usual spellings, and stored in samples and manifest."""
 
 import csv
 import dataclasses
@@ -24,17 +24,17 @@ COVID = Path(__file__).resolve().parents[2] / "shards" / "covid_cxr.yaml"
 
 
 def contents(folder: Path, manifest: Manifest) -> dict[str, dict[str, Any]]:
-    """Key -> the sample's JSON."""
-    found = {}
+    """Key -> JSON of the sample."""
+    samples = {}
     for shard in (shard for split in manifest.splits.values() for shard in split.shards):
         tar = (folder / shard.file).read_bytes()
         for record in open_index(folder, shard, manifest.num_labels):
-            found[record["key"].decode()] = json.loads(tar[record["json_offset"] :][: record["json_size"]])
-    return found
+            samples[record["key"].decode()] = json.loads(tar[record["json_offset"] :][: record["json_size"]])
+    return samples
 
 
 @pytest.mark.parametrize("sex", ["F", "M"])
-def test_usual_spellings_of_sex_are_one(sex):
+def test_the_usual_spellings_of_sex_are_recognised(sex):
     words = {"F": ["f", "F", "female", "Female", " FEMALE "], "M": ["m", "M", "male", "Male", "MALE"]}[sex]
     assert [sex_of(word) for word in words] == [sex] * len(words)
 
@@ -53,7 +53,7 @@ def test_any_other_text_is_an_unknown_sex(text):
         ("999", None), ("20-30", None), ("F", None),
     ],
 )  # fmt: skip
-def test_ages_are_years(text, years):
+def test_ages_are_parsed_into_years(text, years):
     assert age_of(text) == years
 
 
@@ -63,12 +63,12 @@ def test_an_age_is_kept_to_a_hundredth_of_a_year(years):
 
 
 @given(st.integers(0, 125))
-def test_whole_years_are_whole_numbers(years):
+def test_whole_years_are_stored_as_integers(years):
     assert [json.dumps(age_of(text)) for text in (str(years), f"{years:03d}Y")] == [str(years)] * 2
 
 
 def with_columns(source: Path, sexes: list[str], ages: list[str]) -> None:
-    """Two more columns in the table of `make_source`, their values in turn."""
+    """Add two columns to the table of `make_source`, which repeat these values."""
     header, *rows = list(csv.reader((source / "films.csv").open(encoding="utf-8")))
     more = [[*row, sexes[i % len(sexes)], ages[i % len(ages)]] for i, row in enumerate(rows)]
     write_rows(source / "films.csv", [*header, "gender", "years"], more)
@@ -96,7 +96,7 @@ def test_an_age_between_two_years_is_whole_or_unknown(birth, study, years):
     assert age_between(birth, study) == years
 
 
-def test_the_columns_reach_the_samples_and_the_manifest(tmp_path):
+def test_samples_and_manifest_contain_sex_and_age(tmp_path):
     source = make_source(tmp_path / "source")
     with_columns(source, ["female", "M", "", "O"], ["052Y", "", "7.25"])
     manifest = write_shards(recipe_with_columns(), source, tmp_path / "shards", workers=0)
@@ -109,12 +109,12 @@ def test_the_columns_reach_the_samples_and_the_manifest(tmp_path):
         assert content["age"] == {"052Y": 52, "": None, "7.25": 7.25}[row["years"]]
 
 
-def test_without_columns_they_are_unknown(tmp_path):
+def test_sex_and_age_are_unknown_without_columns(tmp_path):
     source = make_source(tmp_path / "source")
     manifest = write_shards(table_recipe(), source, tmp_path / "shards", workers=0)
     assert manifest.attributes == ("view",)
-    found = contents(tmp_path / "shards", manifest).values()
-    assert {(content["sex"], content["age"]) for content in found} == {("", None)}
+    samples = contents(tmp_path / "shards", manifest).values()
+    assert {(content["sex"], content["age"]) for content in samples} == {("", None)}
 
 
 @pytest.mark.parametrize(
@@ -124,14 +124,14 @@ def test_without_columns_they_are_unknown(tmp_path):
         (["F"], ["old", ""], "columns.age names 'years', and none of its 40 values is one of: years, or DICOM's 052Y"),
     ],
 )  # fmt: skip
-def test_a_column_in_an_unknown_code_is_refused(tmp_path, sexes, ages, message):
+def test_a_column_of_which_no_value_can_be_parsed_is_refused(tmp_path, sexes, ages, message):
     source = make_source(tmp_path / "source")
     with_columns(source, sexes, ages)
     with pytest.raises(UserError, match=message):
         write_shards(recipe_with_columns(), source, tmp_path / "shards", workers=0)
 
 
-def test_other_ages_are_another_source(tmp_path):
+def test_changed_ages_make_another_source(tmp_path):
     source = make_source(tmp_path / "source")
     with_columns(source, ["F"], ["40"])
     write_shards(recipe_with_columns(), source, tmp_path / "shards", workers=0)
@@ -141,27 +141,27 @@ def test_other_ages_are_another_source(tmp_path):
         write_shards(recipe_with_columns(), source, tmp_path / "shards", workers=0)
 
 
-def test_a_made_patient_has_one_sex_and_age_and_the_report_agrees():
+def test_a_synthetic_patient_has_one_sex_and_age_and_the_report_agrees():
     studies = [draw_study(0, number) for number in range(500)]
     assert 0.4 < Counter(study.sex for study in studies)["F"] / 500 < 0.6
     assert {study.age for study in studies} >= set(range(25, 85))
     for first, second in zip(studies[3::5], studies[4::5], strict=True):
         assert (first.sex, first.age) == (second.sex, second.age)
-    said = 0
+    mentioned = 0
     for study in studies:
         indication = write_report(study, 0)["indication"]
         if "year" in indication and str(study.age) in indication:
-            said += 1
+            mentioned += 1
             assert {"F": "female", "M": " male"}[study.sex] in f" {indication.lower()}"
-    assert said > 250
+    assert mentioned > 250
 
 
-def test_tiny_shards_know_sex_and_age(tiny_shards):
+def test_shards_of_the_demo_contain_sex_and_age(tiny_shards):
     manifest = load_manifest(tiny_shards)
     assert manifest.attributes == ("view", "sex", "age")
-    found = contents(tiny_shards, manifest).values()
-    assert {content["sex"] for content in found} == {"F", "M"}
-    assert all(19 <= content["age"] <= 90 for content in found)
+    samples = contents(tiny_shards, manifest).values()
+    assert {content["sex"] for content in samples} == {"F", "M"}
+    assert all(19 <= content["age"] <= 90 for content in samples)
 
 
 @pytest.mark.shared
@@ -171,7 +171,7 @@ def test_real_rows_keep_their_sex_and_age(real_data, tmp_path):
     manifest = write_shards(recipe, real_data / "covid-cxr", tmp_path / "shards", workers=0)
     with (real_data / "covid-cxr" / "metadata.csv").open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["finding"] != "todo"]
-    found = contents(tmp_path / "shards", manifest).values()
-    assert Counter(content["sex"] for content in found) == Counter(row["sex"] for row in rows)
+    samples = contents(tmp_path / "shards", manifest).values()
+    assert Counter(content["sex"] for content in samples) == Counter(row["sex"] for row in rows)
     ages = Counter(float(row["age"]) if row["age"] else None for row in rows)
-    assert Counter(content["age"] for content in found) == ages
+    assert Counter(content["age"] for content in samples) == ages

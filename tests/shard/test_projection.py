@@ -1,4 +1,4 @@
-"""frontal, lateral or all: which view is which, and that the films of the others are left out and counted."""
+"""The projection of each view, and that images of other projections are left out and counted."""
 
 import dataclasses
 from pathlib import Path
@@ -31,7 +31,7 @@ def test_the_projection_of_a_view(view, expected):
     assert projection(view) == expected
 
 
-def test_no_published_view_of_padchest_or_chexpert_is_misread(published_tables):
+def test_all_published_views_of_padchest_and_chexpert_are_classified_correctly(published_tables):
     chexpert = pd.read_csv(published_tables / "chexpert_train.csv.gz", usecols=["Frontal/Lateral", "AP/PA"])
     assert (chexpert["Frontal/Lateral"].map(projection) == chexpert["Frontal/Lateral"].str.lower()).all()
     assert set(chexpert["AP/PA"].dropna().map(projection)) <= {"frontal", "lateral"}
@@ -42,7 +42,7 @@ def test_no_published_view_of_padchest_or_chexpert_is_misread(published_tables):
 
 
 def views_table(source: Path) -> Path:
-    """Every second film lateral, and three whose view nobody knows."""
+    """Make every second image lateral, and give three images an unknown view."""
     table = pd.read_csv(source / "films.csv")
     table.loc[1::2, "view"] = "LATERAL"
     table.loc[[4, 6, 9], "view"] = ["", "SWIMMERS", "LAO"]
@@ -50,7 +50,7 @@ def views_table(source: Path) -> Path:
     return source
 
 
-def test_films_of_other_views_are_left_out_and_counted(tmp_path):
+def test_images_of_other_views_are_left_out_and_counted(tmp_path):
     source = views_table(make_source(tmp_path / "source"))
     other, unknown = "not of the recipe's views", "view not known to be frontal or lateral"
     for views, kept, left_out in (
@@ -75,7 +75,7 @@ def test_the_demo_has_both_projections():
     assert sizes["lateral"] + sizes["frontal"] == sizes["all"]
 
 
-def test_a_source_without_such_films_is_refused(tmp_path):
+def test_a_source_without_images_of_the_chosen_projection_is_refused(tmp_path):
     source = make_source(tmp_path / "source", patients=3)
     with pytest.raises(
         UserError, match=r"none of 6 images is lateral; 0 have a view that is not known to be"
@@ -83,7 +83,7 @@ def test_a_source_without_such_films_is_refused(tmp_path):
         write_shards(table_recipe(views="lateral"), source, tmp_path / "shards", workers=0)
 
 
-def test_views_need_to_be_known():
+def test_a_recipe_that_selects_views_needs_a_source_of_views():
     columns = dataclasses.replace(table_recipe().columns, view=None)
     with pytest.raises(UserError, match=r"views: frontal with reader table needs columns\.view"):
         check_recipe(table_recipe(columns=columns, views="frontal"))

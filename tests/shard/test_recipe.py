@@ -1,4 +1,4 @@
-"""A recipe is checked when it is read, and an error names the field, what was found and what is valid."""
+"""A recipe is checked when it is read; an error names the field, its value and the valid values."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def test_the_recipes_of_the_package_are_valid(path):
     assert recipe.labels.classes or recipe.columns.labels
 
 
-def test_one_value_stands_for_a_list_and_numbers_for_their_text(tmp_path):
+def test_a_single_value_is_read_as_a_list_and_a_number_as_text(tmp_path):
     text = TABLE.replace('{Sick: sick, Well: "*"}', '{Sick: 1, Well: [0, "*"]}')
     recipe = load(tmp_path, text + "image: {monochrome1: {column: photometric, value: MONOCHROME1}}\n")
     assert recipe.labels.classes == {"Sick": ("1",), "Well": ("0", "*")}
@@ -69,11 +69,11 @@ def test_one_value_stands_for_a_list_and_numbers_for_their_text(tmp_path):
         ("reader: demo\nimage: {monochrome1: {column: a, value: b}}", "reader demo takes image.monochrome1 true"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_named_with_what_is_valid(tmp_path, text, message):
+def test_the_error_names_the_field_and_what_is_valid(tmp_path, text, message):
     with pytest.raises(UserError, match=message):
         load(tmp_path, text)
 
 
-def test_a_missing_recipe_is_named(tmp_path):
+def test_a_missing_recipe_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"no recipe .*nowhere\.yaml"):
         load_recipe(tmp_path / "nowhere.yaml")

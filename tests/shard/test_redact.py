@@ -1,4 +1,4 @@
-"""No listed term is left in a report, everything else is, and the manifest counts what was replaced."""
+"""Listed terms are replaced in reports, all other text is unchanged, and the manifest counts the replacements."""
 
 import csv
 import dataclasses
@@ -37,8 +37,8 @@ texts = st.lists(words | st.sampled_from([" ", "  ", "\n", ", ", ".", "-", "a b"
 
 
 def occurrences(term: str, text: str) -> int:
-    """Whole-word occurrences, found without the pattern under test: by splitting at every position."""
-    wanted, found = term.split(), 0
+    """Count the whole-word occurrences without a regular expression, by comparing at every position."""
+    wanted, count = term.split(), 0
     for start in range(len(text)):
         rest, position = text[start:].lower(), 0
         for number, part in enumerate(wanted):
@@ -51,29 +51,29 @@ def occurrences(term: str, text: str) -> int:
             position += len(part)
         else:
             before, after = text[start - 1 : start], rest[position : position + 1]
-            found += not (before.isalnum() or before == "_" or after.isalnum() or after == "_")
-    return found
+            count += not (before.isalnum() or before == "_" or after.isalnum() or after == "_")
+    return count
 
 
 @given(terms, texts)
-def test_no_term_remains_and_the_rest_is_unchanged(listed, text):
-    found, counts = Redaction(terms=tuple(listed)).apply({"notes": text})
-    assert all(occurrences(term, found["notes"]) == 0 for term in listed)
-    assert sum(counts.values()) == found["notes"].count(REPLACEMENT)
-    # What stands between the replacements is the text in its order, and each gap is exactly one term.
-    kept = [re.escape(part) for part in found["notes"].split(REPLACEMENT)]
+def test_no_term_remains_and_all_other_text_is_unchanged(listed, text):
+    redacted, counts = Redaction(terms=tuple(listed)).apply({"notes": text})
+    assert all(occurrences(term, redacted["notes"]) == 0 for term in listed)
+    assert sum(counts.values()) == redacted["notes"].count(REPLACEMENT)
+    # The parts between the replacements occur in the original text in the same order.
+    kept = [re.escape(part) for part in redacted["notes"].split(REPLACEMENT)]
     gaps = re.fullmatch("(.*?)".join(kept), text, re.DOTALL)
     assert gaps is not None
     if not any(occurrences(term, text) for term in listed):
-        assert (found["notes"], counts) == (text, {})
+        assert (redacted["notes"], counts) == (text, {})
 
 
 @given(terms, st.lists(st.integers(0, 4), max_size=6))
-def test_each_gap_is_a_term_and_is_counted_as_that(listed, chosen):
+def test_each_replacement_is_counted_under_its_term(listed, chosen):
     picked = [listed[number % len(listed)] for number in chosen]
     text = " / ".join(term.upper() for term in picked)
-    found, counts = Redaction(terms=tuple(listed)).apply({"a": text, "b": "ZZ"})
-    assert found == {"a": " / ".join([REPLACEMENT] * len(picked)), "b": "ZZ"}
+    redacted, counts = Redaction(terms=tuple(listed)).apply({"a": text, "b": "ZZ"})
+    assert redacted == {"a": " / ".join([REPLACEMENT] * len(picked)), "b": "ZZ"}
     assert counts == {term: picked.count(term) for term in picked}
 
 
@@ -88,7 +88,7 @@ def test_each_gap_is_a_term_and_is_counted_as_that(listed, chosen):
         ("", ""),
     ],
 )
-def test_whole_words_longest_first_in_upper_or_lower_case(text, expected):
+def test_the_longest_whole_word_term_is_replaced_regardless_of_case(text, expected):
     listed = ("covid", "COVID-19", "effusion", "pleural effusion")
     assert Redaction(terms=listed).apply({"notes": text})[0] == {"notes": expected}
 
@@ -103,7 +103,7 @@ def test_whole_words_longest_first_in_upper_or_lower_case(text, expected):
         (("Edema", "edema"), r"redact has the term 'edema' twice \(case"),
     ],
 )
-def test_a_term_that_cannot_work_is_refused(tmp_path, listed, message):
+def test_an_invalid_term_is_refused(tmp_path, listed, message):
     with pytest.raises(UserError, match=message):
         table_recipe(redact=listed)
     (tmp_path / "recipe.yaml").write_text("reader: demo\nredact: " + json.dumps(listed))
@@ -111,7 +111,7 @@ def test_a_term_that_cannot_work_is_refused(tmp_path, listed, message):
         load_recipe(tmp_path / "recipe.yaml")
 
 
-def test_shards_and_manifest_say_what_was_replaced_and_not_where(tmp_path):
+def test_shards_contain_no_term_and_the_manifest_counts_them(tmp_path):
     source = make_source(tmp_path / "source")
     header, *rows = list(csv.reader((source / "films.csv").open(encoding="utf-8")))
     rows = [[*row[:-1], f"Sick, {row[2].upper()} and sickly {i}."] for i, row in enumerate(rows)]
@@ -134,7 +134,7 @@ def test_shards_and_manifest_say_what_was_replaced_and_not_where(tmp_path):
     )
 
 
-def test_without_redact_reports_are_as_they_were(tmp_path):
+def test_reports_are_unchanged_without_redact(tmp_path):
     manifest = write_shards(table_recipe(), make_source(tmp_path / "source"), tmp_path / "s", workers=0)
     assert manifest.redacted == {}
     assert not label_terms_redacted(manifest)
@@ -152,7 +152,7 @@ def test_the_replacement_is_one_token_of_a_bert_tokenizer(tmp_path):
 
 
 @pytest.mark.shared
-def test_real_notes_lose_the_findings_names(real_data, tmp_path):
+def test_the_redacted_recipe_removes_diagnoses_from_real_notes(real_data, tmp_path):
     recipe = load_recipe(REDACTED)
     recipe = dataclasses.replace(recipe, image=dataclasses.replace(recipe.image, short_side=16))
     manifest = write_shards(recipe, real_data / "covid-cxr", tmp_path / "s", workers=0)

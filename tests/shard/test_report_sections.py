@@ -1,4 +1,4 @@
-"""MIMIC-CXR's reports are cut where the data set's own script cuts them: headings, slips, titles, last paragraphs."""
+"""MIMIC-CXR reports are divided as by the published script: headings, misspellings, titles, last paragraphs."""
 
 from collections import Counter
 
@@ -31,11 +31,11 @@ REPORT = """                                 FINAL REPORT
 
 
 def written(report: str) -> dict[str, str]:
-    """The sections that are not empty, the title apart."""
+    """The sections that are not empty, without the preamble."""
     return {name: text for name, text in cut_sections(report).items() if text and name != "preamble"}
 
 
-def test_a_report_of_the_usual_form():
+def test_a_report_of_the_usual_form_is_divided_at_its_headings():
     assert cut_sections(REPORT)["preamble"] == "FINAL REPORT"
     assert written(REPORT) == {
         "examination": "CHEST (PA AND LAT)",
@@ -77,19 +77,19 @@ def test_a_report_of_the_usual_form():
         ("WET READ", "wet_read"),
     ],
 )
-def test_headings_and_slips_of_headings(heading, section):
+def test_headings_are_recognised_even_if_misspelt(heading, section):
     filler = "IMPRESSION" if section == "findings" else "FINDINGS"
     assert cut_sections(f" {heading}: Some words.\n {filler}: Others.")[section] == "Some words."
 
 
-def test_what_is_under_an_unknown_heading_is_kept_with_it():
+def test_text_under_an_unknown_heading_is_kept_with_the_heading():
     assert written(" DOSE: 3 mGy\n FINDINGS: Clear.\n SEEN BY: A. B.") == {
         "other": "DOSE: 3 mGy SEEN BY: A. B.",
         "findings": "Clear.",
     }
 
 
-def test_of_several_findings_the_last_counts_and_an_empty_one_is_a_title():
+def test_the_last_of_several_findings_counts_and_an_empty_one_is_ignored():
     report = " CHEST, PA AND LATERAL: \n \n INDICATION: Cough.\n FINDINGS: First.\n PORTABLE CHEST: Second.\n"
     assert written(report) == {"indication": "Cough.", "findings": "Second."}
     assert written(" IMPRESSION: Clear.\n INDICATION: Cough.\n IMPRESSION: \n") == {
@@ -98,19 +98,19 @@ def test_of_several_findings_the_last_counts_and_an_empty_one_is_a_title():
     }
 
 
-def test_the_line_below_a_heading_on_a_line_of_its_own_is_text():
+def test_the_line_below_a_heading_without_text_is_text():
     assert written(" FINDINGS:\n AP VIEW: clear.\n IMPRESSION: Normal.") == {
         "findings": "AP VIEW: clear.",
         "impression": "Normal.",
     }
 
 
-def test_small_letters_digits_and_the_middle_of_a_line_are_no_heading():
+def test_lower_case_digits_and_text_within_a_line_are_not_headings():
     report = " FINDINGS: Clear.\n Heart: normal\n L1: intact\n seen, IMPRESSION: none\n 10:30 AM\n -: x\n"
     assert list(written(report)) == ["findings"]
 
 
-def test_without_findings_and_impression_the_last_section_is_cut_after_its_first_paragraph():
+def test_without_findings_and_impression_the_last_section_is_divided_after_a_paragraph():
     report = " HISTORY: Fall.\n \n Portable film of the chest\n shows no fracture.\n \n No effusion.\n"
     assert written(report) == {
         "history": "Fall.",
@@ -123,7 +123,7 @@ def test_without_findings_and_impression_the_last_section_is_cut_after_its_first
 
 
 @given(st.text(alphabet=st.sampled_from("ab AB:\n(,\r\t"), max_size=60))
-def test_any_text_has_all_sections_and_nothing_is_made_up(text):
+def test_any_text_gives_all_sections_and_no_text_is_added(text):
     sections = cut_sections(text)
     assert tuple(sections) == MIMIC_SECTIONS
     assert Counter("".join("".join(sections.values()).split())) <= Counter("".join(text.split()))

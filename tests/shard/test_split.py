@@ -1,4 +1,4 @@
-"""No group in two splits, the shares are met, and neither row order nor chance matters."""
+"""No group is in two splits, the shares are met, and the split does not depend on the order of the rows."""
 
 import random
 from collections import Counter
@@ -30,16 +30,16 @@ def test_no_group_is_divided_and_row_order_does_not_matter(rows, seed, chance):
 
 
 @given(st.lists(st.integers(0, 2), min_size=1, max_size=300), seeds)
-def test_groups_of_one_meet_the_share_of_each_class_within_one(strata, seed):
+def test_groups_of_one_sample_meet_the_shares_of_each_class_within_one_sample(strata, seed):
     split = Split(by="study", train=0.6, val=0.25, test=0.15, seed=seed)
     names = assign_splits([f"study{i}" for i in range(len(strata))], strata, split)
     for value in set(strata):
-        found = Counter(name for name, stratum in zip(names, strata, strict=True) if stratum == value)
+        counts = Counter(name for name, stratum in zip(names, strata, strict=True) if stratum == value)
         for name in ("train", "val", "test"):
-            assert abs(found[name] - strata.count(value) * getattr(split, name)) <= 1 + 1e-9
+            assert abs(counts[name] - strata.count(value) * getattr(split, name)) <= 1 + 1e-9
 
 
-def test_large_groups_are_not_all_dealt_to_the_large_split():
+def test_large_groups_are_not_all_assigned_to_the_large_split():
     groups = [f"p{i}" for i in range(1000) for _ in range(1 + 9 * (i % 4 == 0))]
     names = assign_splits(groups, [0] * len(groups), Split(by="patient"))
     per_split = {name: [g for g, n in zip(groups, names, strict=True) if n == name] for name in set(names)}
@@ -54,7 +54,7 @@ def test_another_seed_gives_another_split():
     assert sorted(shuffled(groups, 1)) == sorted(groups)
 
 
-def test_by_image_is_scikit_learns_stratified_split_twice():
+def test_the_split_by_image_equals_two_stratified_splits_of_scikit_learn():
     images = sorted(f"{i:05d}" for i in range(1000))
     strata = [int(i % 7 == 0) for i in range(1000)]
     train, rest, _, rest_strata = train_test_split(
@@ -63,18 +63,18 @@ def test_by_image_is_scikit_learns_stratified_split_twice():
     val, test = train_test_split(rest, test_size=0.5, stratify=rest_strata, random_state=42)
     order = random.Random(0).sample(range(1000), 1000)
     names = assign_splits([images[i] for i in order], [strata[i] for i in order], Split(by="image", seed=42))
-    found = {name: {images[i] for i, n in zip(order, names, strict=True) if n == name} for name in set(names)}
-    assert found == {"train": set(train), "val": set(val), "test": set(test)}
+    split = {name: {images[i] for i, n in zip(order, names, strict=True) if n == name} for name in set(names)}
+    assert split == {"train": set(train), "val": set(val), "test": set(test)}
 
 
-def test_too_few_images_of_a_class_is_a_clear_error():
+def test_too_few_images_of_a_class_are_refused():
     with pytest.raises(
         UserError, match="too few images to split by image: 21 in 2 classes, the smallest of 1"
     ):
         assign_splits([str(i) for i in range(21)], [0] * 20 + [1], Split(by="image"))
 
 
-def test_an_official_split_is_taken_as_it_is_unless_it_divides_a_group():
+def test_an_official_split_is_unchanged_and_refused_if_it_divides_a_group():
     split = Split(by="study", official=True)
     assert checked_official(["a", "b", "a"], ["val", "test", "val"], split) == ["val", "test", "val"]
     message = r"the official split divides 1 of 2 units \(split by study\): check that the split file"
