@@ -1,4 +1,4 @@
-"""Readers of the user's own: what they give is checked, and their code is part of what a shard folder is made of."""
+"""Readers of the user's own: what they return is checked, and a change of their file makes another recipe."""
 
 import hashlib
 import json
@@ -36,8 +36,8 @@ SECRET = "Mrs Featherstonehaugh"
 
 
 @dataclass(frozen=True)
-class Film:
-    """A class of the reader's own module, which a worker must find again."""
+class Image:
+    """A class of the reader's own module, which a worker must import before it unpickles an image."""
 
     path: Path
 
@@ -50,7 +50,7 @@ class Film:
 
 def record(row, folder):
     return Record(source_id=row["file"], image_id=row["file"], study=row["mrn"], patient=row["mrn"], view=row["view"],
-                  values=(row["label"],), text={"notes": row["notes"]}, pixels=Film(folder / "images" / row["file"]))
+                  values=(row["label"],), text={"notes": row["notes"]}, pixels=Image(folder / "images" / row["file"]))
 
 
 def read(recipe, folder):
@@ -60,7 +60,7 @@ def read(recipe, folder):
 
 
 def _changed(number, **changes):
-    """A reader whose record of this number (from 1) has another field."""
+    """A reader whose record of this number (from 1) has other fields."""
 
     def changed(recipe, folder):
         source = read(recipe, folder)
@@ -78,7 +78,7 @@ def source(tmp_path):
 
 @pytest.fixture
 def own(tmp_path):
-    """own(text) -> the recipe for a reader.py of READER and this text, with the reader `read` or another."""
+    """own(text, name) writes reader.py as READER + text, and returns a recipe with its reader `name`."""
 
     def recipe(text="", name="read", **changes):
         (tmp_path / "reader.py").write_text(READER + text)
@@ -87,12 +87,14 @@ def own(tmp_path):
     return recipe
 
 
-def test_it_writes_what_our_reader_of_the_same_source_does_in_any_number_of_workers(source, own, tmp_path):
-    """Takes some seconds: two workers start, which import NumPy and OpenCV."""
+def test_shards_equal_those_of_the_table_reader_for_any_number_of_workers(source, own, tmp_path):
+    """Takes some seconds, because two workers start and import NumPy and OpenCV."""
     table = write_shards(table_recipe(), source, tmp_path / "table", workers=0)
     recipe = own()
     manifest = write_shards(recipe, source, tmp_path / "own", workers=2)
-    assert write_shards(recipe, source, tmp_path / "own", workers=0) == manifest  # finished: the same again
+    assert (
+        write_shards(recipe, source, tmp_path / "own", workers=0) == manifest
+    )  # the folder is already complete
     assert verify(tmp_path / "own") == []
     assert {k: v.label_counts for k, v in manifest.splits.items()} == {
         k: v.label_counts for k, v in table.splits.items()
@@ -102,7 +104,7 @@ def test_it_writes_what_our_reader_of_the_same_source_does_in_any_number_of_work
     assert contents(tmp_path / "again") == contents(tmp_path / "own")
 
 
-def test_the_manifest_has_the_name_the_sha256_and_the_origin_of_labels_and_no_folder(source, own, tmp_path):
+def test_the_manifest_records_name_sha256_and_label_source_but_no_folder(source, own, tmp_path):
     recipe = own()
     manifest = write_shards(recipe, source, tmp_path / "shards", workers=0)
     assert manifest == load_manifest(tmp_path / "shards")
@@ -114,7 +116,7 @@ def test_the_manifest_has_the_name_the_sha256_and_the_origin_of_labels_and_no_fo
     assert str(tmp_path) not in (tmp_path / "shards" / "manifest.json").read_text()
 
 
-def test_the_manifests_of_our_readers_have_nothing_new(source, tmp_path):
+def test_manifests_of_built_in_readers_have_no_additional_fields(source, tmp_path):
     manifest = write_shards(table_recipe(), source, tmp_path / "shards", workers=0)
     text = (tmp_path / "shards" / "manifest.json").read_text()
     assert not {"labels_from", "labels_in_reports"} & json.loads(text).keys()
@@ -123,7 +125,7 @@ def test_the_manifests_of_our_readers_have_nothing_new(source, tmp_path):
     assert READERS[manifest.label_source].labels_from.startswith("a column of the source table")
 
 
-def test_labels_that_were_made_from_the_reports_are_warned_of(source, own, tmp_path):
+def test_labels_derived_from_the_reports_cause_a_warning(source, own, tmp_path):
     text = """
 def by_program(recipe, folder):
     return replace(read(recipe, folder), labels_from="our labeller", labels_in_reports="by our labeller")
@@ -147,14 +149,14 @@ def test_a_changed_reader_is_another_recipe(source, own, tmp_path):
         write_part(recipe, source, out, stems=rest, **part)
     before = (out / f"{first}.tar").stat().st_mtime_ns
     write_shards(recipe, source, out, workers=0)
-    assert (out / f"{first}.tar").stat().st_mtime_ns != before  # was of another recipe, and written again
+    assert (out / f"{first}.tar").stat().st_mtime_ns != before  # the shard of another recipe was rewritten
     own("\n# changed again")
     with pytest.raises(UserError, match=r"shards of another recipe \(it differs in: reader_sha256\)"):
         write_shards(recipe, source, out, workers=0)
 
 
-def test_a_task_of_a_job_array_reads_with_it(source, own, tmp_path):
-    """Takes some seconds: submitit starts a Python process, as SLURM would, that knows the recipe alone."""
+def test_a_task_of_a_job_array_uses_the_reader(source, own, tmp_path):
+    """Takes some seconds, because submitit starts a Python process, as SLURM would, which gets only the recipe."""
     recipe, out = own(), tmp_path / "shards"
     plan = plan_shards(recipe, source)
     prepare(out, {}, "")
@@ -174,7 +176,7 @@ def test_a_task_of_a_job_array_reads_with_it(source, own, tmp_path):
     assert all((out / f"{stem}.tar").is_file() for stem in stems)
 
 
-def test_a_file_beside_the_recipe_is_found_and_the_working_directory_comes_first(tmp_path, monkeypatch):
+def test_the_reader_is_looked_up_in_the_working_directory_before_the_recipes_folder(tmp_path, monkeypatch):
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "reader.py").write_text(READER)
     (tmp_path / "site" / "recipe.yaml").write_text("reader: reader.py:read")
@@ -208,7 +210,9 @@ def test_a_file_beside_the_recipe_is_found_and_the_working_directory_comes_first
         ("pixels=ImageFile(path=SECRET)", "record 3: pixels is of type ImageFile; expected None"),
     ],
 )
-def test_a_record_that_breaks_the_protocol_is_named_by_number_and_field(source, own, change, message):
+def test_the_error_names_number_and_field_of_a_record_that_violates_the_protocol(
+    source, own, change, message
+):
     recipe = own(f"\nbroken = _changed(3, {change})", "broken")
     with pytest.raises(UserError, match=r"^reader '.*reader\.py:broken': ") as caught:
         read_source(recipe, source)
@@ -231,10 +235,10 @@ def test_a_record_that_breaks_the_protocol_is_named_by_number_and_field(source, 
         ("raise KeyError(SECRET)", "broken' raised KeyError in line 53 of reader.py"),
         ("return Record(source_id=SECRET)", "broken' raised TypeError in line 53 of reader.py"),
         ("raise UserError('no index.csv')", "no index.csv"),
-        ("return _changed(1, pixels=Film(open(__file__)))(recipe, folder)", "cannot be sent to another process"),
+        ("return _changed(1, pixels=Image(open(__file__)))(recipe, folder)", "cannot be sent to another process"),
     ],
 )  # fmt: skip
-def test_a_source_that_breaks_the_protocol_is_one_clear_error(source, own, body, message):
+def test_a_source_that_violates_the_protocol_is_refused(source, own, body, message):
     with pytest.raises(UserError) as caught:
         read_source(own(f"\n\ndef broken(recipe, folder):\n    {body}", "broken"), source)
     assert message in str(caught.value)
@@ -255,15 +259,15 @@ def test_a_source_that_breaks_the_protocol_is_one_clear_error(source, own, body,
         ("raise ImageProblem(UNREADABLE_IMAGE)", "at least 48 of 80 images failed (image not readable"),
     ],
 )
-def test_a_film_that_breaks_the_protocol_is_one_clear_error(source, own, tmp_path, body, message, workers):
-    recipe = own(f"\nFilm.read = lambda self, short_side: _read(self)\ndef _read(self):\n    {body}")
+def test_an_image_that_violates_the_protocol_is_refused(source, own, tmp_path, body, message, workers):
+    recipe = own(f"\nImage.read = lambda self, short_side: _read(self)\ndef _read(self):\n    {body}")
     with pytest.raises(UserError) as caught:
         write_shards(recipe, source, tmp_path / "shards", workers=workers, allow_left_out=0.5)
     assert message in str(caught.value)
     assert "Featherstonehaugh" not in str(caught.value)
 
 
-def test_columns_of_labels_and_a_split_of_its_own_are_taken(source, own, tmp_path):
+def test_label_columns_and_official_split_of_the_reader_are_used(source, own, tmp_path):
     text = """
 def several(recipe, folder):
     source = read(recipe, folder)
@@ -284,9 +288,9 @@ def several(recipe, folder):
     assert sum(split.samples for split in manifest.splits.values()) == 79
 
 
-def test_the_command_line_says_it_in_one_line(source, own, tmp_path, cxr_dist):
+def test_the_command_line_reports_an_error_of_the_reader_in_one_line(source, own, tmp_path, cxr_dist):
     own("\ndef fails(recipe, folder):\n    raise KeyError(SECRET)")
-    for reader, said in (
+    for reader, message in (
         ("reader.py:fails", "raised KeyError in line 52"),
         ("reader.py:reed", "defines no 'reed'"),
     ):
@@ -295,5 +299,5 @@ def test_the_command_line_says_it_in_one_line(source, own, tmp_path, cxr_dist):
             "shard", tmp_path / "recipe.yaml", "--source", source, "--out", tmp_path / "out"
         )
         assert status == 2
-        assert said in error.replace("\n", "")
+        assert message in error.replace("\n", "")
         assert "Traceback" not in error

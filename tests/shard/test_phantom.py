@@ -1,4 +1,4 @@
-"""Made films and reports: the same ones each time, findings that can be seen, reports that do not give them away."""
+"""Synthetic images and reports: reproducible, with visible findings that only the impression names."""
 
 import dataclasses
 import json
@@ -30,13 +30,13 @@ numbers = st.integers(0, 5000)
 
 @given(numbers, st.integers(0, 3))
 @settings(max_examples=20, deadline=None)
-def test_a_film_is_a_function_of_seed_and_study(number, seed):
-    film = PhantomImage(seed=seed, study=number, view="PA", side=64)
-    pixels = film.read(64)
+def test_an_image_is_a_function_of_seed_and_study(number, seed):
+    image = PhantomImage(seed=seed, study=number, view="PA", side=64)
+    pixels = image.read(64)
     assert (pixels.shape, pixels.dtype) == ((64, 64), np.uint8)
-    assert np.array_equal(pixels, film.read(64))
-    assert not np.array_equal(pixels, dataclasses.replace(film, study=number + 1).read(64))
-    assert not np.array_equal(pixels, dataclasses.replace(film, seed=seed + 1).read(64))
+    assert np.array_equal(pixels, image.read(64))
+    assert not np.array_equal(pixels, dataclasses.replace(image, study=number + 1).read(64))
+    assert not np.array_equal(pixels, dataclasses.replace(image, seed=seed + 1).read(64))
 
 
 @given(numbers)
@@ -51,7 +51,7 @@ def test_lungs_are_darker_than_heart_and_abdomen_and_air_is_darkest(number):
 
 @pytest.mark.parametrize("draw", [draw_frontal, draw_lateral])
 @pytest.mark.parametrize("finding", [name for name in FINDINGS if name != "normal"])
-def test_a_finding_adds_density_the_more_the_plainer_it_is(draw, finding):
+def test_a_plainer_finding_adds_more_density(draw, finding):
     study = dataclasses.replace(draw_study(0, 3), finding="normal", zone="mid")
     clear = draw(study, STRAIGHT, np.random.default_rng(0))
     sums = []
@@ -61,13 +61,13 @@ def test_a_finding_adds_density_the_more_the_plainer_it_is(draw, finding):
     assert 0 <= sums[0] < sums[1] < sums[2]
 
 
-def test_visits_of_one_patient_share_the_build():
+def test_studies_of_one_patient_share_the_build():
     first, second = draw_study(0, 3), draw_study(0, 4)
     assert (first.patient, first.build) == (second.patient, second.build)
     assert draw_study(0, 5).patient != second.patient
 
 
-def test_findings_have_their_shares_and_some_studies_two_views():
+def test_findings_have_their_shares_and_some_studies_have_two_views():
     studies = [draw_study(0, number) for number in range(1000)]
     counts = Counter(study.finding for study in studies)
     for name, share in FINDINGS.items():
@@ -87,13 +87,13 @@ def test_only_the_impression_names_the_finding():
         assert study.finding in report["impression"].lower() or "abnormality" in report["impression"]
 
 
-def test_reports_vary_and_repeat():
+def test_reports_vary_between_studies_and_are_reproducible():
     reports = [write_report(draw_study(0, number), 0) for number in range(300)]
     assert len({report["findings"] for report in reports}) > 200
     assert reports[17] == write_report(draw_study(0, 17), 0)
 
 
-def test_the_demo_says_that_it_is_made(tmp_path):
+def test_the_manifest_of_the_demo_says_that_the_data_are_synthetic(tmp_path):
     recipe = dataclasses.replace(load_recipe(DEMO), demo=Demo(studies=150, side=32))
     manifest = write_shards(recipe, None, tmp_path / "shards", workers=0)
     assert manifest.made_data

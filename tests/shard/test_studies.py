@@ -1,4 +1,4 @@
-"""Samples of several films: what a study's sample holds, and that other shards are as they were without the choice."""
+"""Samples of several images: the contents of a study's sample, and the unchanged format of single-image samples."""
 
 import dataclasses
 import io
@@ -32,7 +32,7 @@ from cxr_dist.shard.summary import print_summary
 from cxr_dist.shard.verify import verify
 from cxr_dist.shard.write import write_shards
 
-FILMS = 3  # of each patient
+IMAGES = 3  # of each patient
 
 
 def study_recipe(**changes):
@@ -42,11 +42,11 @@ def study_recipe(**changes):
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """40 patients with two studies: one of a lateral and a frontal film, one of a single frontal film."""
-    source = make_source(tmp_path / "source", films=FILMS)
+    """40 patients with two studies: one with a lateral and a frontal image, one with a single frontal image."""
+    source = make_source(tmp_path / "source", films=IMAGES)
     table = pd.read_csv(source / "films.csv")
     table["view"] = ["LATERAL", "PA", "AP"] * 40
-    table["study"] = [f"{row // FILMS}-{row % FILMS // 2}" for row in range(len(table))]
+    table["study"] = [f"{row // IMAGES}-{row % IMAGES // 2}" for row in range(len(table))]
     table.to_csv(source / "films.csv", index=False)
     return source
 
@@ -68,7 +68,7 @@ def sources_of(out: Path) -> dict[str, list[str]]:
     return keys.groupby("key")["source"].apply(list).to_dict()
 
 
-def test_any_webdataset_reader_gets_a_studys_films_with_its_one_report(source, tmp_path):
+def test_any_webdataset_reader_gets_the_images_of_a_study_with_its_report(source, tmp_path):
     out = tmp_path / "shards"
     manifest = write_shards(study_recipe(), source, out, workers=0)
     assert load_manifest(out) == manifest
@@ -76,8 +76,8 @@ def test_any_webdataset_reader_gets_a_studys_films_with_its_one_report(source, t
     samples, names = samples_of(out, manifest), sources_of(out)
     assert Counter(len(names[sample["__key__"]]) for sample in samples) == {2: 40, 1: 40}
     for sample in samples:
-        films = {name: int(name.split("-")[2].removesuffix(".png")) for name in names[sample["__key__"]]}
-        frontal, *lateral = sorted(films, key=films.get, reverse=True)
+        numbers = {name: int(name.split("-")[2].removesuffix(".png")) for name in names[sample["__key__"]]}
+        frontal, *lateral = sorted(numbers, key=numbers.get, reverse=True)
         expected = dict(zip(("jpg", "1.jpg"), (frontal, *lateral), strict=False))
         assert {kind for kind in sample if kind.endswith("jpg")} == set(expected)
         for kind, name in expected.items():
@@ -89,7 +89,7 @@ def test_any_webdataset_reader_gets_a_studys_films_with_its_one_report(source, t
     assert verify(out) == []
 
 
-def test_the_index_finds_every_film_in_one_span(source, tmp_path):
+def test_the_index_locates_every_image_within_one_span(source, tmp_path):
     out = tmp_path / "shards"
     manifest = write_shards(study_recipe(), source, out, workers=0)
     for split in manifest.splits.values():
@@ -105,7 +105,7 @@ def test_the_index_finds_every_film_in_one_span(source, tmp_path):
                     assert offset + size in span
 
 
-def test_an_index_is_refused_where_a_film_is_missing_before_another():
+def test_an_index_is_refused_if_an_image_is_missing_before_another():
     index = np.zeros(3, index_dtype(1, views=3))
     index["key"], index["size"], index["json_size"] = b"a", 100, 10
     index["jpg_size"] = [[5, 0, 0], [5, 5, 0], [5, 5, 5]]
@@ -115,7 +115,7 @@ def test_an_index_is_refused_where_a_film_is_missing_before_another():
         assert not index_is_sound(index, 100, num_groups=2), sizes
 
 
-def test_a_second_film_that_is_in_another_split_is_found(tmp_path):
+def test_a_near_duplicate_of_a_second_image_is_found_in_another_split(tmp_path):
     source = make_source(tmp_path / "source", patients=20, films=2)
     for number, path in enumerate(sorted((source / "images").iterdir())):
         Image.fromarray(texture(number)).save(path)
@@ -147,14 +147,14 @@ def test_rows_in_another_order_and_more_workers_give_the_same_bytes(source, tmp_
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
-def test_films_beyond_max_views_are_left_out_and_counted(source, tmp_path):
+def test_images_beyond_max_views_are_left_out_and_counted(source, tmp_path):
     table = pd.read_csv(source / "films.csv")
     table["study"] = table["mrn"]
     table.to_csv(source / "films.csv", index=False)
     manifest = write_shards(study_recipe(), source, tmp_path / "two", workers=0)
     assert manifest.left_out == {"more films of a study than max_views": 40}
     views = {json.loads(s["json"])["view"] for s in samples_of(tmp_path / "two", manifest)}
-    assert views == {"PA + LATERAL"}  # and not the two frontal films
+    assert views == {"PA + LATERAL"}  # and not the two frontal images
     manifest = write_shards(study_recipe(max_views=3), source, tmp_path / "three", workers=0)
     assert manifest.left_out == {}
     views = {json.loads(s["json"])["view"] for s in samples_of(tmp_path / "three", manifest)}
@@ -162,9 +162,9 @@ def test_films_beyond_max_views_are_left_out_and_counted(source, tmp_path):
     assert verify(tmp_path / "three") == []
 
 
-def test_a_studys_unreadable_film_costs_the_film_and_a_lone_one_the_study(source, tmp_path):
-    (source / "images" / "secret.film-0-1.png").write_bytes(b"no image")  # the frontal film of two
-    (source / "images" / "secret.film-1-2.png").unlink()  # a study's only film
+def test_an_unreadable_image_is_left_out_and_a_study_without_other_images_too(source, tmp_path):
+    (source / "images" / "secret.film-0-1.png").write_bytes(b"no image")  # the frontal image of two
+    (source / "images" / "secret.film-1-2.png").unlink()  # the only image of a study
     out = tmp_path / "shards"
     manifest = write_shards(study_recipe(), source, out, workers=0, allow_left_out=0.02)
     assert manifest.left_out == {"image not readable": 1, "image file missing": 1}
@@ -177,7 +177,7 @@ def test_a_studys_unreadable_film_costs_the_film_and_a_lone_one_the_study(source
         write_shards(study_recipe(), source, tmp_path / "strict", workers=0)
 
 
-def test_studies_that_contradict_themselves_are_failures(source, tmp_path):
+def test_studies_with_contradictory_images_count_as_failures(source, tmp_path):
     edit(source, 0, label="well")
     edit(source, 4, notes="Another report.")
     manifest = write_shards(study_recipe(), source, tmp_path / "shards", workers=0, allow_left_out=0.1)
@@ -185,7 +185,7 @@ def test_studies_that_contradict_themselves_are_failures(source, tmp_path):
     assert sum(split.samples for split in manifest.splits.values()) == 78
 
 
-def test_two_patients_with_one_study_id_are_two_samples(source, tmp_path):
+def test_two_patients_with_the_same_study_id_are_two_samples(source, tmp_path):
     table = pd.read_csv(source / "films.csv")
     table["study"] = "1"
     table.to_csv(source / "films.csv", index=False)
@@ -193,13 +193,13 @@ def test_two_patients_with_one_study_id_are_two_samples(source, tmp_path):
     assert sum(split.samples for split in manifest.splits.values()) == 40
 
 
-def test_views_and_studies_together(source, tmp_path):
+def test_views_are_selected_before_images_are_grouped_by_study(source, tmp_path):
     manifest = write_shards(study_recipe(views="frontal"), source, tmp_path / "shards", workers=0)
     assert manifest.left_out == {"not of the recipe's views": 40}
     assert all("1.jpg" not in sample for sample in samples_of(tmp_path / "shards", manifest))
 
 
-def test_one_film_a_sample_has_the_format_that_it_had_before_there_were_studies(source, tmp_path):
+def test_single_image_samples_keep_the_format_from_before_studies(source, tmp_path):
     manifest = write_shards(table_recipe(), source, tmp_path / "shards", workers=0)
     plain = json.loads((tmp_path / "shards" / "manifest.json").read_text())
     assert not {"views", "samples", "max_views"} & set(plain["recipe"])
@@ -219,22 +219,22 @@ VIEWS = st.lists(st.sampled_from(["PA", "AP", "LATERAL", "LL", "LAO", ""]), min_
 
 
 @given(VIEWS, st.randoms())
-def test_the_order_alternates_projections_and_does_not_depend_on_the_rows(
+def test_the_order_of_images_alternates_projections_and_ignores_the_order_of_rows(
     views: list[str], rng: random.Random
 ):
-    films = [
+    records = [
         Record(source_id=f"{i}", image_id=f"{i}", study="s", patient="p", view=view, values=(), text={}, pixels=None)
         for i, view in enumerate(views)
     ]  # fmt: skip
-    ordered = films_in_order(films)
-    assert sorted(ordered, key=films.index) == films
-    kinds = [projection(film.view) for film in ordered]
+    ordered = films_in_order(records)
+    assert sorted(ordered, key=records.index) == records
+    kinds = [projection(record.view) for record in ordered]
     turns = [
         (kinds[:place].count(kind), ("frontal", "lateral", "").index(kind))
         for place, kind in enumerate(kinds)
     ]
     assert turns == sorted(turns)
-    assert films_in_order(rng.sample(films, len(films))) == ordered
+    assert films_in_order(rng.sample(records, len(records))) == ordered
 
 
 def test_the_closing_table_counts_studies(source, tmp_path):
@@ -254,6 +254,6 @@ def test_the_closing_table_counts_studies(source, tmp_path):
         ({"max_views": 9}, "max_views is 9; expected 2 to 8"),
     ],
 )
-def test_a_recipe_that_cannot_make_studies_is_refused(changes, message):
+def test_a_recipe_that_cannot_group_by_study_is_refused(changes, message):
     with pytest.raises(UserError, match=message):
         check_recipe(study_recipe(**changes))

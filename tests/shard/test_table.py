@@ -1,4 +1,4 @@
-"""The table reader: columns, several labels, inverted and shared films, and what does not fit the table."""
+"""The table reader: columns, several labels, inverted and shared images, and recipes that do not fit the table."""
 
 import csv
 import gzip
@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,7 +36,7 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "shards"
 
 
-def test_a_film_under_two_patients_makes_them_one_and_keys_stay_unique(source, out):
+def test_patients_that_share_an_image_are_merged_and_keys_stay_unique(source, out):
     header, *rows = list(csv.reader((source / "films.csv").open()))
     twins = [[rows[2 * patient][0], f"TWIN{patient}", *rows[2 * patient][2:]] for patient in range(20)]
     write_rows(source / "films.csv", header, rows + twins)
@@ -51,7 +52,7 @@ def test_a_film_under_two_patients_makes_them_one_and_keys_stay_unique(source, o
     assert all(len(names) == 1 for names in split_of.values())
 
 
-def test_multilabel_columns_keep_unknown_as_null(tmp_path, out):
+def test_unknown_values_of_multilabel_columns_are_stored_as_null(tmp_path, out):
     source = make_source(tmp_path / "many", patients=30, films=1)
     rows = [[f"secret.film-{i}-0.png", f"P{i}", str(i % 2), ["", "-1", "1"][i % 3]] for i in range(30)]
     write_rows(source / "films.csv", ["file", "mrn", "Edema", "Mass"], rows)
@@ -75,7 +76,7 @@ def test_multilabel_columns_keep_unknown_as_null(tmp_path, out):
     assert verify(out) == []
 
 
-def test_inverted_rows_are_inverted(source, out):
+def test_images_of_inverted_rows_are_inverted(source, out):
     rows = list(csv.reader((source / "films.csv").open()))
     rows = [rows[0] + ["kind"]] + [[*row, f"MONOCHROME{1 + i % 2}"] for i, row in enumerate(rows[1:])]
     write_rows(source / "films.csv", rows[0], rows[1:])
@@ -110,13 +111,13 @@ def test_inverted_rows_are_inverted(source, out):
         ({"split": Split(train=0.98, val=0.01, test=0.01)}, "split val is empty: 80 images in all, split by patient"),
     ],
 )  # fmt: skip
-def test_a_recipe_that_does_not_fit_the_table_is_named(source, out, changes, message):
+def test_a_recipe_that_does_not_fit_the_table_is_refused(source, out, changes, message):
     with pytest.raises(UserError, match=message):
         write_shards(table_recipe(**changes), source, out, workers=0)
     assert not out.exists()
 
 
-def test_a_list_of_labels_in_one_cell_an_id_in_a_path_and_an_age_between_years(tmp_path):
+def test_lists_of_labels_ids_in_paths_and_ages_from_two_years_are_parsed(tmp_path):
     cells = {
         "train/patient1/study2/a.png": ("['edema', ' mass']", "1930.0", "20140915", (("edema", "mass"), 84)),
         "train/patient1/study3/b.png": ("[\"it's mass\", '']", "", "20140915", (("it's mass",), None)),
@@ -143,7 +144,7 @@ def test_a_list_of_labels_in_one_cell_an_id_in_a_path_and_an_age_between_years(t
     assert [record.study for record in records] == ["patient1/study2", "patient1/study3", ""]
 
 
-def test_two_years_of_which_none_can_be_read_are_named(source):
+def test_columns_of_years_that_cannot_be_parsed_are_refused(source):
     columns = Columns(
         image="file", patient="mrn", label="label", age=YearsBetween(birth="view", study="notes")
     )
@@ -152,7 +153,7 @@ def test_two_years_of_which_none_can_be_read_are_named(source):
         read_source(table_recipe(columns=columns), source)
 
 
-def test_a_table_cut_off_or_of_another_kind_is_named(source, out):
+def test_a_truncated_table_and_an_unknown_file_type_are_refused(source, out):
     (source / "films.csv.gz").write_bytes(gzip.compress((source / "films.csv").read_bytes())[:-400])
     with pytest.raises(UserError, match=r"films\.csv\.gz cannot be read as csv\.gz"):
         write_shards(table_recipe(table="films.csv.gz"), source, out, workers=0)
@@ -161,7 +162,7 @@ def test_a_table_cut_off_or_of_another_kind_is_named(source, out):
         write_shards(table_recipe(table="films.xlsx"), source, out, workers=0)
 
 
-def test_no_image_at_all_is_told_from_some(source, out):
+def test_a_source_without_any_image_is_refused(source, out):
     for path in (source / "images").iterdir():
         path.rename(path.with_suffix(".jpeg"))
     with pytest.raises(UserError, match="no image found: none of 80 images exists; check --source"):
@@ -169,7 +170,7 @@ def test_no_image_at_all_is_told_from_some(source, out):
 
 
 @pytest.mark.parametrize("way_out", ["../{}", "a/../../{}", "/{}", "{source}-2/{}"])
-def test_a_film_outside_of_the_images_is_refused_without_its_name(source, out, way_out):
+def test_an_image_outside_of_the_folder_is_refused_and_not_named(source, out, way_out):
     header, *rows = list(csv.reader((source / "films.csv").open()))
     rows[4][0] = way_out.format("mrs-smith.png", source=source)
     write_rows(source / "films.csv", header, rows)
@@ -179,14 +180,14 @@ def test_a_film_outside_of_the_images_is_refused_without_its_name(source, out, w
     with pytest.raises(UserError, match=message) as error:
         write_shards(table_recipe(), source, out, workers=0)
     assert "smith" not in str(error.value)
-    rows[4][3] = "CT"  # a row that is left out anyhow
+    rows[4][3] = "CT"  # `where` leaves this row out
     write_rows(source / "films.csv", header, rows)
     assert len(read_source(table_recipe(where={"view": ("PA",)}), source).records) == 80
 
 
-def test_films_inside_may_be_written_in_any_way_and_links_are_the_user_s(source, tmp_path):
-    films = (source / "images").rename(tmp_path / "another disk")
-    (source / "images").symlink_to(films)
+def test_absolute_paths_relative_paths_and_links_of_the_user_are_allowed(source, tmp_path):
+    images = (source / "images").rename(tmp_path / "another disk")
+    (source / "images").symlink_to(images)
     header, *rows = list(csv.reader((source / "films.csv").open()))
     rows[0][0] = str(source / "images" / rows[0][0])
     rows[1][0] = f"x/../{rows[1][0]}"
@@ -194,13 +195,13 @@ def test_films_inside_may_be_written_in_any_way_and_links_are_the_user_s(source,
     records = read_source(table_recipe(), source).records
     assert all(record.pixels.exists() for record in records)
     elsewhere = table_recipe(images="../another disk")
-    rows[0][0] = str(films / rows[2][0])
+    rows[0][0] = str(images / rows[2][0])
     write_rows(source / "films.csv", header, rows)
     assert all(record.pixels.exists() for record in read_source(elsewhere, source).records)
 
 
 @given(st.text("./ab", max_size=12))
-def test_no_name_leads_out_of_the_images(name):
+def test_no_path_leads_out_of_the_folder_of_images(name):
     path = image_path(Path("/data/images"), name)
     leads_out = not f"{os.path.abspath(f'/data/images/{name}' if name[:1] != '/' else name)}/".startswith(
         "/data/images/"
@@ -209,14 +210,14 @@ def test_no_name_leads_out_of_the_images(name):
     assert path is None or ".." not in path.parts
 
 
-def test_a_missing_source_is_named(tmp_path, out):
+def test_a_missing_source_is_refused(tmp_path, out):
     with pytest.raises(UserError, match="reader table needs --source"):
         write_shards(table_recipe(), None, out, workers=0)
     with pytest.raises(UserError, match="is not a folder"):
         write_shards(table_recipe(), tmp_path / "nowhere", out, workers=0)
 
 
-def test_a_table_that_is_not_one_is_refused_without_showing_it(source, out):
+def test_an_undecodable_table_is_refused_and_not_shown(source, out):
     (source / "films.csv").write_bytes(b"file,mrn,label,view,notes\n\xff\xfePatient Smith\n")
     with pytest.raises(UserError, match=r"films\.csv cannot be read as csv \(in UTF-8") as error:
         write_shards(table_recipe(), source, out, workers=0)
@@ -224,11 +225,9 @@ def test_a_table_that_is_not_one_is_refused_without_showing_it(source, out):
 
 
 @pytest.mark.parametrize("kind", ["tsv", "tsv.gz", "csv.gz", "parquet"])
-def test_other_kinds_of_tables_give_the_same_shards_as_csv(source, tmp_path, kind):
-    import pandas
-
+def test_all_file_types_give_the_same_shards_as_csv(source, tmp_path, kind):
     write_shards(table_recipe(), source, tmp_path / "csv", workers=0)
-    frame = pandas.read_csv(source / "films.csv", dtype=str)
+    frame = pd.read_csv(source / "films.csv", dtype=str)
     if kind == "parquet":
         frame.to_parquet(source / "films.parquet")
     else:
