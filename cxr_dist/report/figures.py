@@ -1,20 +1,21 @@
-"""The page's figures, as inline SVG: those of the comparison, of its subgroups, and of each run."""
+"""The figures of the page as inline SVG: of the comparison, of its subgroups and of each run."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import asdict
 
 from matplotlib.figure import Figure
 
 from cxr_dist.evaluate.calibration import Reliability, reliability, stated, tempered
 from cxr_dist.evaluate.compare import HEADLINE, Comparison
-from cxr_dist.evaluate.curves import Curve, Curves, precision_recall_curves, roc_curves
+from cxr_dist.evaluate.curves import Curves, precision_recall_curves, roc_curves
 from cxr_dist.evaluate.metrics import confusion_matrix
 from cxr_dist.evaluate.risk_coverage import mc_answers, risk_coverage
-from cxr_dist.evaluate.run_result import Estimate, RunResult
+from cxr_dist.evaluate.run_result import RunResult
 from cxr_dist.evaluate.uncertainty import most_uncertain_quarter
 from cxr_dist.report import plots
-from cxr_dist.report.curve_plots import PRECISION_RECALL, ROC, banded, reliability_diagram, risk_coverage_plot
+from cxr_dist.report.curve_plots import banded, reliability_diagram, risk_coverage_plot
 from cxr_dist.report.forest import forest
+from cxr_dist.report.plots import PRECISION_RECALL, ROC
 from cxr_dist.report.svg import to_svg
 
 METRIC_NAMES = {
@@ -26,12 +27,13 @@ METRIC_NAMES = {
     "brier": "Brier score",
     "log_loss": "Log loss (nats)",
 }
+_KINDS = (ROC, PRECISION_RECALL)  # in the order of `curves_of`
 Svgs = dict[str, str]
-"""Caption -> the figure."""
+"""Caption -> figure."""
 
 
 def colours_of(runs: Sequence[RunResult]) -> list[str]:
-    """The colour of each run's mode; where modes repeat, one colour after the other."""
+    """Return the colour of each run's mode, or the colours of the cycle in order if two runs have the same mode."""
     modes = [run.mode for run in runs]
     if len(set(modes)) == len(modes):
         return [plots.MODE_COLOURS[mode] for mode in modes]
@@ -39,90 +41,81 @@ def colours_of(runs: Sequence[RunResult]) -> list[str]:
 
 
 def overview(comparison: Comparison) -> str:
-    """The main metrics of all runs with their intervals."""
+    """Draw the main metrics of all runs with their confidence intervals."""
     runs = comparison.runs
-    estimates = {
-        METRIC_NAMES[name]: [_triple(run.estimate(*path)) for run in runs] for name, path in HEADLINE.items()
-    }
+    estimates = {METRIC_NAMES[name]: [run.estimate(*path) for run in runs] for name, path in HEADLINE.items()}
     figure = plots.interval_plot(estimates, [run.name for run in runs], colours_of(runs))
-    return to_svg(figure, "overview", "Main metrics of each run with their 95% intervals")
+    return to_svg(figure, "overview", "Main metrics of each run with 95% confidence intervals")
 
 
 def comparison_figures(comparison: Comparison, curves: Sequence[tuple[Curves, Curves]]) -> Svgs:
-    """Macro curves of all runs with bands, and their risk over coverage; `curves`: (ROC, precision–recall) per run."""
+    """Draw the macro-averaged curves and the risk–coverage curves of all runs.
+
+    `curves` holds (ROC, precision–recall) for each run.
+    """
     runs, colours = comparison.runs, colours_of(comparison.runs)
     drawn: dict[str, Figure] = {}
-    kinds = ((ROC, "roc_auc", "ROC"), (PRECISION_RECALL, "average_precision", "precision–recall"))
-    for i, (kind, metric, name) in enumerate(kinds):
-        macro = {run.name: each[i].macro for run, each in zip(runs, curves, strict=True)}
-        found: dict[str, Curve] = {name: curve for name, curve in macro.items() if curve is not None}
-        areas = {run.name: run.estimate("macro", metric).value for run in runs}
-        shown = [colour for run, colour in zip(runs, colours, strict=True) if run.name in found]
-        drawn[f"Mean of the classes' {name} curves, with 95% bands"] = banded(
-            kind, found, areas, shown or colours
+    for i, kind in enumerate(_KINDS):
+        means = {run.name: of_run[i].macro for run, of_run in zip(runs, curves, strict=True)}
+        macro = {name: curve for name, curve in means.items() if curve is not None}
+        areas = {run.name: run.estimate("macro", kind.metric).value for run in runs}
+        shown = [colour for run, colour in zip(runs, colours, strict=True) if run.name in macro]
+        drawn[f"Macro-averaged {kind.name} curves with 95% confidence bands"] = banded(
+            kind, macro, areas, shown or colours
         )
-    uncertain = [
-        run for run in runs if run.predictions.mc is not None and len(mc_answers(run.predictions)[1])
-    ]
-    if uncertain:
-        lines = {run.name: risk_coverage(*mc_answers(run.predictions)) for run in uncertain}
-        areas = {run.name: run.metrics["uncertainty"]["aurc"] for run in uncertain}
-        shown = [colour for run, colour in zip(runs, colours, strict=True) if run in uncertain]
-        drawn["Mistakes left when the model answers only where it is surest"] = risk_coverage_plot(
-            lines, areas, shown
-        )
+    answers = {run.name: mc_answers(run.predictions) for run in runs if run.predictions.mc is not None}
+    lines = {
+        name: risk_coverage(entropy, correct) for name, (entropy, correct) in answers.items() if len(correct)
+    }
+    if lines:
+        areas = {run.name: run.metrics["uncertainty"]["aurc"] for run in runs if run.name in lines}
+        shown = [colour for run, colour in zip(runs, colours, strict=True) if run.name in lines]
+        caption = "Risk–coverage curves: error rate when only the most confident predictions are kept"
+        drawn[caption] = risk_coverage_plot(lines, areas, shown)
     return _svgs(drawn, "all", "All runs")
 
 
 def forests(comparison: Comparison) -> dict[str, str]:
-    """Attribute that all runs have subgroups for -> its forest plot."""
+    """Attribute -> forest plot, for each attribute by which every run was evaluated."""
     runs, colours = comparison.runs, colours_of(comparison.runs)
     every = [run.evaluation["subgroups"] for run in runs]
-    shared = [name for name in every[0] if all(name in found for found in every)]
-    whole = [{"n": run.metrics["n"], "macro_roc_auc": _interval(run)} for run in runs]
+    shared = [name for name in every[0] if all(name in of_run for of_run in every)]
+    aucs = [asdict(run.estimate("macro", "roc_auc")) for run in runs]
+    overall = [{"n": run.metrics["n"], "macro_roc_auc": auc} for run, auc in zip(runs, aucs, strict=True)]
     names = [run.name for run in runs]
     return {
         attribute: to_svg(
-            forest([found[attribute] for found in every], whole, names, colours),
+            forest([of_run[attribute] for of_run in every], overall, names, colours),
             f"forest-{i}",
-            f"Macro ROC AUC by {attribute.replace('_', ' ')}, with 95% intervals",
+            f"Macro ROC AUC by {attribute.replace('_', ' ')} with 95% confidence intervals",
         )
         for i, attribute in enumerate(shared)
     }
 
 
-def _interval(run: RunResult) -> dict[str, float | None]:
-    value, low, high = _triple(run.estimate("macro", "roc_auc"))
-    return {"value": value, "low": low, "high": high}
-
-
 def run_figures(run: RunResult, curves: tuple[Curves, Curves], colour: str, unique: str) -> Svgs:
-    """The figures of one run, in the order of the page."""
+    """Draw the figures of one run in the order of the page."""
     per_class, predictions = run.metrics["per_class"], run.predictions
     drawn = {}
-    for kind, found, metric in zip(
-        (ROC, PRECISION_RECALL), curves, ("roc_auc", "average_precision"), strict=True
-    ):
-        areas = {name: values[metric] for name, values in per_class.items()}
-        name = "ROC" if kind is ROC else "Precision–recall"
-        drawn[f"{name} curves, each class against the rest"] = banded(kind, found.per_class, areas)
+    for kind, of_kind in zip(_KINDS, curves, strict=True):
+        areas = {name: values[kind.metric] for name, values in per_class.items()}
+        drawn[f"One-vs-rest {kind.name} curves of the classes"] = banded(kind, of_kind.per_class, areas)
     if predictions.task == "multiclass":
-        caption = "Confusion matrix: images, and share of the true class"
+        caption = "Confusion matrix: number of images and share of the true class"
         drawn[caption] = plots.confusion(confusion_matrix(predictions), predictions.classes)
     bins = reliability_of(run)
     if bins is not None:
-        drawn["Reliability: does a stated probability come true as often?"] = reliability_diagram(
-            *bins, colour
-        )
+        caption = "Reliability diagram: observed frequency against predicted probability"
+        drawn[caption] = reliability_diagram(*bins, colour)
     if predictions.mc is not None:
-        drawn["Uncertainty of right and of wrong answers"] = _histogram(run)
+        drawn["Predictive entropy of correct and incorrect predictions"] = _histogram(run)
     if run.history:
-        drawn["Training"] = _training(run)
+        drawn["Training loss and validation ROC AUC"] = _training(run)
     return _svgs(drawn, f"run{unique}", run.name)
 
 
 def reliability_of(run: RunResult) -> tuple[Reliability, Reliability | None] | None:
-    """Bins of the stated probabilities, and after temperature scaling; None where no label is known."""
+    """Bin the probabilities before and after temperature scaling; None if no label is known."""
     p, calibration = run.predictions, run.evaluation["calibration"]
     before = stated(p.probabilities, p.labels, p.task)
     if len(before[0]) == 0:
@@ -134,14 +127,14 @@ def reliability_of(run: RunResult) -> tuple[Reliability, Reliability | None] | N
 
 
 def curves_of(run: RunResult) -> tuple[Curves, Curves]:
-    """(ROC, precision–recall) curves with bands: computed once, drawn twice."""
+    """Compute the (ROC, precision–recall) curves with bands, which the page draws twice."""
     return roc_curves(run.predictions), precision_recall_curves(run.predictions)
 
 
 def _histogram(run: RunResult) -> Figure:
-    entropy, right = mc_answers(run.predictions)
+    entropy, correct = mc_answers(run.predictions)
     top = entropy[most_uncertain_quarter(entropy)]
-    return plots.uncertainty_histogram(entropy, right, float(top.min()) if len(top) else None)
+    return plots.uncertainty_histogram(entropy, correct, float(top.min()) if len(top) else None)
 
 
 def _training(run: RunResult) -> Figure:
@@ -155,11 +148,7 @@ def _columns(pairs: Sequence[tuple[float, float]]) -> tuple[list[float], list[fl
     return [x for x, _ in pairs], [y for _, y in pairs]
 
 
-def _triple(estimate: Estimate) -> tuple[float | None, float | None, float | None]:
-    return estimate.value, estimate.low, estimate.high
-
-
-def _svgs(drawn: Mapping[str, Any], unique: str, owner: str) -> Svgs:
+def _svgs(drawn: Mapping[str, Figure], unique: str, owner: str) -> Svgs:
     return {
         caption: to_svg(figure, f"{unique}-{i}", f"{owner}: {caption}")
         for i, (caption, figure) in enumerate(drawn.items())

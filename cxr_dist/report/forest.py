@@ -1,8 +1,9 @@
-"""Subgroups in, a forest plot out: a row per subgroup, a dot and a 95% interval per run."""
+"""Forest plot of subgroups: one row for each subgroup, with a dot and a 95% confidence interval for each run."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -19,34 +20,34 @@ def forest(
     runs: Sequence[str],
     colours: Sequence[str],
 ) -> Figure:
-    """Macro ROC AUC, per run: `groups` as `subgroups` has them for one attribute, `overall` as one such group.
+    """Draw the macro ROC AUC of each run's subgroups, as `subgroups` returns them for one attribute.
 
-    A subgroup below SMALL images is drawn hollow. The dashed lines are the values of all images together.
+    `overall` holds one group with all images for each run; dotted lines mark its values. Subgroups with fewer than
+    SMALL images are drawn with hollow dots.
     """
-    rows = [{"all images": whole} | dict(found) for whole, found in zip(overall, groups, strict=True)]
+    rows = [{"all images": whole} | dict(own) for whole, own in zip(overall, groups, strict=True)]
     labels, step = list(rows[0]), len(runs) + 1
     figure, axes = new_figure(4.4, 1.0 + 0.2 * len(labels) * step)
-    for j, (found, colour) in enumerate(zip(rows, colours, strict=True)):
+    for j, (by_name, colour) in enumerate(zip(rows, colours, strict=True)):
         for i, name in enumerate(labels):
-            _row(axes, i * step + j, found[name], colour)
-        if found["all images"]["macro_roc_auc"]["value"] is not None:
-            axes.axvline(
-                found["all images"]["macro_roc_auc"]["value"], color=colour, linestyle=":", linewidth=0.9
-            )
+            _row(axes, i * step + j, by_name[name], colour)
+        value = by_name["all images"]["macro_roc_auc"]["value"]
+        if value is not None:
+            axes.axvline(value, color=colour, linestyle=":", linewidth=0.9)
     names = [f"{wrapped(name, 18)}  (n = {rows[0][name]['n']})" for name in labels]
     axes.set_yticks([i * step + (len(runs) - 1) / 2 for i in range(len(labels))], names)
-    axes.set(ylim=(len(labels) * step - 1.3, -0.8), xlabel="ROC AUC, macro, with 95% interval")
+    axes.set(ylim=(len(labels) * step - 1.3, -0.8), xlabel="ROC AUC, macro, with 95% confidence interval")
     keys = dot_rows(axes, runs, colours)
     hollow = Line2D([], [], marker="o", linestyle="", color=MUTED, fillstyle="none", label=f"n < {SMALL}")
-    small = any(found[name]["n"] < SMALL for found in rows for name in labels)
+    small = any(by_name[name]["n"] < SMALL for by_name in rows for name in labels)
     figure.legend(handles=[*keys, *[hollow] * small], loc="outside upper left", ncols=3)
     return figure
 
 
-def _row(axes: Any, y: float, group: Mapping[str, Any], colour: str) -> None:
-    found, fill = group["macro_roc_auc"], "none" if group["n"] < SMALL else "full"
-    if found["low"] is not None:
-        ends = [found["low"], found["high"]]
+def _row(axes: Axes, y: float, group: Mapping[str, Any], colour: str) -> None:
+    auc, fill = group["macro_roc_auc"], "none" if group["n"] < SMALL else "full"
+    if auc["low"] is not None:
+        ends = [auc["low"], auc["high"]]
         axes.plot(ends, [y, y], color=colour, linewidth=2.2, solid_capstyle="round", alpha=0.55)
-    if found["value"] is not None:
-        axes.plot([found["value"]], [y], "o", color=colour, markersize=5.5, fillstyle=fill)
+    if auc["value"] is not None:
+        axes.plot([auc["value"]], [y], "o", color=colour, markersize=5.5, fillstyle=fill)

@@ -1,11 +1,11 @@
-"""Arrays in, matplotlib figures out: ROC, confusion matrix, intervals, uncertainty, training curves.
+"""Matplotlib figures of arrays: ROC curves, confusion matrix, intervals, uncertainty and training curves.
 
-Figures are made without pyplot, so that nothing global is touched. The colours are those of Okabe and Ito
-(2008), which colour-blind readers can tell apart; ink, grid and surface are named once, so that the page can
-turn them into its light and dark theme.
+Figures are created without pyplot, which has global state. The palette of Okabe and Ito (2008) is distinguishable for
+colour-blind readers. The page replaces the other colours, which are named here, by those of its light or dark theme.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import wraps
 from textwrap import fill
 from typing import Any, ParamSpec
@@ -19,20 +19,14 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from cxr_dist.evaluate.arrays import Floats
+from cxr_dist.evaluate.arrays import Bools, Floats
+from cxr_dist.evaluate.run_result import Estimate
 
 Drawing = ParamSpec("Drawing")
 
-INK, MUTED, GRID, SURFACE = "#1b222b", "#59646f", "#d3d9df", "#fffffe"
-BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = (
-    "#0072b2",
-    "#d55e00",
-    "#009e73",
-    "#cc79a7",
-    "#e69f00",
-    "#56b4e9",
-)
-CYCLE = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
+INK, MUTED, GRID_COLOUR, SURFACE = "#1b222b", "#59646f", "#d3d9df", "#fffffe"
+CYCLE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+BLUE, VERMILLION, GREEN, _, ORANGE, _ = CYCLE
 MODE_COLOURS = {"image": BLUE, "text": ORANGE, "fused": GREEN}
 DASHES = ("-", "--", ":")
 
@@ -51,7 +45,7 @@ _STYLE: dict[str, Any] = {
     "ytick.color": MUTED,
     "xtick.labelcolor": INK,
     "ytick.labelcolor": INK,
-    "grid.color": GRID,
+    "grid.color": GRID_COLOUR,
     "grid.linewidth": 0.7,
     "figure.facecolor": SURFACE,
     "legend.frameon": False,
@@ -63,7 +57,7 @@ _STYLE: dict[str, Any] = {
 
 
 def styled(draw: Callable[Drawing, Figure]) -> Callable[Drawing, Figure]:
-    """Draw in the common style, and leave matplotlib's own settings as they were."""
+    """Decorate a drawing function to use the common style without changing matplotlib's settings."""
 
     @wraps(draw)
     def draw_in_style(*args: Drawing.args, **options: Drawing.kwargs) -> Figure:
@@ -76,44 +70,99 @@ def styled(draw: Callable[Drawing, Figure]) -> Callable[Drawing, Figure]:
 def new_figure(
     width: float, height: float, rows: int = 1, columns: int = 1, **options: Any
 ) -> tuple[Figure, Any]:
-    """A figure of width × height inches, and its axes (an array where there are several)."""
+    """Return a figure of width × height inches and its axes (an array if there are several)."""
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(rows, columns, **options)
 
 
+@dataclass(frozen=True, kw_only=True)
+class CurveKind:
+    """Labels and layout of a kind of curve in the unit square."""
+
+    name: str
+    x: str
+    y: str
+    area: str
+    metric: str
+    """Key of the area among the metrics of a class."""
+    diagonal: bool
+    legend: str
+    """Location of the legend inside the axes."""
+    most_in_legend: int
+    """With more curves the legend would cover them and is placed below the axes."""
+
+
+ROC = CurveKind(
+    name="ROC",
+    x="False-positive rate (1 - specificity)",
+    y="True-positive rate (sensitivity)",
+    area="ROC AUC",
+    metric="roc_auc",
+    diagonal=True,
+    legend="lower right",
+    most_in_legend=6,
+)
+PRECISION_RECALL = CurveKind(
+    name="precision–recall",
+    x="Recall (sensitivity)",
+    y="Precision",
+    area="Average precision",
+    metric="average_precision",
+    diagonal=False,
+    legend="lower left",
+    most_in_legend=3,
+)
+
+
+def draw_curves(
+    kind: CurveKind,
+    curves: Mapping[str, tuple[Floats, Floats]],
+    areas: Mapping[str, float | None],
+    colours: Sequence[str] = CYCLE,
+) -> tuple[Figure, Axes]:
+    """Draw curves (x, y), each [k] in [0, 1], by name; the legend shows the areas."""
+    crowded = len(curves) > kind.most_in_legend
+    figure, axes = new_figure(4.0, 3.9 + (0.3 + 0.09 * len(curves)) * crowded)
+    unit_square(axes, kind.diagonal)
+    for i, (name, (x, y)) in enumerate(curves.items()):
+        colour, dash = colours[i % len(colours)], DASHES[i // len(colours) % len(DASHES)]
+        area = areas.get(name)
+        label = wrapped(name, 26) + ("" if area is None else f"  {area:.2f}")
+        axes.plot(x, y, dash, color=colour, label=label)
+    axes.set(xlabel=kind.x, ylabel=kind.y)
+    if crowded:
+        figure.legend(loc="outside lower left", ncols=2, title=kind.area, columnspacing=1)
+    elif curves:
+        axes.legend(loc=kind.legend, title=kind.area)
+    else:
+        show_message(axes, "no class has both positive and negative samples")
+    return figure, axes
+
+
+def unit_square(axes: Axes, diagonal: bool) -> None:
+    """Limit axes to [0, 1] in both directions, and draw the diagonal if wanted."""
+    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
+    axes.grid(True)
+    if diagonal:
+        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=(0, (2, 3)))
+
+
 @styled
 def roc(curves: Mapping[str, tuple[Floats, Floats]], aucs: Mapping[str, float | None]) -> Figure:
-    """ROC curves by name: (false-positive rate, true-positive rate), each [k] in [0, 1]; the legend has the AUC."""
-    crowded = len(curves) > 6  # the legend would hide the curves: it goes below
-    figure, axes = new_figure(4.0, 3.9 + (0.3 + 0.09 * len(curves)) * crowded)
-    axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=(0, (2, 3)))
-    for i, (name, (false_positive, true_positive)) in enumerate(curves.items()):
-        value = aucs.get(name)
-        label = wrapped(name, 26) + ("" if value is None else f"  {value:.2f}")
-        dash = DASHES[i // len(CYCLE) % len(DASHES)]
-        axes.plot(false_positive, true_positive, dash, color=CYCLE[i % len(CYCLE)], label=label)
-    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
-    axes.set(xlabel="False-positive rate (1 - specificity)", ylabel="True-positive rate (sensitivity)")
-    axes.grid(True)
-    if crowded:
-        figure.legend(loc="outside lower left", ncols=2, title="ROC AUC", columnspacing=1)
-    elif curves:
-        axes.legend(loc="lower right", title="ROC AUC")
-    else:
-        say(axes, "no class has positive and negative samples")
-    return figure
+    """Draw ROC curves (false-positive rate, true-positive rate) by name; the legend shows the AUC."""
+    return draw_curves(ROC, curves, aucs)[0]
 
 
 @styled
 def confusion(matrix: NDArray[np.int64], classes: Sequence[str]) -> Figure:
-    """Confusion matrix [C, C], rows the true class: counts, shaded by the share of the row."""
+    """Draw a confusion matrix [C, C], whose rows are the true classes, shaded by the share of the row."""
     figure, axes = new_figure(4.0, 3.9)
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     small = len(classes) > 8
     for row, column in np.ndindex(matrix.shape):
         value = share[row, column]
         axes.add_patch(Rectangle((column, row), 1, 1, facecolor=BLUE, alpha=float(value), linewidth=0))
-        axes.add_patch(Rectangle((column, row), 1, 1, fill=False, edgecolor=GRID, linewidth=0.7))
+        axes.add_patch(Rectangle((column, row), 1, 1, fill=False, edgecolor=GRID_COLOUR, linewidth=0.7))
         text = f"{matrix[row, column]}" + (f"\n{value:.0%}" if value > 0 and not small else "")
         colour = "white" if value > 0.75 else INK if value > 0 else MUTED
         axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=colour, fontsize=7.5)
@@ -129,7 +178,7 @@ def confusion(matrix: NDArray[np.int64], classes: Sequence[str]) -> Figure:
 
 
 def dot_rows(axes: Axes, runs: Sequence[str], colours: Sequence[str]) -> list[Line2D]:
-    """Style axes whose rows hold one dot per run; returns the legend's keys."""
+    """Style axes with a dot for each run in a row, and return the handles of the legend."""
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.grid(True, axis="x")
     axes.spines["left"].set_visible(False)
@@ -142,46 +191,48 @@ def dot_rows(axes: Axes, runs: Sequence[str], colours: Sequence[str]) -> list[Li
 
 @styled
 def interval_plot(
-    estimates: Mapping[str, Sequence[tuple[float | None, float | None, float | None]]],
-    runs: Sequence[str],
-    colours: Sequence[str],
+    estimates: Mapping[str, Sequence[Estimate]], runs: Sequence[str], colours: Sequence[str]
 ) -> Figure:
-    """Metric -> per run (value, low, high), each in [0, 1] or None: a dot with its 95% interval."""
+    """Draw a dot with its 95% confidence interval for each metric and run; `estimates` maps metrics to one per run."""
     figure, axes = new_figure(4.0, 0.75 + 0.24 * len(estimates) * (len(runs) + 1))
     group = len(runs) + 1
-    for i, found in enumerate(estimates.values()):
-        for j, (value, low, high) in enumerate(found):
+    for i, of_runs in enumerate(estimates.values()):
+        for j, (estimate, colour) in enumerate(zip(of_runs, colours, strict=True)):
             y = i * group + j
-            if low is not None and high is not None:
-                axes.plot(
-                    [low, high], [y, y], color=colours[j], linewidth=2.6, solid_capstyle="round", alpha=0.55
-                )
-            if value is not None:
-                axes.plot([value], [y], "o", color=colours[j], markersize=5.5)
+            if estimate.low is not None:
+                ends = [estimate.low, estimate.high]
+                axes.plot(ends, [y, y], color=colour, linewidth=2.6, solid_capstyle="round", alpha=0.55)
+            if estimate.value is not None:
+                axes.plot([estimate.value], [y], "o", color=colour, markersize=5.5)
     names = [wrapped(name, 18) for name in estimates]
     axes.set_yticks([i * group + (len(runs) - 1) / 2 for i in range(len(estimates))], names)
-    axes.set(ylim=(len(estimates) * group - 1.3, -0.7))
-    axes.set(xlabel="Value, with 95% interval")
-    keys = dot_rows(axes, runs, colours)
-    figure.legend(handles=keys, loc="outside upper left", ncols=2 if len(runs) > 3 else len(runs))
+    axes.set(ylim=(len(estimates) * group - 1.3, -0.7), xlabel="Value with 95% confidence interval")
+    figure.legend(
+        handles=dot_rows(axes, runs, colours),
+        loc="outside upper left",
+        ncols=2 if len(runs) > 3 else len(runs),
+    )
     return figure
 
 
 @styled
-def uncertainty_histogram(uncertainty: Floats, right: NDArray[np.bool_], threshold: float | None) -> Figure:
-    """Predictive entropy [n] (nats) of right and of wrong answers, as shares of each; `threshold`: the top quarter."""
+def uncertainty_histogram(uncertainty: Floats, correct: Bools, threshold: float | None) -> Figure:
+    """Draw the distributions of the predictive entropy [n] (nats) of correct and of incorrect predictions.
+
+    `threshold` is where the most uncertain quarter starts.
+    """
     figure, axes = new_figure(4.0, 3.9)
-    axes.set(xlabel="Predictive entropy (nats)", ylabel="Share of the answers")
+    axes.set(xlabel="Predictive entropy (nats)", ylabel="Share of the predictions")
     if len(uncertainty) == 0:
-        say(axes, "no answer whose label is known")
+        show_message(axes, "no label is known")
         return figure
     top = float(uncertainty.max())
     bins = np.linspace(0, top if top > 0 else 1.0, 16)
-    for chosen, colour, name in ((right, BLUE, "right"), (~right, VERMILLION, "wrong")):
+    for chosen, colour, name in ((correct, BLUE, "correct"), (~correct, VERMILLION, "incorrect")):
         values = uncertainty[chosen]
         if len(values):
             shares = np.full(len(values), 1 / len(values))
-            label = f"{name} answers (n = {len(values)})"
+            label = f"{name} predictions (n = {len(values)})"
             axes.hist(values, bins, weights=shares, color=colour, alpha=0.30)
             axes.hist(values, bins, weights=shares, color=colour, histtype="step", linewidth=1.6, label=label)
     if threshold is not None:
@@ -198,7 +249,7 @@ def training_curves(
     validation_auc: tuple[Sequence[float], Sequence[float]],
     chosen_step: int | None = None,
 ) -> Figure:
-    """(steps, training loss) above (steps, validation macro AUC); a line marks the step of the evaluated weights."""
+    """Draw (steps, training loss) above (steps, validation macro AUC) and mark the step of the evaluated checkpoint."""
     figure, (upper, lower) = new_figure(4.0, 3.9, 2, 1, sharex=True)
     upper.plot(*loss, color=BLUE)
     upper.set_title("Training loss")
@@ -218,10 +269,10 @@ def training_curves(
 
 
 def wrapped(name: str, width: int) -> str:
-    """A name over several lines, so that a legend or an axis stays narrow."""
+    """Wrap a name so that a legend or an axis stays narrow."""
     return fill(name, width, break_long_words=False)
 
 
-def say(axes: Axes, message: str) -> None:
-    """A sentence in the middle of axes that have nothing to show."""
+def show_message(axes: Axes, message: str) -> None:
+    """Write a message in the centre of axes that have no data."""
     axes.text(0.5, 0.5, message, transform=axes.transAxes, ha="center", va="center", color=MUTED)

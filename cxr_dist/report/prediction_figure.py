@@ -1,6 +1,6 @@
-"""The picture of `cxr-dist predict`: the film, where the model looked, how sure it is, and the report's words.
+"""The figure of `cxr-dist predict`: the image, its heat map, the probabilities, and the words of the report.
 
-Everything is placed in inches, because the height follows from the number of classes and words.
+Everything is placed in inches, because the height depends on the number of classes and words.
 """
 
 from collections.abc import Sequence
@@ -18,83 +18,86 @@ from cxr_dist.report.plots import BLUE, INK, MUTED, styled, wrapped
 from cxr_dist.report.words import LINE, SHARE, SIGNED, draw_words, lines_needed, measured
 
 _WIDTH, _MARGIN, _GAP = 10.5, 0.3, 0.3
-_FILM = 2.95  # side of a film
-_TITLE = 0.32  # height above axes
-_TICKS = 0.3  # height below the bars
+_IMAGE = 2.95  # side of the image
+_TITLE = 0.32  # height of the titles above the axes
+_TICKS = 0.3  # height of the tick labels below the bars
 _FOOT = 0.34
-_HEAD = 0.55  # above the words: their title and legend
-_CUT = 0.22  # below the words: how many more there are
-_COLUMN = (_WIDTH - 2 * _MARGIN - _GAP) / 2  # the report stands in two columns, coloured in two ways
+_HEAD = 0.55  # height of the title and the legend above the words
+_CUT = 0.22  # height of the note on truncated words below the words
+_COLUMN = (_WIDTH - 2 * _MARGIN - _GAP) / 2  # the report is drawn in two columns, with different scores
 _POINTS = 72  # per inch
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportView:
-    """The words of a report that the model read, and how each is coloured."""
+    """The words of a report that the model read, with their scores."""
 
     words: Sequence[str]
     attention: Floats | None
-    """[words], 0 or more: each word's share of the attention; None for a fusion that reads no report."""
+    """[words], >= 0: each word's share of the attention; None if the fusion does not use the report."""
     gradient_times_input: Floats
-    """[words]: for (above 0) or against (below 0) the explained class."""
+    """[words]: above 0 supports the explained class, below 0 speaks against it."""
     cut: int
-    """How many more words the report has, which the model did not read."""
+    """Number of further words that the model did not read."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CaseView:
-    """One case as it is drawn."""
+    """The content of the figure of one case."""
 
     film: NDArray[np.uint8] | None
-    """uint8 [H, W], as the network sees it, a study's films side by side; None for a model that reads no film."""
+    """[H, W], the input of the network, with the images of a study side by side; None if the model reads no image."""
     heat: Floats | None
-    """[h, w], 0 or more, a coarse map that is stretched over the film; None where there is none of it."""
+    """[h, w], >= 0, a coarse map that is stretched over the image; None without an image."""
     probabilities: Floats
     """[C] in [0, 1]."""
     interval: Floats | None
-    """[2, C], low and high of each probability over the stochastic passes; None without passes."""
+    """[2, C], lower and upper bound of each probability over the stochastic passes; None without passes."""
     classes: Sequence[str]
     explained: str
-    """The class that heat and words speak for."""
+    """The class that the heat map and the scores of the words refer to."""
     report: ReportView | None
-    """None for a model that reads no report, or whose words have no scores."""
+    """None if the model reads no report or has no scores of words."""
 
 
 @styled
 def explanation(case: CaseView) -> Figure:
-    """Film, film with heat, and probabilities side by side; the report below, by attention and by gradient."""
-    upper = max(_FILM if case.film is not None else 0.0, 0.27 * len(case.classes) + 0.25 + _TICKS)
+    """Draw the image, its heat map and the probabilities side by side, and the report with both scores below."""
+    upper = max(_IMAGE if case.film is not None else 0.0, 0.27 * len(case.classes) + 0.25 + _TICKS)
     lower = _report_height(case.report)
     figure = Figure(figsize=(_WIDTH, _TITLE + upper + lower + _FOOT))
     left = _MARGIN
     if case.film is not None:
-        _film(_place(figure, left, _TITLE, _FILM, _FILM), case.film, "Film")
-        left += _FILM + 0.15
+        _image(_place(figure, left, _TITLE, _IMAGE, _IMAGE), case.film, "Image")
+        left += _IMAGE + 0.15
     if case.film is not None and case.heat is not None:
-        axes = _place(figure, left, _TITLE, _FILM, _FILM)
-        _film(axes, case.film, wrapped(f"Where it looked, for {case.explained}", 44))
+        axes = _place(figure, left, _TITLE, _IMAGE, _IMAGE)
+        _image(axes, case.film, wrapped(f"Grad-CAM heat map for {case.explained}", 44))
         _overlay(axes, case.heat, case.film.shape)
-        left += _FILM + 0.15
+        left += _IMAGE + 0.15
     left += (
-        max(measured(line, 9) for name in case.classes for line in _label(name).split("\n")) / _POINTS + 0.2
+        max(measured(line, 9) for name in case.classes for line in wrapped(name, 20).split("\n")) / _POINTS
+        + 0.2
     )
     right = _WIDTH - _MARGIN if case.film is not None else min(_WIDTH - _MARGIN, left + 5)
     _bars(_place(figure, left, _TITLE, right - left, upper - _TICKS), case)
     if case.report is not None:
         _report(figure, case.report, case.explained, _TITLE + upper)
-    note = "Research software, not for clinical use. Colours show what moved the answer: not a finding, not a cause."
+    note = (
+        "Research software, not for clinical use. Colours show what influenced the prediction, not findings."
+    )
     figure.text(_MARGIN / _WIDTH, 0.12 / figure.get_figheight(), note, fontsize=8, color=MUTED)
     return figure
 
 
 def _place(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
-    """Axes at inches from the figure's upper left corner."""
+    """Add axes at a position in inches from the upper left corner of the figure."""
     whole = figure.get_figheight()
     return figure.add_axes((left / _WIDTH, 1 - (top + height) / whole, width / _WIDTH, height / whole))
 
 
-def _film(axes: Axes, film: NDArray[np.uint8], title: str) -> None:
-    axes.imshow(film, cmap="gray", vmin=0, vmax=255)
+def _image(axes: Axes, image: NDArray[np.uint8], title: str) -> None:
+    axes.imshow(image, cmap="gray", vmin=0, vmax=255)
     axes.set_title(title)
     axes.set_axis_off()
 
@@ -103,18 +106,13 @@ def _overlay(axes: Axes, heat: Floats, shape: tuple[int, ...]) -> None:
     top = float(heat.max())
     share = heat / top if top > 0 else np.zeros_like(heat)
     extent = (-0.5, shape[1] - 0.5, shape[0] - 0.5, -0.5)
-    # Cool places stay clear, so that the film shows through where the model did not look.
-    axes.imshow(
-        share, cmap="inferno", vmin=0, vmax=1, alpha=0.65 * share, extent=extent, interpolation="bilinear"
-    )
+    style: dict[str, Any] = {"cmap": "inferno", "vmin": 0, "vmax": 1, "interpolation": "bilinear"}
+    # Where the heat is low the map is transparent, so that the image stays visible.
+    axes.imshow(share, alpha=0.65 * share, extent=extent, **style)
     if top <= 0:
         place: dict[str, Any] = {"transform": axes.transAxes, "ha": "center", "fontsize": 8}
-        ground = {"facecolor": INK, "linewidth": 0, "pad": 3}
-        axes.text(0.5, 0.04, "nothing in the film speaks for it", color="white", bbox=ground, **place)
-
-
-def _label(name: str) -> str:
-    return wrapped(name, 20)
+        background = {"facecolor": INK, "linewidth": 0, "pad": 3}
+        axes.text(0.5, 0.04, "no region supports this class", color="white", bbox=background, **place)
 
 
 def _bars(axes: Axes, case: CaseView) -> None:
@@ -128,11 +126,11 @@ def _bars(axes: Axes, case: CaseView) -> None:
     for row, (value, end) in enumerate(zip(case.probabilities, ends, strict=True)):
         place: dict[str, Any] = {"xytext": (5, 0), "textcoords": "offset points", "va": "center"}
         axes.annotate(f"{value:.0%}", (float(end), row), fontsize=8, **place)
-    axes.set_yticks(rows, [_label(name) for name in case.classes], parse_math=False)
+    axes.set_yticks(rows, [wrapped(name, 20) for name in case.classes], parse_math=False)
     axes.get_yticklabels()[list(case.classes).index(case.explained)].set_fontweight("bold")
     axes.set(xlim=(0, 1.16), ylim=(len(rows) - 0.4, -0.6), xticks=np.linspace(0, 1, 5))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    axes.set_title("Probability" if case.interval is None else "Probability, and 95% of the passes")
+    axes.set_title("Probability" if case.interval is None else "Probability with 95% interval of the passes")
     axes.grid(True, axis="x")
 
 
@@ -147,26 +145,24 @@ def _report(figure: Figure, report: ReportView, explained: str, top: float) -> N
     top += _GAP + _HEAD
     height = _report_height(report) - _GAP - _HEAD - _CUT
     columns = [_place(figure, x, top, _COLUMN, height) for x in (_MARGIN, _WIDTH - _MARGIN - _COLUMN)]
-    for axes, title in zip(
-        columns, ("Report, by attention", "Report, by gradient × input (integrated)"), strict=True
-    ):
+    for axes, title in zip(columns, ("Report by attention", "Report by integrated gradients"), strict=True):
         axes.set(xlim=(0, _COLUMN * _POINTS), ylim=(height * _POINTS, 0))
         axes.set_axis_off()
         axes.text(0, -26, title)
         if not report.words:
-            _say(axes, "no report was given")
+            _message(axes, "no report was given")
     if report.words:
         _by_attention(columns[0], report)
         _by_gradient(columns[1], report, explained)
     if report.cut:
-        counted = "1 more word is" if report.cut == 1 else f"{report.cut} more words are"
-        cut_off = f"{counted} cut off: not read by the model"
-        columns[0].text(0, height * _POINTS + 12, cut_off, fontsize=8, color=MUTED)
+        words = "1 further word was" if report.cut == 1 else f"{report.cut} further words were"
+        note = f"{words} truncated and not read by the model"
+        columns[0].text(0, height * _POINTS + 12, note, fontsize=8, color=MUTED)
 
 
 def _by_attention(axes: Axes, report: ReportView) -> None:
     if report.attention is None:
-        _say(axes, "this model's fusion takes nothing of the report")
+        _message(axes, "the fusion of this model does not use the report")
         return
     most = float(report.attention.max())
     draw_words(axes, report.words, SHARE(report.attention / max(most, 1e-12)))
@@ -181,7 +177,7 @@ def _by_gradient(axes: Axes, report: ReportView, explained: str) -> None:
 
 
 def _legend(axes: Axes, colours: Colormap, low: str, high: str) -> None:
-    """A ramp below the title, with what its ends mean."""
+    """Draw a colour scale with the meaning of its ends below the title."""
     style: dict[str, Any] = {"fontsize": 8, "color": MUTED, "va": "center", "parse_math": False}
     middle, start, ramp = -11.0, measured(low, 8) + 5, 46.0
     axes.text(0, middle, low, **style)
@@ -192,5 +188,5 @@ def _legend(axes: Axes, colours: Colormap, low: str, high: str) -> None:
     axes.text(start + ramp + 5, middle, high, **style)
 
 
-def _say(axes: Axes, message: str) -> None:
+def _message(axes: Axes, message: str) -> None:
     axes.text(0, 12, message, color=MUTED)

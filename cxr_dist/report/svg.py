@@ -1,6 +1,7 @@
-"""A matplotlib figure in, an inline SVG out: real text, the page's fonts and its light or dark colours.
+"""Convert a matplotlib figure to an inline SVG with the page's fonts and its light or dark colours.
 
-The same figure gives the same bytes. Needs the CSS variables --ink, --muted, --grid, --blue and --font.
+Text stays text. The same figure gives the same bytes. The page must define the CSS variables --ink, --muted, --grid,
+--blue and --font.
 """
 
 import io
@@ -10,30 +11,30 @@ from html import escape
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from cxr_dist.report.plots import BLUE, GRID, INK, MUTED
+from cxr_dist.report.plots import BLUE, GRID_COLOUR, INK, MUTED
 
-_THEME = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--grid)", BLUE: "var(--blue)"}
+_THEME = {INK: "var(--ink)", MUTED: "var(--muted)", GRID_COLOUR: "var(--grid)", BLUE: "var(--blue)"}
 
 
 def to_svg(figure: Figure, name: str, description: str) -> str:
-    """The `<svg>` element of a figure. `name` is unique on the page; `description` is read to the blind."""
+    """Return a figure as `<svg>`. `name` must be unique on the page; screen readers read `description`."""
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}), io.StringIO() as file:
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
         svg = file.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # figure_1, axes_1, ...: the same in every figure of the page
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # ids such as axes_1 repeat in every figure of the page
     svg = re.sub(r"<[^>]*>", _shorter, svg)
     svg = re.sub(r"'DejaVu Sans'[^;\"]*", "var(--font)", svg)
     for colour, variable in _THEME.items():
         svg = svg.replace(colour, variable)
     head = f'<svg role="img" aria-label="{escape(description, quote=True)}"'
-    # A view box alone lets the page decide the size.
+    # Without width and height, the page decides the size.
     return re.sub(
-        r"<svg[^>]*?(viewBox=\"[^\"]*\")[^>]*>", lambda match: f"{head} {match[1]}>", svg, count=1
+        r'<svg[^>]*?(viewBox="[^"]*")[^>]*>', lambda match: f"{head} {match[1]}>", svg, count=1
     ).strip()
 
 
 def _shorter(tag: re.Match[str]) -> str:
-    """A tag whose coordinates are cut to a hundredth of a point, which no eye can see."""
+    """Round the coordinates of a tag to a hundredth of a point, which is invisible."""
     return re.sub(r"-?\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}".rstrip("0").rstrip("."), tag[0])

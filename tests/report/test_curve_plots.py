@@ -1,4 +1,4 @@
-"""Curves, reliability, risk over coverage and the forest plot show the numbers that they were given."""
+"""Curves, the reliability diagram, risk over coverage and the forest plot show the given numbers."""
 
 import numpy as np
 import pytest
@@ -9,13 +9,14 @@ from cxr_dist.evaluate.calibration import reliability
 from cxr_dist.evaluate.curves import GRID, Curve, roc_curves
 from cxr_dist.evaluate.subgroups import subgroups
 from cxr_dist.report import plots
-from cxr_dist.report.curve_plots import PRECISION_RECALL, ROC, banded, reliability_diagram, risk_coverage_plot
+from cxr_dist.report.curve_plots import banded, reliability_diagram, risk_coverage_plot
 from cxr_dist.report.forest import forest
+from cxr_dist.report.plots import PRECISION_RECALL, ROC
 
 
 def legend(figure: Figure) -> list[str]:
     legends = [*figure.legends, *(axes.get_legend() for axes in figure.axes if axes.get_legend())]
-    return [text.get_text() for found in legends for text in found.get_texts()]
+    return [text.get_text() for legend in legends for text in legend.get_texts()]
 
 
 def test_curve_and_band_are_drawn_as_given() -> None:
@@ -30,7 +31,7 @@ def test_curve_and_band_are_drawn_as_given() -> None:
     assert legend(figure) == ["a  0.88"]
 
 
-def test_many_curves_have_no_bands_and_all_look_different() -> None:
+def test_many_curves_have_no_bands_and_are_distinguishable() -> None:
     flat = Curve(y=GRID, low=GRID, high=GRID)
     figure = banded(PRECISION_RECALL, {f"class {i}": flat for i in range(14)}, {})
     assert len(figure.axes[0].collections) == 0
@@ -38,14 +39,14 @@ def test_many_curves_have_no_bands_and_all_look_different() -> None:
     assert len(looks) == len(legend(figure)) == 14
 
 
-def test_no_curve_says_why_and_an_undefined_band_is_left_out() -> None:
+def test_a_figure_without_curves_states_the_reason_and_undefined_bands_are_omitted() -> None:
     [text] = banded(ROC, {}, {}).axes[0].texts
-    assert text.get_text() == "no class has positive and negative samples"
+    assert text.get_text() == "no class has both positive and negative samples"
     nothing = np.full(101, np.nan)
     assert len(banded(ROC, {"a": Curve(y=GRID, low=nothing, high=nothing)}, {}).axes[0].collections) == 0
 
 
-def test_reliability_before_and_after() -> None:
+def test_reliability_diagram_shows_both_calibrations() -> None:
     random = np.random.default_rng(0)
     p = random.random(200)
     bins = reliability(p, random.random(200) < p)
@@ -53,13 +54,13 @@ def test_reliability_before_and_after() -> None:
     for line in figure.axes[0].lines[1:]:
         assert np.array_equal(line.get_ydata(), bins.frequency)
     assert legend(figure) == [
-        f"as trained, ECE {bins.error:.3f}",
+        f"uncalibrated, ECE {bins.error:.3f}",
         f"temperature-scaled, ECE {bins.error:.3f}",
     ]
     assert len(legend(reliability_diagram(bins, None, plots.BLUE))) == 1
 
 
-def test_risk_over_coverage_leaves_out_the_first_few_answers() -> None:
+def test_risk_over_coverage_omits_the_first_few_predictions() -> None:
     coverage = np.arange(1, 101) / 100
     figure = risk_coverage_plot({"a": (coverage, coverage / 2)}, {"a": 0.2525}, [plots.BLUE])
     assert figure.axes[0].lines[0].get_xdata()[0] == 0.02
@@ -69,7 +70,7 @@ def test_risk_over_coverage_leaves_out_the_first_few_answers() -> None:
 
 
 @pytest.mark.parametrize("n", [40, 400])
-def test_forest_has_a_dot_per_run_and_subgroup_hollow_where_small(n: int) -> None:
+def test_forest_has_a_dot_for_each_run_and_subgroup_and_hollow_dots_for_small_subgroups(n: int) -> None:
     runs = [make_predictions(n=n, passes=0, seed=seed) for seed in (0, 1)]
     groups = [subgroups(run, n_bootstrap=20)["view"] for run in runs]
     whole = {"n": n, "macro_roc_auc": {"value": 0.8, "low": 0.7, "high": 0.9}}

@@ -1,4 +1,4 @@
-"""The picture of a case shows the numbers and words that it was given, and no word lies on another."""
+"""The figure of a case shows the given numbers and words, and no words overlap."""
 
 import itertools
 import warnings
@@ -17,13 +17,13 @@ from cxr_dist.report.words import drawable, flow, lines_needed, measured
 WORDS = ["Heart", "costs", "$5", "and", "$6", "中文", "x" * 300, "effusion", "."] * 20
 
 
-def a_report(words: list[str] = WORDS, **changes: Any) -> ReportView:
+def make_report(words: list[str] = WORDS, **changes: Any) -> ReportView:
     scores = np.linspace(-1, 2, len(words))
     given = {"words": words, "attention": scores + 1, "gradient_times_input": scores, "cut": 0}
     return ReportView(**(given | changes))
 
 
-def a_case(classes: int = 2, **changes: Any) -> CaseView:
+def make_case(classes: int = 2, **changes: Any) -> CaseView:
     probabilities = np.linspace(0.2, 0.8, classes)
     given = {
         "film": np.full((48, 48), 90, dtype=np.uint8),
@@ -41,64 +41,69 @@ def texts(figure: Figure) -> list[str]:
     return [text.get_text() for axes in figure.axes for text in axes.texts]
 
 
-def test_the_film_stands_twice_with_the_heat_over_one_beside_the_probabilities() -> None:
-    film, overlay, bars = explanation(a_case()).axes
-    assert np.array_equal(film.images[0].get_array(), np.full((48, 48), 90))
+def test_the_image_is_shown_with_and_without_the_heat_map_beside_the_probabilities() -> None:
+    image, overlay, bars = explanation(make_case()).axes
+    assert np.array_equal(image.images[0].get_array(), np.full((48, 48), 90))
     heat = overlay.images[1]
-    assert heat.get_extent() == [-0.5, 47.5, 47.5, -0.5]  # the whole film, whatever the heat's own size
+    assert heat.get_extent() == [
+        -0.5,
+        47.5,
+        47.5,
+        -0.5,
+    ]  # the heat map covers the whole image at any resolution
     assert np.array_equal(heat.get_array(), np.eye(4))
-    assert overlay.get_title(loc="left") == "Where it looked, for class 1"
+    assert overlay.get_title(loc="left") == "Grad-CAM heat map for class 1"
     assert [bar.get_width() for bar in bars.patches] == [0.2, 0.8]
     assert [text.get_text() for text in bars.texts] == ["20%", "80%"]
     assert [label.get_fontweight() for label in bars.get_yticklabels()] == ["normal", "bold"]
 
 
-def test_without_film_passes_or_report_their_parts_are_left_out() -> None:
-    (bars,) = explanation(a_case(film=None, heat=None, interval=None)).axes
+def test_the_figure_omits_a_missing_image_interval_or_report() -> None:
+    (bars,) = explanation(make_case(film=None, heat=None, interval=None)).axes
     assert bars.get_title(loc="left") == "Probability"
-    assert texts(explanation(a_case(report=a_report([])))).count("no report was given") == 2
-    assert "this model's fusion takes nothing of the report" in texts(
-        explanation(a_case(report=a_report(attention=None)))
+    assert texts(explanation(make_case(report=make_report([])))).count("no report was given") == 2
+    assert "the fusion of this model does not use the report" in texts(
+        explanation(make_case(report=make_report(attention=None)))
     )
 
 
-def test_a_constant_heat_covers_nothing_and_says_so() -> None:
-    overlay = explanation(a_case(heat=np.zeros((4, 4)))).axes[1]
+def test_a_heat_map_of_zeros_is_transparent_and_labelled() -> None:
+    overlay = explanation(make_case(heat=np.zeros((4, 4)))).axes[1]
     assert np.asarray(overlay.images[1].get_alpha()).max() == 0
-    assert [text.get_text() for text in overlay.texts] == ["nothing in the film speaks for it"]
+    assert [text.get_text() for text in overlay.texts] == ["no region supports this class"]
 
 
-def test_the_reports_words_stand_twice_as_they_were_written() -> None:
+def test_the_words_of_the_report_are_shown_unchanged_in_both_columns() -> None:
     words = ["Heart", "costs", "$5", "and", "$6"]
-    shown = texts(explanation(a_case(report=a_report(words, cut=3))))
+    shown = texts(explanation(make_case(report=make_report(words, cut=3))))
     for word in words:
         assert shown.count(word) == 2
-    assert "3 more words are cut off: not read by the model" in shown
+    assert "3 further words were truncated and not read by the model" in shown
     assert "200.0%" not in shown
 
 
-def test_grounds_follow_the_scores() -> None:
+def test_background_colours_follow_the_scores() -> None:
     scores = np.array([-1.0, 0.0, 0.5])
-    case = a_case(
-        film=None, heat=None, report=a_report(["no", "the", "effusion"], gradient_times_input=scores)
+    case = make_case(
+        film=None, heat=None, report=make_report(["no", "the", "effusion"], gradient_times_input=scores)
     )
     _, attention, gradient, *_ = explanation(case).axes
-    against, neither, weak = (patch.get_facecolor() for patch in gradient.patches)
+    against, neutral, weak = (patch.get_facecolor() for patch in gradient.patches)
     assert against[2] > against[0]  # blue
     assert weak[0] > weak[2]  # red
-    assert min(neither[:3]) > 0.98
+    assert min(neutral[:3]) > 0.98
     depth = [sum(patch.get_facecolor()[:3]) for patch in attention.patches]
-    assert depth == sorted(depth, reverse=True)  # the more attention, the deeper
+    assert depth == sorted(depth, reverse=True)  # darker with more attention
 
 
 def overlap(a: Any, b: Any) -> bool:
     return bool(a.x0 < b.x1 and b.x0 < a.x1 and a.y0 < b.y1 and b.y0 < a.y1)
 
 
-def test_a_long_report_of_any_letters_neither_overlaps_leaves_the_picture_nor_warns() -> None:
+def test_a_long_report_does_not_overlap_exceed_the_figure_or_warn() -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # matplotlib's would name letters of the report
-        figure = explanation(a_case(14, report=a_report(cut=1)))
+        warnings.simplefilter("error")  # a warning of matplotlib would quote characters of the report
+        figure = explanation(make_case(14, report=make_report(cut=1)))
         renderer = FigureCanvasAgg(figure).get_renderer()
         figure.draw(renderer)
     drawn = [text for axes in figure.axes for text in axes.texts if text.get_text()]
@@ -110,7 +115,7 @@ def test_a_long_report_of_any_letters_neither_overlaps_leaves_the_picture_nor_wa
 
 
 @given(st.lists(st.floats(0.5, 100), max_size=60), st.floats(100, 400))
-def test_flowing_words_keep_order_distance_and_margin(widths: list[float], limit: float) -> None:
+def test_wrapped_words_keep_their_order_distance_and_margin(widths: list[float], limit: float) -> None:
     places = flow(widths, limit, gap=5)
     assert len(places) == len(widths)
     for (x, _), width in zip(places, widths, strict=True):
@@ -123,10 +128,10 @@ def test_flowing_words_keep_order_distance_and_margin(widths: list[float], limit
 
 
 @given(st.text(min_size=1, max_size=80))
-def test_any_word_can_be_drawn_within_its_column(word: str) -> None:
+def test_every_word_fits_its_column(word: str) -> None:
     assert measured(drawable(word, 60)) <= 60
 
 
-def test_lines_are_counted_before_drawing() -> None:
+def test_the_number_of_lines_is_known_before_drawing() -> None:
     assert lines_needed([], 100) == 0
     assert lines_needed(["x" * 300] * 3, 100) == 3

@@ -186,7 +186,7 @@ def test_an_ensemble_is_told_from_a_run(tmp_path: Path) -> None:
     page = render_page(comparison)
     assert "ensemble (image + report, mean of 3 runs)" in summary(comparison)
     assert page.count("<small>mean of 3 runs</small>") == 1
-    assert page.count("<figcaption>Training</figcaption>") == 1  # an ensemble was not trained itself
+    assert page.count("<figcaption>Training loss and validation ROC AUC</figcaption>") == 1  # an ensemble was not trained itself
     facts = facts_of_runs(comparison.runs)["ensemble"]
     assert facts["Mean of"].startswith("3 runs: enhanced sees the film and the report, seed 1, step 180; ")
     assert (facts["Seed"], facts["Settings below"]) == ("1, 2, 3", "those of the first of them")
