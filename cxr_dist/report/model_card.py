@@ -1,6 +1,6 @@
-"""The model card of an exported model: what a run recorded in, README.md with the Hub's front matter out.
+"""The model card of an exported model: README.md with the front matter of the Hugging Face Hub.
 
-It holds counts, settings and metrics; nothing of a patient, and no path of the machine.
+It contains counts, settings and metrics that the run recorded, but no patient data and no paths.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from cxr_dist.format.manifest import Manifest
 from cxr_dist.model.weights import encoder_name
 from cxr_dist.report.figures import METRIC_NAMES
 
-# Metric types as the Hub knows them.
+# Our names of metrics -> those of the Hub.
 _HUB_METRICS = {"macro_roc_auc": "roc_auc", "balanced_accuracy": "balanced_accuracy", "accuracy": "accuracy"}
 _HUB_METRICS |= {"macro_f1": "f1", "brier": "brier_score"}
 _CLASS_METRICS = {
@@ -31,7 +31,7 @@ _CLASS_METRICS = {
 
 @dataclass(frozen=True, kw_only=True)
 class CardFacts:
-    """What a model card is made of."""
+    """The content of a model card."""
 
     config: Config
     manifest: Manifest
@@ -39,21 +39,20 @@ class CardFacts:
     step: int
     temperature: float | None
     result: RunResult | None
-    """The evaluation on the test split, of this checkpoint; None where there is none."""
+    """The evaluation of this checkpoint on the test split; None if there is none."""
     with_graph: bool
-    """Whether model.onnx lies beside the card."""
+    """Whether the export contains model.onnx."""
 
     @property
     def encoders(self) -> list[str]:
-        """The encoders by name: of the film, of the report."""
+        """The names of the image encoder and the text encoder, if used."""
         model = self.config.model
-        return [encoder_name(model.image_encoder)] * model.uses_image + [
-            encoder_name(model.text_encoder)
-        ] * model.uses_text
+        encoders = [model.image_encoder] * model.uses_image + [model.text_encoder] * model.uses_text
+        return list(map(encoder_name, encoders))
 
 
 def model_card(facts: CardFacts) -> str:
-    """README.md of an exported model."""
+    """Return the text of README.md."""
     environment = Environment(
         loader=PackageLoader("cxr_dist", "report"),
         undefined=StrictUndefined,
@@ -62,14 +61,13 @@ def model_card(facts: CardFacts) -> str:
         keep_trailing_newline=True,
     )
     environment.filters |= {"cell": _cell, "estimate": _estimate}
-    result = facts.result
     return environment.get_template("model_card.md.j2").render(
         facts=facts,
         config=facts.config,
         manifest=facts.manifest,
-        result=result,
+        result=facts.result,
         front_matter=_front_matter(facts).to_yaml(),
-        sees=MODE_NAMES[facts.config.model.mode],
+        inputs=MODE_NAMES[facts.config.model.mode],
         headline=HEADLINE | LOWER_IS_BETTER,
         metric_names=METRIC_NAMES,
         class_metrics=_CLASS_METRICS,
@@ -83,20 +81,19 @@ def _warnings(facts: CardFacts) -> list[str]:
     if facts.result is not None:
         return list(warnings([facts.result]))
     sections = facts.config.data.text_sections if facts.config.model.uses_text else ()
-    manifest = facts.manifest
-    return list(filter(None, [labels_in_text(manifest.label_source, sections, manifest.labels_in_reports)]))
+    warning = labels_in_text(facts.manifest.label_source, sections, facts.manifest.labels_in_reports)
+    return [warning] if warning else []
 
 
 def _front_matter(facts: CardFacts) -> ModelCardData:
-    model, made = facts.config.model, facts.manifest.made_data
-    tags = ["chest-x-ray", "radiology", "research-only", "not-for-clinical-use"] + ["made-data"] * made
+    model, tags = facts.config.model, ["chest-x-ray", "radiology", "research-only", "not-for-clinical-use"]
     started_from = encoder_name(model.text_encoder) if model.uses_text and model.pretrained else ""
     return ModelCardData(
         language="en",
         license="unknown",
         library_name="cxr_dist",
         pipeline_tag="image-classification" if model.uses_image else "text-classification",
-        tags=tags,
+        tags=tags + ["synthetic-data"] * facts.manifest.made_data,
         base_model=started_from if "/" in started_from else None,
         model_name=f"cxr_dist {facts.config.run} ({MODE_NAMES[model.mode]})",
         eval_results=_hub_results(facts) or None,
@@ -104,14 +101,11 @@ def _front_matter(facts: CardFacts) -> ModelCardData:
 
 
 def _hub_results(facts: CardFacts) -> list[EvalResult]:
-    """The metrics that are defined, as the Hub's model-index has them, with their intervals as arguments."""
+    """Return the defined metrics for the Hub's model-index, with their intervals as arguments."""
     if facts.result is None:
         return []
-    found = {
-        name: facts.result.estimate(*path)
-        for name, path in (HEADLINE | LOWER_IS_BETTER).items()
-        if name in _HUB_METRICS
-    }
+    paths = HEADLINE | LOWER_IS_BETTER
+    estimates = {name: facts.result.estimate(*paths[name]) for name in paths if name in _HUB_METRICS}
     return [
         EvalResult(
             task_type="image-classification" if facts.config.model.uses_image else "text-classification",
@@ -123,7 +117,7 @@ def _hub_results(facts: CardFacts) -> list[EvalResult]:
             metric_value=round(estimate.value, 4),
             metric_args=_interval_of(estimate),
         )
-        for name, estimate in found.items()
+        for name, estimate in estimates.items()
         if estimate.value is not None
     ]
 
@@ -135,7 +129,7 @@ def _interval_of(estimate: Estimate) -> dict[str, Any] | None:
 
 
 def _estimate(estimate: Estimate) -> str:
-    """A metric with its interval, as the card's tables have it."""
+    """Format a metric with its interval."""
     if estimate.value is None:
         return "not defined"
     interval = "" if estimate.low is None else f" ({estimate.low:.3f}–{estimate.high:.3f})"
@@ -143,5 +137,5 @@ def _estimate(estimate: Estimate) -> str:
 
 
 def _cell(text: object) -> str:
-    """Text for a cell of a Markdown table."""
+    """Escape text for a cell of a Markdown table."""
     return str(text).replace("|", "\\|").replace("\n", " ")

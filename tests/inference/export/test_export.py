@@ -35,7 +35,7 @@ def test_the_model_card_has_the_metrics_and_the_counts(run_dir, exported):
     assert card.data.library_name == "cxr_dist"
     assert "Research software, not for clinical use" in card.text
     assert f"| test | {metrics['n']} | {metrics['patients']} |" in card.text
-    assert "Report sections that it reads: notes" in card.text
+    assert "The model reads these report sections: notes" in card.text
     assert "No report-only run is compared" in card.text
 
 
