@@ -1,4 +1,4 @@
-"""A manifest in, the boxes of the data-flow figure out: from source rows to splits, and what was left out why."""
+"""The numbers of the page's data-flow figure, from a manifest: source rows, excluded rows with reasons, and splits."""
 
 from dataclasses import dataclass
 
@@ -9,24 +9,24 @@ SPLIT_NAMES = {"train": "Training", "val": "Validation", "test": "Test"}
 
 @dataclass(frozen=True, kw_only=True)
 class Box:
-    """One split: its size and what is in it."""
+    """One split: its size and its class counts."""
 
     name: str
     samples: int
     patients: int
     classes: dict[str, str]
-    """Class -> number of positives, and how many are unknown where some are."""
+    """Class -> number of positive labels, followed by the number of unknown labels if there are any."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataFlow:
-    """Every source row is either left out, for one reason, or in one split."""
+    """Every source row is either excluded for one reason or part of one split."""
 
     source_rows: int
     left_out: dict[str, int]
-    """Reason -> rows, the commonest first."""
+    """Reason -> number of rows, the most frequent reason first."""
     kept: int
-    """Images; a study's sample holds several."""
+    """Number of images; a sample that is a study holds several."""
     unit: str
     """What a sample is: `images` or `studies`."""
     split_by: str
@@ -34,7 +34,7 @@ class DataFlow:
 
 
 def data_flow(manifest: Manifest) -> DataFlow:
-    """The figure's numbers, as the manifest has them."""
+    """Take the numbers of the figure from a manifest."""
     return DataFlow(
         source_rows=manifest.source_rows,
         left_out=dict(sorted(manifest.left_out.items(), key=lambda item: (-item[1], item[0]))),

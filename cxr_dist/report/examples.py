@@ -1,7 +1,7 @@
-"""Examples for the page, on request: a run's most uncertain and most wrong cases, with film and report.
+"""Examples for the page: the most uncertain and the most wrong cases of a run, with image and report.
 
-What comes out is patient data (unless the data set is made): nothing here runs unless a person asked for it.
-Films and reports are read from the very shards that the run was evaluated on.
+Unless the data set is synthetic, the result is patient data, so this module runs only when the user asks for
+examples. Images and reports are read from the shards that the run was evaluated on.
 """
 
 import base64
@@ -27,13 +27,13 @@ from cxr_dist.format.image import encode_jpeg
 from cxr_dist.format.manifest import UNKNOWN, Manifest, load_manifest
 from cxr_dist.format.stored_sample import image_names
 
-_LONGEST_SIDE = 320  # pixels of a film on the page
-_QUALITY = 80
+_LONGEST_SIDE = 320  # of an image on the page, in pixels
+_QUALITY = 80  # of its JPEG
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassRow:
-    """What is true of one class of a case, and what the model said."""
+    """The label and the predicted probability of one class of a case."""
 
     name: str
     label: str
@@ -45,36 +45,36 @@ class ClassRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One case as the page shows it."""
+    """One case, as shown on the page."""
 
     key: str
     """The sample's key in the shards."""
-    films: tuple[str, ...]
-    """Data URIs of grey JPEGs, at most 320 pixels long; one, unless the sample is a study of several."""
+    images: tuple[str, ...]
+    """Data URIs of greyscale JPEGs of at most 320 pixels a side; several if the sample is a study of several images."""
     sections: dict[str, str]
-    """The report's sections that the model was given, by name, in its order."""
+    """Name -> text of the report sections that the model reads, in the order in which it reads them."""
     truth: str
-    answer: str
-    right: bool
+    prediction: str
+    correct: bool
     classes: tuple[ClassRow, ...]
     entropy: float
-    """Predictive entropy, nats: of the mean over the passes where there are some."""
+    """Predictive entropy in nats; of the mean over the stochastic passes if there are any."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunExamples:
-    """The cases of one run."""
+    """The examples of one run."""
 
     most_uncertain: tuple[Example, ...]
-    """The most uncertain first."""
+    """In decreasing order of uncertainty."""
     most_wrong: tuple[Example, ...]
-    """The lowest probability of the truth first; empty where no answer is wrong."""
+    """In increasing order of the probability of the label; empty if every prediction is correct."""
 
 
 def examples_of(run: RunResult, count: int, shards: str | None = None) -> RunExamples:
-    """Up to `count` cases of each kind; `shards` says where the shards have moved.
+    """Return up to `count` cases of each kind; `shards` is the folder of the shards if they have moved.
 
-    Raises UserError where the shards are not those of the evaluation, or a sample is damaged.
+    Raises UserError if the shards are not those of the evaluation or if a sample is damaged.
     """
     data = at(run.config.data, shards)
     manifest = _evaluated_shards(run, data)
@@ -86,16 +86,17 @@ def examples_of(run: RunResult, count: int, shards: str | None = None) -> RunExa
 
 
 def most_uncertain(predictions: Predictions, count: int) -> NDArray[np.int64]:
-    """[count or n] samples of the highest predictive entropy; the first of equals first."""
+    """Return the indices of the `count` most uncertain samples; ties keep the order of the split."""
     return np.argsort(-_entropy(predictions), kind="stable")[:count]
 
 
 def most_wrong(predictions: Predictions, count: int) -> NDArray[np.int64]:
-    """[count or fewer] samples with a wrong answer, by the probability that a label missed, the most first.
+    """Return the indices of at most `count` wrongly predicted samples, those with the largest error first.
 
-    For multilabel, by the known label that was missed the furthest. Equals are in the split's order.
+    The error is 1 minus the probability of the label; for multilabel tasks, the largest error among the known labels.
+    Ties keep the order of the split.
     """
-    order = np.argsort(-_missed(predictions), kind="stable")
+    order = np.argsort(-_error(predictions), kind="stable")
     return order[_wrong(predictions)[order]][:count]
 
 
@@ -103,13 +104,13 @@ def _entropy(p: Predictions) -> NDArray[np.float64]:
     return entropy(p.probabilities, p.task) if p.mc is None else p.mc.predictive_entropy
 
 
-def _missed(p: Predictions) -> NDArray[np.float64]:
-    """[n] largest |label - probability| over the known labels; for multiclass 1 - the true class's probability."""
+def _error(p: Predictions) -> NDArray[np.float64]:
+    """[n] the largest |label - probability| over the known labels; for multiclass, that of the true class."""
     if p.task == "multiclass":
-        missed = 1.0 - np.take_along_axis(p.probabilities, p.labels.astype(np.int64), axis=1)
+        error = 1.0 - np.take_along_axis(p.probabilities, p.labels.astype(np.int64), axis=1)
     else:
-        missed = np.where(p.labels == UNKNOWN, 0.0, np.abs(p.labels - p.probabilities))
-    return np.asarray(missed.max(axis=1))
+        error = np.where(p.labels == UNKNOWN, 0.0, np.abs(p.labels - p.probabilities))
+    return np.asarray(error.max(axis=1))
 
 
 def _wrong(p: Predictions) -> NDArray[np.bool_]:
@@ -121,10 +122,10 @@ def _wrong(p: Predictions) -> NDArray[np.bool_]:
 def _evaluated_shards(run: RunResult, data: DataConfig) -> Manifest:
     path = shards_folder(data) / "manifest.json"
     if not path.is_file() or sha256_of(path) != run.evaluation["manifest_sha256"]:
-        found = "another manifest.json is" if path.is_file() else "no manifest.json is"
+        problem = "a different manifest.json" if path.is_file() else "no manifest.json"
         raise UserError(
-            f"{found} where {run.name} should have its shards: examples are read from the shards that it was "
-            "evaluated on. Name the right ones with --shards, or evaluate the run again on those at hand"
+            f"the shard folder of {run.name} contains {problem}: examples are read from the shards that the run was "
+            "evaluated on. Give their folder with --shards, or evaluate the run again on the present shards"
         )
     return load_manifest(path.parent)
 
@@ -135,7 +136,7 @@ def _read(run: RunResult, store: ShardStore, rows: NDArray[np.int64]) -> tuple[E
 
 
 def _places(store: ShardStore, keys: Sequence[str]) -> list[tuple[int, int]]:
-    """(shard, sample) of each key."""
+    """Return (shard, index in the shard) of each key."""
     wanted, found = np.array(keys, dtype="S32"), dict[bytes, tuple[int, int]]()
     for shard in range(len(store.shards)):
         stored = store.index(shard)["key"]
@@ -149,17 +150,17 @@ def _example(run: RunResult, row: int, sample: dict[str, Any]) -> Example:
     classes = tuple(_class_row(case, c) for c in range(len(case.classes)))
     return Example(
         key=case.keys[0],
-        films=tuple(_data_uri(sample[name]) for name in image_names(sample)),
+        images=tuple(_data_uri(sample[name]) for name in image_names(sample)),
         sections={name: text[name] for name in run.evaluation["text_sections"] if text.get(name)},
         truth=", ".join(each.name for each in classes if each.label == "yes") or "none",
-        answer=_answer(case),
-        right=not _wrong(case)[0],
+        prediction=_prediction(case),
+        correct=not _wrong(case)[0],
         classes=classes,
         entropy=float(_entropy(case)[0]),
     )
 
 
-def _answer(case: Predictions) -> str:
+def _prediction(case: Predictions) -> str:
     if case.task == "multiclass":
         return case.classes[int(case.predicted[0])]
     return ", ".join(name for c, name in enumerate(case.classes) if case.predicted[0, c]) or "none"
@@ -177,7 +178,7 @@ def _class_row(case: Predictions, c: int) -> ClassRow:
 
 
 def _data_uri(jpeg: bytes) -> str:
-    """The stored film as a small JPEG inside the page."""
+    """Return the stored image as the data URI of a smaller JPEG."""
     grey = cv2.imdecode(np.frombuffer(jpeg, dtype=np.uint8), cv2.IMREAD_GRAYSCALE)
     assert grey is not None  # the store has checked the bytes
     scale = min(1.0, _LONGEST_SIDE / max(grey.shape))

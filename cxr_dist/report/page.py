@@ -1,8 +1,8 @@
-"""A comparison in, report.html out: one self-contained page, with inline figures, no script and no network.
+"""Write a comparison as report.html: one self-contained page with inline figures, without scripts or network access.
 
-The page holds numbers, names of runs and classes, and how the runs were made; never keys, patients, films or
-report text, unless it is given examples: then it says so, and only its owner may read the file. The template
-escapes every value. The same comparison gives the same bytes.
+The page contains numbers, the names of runs and classes, and the settings of the runs. It contains keys, images and
+report text only if examples are given: it then says so, and only its owner may read the file. The template escapes
+every value. The same comparison gives the same bytes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from cxr_dist.evaluate.compare import HEADLINE, LOWER_IS_BETTER, MODE_NAMES, Com
 from cxr_dist.evaluate.run_result import RunResult
 from cxr_dist.files import whole_file
 from cxr_dist.report import figures
-from cxr_dist.report.closing_table import sees
+from cxr_dist.report.closing_table import input_of
 from cxr_dist.report.data_flow import data_flow
 from cxr_dist.report.examples import RunExamples
 from cxr_dist.report.figures import METRIC_NAMES
@@ -37,23 +37,23 @@ POINT_COLUMNS = {
     "negative_predictive_value": "NPV",
 }
 _PATIENT_DATA = (
-    "This page shows films and report text of single cases. Store it, share it and delete it as you do the "
-    "shards; without --with-examples the page has nothing of the kind."
+    "This page shows images and report text of individual cases. Store, share and delete it under the same rules as "
+    "the shards. A page written without --with-examples contains no such data."
 )
-_MADE_CASES = (
-    "This page shows films and reports of single cases, drawn and written by a program. Made from real data, "
-    "it would be patient data, to be treated as the shards are."
+_SYNTHETIC_CASES = (
+    "This page shows images and reports of individual synthetic cases. With real data, it would contain patient data "
+    "and would have to be handled like the shards."
 )
 
 
 def write_page(comparison: Comparison, out: Path, examples: Sequence[RunExamples] = ()) -> None:
-    """Write report.html to the file `out`, whole or not at all; with examples, for its owner only (0600)."""
+    """Write the page to the file `out`, completely or not at all; with examples, readable by its owner only (0600)."""
     with whole_file(out, mode=0o600 if examples else 0o644) as file:
         file.write(render_page(comparison, examples).encode("utf-8"))
 
 
 def render_page(comparison: Comparison, examples: Sequence[RunExamples] = ()) -> str:
-    """The page as one HTML text; `examples`, where they were asked for, has one entry per run."""
+    """Return the page as HTML; `examples` is empty or has one entry for each run."""
     assert len(examples) in (0, len(comparison.runs))
     environment = Environment(
         loader=PackageLoader("cxr_dist", "report"),
@@ -62,13 +62,8 @@ def render_page(comparison: Comparison, examples: Sequence[RunExamples] = ()) ->
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        "number": number,
-        "signed": signed,
-        "p_value": p_value,
-        "undefined_reasons": undefined_reasons,
-        "dropout_place": dropout_place,
-    }
+    for function in (number, signed, p_value, undefined_reasons, dropout_place):
+        environment.filters[function.__name__] = function
     manifest = next((run.manifest for run in comparison.runs if run.manifest is not None), None)
     return environment.get_template("report.html.j2").render(
         comparison=comparison,
@@ -85,7 +80,7 @@ def render_page(comparison: Comparison, examples: Sequence[RunExamples] = ()) ->
         flow=None if manifest is None else data_flow(manifest),
         methods=methods(comparison),
         examples=examples,
-        examples_warning=_MADE_CASES if comparison.made_data else _PATIENT_DATA,
+        examples_warning=_SYNTHETIC_CASES if comparison.made_data else _PATIENT_DATA,
         longest_report=_longest_report(comparison.runs),
         facts={"Data": data_facts(comparison)} | facts_of_runs(comparison.runs),
         **_figures(comparison),
@@ -100,31 +95,31 @@ def _figures(comparison: Comparison) -> dict[str, Any]:
         "together": figures.comparison_figures(comparison, curves),
         "forests": figures.forests(comparison),
         "figures": [
-            figures.run_figures(run, found, colour, str(i))
-            for i, (run, found, colour) in enumerate(zip(runs, curves, colours, strict=True))
+            figures.run_figures(run, of_run, colour, str(i))
+            for i, (run, of_run, colour) in enumerate(zip(runs, curves, colours, strict=True))
         ],
     }
 
 
 def number(value: float | None) -> str:
-    """Three decimals, or that there is none."""
+    """Format a value with three decimals, or `not defined`."""
     return "not defined" if value is None else f"{value:.3f}"
 
 
 def signed(value: float | None) -> str:
-    """Three decimals with a sign (a true minus), or that there is none."""
+    """Format a difference with three decimals and a sign (a true minus), or `not defined`."""
     return "not defined" if value is None else f"{value:+.3f}".replace("-", "−")
 
 
 def p_value(p: float | None) -> str:
-    """`p = 0.034`, or `p < 0.001`."""
+    """Format a p-value as `p = 0.034` or `p < 0.001`."""
     if p is None:
         return "p not defined"
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
 def summary(comparison: Comparison) -> str:
-    """One sentence: the macro ROC AUC of each run, fused ones first, with its interval and the sample's size."""
+    """State in one sentence the macro ROC AUC of each run with its interval, fused runs first, and the sample size."""
     order = sorted(comparison.runs, key=lambda run: ("fused", "image", "text").index(run.mode))
     first = comparison.runs[0].metrics
     size = f"{first['n']} {comparison.split} images of {first['patients']} patients"
@@ -132,18 +127,18 @@ def summary(comparison: Comparison) -> str:
 
 
 def _summary_of(run: RunResult) -> str:
-    found = run.estimate("macro", "roc_auc")
-    interval = "" if found.low is None else f" (95% interval {found.low:.3f} to {found.high:.3f})"
-    return f"{run.name} ({sees(run)}) {number(found.value)}{interval}"
+    auc = run.estimate("macro", "roc_auc")
+    interval = "" if auc.low is None else f" (95% confidence interval {auc.low:.3f} to {auc.high:.3f})"
+    return f"{run.name} ({input_of(run)}) {number(auc.value)}{interval}"
 
 
 def _longest_report(runs: Sequence[RunResult]) -> int | None:
-    """After how many tokens reports are cut; None where no run reads one."""
+    """Number of tokens after which reports are truncated; None if no run reads reports."""
     return max((run.config.data.max_tokens for run in runs if run.mode != "image"), default=None)
 
 
 def _best_per_metric(comparison: Comparison) -> dict[str, float | None]:
-    """Metric -> the highest value among the runs, where there are several."""
+    """Metric -> the highest value among the runs; None if fewer than two values are defined."""
     best: dict[str, float | None] = {}
     for name, path in HEADLINE.items():
         values = [run.estimate(*path).value for run in comparison.runs]
@@ -153,7 +148,7 @@ def _best_per_metric(comparison: Comparison) -> dict[str, float | None]:
 
 
 def undefined_reasons(metrics: Mapping[str, Any]) -> list[str]:
-    """`ROC AUC of nodule: no positive sample`, one line for each class and reason, for the footnote of a run."""
+    """List the undefined metrics for the footnotes of a run, one line for each class and reason."""
     grouped: dict[tuple[str, str], list[str]] = {}
     for path, reason in metrics["undefined"].items():
         *owner, name = path.split("/")

@@ -1,4 +1,4 @@
-"""A page in, what headless Chromium makes of it out: its document, its complaints, and what is too wide."""
+"""Open a page in headless Chromium and return its document, its console messages and the elements that are too wide."""
 
 import re
 import shutil
@@ -11,7 +11,7 @@ import pytest
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 _QUIET = ("--no-first-run", "--disable-sync", "--disable-background-networking", "--disable-component-update")
-# A frame's width is what its media queries see, whatever the least width of a window is. Tables scroll.
+# A window has a minimum width; media queries in a frame see the frame's width. Tables scroll, so they are left out.
 _FRAME = """<!doctype html><iframe style="width: {width}px; height: 800px; border: 0" srcdoc="{page}"></iframe>
 <p id="wide"></p><script>onload = () => {{
   const inner = document.querySelector("iframe").contentDocument;
@@ -22,22 +22,22 @@ _FRAME = """<!doctype html><iframe style="width: {width}px; height: 800px; borde
 
 
 def needs_chromium(test: object) -> object:
-    """Marks a test that starts a browser, and skips it where there is none."""
+    """Mark a test that starts a browser, and skip it if Chromium is not installed."""
     skip = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
     return pytest.mark.browser(skip(test))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """What the browser had in the end."""
+    """What the browser made of a page."""
 
     dom: str
-    complaints: list[str]
-    """Lines of the console."""
+    console: list[str]
+    """Messages of the console."""
 
 
 def show(page: str, folder: Path) -> Shown:
-    """Open a page from file:// and take what it became."""
+    """Open a page from file:// and return the resulting document."""
     assert CHROMIUM is not None
     (folder / "page.html").write_text(page, encoding="utf-8")
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0"]
@@ -45,13 +45,13 @@ def show(page: str, folder: Path) -> Shown:
     ran = subprocess.run(
         [*command, (folder / "page.html").as_uri()], capture_output=True, text=True, timeout=120, check=True
     )
-    return Shown(dom=ran.stdout, complaints=[line for line in ran.stderr.splitlines() if "CONSOLE" in line])
+    return Shown(dom=ran.stdout, console=[line for line in ran.stderr.splitlines() if "CONSOLE" in line])
 
 
 def too_wide(page: str, width: int, folder: Path) -> list[str]:
-    """Tags of the elements that reach past a screen of `width` pixels, but for what scrolls by itself."""
+    """Return the tags of the elements that exceed a screen of `width` pixels and are not in a scrolling box."""
     dom = show(_FRAME.format(width=width, page=escape(page, quote=True)), folder).dom
-    found = re.search(r'<p id="wide">checked (\d+): ([^<]*)</p>', dom)
-    assert found is not None
-    assert int(found[1]) > 100
-    return [tag for tag in found[2].split(",") if tag]
+    match = re.search(r'<p id="wide">checked (\d+): ([^<]*)</p>', dom)
+    assert match is not None
+    assert int(match[1]) > 100
+    return [tag for tag in match[2].split(",") if tag]

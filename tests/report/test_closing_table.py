@@ -1,4 +1,4 @@
-"""The table that `cxr-dist compare` prints: every number whole, and what is absent named."""
+"""The table that `cxr-dist compare` prints truncates no number and names the runs that are missing."""
 
 import io
 from pathlib import Path
@@ -17,24 +17,24 @@ def printed(comparison: Comparison) -> str:
     return console.file.getvalue()
 
 
-def test_no_number_is_cut_in_eighty_columns(tmp_path: Path) -> None:
+def test_no_number_is_truncated_in_eighty_columns(tmp_path: Path) -> None:
     runs = make_runs(tmp_path, n=60)
     runs.append(make_ensemble(tmp_path / "[ensemble]", make_predictions(n=60, seed=9), seeds=(1, 2, 3)))
     comparison = compare(runs, n_bootstrap=10)
     text = printed(comparison)
     for run in comparison.runs:
-        found = run.estimate("macro", "roc_auc")
-        assert f"{found.value:.3f}" in text
-        assert f"{found.low:.3f}–{found.high:.3f}" in text
+        auc = run.estimate("macro", "roc_auc")
+        assert f"{auc.value:.3f}" in text
+        assert f"{auc.low:.3f}–{auc.high:.3f}" in text
     assert "[ensemble]" in text
     assert "of 3 runs" in text
     assert "…" not in text
     assert "not evaluated" not in text
 
 
-def test_absent_kinds_and_warnings_are_said(tmp_path: Path) -> None:
+def test_missing_kinds_of_run_and_warnings_are_printed(tmp_path: Path) -> None:
     comparison = compare(make_runs(tmp_path, n=60)[2:])
     text = " ".join(printed(comparison).split())
     assert "report only: not evaluated. cxr-dist train enhanced --model.mode text" in text
-    assert f"Mind: {comparison.warnings[0]}" in text
-    assert "mean nothing clinical" in text
+    assert f"Warning: {comparison.warnings[0]}" in text
+    assert "have no clinical meaning" in text

@@ -1,4 +1,4 @@
-"""The page: true, private, self-contained, and whole in a real browser."""
+"""The page shows the recorded numbers, contains no patient data, is self-contained and renders in a real browser."""
 
 import dataclasses
 import re
@@ -27,7 +27,7 @@ def page(runs: list[Path]) -> str:
 
 
 class Balance(HTMLParser):
-    """Fails on a tag that is closed without being open."""
+    """Fail on a closing tag without a matching opening tag."""
 
     EMPTY = ("meta", "br", "link", "path", "use", "rect", "line")
 
@@ -53,9 +53,9 @@ def test_tags_are_balanced(page: str) -> None:
 def test_values_and_intervals_are_those_of_the_runs(runs: list[Path], page: str) -> None:
     for run in compare(runs).runs:
         for path in (("macro", "roc_auc"), ("accuracy",), ("per_class", "nodule", "roc_auc")):
-            found = run.estimate(*path)
-            assert f"{found.value:.3f}" in page
-            assert f"{found.low:.3f}–{found.high:.3f}" in page
+            estimate = run.estimate(*path)
+            assert f"{estimate.value:.3f}" in page
+            assert f"{estimate.low:.3f}–{estimate.high:.3f}" in page
 
 
 def test_summary_names_the_sample_and_each_run_with_its_interval(runs: list[Path], page: str) -> None:
@@ -64,40 +64,45 @@ def test_summary_names_the_sample_and_each_run_with_its_interval(runs: list[Path
     auc = comparison.runs[2].estimate("macro", "roc_auc")
     assert sentence.startswith(
         f"Macro ROC AUC on 150 test images of 100 patients: enhanced (image + report) {auc.value:.3f} "
-        f"(95% interval {auc.low:.3f} to {auc.high:.3f}); baseline (image only)"
+        f"(95% confidence interval {auc.low:.3f} to {auc.high:.3f}); baseline (image only)"
     )
     assert sentence in page
 
 
-def test_same_comparison_same_bytes_and_unique_ids(runs: list[Path], page: str) -> None:
+def test_same_comparison_gives_the_same_bytes_with_unique_ids(runs: list[Path], page: str) -> None:
     assert render_page(compare(runs, n_bootstrap=200)) == page
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert len(ids) == len(set(ids))
 
 
-def test_nothing_is_fetched_and_nothing_runs(page: str) -> None:
+def test_page_loads_no_resource_and_contains_no_script(page: str) -> None:
     addresses = set(re.findall(r"https?://[^\s\"'<>)]+", page))
-    assert addresses <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}  # names, not addresses
+    assert addresses <= {
+        "http://www.w3.org/2000/svg",
+        "http://www.w3.org/1999/xlink",
+    }  # XML namespaces, which are not fetched
     assert not re.search(r"<script|<link|<img|<iframe|@import|\bon\w+=|url\((?!#)", page)
     assert "default-src 'none'" in page
 
 
-def test_no_key_and_no_patient_reaches_the_page(runs: list[Path], page: str) -> None:
+def test_page_contains_no_sample_key_and_no_patient_id(runs: list[Path], page: str) -> None:
     predictions = compare(runs).runs[0].predictions
     assert not [key for key in (*predictions.keys, *predictions.patients) if key in page]
 
 
-def test_says_what_it_is(tmp_path: Path, page: str) -> None:
+def test_page_states_its_purpose_and_whether_the_data_are_synthetic(tmp_path: Path, page: str) -> None:
     assert page.count("Research software, not for clinical use") == 2
-    assert "Made data." in page
+    assert "Synthetic data." in page
     run = make_run(tmp_path / "real", make_predictions(n=30, passes=0), made_data=False, split_by="image")
-    real = render_page(compare([run]))
-    assert "Made data." not in real
-    assert "images of one patient are in both training and test" in real
+    comparison = compare([run])
+    real = render_page(comparison)
+    assert "Synthetic data." not in real
+    assert any("split" in warning for warning in comparison.warnings)
+    assert all(escape(warning) in real for warning in comparison.warnings)
     assert "Research software, not for clinical use" in real
 
 
-def test_provenance(page: str, tmp_path: Path) -> None:
+def test_page_shows_settings_environment_and_data(page: str, tmp_path: Path) -> None:
     for fact in (
         "700 images of 466 patients",
         "torch 2.15.0",
@@ -108,24 +113,27 @@ def test_provenance(page: str, tmp_path: Path) -> None:
         assert fact in page, fact
     run = make_run(tmp_path / "a", make_predictions(n=30))
     shutil.rmtree(tmp_path / "shards")
-    assert "gone or changed since training" in data_facts(compare([run]))["Shards"]
+    assert "missing or changed since training" in data_facts(compare([run]))["Shards"]
 
 
-def test_facts_that_all_runs_share_are_said_once(page: str) -> None:
+def test_facts_that_all_runs_share_are_shown_once(page: str) -> None:
     assert page.count("torch 2.15.0") == 1
     assert page.count("cxr-dist train demo") == 3
 
 
-def test_differences_are_shown_with_interval_and_p(runs: list[Path], page: str) -> None:
+def test_differences_are_shown_with_interval_and_p_value(runs: list[Path], page: str) -> None:
     comparison = compare(runs, n_bootstrap=200)
     for name in ("macro_roc_auc", "brier", "roc_auc/nodule"):
-        found = comparison.differences[2][name]
-        assert escape(f"{signed(found.low)} to {signed(found.high)}, {p_value(found.p)}") in page
+        difference = comparison.differences[2][name]
+        bounds = f"{signed(difference.low)} to {signed(difference.high)}"
+        assert escape(f"{bounds}, {p_value(difference.p)}") in page
     assert (signed(-0.25), signed(None)) == ("−0.250", "not defined")
     assert (p_value(0.0004), p_value(0.034), p_value(None)) == ("p < 0.001", "p = 0.034", "p not defined")
 
 
-def test_what_was_chosen_on_validation_is_said_and_applied(runs: list[Path], page: str) -> None:
+def test_thresholds_and_temperature_chosen_on_validation_are_shown_with_their_results(
+    runs: list[Path], page: str
+) -> None:
     evaluation = compare(runs, n_bootstrap=10).runs[2].evaluation
     point = evaluation["operating_points"]["per_class"]["nodule"]
     recall = point["applied"]["recall"]
@@ -135,43 +143,45 @@ def test_what_was_chosen_on_validation_is_said_and_applied(runs: list[Path], pag
     assert f"temperature {evaluation['calibration']['temperature']:.2f}, fitted on 150 validation" in page
 
 
-def test_without_validation_nothing_chosen_is_shown(tmp_path: Path) -> None:
+def test_without_validation_no_thresholds_and_no_calibration_are_shown(tmp_path: Path) -> None:
     page = render_page(compare([make_run(tmp_path / "a", make_predictions(n=30, passes=0))]))
     assert "Operating points" not in page
     assert "Calibration of a" not in page
-    assert "Differences to" not in page
+    assert "Differences from" not in page
 
 
-def test_leakage_is_stated_for_each_run(runs: list[Path], page: str) -> None:
-    found = leakage_statements(compare(runs, n_bootstrap=10))
-    assert found["Report sections seen"] == ["none", "indication, findings", "indication, findings"]
-    assert found["Label terms in those sections"] == ["no report is read", "left in", "left in"]
-    assert found["Split grouped by"] == ["patient"] * 3
-    assert found["Samples without report text"] == ["no report is read", *["0 of 1000, all splits"] * 2]
-    assert found["Patients of test who are in training too"] == ["0 of 100"] * 3
-    assert all(statement in page for statement in found)
+def test_possible_leakage_is_stated_for_each_run(runs: list[Path], page: str) -> None:
+    statements = leakage_statements(compare(runs, n_bootstrap=10))
+    assert statements["Report sections read"] == ["none", "indication, findings", "indication, findings"]
+    assert statements["Label terms in those sections"] == ["reads no report", *["not redacted"] * 2]
+    assert statements["Split by"] == ["patient"] * 3
+    assert statements["Samples without report text"] == ["reads no report", *["0 of 1000 in all splits"] * 2]
+    assert statements["Patients of the test split who are also in the training split"] == ["0 of 100"] * 3
+    assert all(statement in page for statement in statements)
 
 
-def test_a_published_split_and_missing_reports_are_said(runs: list[Path]) -> None:
+def test_a_published_split_and_missing_reports_are_stated(runs: list[Path]) -> None:
     comparison = compare(runs, n_bootstrap=10)
     manifest = comparison.runs[0].manifest
     assert manifest is not None
     official = dataclasses.replace(manifest, recipe={"split": {"official": True}}, without_text=41)
     same = tuple(dataclasses.replace(run, manifest=official) for run in comparison.runs)
     comparison = dataclasses.replace(comparison, runs=same)
-    assert leakage_statements(comparison)["Split grouped by"] == ["patient, as published"] * 3
+    assert leakage_statements(comparison)["Split by"] == ["patient, as published"] * 3
     page = render_page(comparison)
     assert page.count("patient, as published") >= 4  # data flow, methods, leakage, provenance
-    assert "41 of 1000, all splits" in page
+    assert "41 of 1000 in all splits" in page
 
 
-def test_every_link_of_the_contents_has_its_place(page: str) -> None:
+def test_every_link_of_the_contents_has_a_target(page: str) -> None:
     targets = re.findall(r'<a [^>]*href="#([^"]+)"', page)
     assert len(targets) >= 9
     assert set(targets) <= set(re.findall(r'\bid="([^"]+)"', page))
 
 
-def test_a_kind_of_run_that_was_not_evaluated_has_its_row(runs: list[Path], page: str) -> None:
+def test_a_kind_of_run_that_was_not_evaluated_has_a_row_with_its_commands(
+    runs: list[Path], page: str
+) -> None:
     assert "not evaluated" not in page
     alone = render_page(compare(runs[2:], n_bootstrap=10))
     for mode, name in (("image", "image only"), ("text", "report only")):
@@ -179,59 +189,63 @@ def test_a_kind_of_run_that_was_not_evaluated_has_its_row(runs: list[Path], page
         assert f"cxr-dist train enhanced --model.mode {mode} --data.shards SHARDS" in alone
 
 
-def test_an_ensemble_is_told_from_a_run(tmp_path: Path) -> None:
+def test_an_ensemble_is_distinguished_from_a_single_run(tmp_path: Path) -> None:
     single = make_run(tmp_path / "enhanced", make_predictions(n=40))
     ensemble = make_ensemble(tmp_path / "ensemble", make_predictions(n=40, seed=1), seeds=(1, 2, 3))
     comparison = compare([single, ensemble], n_bootstrap=10)
     page = render_page(comparison)
     assert "ensemble (image + report, mean of 3 runs)" in summary(comparison)
     assert page.count("<small>mean of 3 runs</small>") == 1
-    assert page.count("<figcaption>Training loss and validation ROC AUC</figcaption>") == 1  # an ensemble was not trained itself
+    assert (
+        page.count("<figcaption>Training loss and validation ROC AUC</figcaption>") == 1
+    )  # an ensemble has no training curve
     facts = facts_of_runs(comparison.runs)["ensemble"]
-    assert facts["Mean of"].startswith("3 runs: enhanced sees the film and the report, seed 1, step 180; ")
-    assert (facts["Seed"], facts["Settings below"]) == ("1, 2, 3", "those of the first of them")
-    assert "Mean of" not in facts_of_runs(comparison.runs)["enhanced"]
+    assert facts["Ensemble of"].startswith(
+        "3 runs: enhanced reads the image and the report, seed 1, step 180; "
+    )
+    assert (facts["Seed"], facts["Settings below"]) == ("1, 2, 3", "those of the first member")
+    assert "Ensemble of" not in facts_of_runs(comparison.runs)["enhanced"]
 
 
-def test_four_runs_of_fourteen_classes_stay_a_small_file(tmp_path: Path) -> None:
+def test_page_of_four_runs_with_fourteen_classes_is_a_small_file(tmp_path: Path) -> None:
     classes = tuple(f"finding {i}" for i in range(14))
-    made = {"task": "multilabel", "n": 400, "classes": classes, "passes": 2}
-    runs = [make_run(tmp_path / f"r{i}", make_predictions(seed=i, **made)) for i in range(4)]
+    settings = {"task": "multilabel", "n": 400, "classes": classes, "passes": 2}
+    runs = [make_run(tmp_path / f"r{i}", make_predictions(seed=i, **settings)) for i in range(4)]
     assert len(render_page(compare(runs, n_bootstrap=10)).encode()) < 1_500_000
 
 
 def test_class_names_are_escaped(tmp_path: Path) -> None:
-    made = make_predictions(n=40, classes=("<script>alert(1)</script>", "a & b"))
-    page = render_page(compare([make_run(tmp_path / "a", made)]))
+    predictions = make_predictions(n=40, classes=("<script>alert(1)</script>", "a & b"))
+    page = render_page(compare([make_run(tmp_path / "a", predictions)]))
     assert "<script" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
 
 
-def test_undefined_values_are_named_with_their_reason(tmp_path: Path) -> None:
-    made = make_predictions(task="multilabel", n=40, passes=0)
-    made.labels[:, 1] = -1
-    page = render_page(compare([make_run(tmp_path / "a", made)]))
+def test_undefined_values_are_listed_with_their_reason(tmp_path: Path) -> None:
+    predictions = make_predictions(task="multilabel", n=40, passes=0)
+    predictions.labels[:, 1] = -1
+    page = render_page(compare([make_run(tmp_path / "a", predictions)]))
     assert number(None) == "not defined"
     assert re.search(r"Not defined: [^.]*accuracy[^.]*\(cardiomegaly\): no known label", page)
     assert "Unknown" in page
 
 
 @pytest.mark.parametrize("task", ["multiclass", "multilabel"])
-def test_one_sample_still_makes_a_page(tmp_path: Path, task: str) -> None:
+def test_one_sample_is_enough_for_a_page(tmp_path: Path, task: str) -> None:
     out = tmp_path / "report.html"
     write_page(compare([make_run(tmp_path / "a", make_predictions(task=task, n=1))]), out)
     assert "not defined" in out.read_text(encoding="utf-8")
 
 
 @needs_chromium
-def test_a_real_browser_shows_every_figure_without_a_complaint(page: str, tmp_path: Path) -> None:
+def test_a_real_browser_shows_every_figure_without_console_messages(page: str, tmp_path: Path) -> None:
     shown = show(page, tmp_path)
-    assert shown.complaints == []
+    assert shown.console == []
     assert shown.dom.count("<svg") == shown.dom.count("</svg>") == 1 + 3 + 1 + 3 * 6
 
 
 @needs_chromium
-def test_nothing_is_wider_than_a_phone(runs: list[Path], tmp_path: Path) -> None:
+def test_no_element_is_wider_than_a_phone_screen(runs: list[Path], tmp_path: Path) -> None:
     page = render_page(compare(runs[2:], n_bootstrap=10))
     assert too_wide(page, 390, tmp_path) == []
     wider = page.replace("<main>", '<main><p style="width: 500px">wide</p>')

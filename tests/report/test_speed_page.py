@@ -1,4 +1,4 @@
-"""docs/speed.md says what the result files say, and a device that was not measured is not in it."""
+"""docs/speed.md agrees with the result files and shows no device that was not measured."""
 
 import json
 import shutil
@@ -7,11 +7,11 @@ from benchmarks.harness import RESULTS
 from benchmarks.page import PAGE, page
 
 
-def test_the_page_is_made_of_the_results_that_lie_there():
+def test_the_page_is_generated_from_the_stored_results():
     assert PAGE.read_text() == page(RESULTS)
 
 
-def test_a_gpu_has_a_part_of_its_own_once_it_was_measured(tmp_path):
+def test_a_gpu_has_its_own_section_once_it_was_measured(tmp_path):
     shutil.copytree(RESULTS, tmp_path, dirs_exist_ok=True)
     for path in tmp_path.glob("*-cuda.json"):
         path.unlink()
