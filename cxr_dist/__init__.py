@@ -1,8 +1,8 @@
-"""cxr_dist: train chest X-ray classifiers on images and radiology reports together, on clusters.
+"""cxr_dist trains chest X-ray classifiers on images and radiology reports together, on clusters.
 
     import cxr_dist
     model = cxr_dist.load("EXPORT")
-    print(model.predict("film.png", report="…"))
+    print(model.predict("image.png", report="…"))
 
 Research software; not for clinical use.
 """
@@ -17,12 +17,12 @@ __version__ = "0.1.0"
 
 
 def load(folder: str | Path, device: str = "cpu") -> "TrainedModel":
-    """Open a trained model: a folder that `cxr-dist export` wrote, or a run folder whose shards are at hand.
+    """Open a trained model: a folder that `cxr-dist export` wrote, or a run folder whose shards can still be read.
 
-    Reads nothing outside an exported folder. `device` is torch's name: cpu, cuda, cuda:1, …
-    Raises cxr_dist.errors.UserError for a folder that is missing, damaged, of a newer release, or something else.
+    Nothing outside an exported folder is read. `device` is a torch device string such as cpu, cuda or cuda:1.
+    Raises cxr_dist.errors.UserError if the folder is missing, damaged, of a newer release, or not a model.
     """
-    import torch  # here, so that `import cxr_dist` is light
+    import torch  # not at the top, so that `import cxr_dist` stays fast
 
     from cxr_dist.inference.trained import open_model
 

@@ -1,4 +1,4 @@
-"""`python -m cxr_dist`: the same as the console script."""
+"""`python -m cxr_dist` runs the same command line as the console script `cxr-dist`."""
 
 from cxr_dist.cli.main import main
 

@@ -1,7 +1,7 @@
-"""The one kind of exception whose message is meant for the user: what was found, expected, and to do.
+"""UserError, whose message tells the user what was found, what was expected and what to do.
 
-Messages never hold report text, patient ids or names of source images; shard names, indices, counts,
-classes and column names are allowed.
+Messages never contain report text, patient ids or names of source images. They may contain shard names, indices,
+counts, classes and column names.
 """
 
 import difflib
@@ -10,33 +10,33 @@ import resource
 from collections.abc import Iterable
 
 EXIT_REFUSED = 2
-"""Exit status after a UserError: the same command would fail again."""
+"""Exit status after a UserError; running the same command again would fail again."""
 EXIT_STOPPED = 75
-"""Exit status of a run that saved and is not finished (EX_TEMPFAIL): the same command goes on."""
+"""Exit status of an unfinished run that has saved (EX_TEMPFAIL); the same command resumes it."""
 
-_TOO_MANY = "Too many open files"  # also in what safetensors, aiohttp and torch make of such an error
+_TOO_MANY = "Too many open files"  # safetensors, aiohttp and torch keep these words in their own errors
 
 
 class UserError(ValueError):
-    """A mistake in the input, the configuration or the environment that the user can mend."""
+    """An error in the input, the configuration or the environment that the user can correct."""
 
 
 def require(condition: bool, message: str) -> None:
-    """Raise UserError with this message unless the condition holds."""
+    """Raise UserError with this message if the condition is false."""
     if not condition:
         raise UserError(message)
 
 
 def out_of_files(error: BaseException | None) -> UserError | None:
-    """What to raise in place of an error that came of a limit on open files; None for any other error.
+    """Return the error to raise instead of one caused by the limit on open files; None for any other error.
 
-    Whatever takes an error for damage of a file, or tells the user of it, asks this first.
+    Call this before treating an error as a damaged file or reporting it to the user.
     """
     while error is not None:
         if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE) or _TOO_MANY in str(error):
             soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
             return UserError(
-                f"{_TOO_MANY}: this process may have {soft} at once; raise that before the command with "
+                f"{_TOO_MANY}: this process may have {soft} open at once; raise the limit before the command with "
                 f"`ulimit -n NUMBER` (the hard limit is {hard})"
             )
         error = error.__context__
@@ -44,12 +44,14 @@ def out_of_files(error: BaseException | None) -> UserError | None:
 
 
 def unknown(what: str, name: object, valid: Iterable[str]) -> UserError:
-    """The error for a name that is none of the valid ones: it lists them, and says which is the nearest."""
+    """Return the error for an invalid name, which lists the valid names and suggests the most similar one."""
     names = list(valid)
-    return UserError(f"unknown {what} {name!r}{nearest(name, names)}; expected one of: {', '.join(names)}")
+    return UserError(
+        f"unknown {what} {name!r}{did_you_mean(name, names)}; expected one of: {', '.join(names)}"
+    )
 
 
-def nearest(name: object, valid: Iterable[str]) -> str:
-    """` (did you mean 'fused'?)` after a name that is none of the valid ones; empty where none is like it."""
+def did_you_mean(name: object, valid: Iterable[str]) -> str:
+    """Return ` (did you mean 'fused'?)` for an invalid name; empty if no valid name is similar."""
     near = difflib.get_close_matches(str(name), list(valid), n=1)
     return f" (did you mean {near[0]!r}?)" if near else ""

@@ -1,6 +1,7 @@
-"""Files and folders that are whole or absent: written aside in the same folder, fsynced, renamed. And file locks.
+"""Write files and folders so that they are either complete or absent, and lock files.
 
-kill -9 while saving left 4 of 12 files corrupt when written in place, and 0 of 12 this way.
+The content is written under a temporary name in the same folder, fsynced and renamed, so that a process killed while
+writing leaves no damaged file under the final name.
 """
 
 import errno
@@ -20,11 +21,11 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 @contextmanager
 def full_disk_says(message: str) -> Iterator[None]:
-    """Inside, a full disk, or a quota that is used up, raises UserError with this message."""
+    """Turn errors of a full disk or an exhausted quota inside the block into a UserError with this message."""
     try:
         yield
     except Exception as error:
-        # safetensors has an error of its own, which only its text tells apart.
+        # safetensors raises its own type of error without an errno, which only its text identifies.
         if getattr(error, "errno", None) in _FULL or any(f"(os error {n})" in str(error) for n in _FULL):
             raise UserError(message) from None
         raise
@@ -32,14 +33,13 @@ def full_disk_says(message: str) -> Iterator[None]:
 
 @contextmanager
 def whole_file(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
-    """Open a file to write that appears under `path` only when the block ends without an error.
+    """Open a file for writing that appears under `path` only if the block ends without an error.
 
-    Raises UserError where the disk is full; nothing is left behind then.
+    Raises UserError if the disk is full, and then leaves nothing behind.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     if_full = (
-        f"no space left to write {path.name}: free some, or choose another folder; "
-        "what was written before is whole"
+        f"no space left to write {path.name}: free some, or choose another folder; earlier files are complete"
     )
     try:
         with full_disk_says(if_full):
@@ -54,18 +54,18 @@ def whole_file(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
-    """Write a small file whole or not at all."""
+    """Write a small file completely or not at all."""
     with whole_file(path) as file:
         file.write(content.encode("utf-8") if isinstance(content, str) else content)
 
 
 def holds_something(path: Path) -> bool:
-    """Whether writing a folder here would meet anything: a file, or a folder that is not empty."""
+    """Whether `path` is a file or a folder that is not empty."""
     return path.exists() and (not path.is_dir() or any(path.iterdir()))
 
 
 def sync_path(path: Path) -> None:
-    """Make a file's bytes, or the renames inside a folder, survive a power cut."""
+    """Flush a file's bytes, or the renames inside a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -74,16 +74,16 @@ def sync_path(path: Path) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """Hex sha256 of a file's bytes."""
+    """Return the hexadecimal sha256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill that appears as `path`, which is absent or empty, only when the block ends without an error.
+    """Yield a folder to fill, which appears as `path` (absent or empty so far) only if the block ends without an error.
 
-    Raises UserError where the disk is full; nothing is left behind then.
+    Raises UserError if the disk is full, and then leaves nothing behind.
     """
     path = path.resolve()
     if_full = f"no space left to write {path.name}: free some, or choose another folder"
@@ -93,7 +93,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def folder_aside(path: Path) -> Iterator[Path]:
-    """`whole_folder` that leaves the errors as they are."""
+    """Do the same as `whole_folder`, without turning errors into a UserError."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         aside.mkdir(parents=True)
@@ -109,33 +109,35 @@ def folder_aside(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def locked(path: Path, *, wait: bool = True) -> Iterator[int | None]:
-    """Hold the exclusive lock of a file, made where it is absent, among processes and threads of this node.
+    """Hold an exclusive lock on a file, created if absent, among the processes and threads of this node.
 
-    The kernel releases it however its holder ends, so that there is no stale lock after `kill -9`. The file itself
-    stays: unlinking it would let two processes hold "the" lock on two files of one name.
+    The kernel releases the lock whenever its holder ends, so that `kill -9` leaves no stale lock. The file itself
+    is kept: if it were unlinked, two processes could each lock a different file of the same name.
 
-    Yields the file's descriptor; None at once where another holds the lock and `wait` is false.
-    Raises UserError where the file system has no locks.
+    Yields the file's descriptor, or None at once if the lock is taken and `wait` is false.
+    Raises UserError if the file system does not support locks.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         held = take_lock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield descriptor if held else None
-        if held:  # a child forked meanwhile has the descriptor too: closing ours alone would not release it
+        if (
+            held
+        ):  # a child forked meanwhile also has the descriptor, so closing ours would not release the lock
             fcntl.flock(descriptor, fcntl.LOCK_UN)
     finally:
         os.close(descriptor)
 
 
 def take_lock(descriptor: int, kind: int) -> bool:
-    """Lock an open file (`kind` as for fcntl.flock); False where LOCK_NB is set and another holds it."""
+    """Lock an open file (`kind` as for fcntl.flock); return False if LOCK_NB is set and the lock is taken."""
     try:
         fcntl.flock(descriptor, kind)
     except BlockingIOError:
         return False
     except OSError as error:
         raise UserError(
-            f"a folder that processes share has no file locks ({error.strerror}): name one on a disk of this node "
-            "(--data.stage-dir for copies of shards, --out of `cxr-dist fetch` for weights)"
+            f"the file system of a shared folder does not support locks ({error.strerror}): choose a folder on a disk "
+            "of this node (--data.stage-dir for copies of shards, --out of `cxr-dist fetch` for weights)"
         ) from None
     return True

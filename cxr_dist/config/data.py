@@ -1,4 +1,4 @@
-"""The section `data` of a run's configuration: what is read, in which batches, and how it is augmented."""
+"""The section `data` of a run's configuration: the shards, the batches, sampling and augmentation."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,62 +8,62 @@ from cxr_dist.errors import require
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """What is read, in which batches, and how it is augmented."""
+    """The shards, the batches, sampling and augmentation."""
 
     shards: str = ""
-    """Folder that `cxr-dist shard` wrote (it holds manifest.json), or its URL, as s3://BUCKET/SHARDS or https://…."""
+    """Folder that `cxr-dist shard` wrote (with manifest.json), or its URL, such as s3://BUCKET/SHARDS or https://…."""
     stage_dir: str = ""
-    """Shards are copied to this folder on the node's own disk before use. Empty: to $SLURM_TMPDIR in a job that has
-    it; without it a folder is read where it lies, and a URL is copied to $TMPDIR, else /tmp. `none`: never copied."""
+    """Folder on the node's own disk to which shards are copied before they are read. If empty, $SLURM_TMPDIR in a job
+    that has it; elsewhere a folder is read in place and a URL is copied to $TMPDIR, else /tmp. `none`: no copies."""
     stage_gib: float = 0.0
-    """Most GiB that staged copies take, the least recently used going first; room for shuffle_shards + 1 shards of
-    each of the node's lanes avoids copying twice. 0: what the disk has, but for 5% of it."""
+    """Maximum size of the copies in GiB; the least recently used copy is deleted first. Space for shuffle_shards + 1
+    shards of each of the node's lanes avoids copying a shard twice. 0: all free space except 5% of the disk."""
     global_batch: int = 64
-    """Samples per optimizer step, over all ranks."""
+    """Number of samples per optimizer step over all ranks, a multiple of `micro_batch`."""
     micro_batch: int | Literal["auto"] = 16
-    """Samples per forward pass; global_batch / micro_batch is the number of lanes, which the world size divides.
-    `auto`: the largest that fits the device, tried out at the run's first start and kept in its config.yaml."""
+    """Number of samples per forward pass. The world size must divide global_batch / micro_batch, the number of lanes.
+    `auto`: the largest that fits the device, determined at the first start of the run and saved in its config.yaml."""
     evaluation_batch: int = 32
-    """Samples per batch in evaluation; part of what makes metrics identical at any number of ranks."""
+    """Number of samples per batch in evaluation, at least 1. Independent of the world size, as are the metrics."""
     workers: int = 2
-    """DataLoader worker processes per rank; 0 reads in the training process."""
+    """Number of DataLoader worker processes per rank; 0: samples are read in the training process."""
     max_bad_samples: int = 0
-    """Damaged samples that training may meet and replace by others, each written to bad_samples.jsonl; more of them,
-    or with 0 the first, end the run, as does a shard that is missing or cut short. Evaluation never replaces."""
+    """Number of damaged samples that training may replace by others and write to bad_samples.jsonl. One more ends the
+    run, as does a missing or truncated shard. Evaluation never replaces a sample."""
     text_sections: tuple[str, ...] = ("indication", "findings")
-    """Report sections that the text encoder sees, in this order. The IMPRESSION usually names the answer."""
+    """Report sections that the text encoder sees, in this order. The impression usually states the label."""
     max_tokens: int = 128
-    """Reports are cut after this many WordPiece tokens."""
+    """Maximum number of WordPiece tokens of a report, at least 8; longer reports are truncated."""
     image_size: int = 224
-    """Height and width of the network's input, pixels."""
+    """Height and width of the network's input in pixels, at least 32."""
     sampling: Literal["uniform", "weighted"] = "uniform"
     """`weighted` draws samples by inverse class frequency (systematic resampling)."""
     sampling_temper: float = 1.0
-    """Exponent on the inverse class frequency: 0 is uniform, 1 draws all classes equally often."""
+    """Exponent of the inverse class frequency, 0 (uniform) to 1 (all classes are drawn equally often)."""
     stages: tuple[str, ...] = ()
-    """Stages of your own for training samples, after decoding and before augmentation, in this order: each
-    MODULE:NAME or FILE.py:NAME, as data/own_stages.py says."""
+    """Your own stages for training samples between decoding and augmentation, in this order, each as MODULE:NAME or
+    FILE.py:NAME, described in data/own_stages.py."""
     shuffle_shards: int = 8
-    """A lane's draws are shuffled inside a window of this many shards' worth of draws."""
+    """Number of shards in the window within which a lane's draws are shuffled, at least 1."""
     rotation_degrees: float = 7.0
-    """Augmentation: rotation uniform in ± this many degrees."""
+    """Augmentation: maximum rotation in degrees, in both directions."""
     shift: float = 0.05
-    """Augmentation: translation uniform in ± this share of the image side."""
+    """Augmentation: maximum translation in both directions, as a fraction of the image side."""
     zoom: float = 0.10
-    """Augmentation: scale uniform in 1 ± this."""
+    """Augmentation: maximum relative change of the scale, which is uniform in 1 ± this value."""
     flip_probability: float = 0.0
-    """Augmentation: horizontal flip. Off, because reports say left and right, and the heart is on one side."""
+    """Augmentation: probability of a horizontal flip, 0 to 1. Off, because reports mention left and right."""
     brightness: float = 0.10
-    """Augmentation on the device: added grey level, uniform in ± this share of the range."""
+    """Augmentation on the device: maximum change of the grey level, as a fraction of its range."""
     contrast: float = 0.10
-    """Augmentation on the device: contrast factor uniform in 1 ± this."""
+    """Augmentation on the device: maximum relative change of the contrast, which is uniform in 1 ± this value."""
 
     def __post_init__(self) -> None:
         address = self.shards.partition("://")[2]
         require(
             "?" not in address and "@" not in address.partition("/")[0],
-            "data.shards is a URL with a query or a user name: the run folder and the job's log would keep it. Give "
-            "credentials in the environment, as fsspec's documentation of that kind of URL says",
+            "data.shards is a URL with a query or a user name, which would be written to the run folder and the job's "
+            "log: set credentials in the environment, as fsspec's documentation of this type of URL describes",
         )
         require(self.stage_gib >= 0, f"data.stage_gib is {self.stage_gib}; it must be 0 or more")
         require(self.global_batch >= 1, f"data.global_batch is {self.global_batch}; it must be at least 1")
@@ -87,6 +87,6 @@ class DataConfig:
 
     @property
     def num_lanes(self) -> int:
-        """K = global batch / micro-batch, once that is a number."""
-        assert self.micro_batch != "auto", "train/memory/settle.py comes first"
+        """K = global batch / micro-batch; `micro_batch` must be a number."""
+        assert self.micro_batch != "auto", "call train/memory/settle.py first"
         return self.global_batch // self.micro_batch

@@ -1,6 +1,6 @@
-"""How DistributedDataParallel sends gradients: settings with torch's own names and defaults.
+"""The section `ddp` of a run's configuration: how DistributedDataParallel communicates gradients.
 
-Imports nothing but the standard library, as config/run.py, of which it is a section.
+The settings have torch's names and defaults.
 """
 
 from dataclasses import dataclass
@@ -11,21 +11,21 @@ from cxr_dist.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class DdpConfig:
-    """With --parallel ddp, and no effect in a world of one."""
+    """How DistributedDataParallel communicates gradients; without effect on a single rank."""
 
     bucket_cap_mb: int = 25
-    """Gradients cross ranks in buckets of at most so many MiB: large ones cost less latency, small ones start
-    earlier in the backward pass. With torch's own 25 the first bucket holds 1 MiB."""
+    """Maximum size of a gradient bucket in MiB, at least 1. Larger buckets reduce latency; smaller buckets are sent
+    earlier in the backward pass. With the default the first bucket holds 1 MiB."""
     comm_hook: Literal["none", "bf16"] = "none"
-    """`bf16`: torch's bf16_compress_hook halves the bytes between ranks. The price: gradients are rounded to 8
-    bits and added up so, and results depend on the world size beyond the order of a sum."""
+    """`bf16` halves the bytes sent between ranks with torch's bf16_compress_hook. Gradients are then rounded to 8
+    significant bits before they are summed, so results depend on the world size by more than the order of a sum."""
 
     def __post_init__(self) -> None:
         if self.bucket_cap_mb < 1:
             raise UserError(f"ddp.bucket_cap_mb is {self.bucket_cap_mb}; it must be at least 1")
 
     def check(self, parallel: str, precision: str) -> None:
-        """Raise UserError where these settings would have no effect, or undo another one."""
+        """Raise UserError if these settings would have no effect or would contradict the precision."""
         if parallel != "ddp" and self != DdpConfig():
             raise UserError(f"ddp.… is set, but parallel is {parallel}: leave it out, or use --parallel ddp")
         if precision == "fp64" and self.comm_hook != "none":

@@ -1,7 +1,7 @@
-"""YAML and JSON into frozen dataclasses: a run's config.yaml, a recipe, the config.json of an exported model.
+"""Decode YAML and JSON into frozen dataclasses: a run's config.yaml, a recipe, an exported model's config.json.
 
-Knows dataclasses, literals, unions, tuples, dicts, text, numbers and booleans. An error names the file, the field by
-its path in the file, what was found there and what was expected.
+Fields may be dataclasses, literals, unions, tuples, dicts, text, numbers and booleans. An error names the file, the
+path of the field in it, what was found there and what was expected.
 """
 
 import dataclasses
@@ -17,9 +17,9 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import yaml
 
-from cxr_dist.errors import UserError, nearest, out_of_files, require
+from cxr_dist.errors import UserError, did_you_mean, out_of_files, require
 
-T = TypeVar("T")
+DataclassT = TypeVar("DataclassT")
 
 _WORDS: dict[Any, str] = {
     str: "text (put it in quotes)",
@@ -31,26 +31,26 @@ _WORDS: dict[Any, str] = {
 
 
 def parse_yaml(path: Path) -> object:
-    """What a YAML file holds; raises UserError for one that cannot be read, is not YAML or has a key twice."""
+    """Parse a YAML file; raises UserError if it cannot be read, is not YAML or contains a key twice."""
     return _parsed(path, path.name, "YAML", lambda text: yaml.load(text, _UniqueKeys))
 
 
 def parse_json(path: Path, name: str) -> object:
-    """What a JSON file, called `name` in errors, holds; raises UserError as `parse_yaml` does."""
+    """Parse a JSON file, which errors call `name`; raises UserError as `parse_yaml` does."""
     return _parsed(path, name, "JSON", lambda text: json.loads(text, object_pairs_hook=_unique))
 
 
-def decode(kind: type[T], plain: object, file: str, *, by_hand: bool = False) -> T:
-    """Parsed YAML or JSON as the dataclass `kind`.
+def decode(kind: type[DataclassT], plain: object, file: str, *, by_hand: bool = False) -> DataclassT:
+    """Convert parsed YAML or JSON to the dataclass `kind`.
 
     Args:
-        kind: A dataclass, whose fields may be dataclasses. A field that has a default may be missing.
-        plain: What `parse_yaml` or `parse_json` returned.
-        file: What errors call the file.
-        by_hand: Read a number also as the text that it is written with, and a single value as a list of one, for
-            files that people write.
+        kind: A dataclass, whose fields may be dataclasses. A field with a default may be missing.
+        plain: The result of `parse_yaml` or `parse_json`.
+        file: The name of the file in errors.
+        by_hand: Accept a number where text is expected, and a single value where a list is expected, for files that
+            people write.
 
-    Raises UserError for a field that is unknown, missing or of another type, and for what the dataclasses refuse.
+    Raises UserError if a field is unknown, missing or of another type, or if a dataclass rejects its value.
     """
     decoded = _Decoder(file=file, by_hand=by_hand).value(kind, plain, "")
     assert isinstance(decoded, kind)
@@ -58,14 +58,14 @@ def decode(kind: type[T], plain: object, file: str, *, by_hand: bool = False) ->
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """yaml.safe_load's loader, which takes the last of several values of a key, made strict."""
+    """The loader of yaml.safe_load, except that a repeated key is an error."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and (key.tag, key.value) in seen:
-                problem = f"the key {key.value!r} stands twice"
+                problem = f"the key {key.value!r} occurs twice"
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
             seen.add((key.tag, str(key.value)))
         return node
@@ -73,7 +73,7 @@ class _UniqueKeys(yaml.SafeLoader):
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     for name, count in Counter(name for name, _ in pairs).items():
-        require(count == 1, f"the key {name!r} stands twice")
+        require(count == 1, f"the key {name!r} occurs twice")
     return dict(pairs)
 
 
@@ -88,7 +88,7 @@ def _parsed(path: Path, name: str, language: str, parse: Callable[[str], object]
         what = f"is not UTF-8 text (byte {error.start})"
     except RecursionError:
         what = "is nested too deeply"
-    except Exception as error:  # PyYAML raises many kinds for what it cannot read, such as a 13th month
+    except Exception as error:  # PyYAML raises many types of errors, such as ValueError for a 13th month
         mark = getattr(error, "problem_mark", None)
         why = f"line {mark.line + 1}: {getattr(error, 'problem', '')}" if mark else str(error).split("\n")[0]
         what = f"is not {language} ({why})"
@@ -97,7 +97,7 @@ def _parsed(path: Path, name: str, language: str, parse: Callable[[str], object]
 
 @dataclass(frozen=True, kw_only=True)
 class _Decoder:
-    """Each `where` is a field's path in the file, such as model.mode; empty for the whole file."""
+    """The argument `where` is the path of a field in the file, such as model.mode; empty for the whole file."""
 
     file: str
     by_hand: bool
@@ -114,7 +114,7 @@ class _Decoder:
             if self._fits(each, plain):
                 return each(plain) if each in (str, float) else plain
         names = [name for each in kinds if get_origin(each) is Literal for name in get_args(each)]
-        hint = nearest(plain, map(str, names)) if isinstance(plain, str) else ""
+        hint = did_you_mean(plain, map(str, names)) if isinstance(plain, str) else ""
         expected = ", or ".join(map(_expected, kinds))
         raise UserError(f"{self._at(where)} is {_shown(plain)}; expected {expected}{hint}")
 
@@ -123,7 +123,7 @@ class _Decoder:
         for name, value in plain.items():
             path = f"{where}.{name}".removeprefix(".")
             if name not in hints:
-                hint = f"{nearest(name, hints)}; expected one of: {', '.join(hints)}"
+                hint = f"{did_you_mean(name, hints)}; expected one of: {', '.join(hints)}"
                 raise UserError(f"{self.file}: unknown field {path}{hint}")
             values[name] = self.value(hints[name], value, path)
         for field in dataclasses.fields(kind):
@@ -158,7 +158,7 @@ class _Decoder:
         if get_origin(kind) is Literal:
             return any(plain == name and type(plain) is type(name) for name in get_args(kind))
         if kind is float:
-            return number and abs(plain) <= sys.float_info.max  # which NaN is not
+            return number and abs(plain) <= sys.float_info.max  # false for NaN
         if kind is int:
             return number and isinstance(plain, int) and abs(plain) < 2**63
         return (kind in _WORDS and isinstance(plain, kind)) or (kind is str and number and self.by_hand)

@@ -1,4 +1,4 @@
-"""A configuration to config.yaml and back, exactly, and what differs between two."""
+"""Write a configuration to config.yaml, read it back exactly, and compare two configurations."""
 
 import dataclasses
 from pathlib import Path
@@ -13,12 +13,12 @@ from cxr_dist.errors import UserError
 
 
 def to_yaml(config: Config) -> str:
-    """The resolved configuration as YAML, fields in the order of declaration."""
+    """Return the resolved configuration as YAML, with the fields in the order of their declaration."""
     return yaml.safe_dump(to_plain(config), sort_keys=False)
 
 
 def to_plain(value: Any) -> Any:
-    """A configuration, or anything made of dataclasses, dicts and tuples, as JSON and YAML have it."""
+    """Convert dataclasses, dicts and tuples, nested in any way, to the dicts and lists of JSON and YAML."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, dict):
@@ -27,9 +27,9 @@ def to_plain(value: Any) -> Any:
 
 
 def load_config(path: Path) -> Config:
-    """Read a config.yaml that `to_yaml` wrote, of this or an earlier version, whose missing fields have their default.
+    """Read a config.yaml of this or an earlier version; fields that are missing have their default.
 
-    Raises UserError for a file that is missing or no YAML, and for a field that is unknown or ill-typed.
+    Raises UserError if the file is missing or not YAML, or if a field is unknown or of another type.
     """
     if not path.is_file():
         raise UserError(f"no config.yaml in {path.parent}: that is not a run folder")
@@ -37,18 +37,16 @@ def load_config(path: Path) -> Config:
 
 
 def _migrated(plain: Any) -> Any:
-    """What an older release wrote, in the words of this one; anything else as it is."""
+    """Replace values that an older release wrote by their present names."""
     model = plain.get("model") if isinstance(plain, dict) else None
     if not isinstance(model, dict):
         return plain
-    said = str(model.get("gradient_checkpointing")).lower()
-    if said not in RENAMED_CHECKPOINTING:
-        return plain
-    return plain | {"model": model | {"gradient_checkpointing": RENAMED_CHECKPOINTING[said]}}
+    new_name = RENAMED_CHECKPOINTING.get(str(model.get("gradient_checkpointing")).lower())
+    return plain | {"model": model | {"gradient_checkpointing": new_name}} if new_name else plain
 
 
 def differences(old: Config, new: Config) -> list[str]:
-    """Lines `section.field: old -> new` for every field that differs, except the run folder itself."""
+    """Return a line `section.field: old -> new` for every field that differs, except for the run folder."""
 
     def flatten(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         flat: dict[str, Any] = {}

@@ -1,8 +1,8 @@
-"""Parts by name: `NAME` from a table of ours, or `MODULE:NAME` or `FILE.py:NAME` for one that a user wrote.
+"""Look up a part by its name: `NAME` in a table of the package, or `MODULE:NAME` or `FILE.py:NAME` for a user's own.
 
-Readers, image and text encoders, losses, training stages and trackers are all named this way. The code of a user's
-part runs with all rights of the process, as any module that is imported; nothing is imported that nobody named.
-A FILE.py is relative to the working directory. It cannot import its neighbours: that is what modules are for.
+Readers, image and text encoders, losses, training stages and trackers are all named in this way. The code of a user's
+own part runs with all rights of the process, and only what is named is imported. FILE.py is relative to the working
+directory and cannot import files beside it; code in several files must be a module.
 """
 
 import hashlib
@@ -22,10 +22,10 @@ FORMS = "MODULE:NAME or FILE.py:NAME"
 
 
 def look_up(what: str, name: str, table: Mapping[str, Any]) -> Any:
-    """The part called `name`: an entry of `table`, or what MODULE:NAME or FILE.py:NAME defines.
+    """Return the part called `name`: an entry of `table`, or the object that MODULE:NAME or FILE.py:NAME defines.
 
-    `what` says what is looked for, in the words of an error, such as "image encoder". Raises UserError for a name
-    that is not in the table, with the nearest one, and for a module that cannot be imported or lacks the name.
+    `what` describes the part in error messages, such as "image encoder". Raises UserError if the name is not in the
+    table, or if the module cannot be imported or does not define the name.
     """
     if name in table:
         return table[name]
@@ -34,32 +34,32 @@ def look_up(what: str, name: str, table: Mapping[str, Any]) -> Any:
         raise unknown(what, name, [*table, FORMS])
     if not module or not attribute:
         raise UserError(f"{what} {name!r}: expected {FORMS}")
-    found = getattr(_module(what, name), attribute, None)
-    if not callable(found):
+    part = getattr(_module(what, name), attribute, None)
+    if not callable(part):
         raise UserError(f"{what} {name!r}: {module} defines no {attribute!r} that can be called")
-    return found
+    return part
 
 
 def code_sha256(name: str) -> str | None:
-    """sha256 of the file that defines a user's part; None for an entry of a table, and for a module without a file."""
+    """Return the sha256 of the file that defines a user's part; None for a table's entry or a module without a file."""
     if ":" not in name:
         return None
-    file = getattr(_module("part", name), "__file__", None)  # a module of the interpreter itself has none
+    file = getattr(_module("part", name), "__file__", None)  # built-in modules have no file
     return None if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
 
 def recorded_name(name: str) -> str:
-    """The name as files record it: of FILE.py:NAME the file's own name without its folder, and others as they are."""
+    """Return the name as it is written to files: FILE.py:NAME without the folder of FILE.py, other names unchanged."""
     module, colon, attribute = name.rpartition(":")
     return f"{Path(module).name}:{attribute}" if colon and module.endswith(".py") else name
 
 
 @contextmanager
 def guarded(what: str, name: str, *expected: type[Exception]) -> Iterator[None]:
-    """Around a call into a user's part: any exception but UserError, and those of the `expected` kinds, becomes a
-    UserError with its place.
+    """Turn exceptions of a user's part inside the block into a UserError that says where they were raised.
 
-    The exception's own message is left out, because it may hold report text or a patient's id.
+    UserError and exceptions of the `expected` types pass unchanged. The message of the original exception is left
+    out, because it may contain report text or a patient id.
     """
     try:
         yield
@@ -70,7 +70,7 @@ def guarded(what: str, name: str, *expected: type[Exception]) -> Iterator[None]:
 
 
 def _place(error: BaseException, name: str) -> str:
-    """An exception's kind, and the line of the part that led to it, or the line that raised it in another file."""
+    """Return the exception's type and the last line of the part's own file in its traceback, else the last line."""
     if isinstance(error, SyntaxError):
         return f"SyntaxError in line {error.lineno} of {Path(error.filename or '').name}"
     frames = traceback.extract_tb(error.__traceback__)
@@ -81,7 +81,7 @@ def _place(error: BaseException, name: str) -> str:
 
 
 def _module_name(name: str) -> str:
-    """The name in sys.modules: a file's holds a hash of its path, so that one file is loaded once."""
+    """Return the name in sys.modules, which for a file contains a hash of its path, so that it is loaded once."""
     module = name.rpartition(":")[0]
     if not module.endswith(".py"):
         return module
@@ -106,12 +106,12 @@ def _module(what: str, name: str) -> ModuleType:
 
 
 def _loaded(what: str, name: str, unique: str) -> ModuleType:
-    """The file's module, which gets the name `unique`."""
+    """Load the file as a module of the name `unique`."""
     module = name.rpartition(":")[0]
     path = Path(module).expanduser().resolve()
     if not path.is_file():
         raise UserError(
-            f"{what} {name!r}: there is no file {module}; expected {FORMS}, the path from this folder on"
+            f"{what} {name!r}: there is no file {module}; expected {FORMS}, relative to this folder"
         )
     spec = importlib.util.spec_from_file_location(unique, path)
     assert spec is not None

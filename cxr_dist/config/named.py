@@ -1,4 +1,4 @@
-"""Named runs: each a short function that changes a few fields of the defaults.
+"""Named runs: each is a short function that changes a few fields of the default configuration.
 
 `cxr-dist train NAME` starts from one of them; every field can still be set on the command line.
 """
@@ -46,17 +46,17 @@ def enhanced() -> Config:
 
 
 def demo() -> Config:
-    """The enhanced recipe at the size of the made demo data; `--model.mode text` for the report alone.
+    """The enhanced recipe at the size of the synthetic demo data; `--model.mode text` for the report alone.
 
     cxr-dist train demo --data.shards SHARDS
     """
     config = _at_demo_size(enhanced())
-    # Sampling alone already draws all classes equally often; weighting them a second time would hide Normal.
+    # Weighted sampling already draws all classes equally often; class weights on top of it would suppress Normal.
     return replace(config, run="demo", loss=replace(config.loss, class_weights="none"))
 
 
 def demo_baseline() -> Config:
-    """The baseline recipe at the size of the made demo data.
+    """The baseline recipe at the size of the synthetic demo data.
 
     cxr-dist train demo-baseline --data.shards SHARDS
     """
@@ -64,7 +64,7 @@ def demo_baseline() -> Config:
 
 
 def _at_demo_size(config: Config) -> Config:
-    """A narrow DenseNet and a BERT from scratch, small films, a few minutes on two CPU cores."""
+    """Use a narrow DenseNet, a small BERT from scratch and small images: a few minutes on two CPU cores."""
     return replace(
         config,
         data=replace(
@@ -73,7 +73,7 @@ def _at_demo_size(config: Config) -> Config:
             image_size=96,
             max_tokens=64,
             workers=0,
-            rotation_degrees=3.0,  # the made films hang straight, and their findings are faint
+            rotation_degrees=3.0,  # the synthetic images are not rotated, and their findings are faint
             shift=0.02,
             zoom=0.05,
             brightness=0.03,
@@ -103,7 +103,7 @@ RUNS: dict[str, Callable[[], Config]] = {
 
 
 def named_run(name: str) -> Config:
-    """The configuration of a named run; raises UserError with the valid names for an unknown one."""
+    """Return the configuration of a named run; raises UserError for an unknown name."""
     if name not in RUNS:
         raise unknown("run", name, RUNS)
     return RUNS[name]()

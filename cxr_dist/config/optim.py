@@ -1,7 +1,4 @@
-"""The sections of config/run.py that say what is minimised, and how: loss, optimizer, learning rate.
-
-Imports nothing but the standard library, as config/run.py.
-"""
+"""The sections `loss` and `optim` of a run's configuration."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -14,12 +11,12 @@ class LossConfig:
     """The loss. Multilabel tasks use the binary form of the same loss."""
 
     name: str = "cross_entropy"
-    """`cross_entropy`; `focal`: Lin et al. 2017, with p_t the unweighted probability; or one of your own, MODULE:NAME
-    or FILE.py:NAME, as model/losses.py and examples/own_loss show."""
+    """`cross_entropy`, `focal` (Lin et al. 2017, with p_t the unweighted probability), or your own loss as MODULE:NAME
+    or FILE.py:NAME, described in model/losses.py and examples/own_loss."""
     gamma: float = 2.0
-    """Focusing exponent of the focal loss, and a number for a loss of your own."""
+    """Focusing exponent of the focal loss, at least 0. It is also passed to your own loss."""
     class_weights: Literal["none", "balanced"] = "balanced"
-    """`balanced`: n / (classes × n_class), as scikit-learn has it, from the training split's counts."""
+    """`balanced` weights each class by n / (classes × n_class) with the training split's counts, as scikit-learn."""
 
     def __post_init__(self) -> None:
         if self.gamma < 0:
@@ -31,24 +28,25 @@ class OptimConfig:
     """The optimizer and its learning-rate schedule."""
 
     name: Literal["adam", "adamw"] = "adamw"
-    """`adam` adds weight decay to the gradient; `adamw` decays the weights."""
+    """`adam` adds the weight decay to the gradient; `adamw` decays the weights directly."""
     lr: float = 2e-4
-    """Peak learning rate."""
+    """Peak learning rate, positive."""
     weight_decay: float = 0.01
-    """Applied to all parameters, as the original did."""
+    """Weight decay of all parameters."""
     clip_norm: float = 1.0
-    """Gradients are scaled down to this total norm; 0 turns clipping off."""
+    """Maximum total norm of the gradients; 0 turns clipping off."""
     schedule: Literal["constant", "linear", "cosine", "plateau"] = "linear"
-    """After warm-up: constant, decay to 0 over the run, or halve on a plateau of the validation AUC."""
+    """Learning rate after the warm-up: `linear` and `cosine` decay to 0 over the run; `plateau` reduces it when the
+    mean validation AUC stops improving."""
     warmup_steps: int = 0
-    """Optimizer steps of linear warm-up from 0."""
+    """Number of optimizer steps over which the learning rate rises linearly from 0, at least 0."""
     plateau_factor: float = 0.5
-    """`plateau`: the learning rate is multiplied by this."""
+    """Factor by which the `plateau` schedule multiplies the learning rate."""
     plateau_patience: int = 2
-    """`plateau`: after this many evaluations without improvement."""
+    """Number of validations without improvement before the `plateau` schedule reduces the learning rate."""
     ema_decay: float = 0.0
-    """After each update: average = decay * average + (1 - decay) * weight, from the first weights on, without a
-    warm-up of the decay. Validation, checkpoints' models and all that reads them have the average. 0: off."""
+    """Decay of the exponential moving average of the weights, 0 (off) to below 1. After each update, average = decay *
+    average + (1 - decay) * weight. Validation uses the average, and checkpoints hold it as the model."""
 
     def __post_init__(self) -> None:
         if self.lr <= 0:

@@ -1,7 +1,7 @@
-"""The typed configuration of a run: frozen, checked when made, saved with the run.
+"""The typed configuration of a run: frozen, checked when it is created and saved with the run.
 
-The rooms of config/ import nothing but the standard library, so that the command line starts fast.
-All fields can be set as `--section.field-name VALUE`.
+Every field can be set on the command line as `--section.field-name VALUE`. The modules of the sections import only
+the standard library, so that the command line starts fast.
 """
 
 from dataclasses import dataclass, field
@@ -23,52 +23,49 @@ Precision = Literal["fp32", "bf16", "fp64"]
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """One run. Named runs are in config/named.py."""
+    """The configuration of one run. Named runs are in config/named.py."""
 
     run: str = "enhanced"
-    """Name of the run that these values started from."""
+    """Name of the named run that supplied the defaults."""
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     precision: Precision = "fp32"
-    """bf16: autocast with fp32 master weights. fp64 is for tests of exactness."""
+    """Floating-point precision. `bf16` is autocast with fp32 master weights; `fp64` is meant for tests of exactness."""
     compile: bool = False
-    """torch.compile for the training forward and backward pass: the first step takes minutes longer, and later ones
-    are faster. It needs a compiler: triton on a GPU, g++ on a CPU."""
+    """Compile the training forward and backward pass with torch.compile. The first step takes minutes longer and later
+    steps are faster. It requires a compiler: triton on a GPU, g++ on a CPU."""
     parallel: Literal["ddp", "zero1", "zero2", "zero3"] = "ddp"
-    """DistributedDataParallel, or a DeepSpeed ZeRO stage."""
+    """Engine of parallel training: DistributedDataParallel or a DeepSpeed ZeRO stage."""
     ddp: DdpConfig = field(default_factory=DdpConfig)
     deepspeed: str = ""
-    """A JSON file of DeepSpeed settings over the package's own, as in launch/deepspeed/; with zero1 to zero3."""
+    """JSON file of DeepSpeed settings that override the package's own (see launch/deepspeed/); with zero1 to zero3."""
     seed: int = 42
-    """Fixes initial weights, sampling, augmentation, mixup and dropout, at any world size."""
+    """Seed of initial weights, sampling, augmentation, mixup and dropout at any world size, 0 to 2^31 - 1."""
     trackers: tuple[str, ...] = ()
-    """Trackers of your own beside metrics.jsonl, TensorBoard and the console: each MODULE:NAME or FILE.py:NAME, as
-    train/trackers.py says. They change no number."""
+    """Your own trackers in addition to metrics.jsonl, TensorBoard and the console, each as MODULE:NAME or FILE.py:NAME,
+    described in train/trackers.py. They do not change any result."""
     out: str = ""
-    """The run folder; empty: runs/NAME."""
+    """The run folder; if empty, runs/NAME."""
 
     @property
     def run_dir(self) -> Path:
-        """Where the run lives."""
+        """The run folder."""
         return Path(self.out or f"runs/{self.run}")
 
     @property
     def named_parts(self) -> dict[str, tuple[str, ...]]:
-        """Field -> the parts that it names, of those that a user may bring (config/lookup.py)."""
+        """Field -> the names in it, for every field that may name a user's own part (config/lookup.py)."""
         return {"data.stages": self.data.stages, **self.model.named_parts} | {
             "loss.name": (self.loss.name,),
             "trackers": self.trackers,
         }
 
     def autocast(self, device_type: str) -> "torch.autocast":
-        """A context in which torch computes as `precision` says, on a device of type cpu or cuda.
-
-        bf16 autocast where the run asks for it, with parameters in fp32; else a context that changes nothing.
-        """
-        import torch  # here, so that the command line starts without it
+        """Return bf16 autocast for a device type (cpu or cuda) if `precision` is bf16; else a disabled context."""
+        import torch  # not at the top, so that the command line starts without it
 
         return torch.autocast(device_type, torch.bfloat16, enabled=self.precision == "bf16")
 

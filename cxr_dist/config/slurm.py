@@ -1,4 +1,4 @@
-"""What a job or a task of a SLURM array gets of the cluster: for training jobs and for `cxr-dist shard --slurm`."""
+"""Resources of a SLURM job or of a task of a job array, for training jobs and for `cxr-dist shard --slurm`."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,25 +7,25 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class SlurmResources:
-    """Cores, memory, time and place of each task, under the names that sbatch and submitit use."""
+    """Cores, memory, time and partition of each task, under the names that sbatch and submitit use."""
 
     cpus_per_task: int = 4
-    """Cores of each task; loader workers and sharding processes share them."""
+    """Number of cores per task, shared by the loader workers or sharding processes."""
     mem_gb: float | None = None
-    """Memory per node, GB; default: the partition's."""
+    """Memory per node in GB; by default that of the partition."""
     minutes: int = 240
-    """Time limit of one job; what is not finished by then goes on in another job."""
+    """Time limit of one job in minutes; unfinished work continues in another job."""
     partition: str | None = None
-    """SLURM partition; default: the cluster's."""
+    """SLURM partition; by default that of the cluster."""
     account: str | None = None
     """SLURM account to charge."""
     sbatch: dict[str, str] = field(default_factory=dict)
-    """Other options of sbatch, as pairs: qos high constraint a100."""
+    """Other options of sbatch as pairs of name and value, such as: qos high constraint a100."""
     logs: Path = Path("logs")
-    """Folder for submitit's scripts, pickles and the tasks' output; all machines must see it."""
+    """Folder for submitit's scripts and pickles and the output of the tasks; all machines must see it."""
 
     def submitit_parameters(self, *srun_arguments: str) -> dict[str, Any]:
-        """Arguments of submitit's `AutoExecutor.update_parameters`, with these further arguments of srun."""
+        """Return arguments for submitit's `AutoExecutor.update_parameters`, with additional arguments of srun."""
         return {
             "cpus_per_task": self.cpus_per_task,
             "mem_gb": self.mem_gb,

@@ -1,4 +1,4 @@
-"""The section `train` of a run's configuration: how long, and what happens once in a while."""
+"""The section `train` of a run's configuration: the length of the run and its periodic actions."""
 
 import re
 from dataclasses import dataclass
@@ -8,38 +8,38 @@ from cxr_dist.errors import require
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How long, and what happens once in a while."""
+    """The length of the run and its periodic actions."""
 
     epochs: int = 20
-    """Passes over the training split (steps per epoch = samples // global batch)."""
+    """Number of passes over the training split, at least 1. An epoch has samples // global_batch steps."""
     max_steps: int = 0
-    """Stop after this many optimizer steps; 0: no limit but epochs. The schedule spans the shorter of both."""
+    """Maximum number of optimizer steps; 0: limited by `epochs` only. The learning-rate schedule spans the shorter."""
     max_minutes: float = 0
-    """Save and end cleanly after this many minutes of this job; 0: no limit."""
+    """Save and stop after this many minutes of this job; 0: no limit."""
     save_every: int = 0
-    """Optimizer steps between checkpoints; 0: at each evaluation."""
+    """Number of optimizer steps between checkpoints; 0: a checkpoint at each validation."""
     eval_every: int = 0
-    """Optimizer steps between validations; 0: at the end of each epoch."""
+    """Number of optimizer steps between validations; 0: a validation at the end of each epoch."""
     log_every: int = 10
-    """Optimizer steps between lines of metrics.jsonl."""
+    """Number of optimizer steps between lines of metrics.jsonl, at least 1."""
     profile: str = ""
-    """START:STOP, as 20:25: rank 0 records the steps of this start after the 20th up to the 25th, writes a trace for
-    Perfetto or TensorBoard into RUN_DIR/profile and prints the ten largest costs. Changes no number. Empty: never."""
+    """START:STOP, for example 20:25 to record steps 21 to 25 after each start of the run on rank 0. Writes a trace for
+    Perfetto or TensorBoard to RUN_DIR/profile and prints the ten most expensive operations. Empty: no profile."""
     keep_checkpoints: int = 2
-    """Newest checkpoints kept besides the best one."""
+    """Number of newest checkpoints to keep in addition to the best one, at least 1."""
     early_stopping_patience: int = 5
-    """Evaluations without a better mean validation AUC before training ends; 0: never."""
+    """Number of validations without a better mean AUC before training stops; 0: no early stopping."""
     freeze_epochs: int = 0
-    """Encoders are frozen for the first so many epochs."""
+    """Number of epochs at the beginning during which the encoders are frozen."""
     mixup_alpha: float = 0.0
-    """Mixup's Beta(α, α) on image and label; 0: off."""
+    """Parameter α of mixup's Beta(α, α) distribution on images and labels; 0: no mixup."""
     mixup_from_epoch: int = 3
-    """First epoch (counted from 1) with mixup."""
+    """First epoch with mixup, counted from 1."""
     max_nonfinite_steps: int = 3
-    """Updates left out in a row, because loss or gradient were not finite, before the run stops."""
+    """Number of consecutive updates skipped for a loss or gradient that is not finite before the run stops."""
     timeout_minutes: float = 10.0
-    """The watchdog ends the job when no rank gets ahead for so long, or one does not join within it. A rank that
-    died ends it at once, one that is silent within a minute."""
+    """Minutes after which the watchdog ends the job if no rank makes progress or a rank has not joined, positive. The
+    job ends at once if a rank dies, and within a minute if a rank stops responding."""
 
     def __post_init__(self) -> None:
         require(self.epochs >= 1, f"train.epochs is {self.epochs}; it must be at least 1")
@@ -51,12 +51,12 @@ class TrainConfig:
         require(self.timeout_minutes > 0, "train.timeout_minutes must be positive")
         require(
             not self.profile or bool(re.fullmatch(r"\d{1,9}:\d{1,9}", self.profile) and self.profiled_steps),
-            f"train.profile is {self.profile!r}; expected START:STOP with START below STOP, as 20:25: the steps after "
-            "this start's 20th, up to and with its 25th",
+            f"train.profile is {self.profile!r}; expected START:STOP with START below STOP, such as 20:25 for steps 21 "
+            "to 25 after the start",
         )
 
     @property
     def profiled_steps(self) -> range:
-        """Steps of a start that are recorded, counted from 0; empty for none."""
+        """Steps to record, counted from 0 at the start of the process; empty for none."""
         start, _, stop = self.profile.partition(":")
         return range(int(start or 0), int(stop or 0))

@@ -144,8 +144,8 @@ BROKEN = [
     (b"", r"is empty; expected the fields run, data"),
     (b"- run\n- seed\n", r"is a list; expected the fields run, data"),
     (b"seed: 1\nmodel: [\n", r"is not YAML \(line \d+: .*\)"),
-    (b"seed: 1\nrun: a\nseed: 2\n", r"is not YAML \(line 3: the key 'seed' stands twice\)"),
-    (b"model:\n  mode: text\n  mode: image\n", r"is not YAML \(line 3: the key 'mode' stands twice\)"),
+    (b"seed: 1\nrun: a\nseed: 2\n", r"is not YAML \(line 3: the key 'seed' occurs twice\)"),
+    (b"model:\n  mode: text\n  mode: image\n", r"is not YAML \(line 3: the key 'mode' occurs twice\)"),
     (b"run: 2024-13-01\n", r"is not YAML \(month must be in 1..12\)"),
     (b"run: !!python/name:os.system x\n", r"is not YAML \(line 1: could not determine a constructor"),
     ("run: Größe".encode("latin-1"), r"is not UTF-8 text \(byte 7\)"),
@@ -165,7 +165,7 @@ def test_a_broken_file_is_one_clear_error(tmp_path, content, message):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b'{"a": 1,\n "b": {"c": 1, "c": 2}}', r"is not JSON \(the key 'c' stands twice\)"),
+        (b'{"a": 1,\n "b": {"c": 1, "c": 2}}', r"is not JSON \(the key 'c' occurs twice\)"),
         (b'{"a": 1,\n', r"is not JSON \(.*line 2"),
         (b"[" * 20_000, "is nested too deeply"),
         (b"\xff", "is not UTF-8 text"),

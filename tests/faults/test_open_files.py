@@ -30,7 +30,9 @@ from cxr_dist.run.checkpoint import load
 from cxr_dist.shard.receipt import read_receipt
 
 SHARDS, LIMIT = 2000, 256
-TOO_MANY = r"^Too many open files: this process may have \d+ at once; raise that .* `ulimit -n NUMBER`"
+TOO_MANY = (
+    r"^Too many open files: this process may have \d+ open at once; raise the limit .* `ulimit -n NUMBER`"
+)
 RECIPE = """
 reader: table
 table: films.csv
