@@ -1,8 +1,8 @@
-"""The training forward pass compiled by torch.compile: a model in, the same model with faster kernels behind its call.
+"""Compile the training forward pass with torch.compile, in place.
 
-In place: parameters keep their names, and evaluation, which calls the model's parts one by one, runs as ever. Kernels
-are kept in torch's own cache ($TORCHINDUCTOR_CACHE_DIR, else a folder of the user's in /tmp). Ranks of a node share it:
-the first that needs a kernel compiles it under a lock, and a later start on the node finds all of them.
+Parameters keep their names, and evaluation, which calls the submodules directly, is not compiled. The ranks of a node
+share torch's cache of kernels ($TORCHINDUCTOR_CACHE_DIR, else a folder in /tmp): the first rank that needs a kernel
+compiles it under a lock, and later starts on the node reuse it.
 """
 
 import importlib.util
@@ -16,28 +16,28 @@ from cxr_dist.errors import UserError
 
 
 def check_compiler(device: torch.device) -> None:
-    """Raise UserError where torch.compile has no compiler for this device."""
+    """Raise UserError if torch.compile has no compiler for this device."""
     if device.type == "cuda":
-        found, wanted = importlib.util.find_spec("triton") is not None, "the Python package triton"
+        is_there, wanted = importlib.util.find_spec("triton") is not None, "the Python package triton"
     else:
-        found, wanted = any(map(shutil.which, ("g++", "c++", "clang++"))), "a C++ compiler (g++)"
-    if not found:
+        is_there, wanted = any(map(shutil.which, ("g++", "c++", "clang++"))), "a C++ compiler (g++)"
+    if not is_there:
         raise UserError(f"--compile needs {wanted}, and none was found: install it, or leave --compile off")
 
 
 def compile_forward(model: nn.Module) -> None:
-    """Compile the model's call at its first use, and again where a guard fails, as when encoders thaw.
+    """Compile the model's forward at its first call, and again when a guard fails, such as when encoders are unfrozen.
 
-    Dropout keeps torch's own generator, so that its masks are those of the model as it was, in however many graphs
-    DistributedDataParallel cuts it: a compiled run is the same at any world size, too.
+    `fallback_random` keeps torch's eager random numbers, so that dropout masks equal those of the uncompiled model
+    however DistributedDataParallel splits the graph. A compiled run therefore has the same masks at any world size.
     """
     model.compile(options={"fallback_random": True})
 
 
 def mark_lengths(inputs: Iterable[torch.Tensor | None]) -> None:
-    """Before each call: the lengths of token ids, masks and positions vary. Other sizes are compiled in.
+    """Mark the last dimension of all integer inputs (token ids, masks, positions) as dynamic, before each call.
 
-    Without it the whole network would be compiled a second time at the second length that comes along.
+    Otherwise the whole network would be compiled again for the second length that occurs.
     """
     for each in inputs:
         if each is not None and each.dtype == torch.int64:

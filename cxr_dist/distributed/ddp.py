@@ -1,6 +1,6 @@
-"""DistributedDataParallel, wrapped by Accelerate; the bare model in a world of one.
+"""The engine for DistributedDataParallel, wrapped by Accelerate; on a single rank the model is not wrapped.
 
-Each rank holds all parameters and moments, so a checkpoint's tensors are just read off.
+Each rank holds all parameters and moments, so that a checkpoint needs no communication.
 """
 
 import contextlib
@@ -16,25 +16,25 @@ from cxr_dist.distributed.engine import RAW, Backend, Tensors
 
 
 class DataParallel(Backend):
-    """Every rank has the whole model and optimizer; gradients are summed in the last micro-batch's backward."""
+    """Every rank has the whole model and optimizer; the last backward pass of a step sums gradients over ranks."""
 
     _optimizer: torch.optim.Optimizer | None = None
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
-        """Over all parameters; frozen ones have no gradient and are passed over."""
+        """The optimizer over all parameters; it skips frozen ones, which have no gradient."""
         if self._optimizer is None:
             self._optimizer = self.new_optimizer([{"params": list(self.module.parameters()), "fused": True}])
         return self._optimizer
 
     def prepare(self) -> None:
-        """Wrap for the parameters that need gradients now.
+        """Wrap the model for the parameters that need gradients now.
 
-        DDP's reducer is built for the parameters that need gradients at that moment; one built before an
+        DDP's reducer handles only the parameters that need gradients when it is built. A reducer from before an
         unfreezing would hang or leave gradients unsummed.
         """
         alone = self.world.world_size == 1
-        # torch 2.15 asks for another name of broadcast_buffers, which accelerate 1.15 cannot pass on.
+        # torch 2.15 has renamed broadcast_buffers, and accelerate 1.15 cannot pass the new name.
         with warnings.catch_warnings(action="ignore", category=FutureWarning):
             self._wrapped = self.module if alone else _accelerator(self.config.ddp).prepare_model(self.module)
         if not alone:
@@ -42,19 +42,19 @@ class DataParallel(Backend):
         if self._average is None:
             self._start_average(list(self.module.parameters()))
 
-    def accumulate(self, *, is_last: bool) -> contextlib.AbstractContextManager[Any]:
-        """Gradients cross ranks only in the step's last micro-batch."""
+    def accumulate(self, *, is_last: bool) -> contextlib.AbstractContextManager[None]:
+        """Sum gradients over ranks only in the step's last micro-batch."""
         wait = self.world.world_size > 1 and not is_last
         return self._wrapped.no_sync() if wait else contextlib.nullcontext()
 
     def backward(self, loss: torch.Tensor) -> None:
-        """DDP averages over ranks, and we want the sum."""
+        """Multiply by the world size, because DDP averages over ranks and the sum is wanted."""
         (loss * self.world.world_size).backward()  # type: ignore[no-untyped-call]
 
     def update(self) -> torch.Tensor:
-        """A NaN of one rank is in every rank's summed gradient, so that all decide alike, each on its device.
+        """Clip and update without waiting for the device; all ranks have the same norm and so decide alike.
 
-        `found_inf` is how torch's GradScaler, too, tells a fused optimizer to leave an update out.
+        As in torch's GradScaler, `found_inf` tells a fused optimizer to skip the update.
         """
         parameters = [p for p in self.module.parameters() if p.grad is not None]
         norm = nn.utils.clip_grad_norm_(parameters, self.config.optim.clip_norm or math.inf)
@@ -69,34 +69,31 @@ class DataParallel(Backend):
         return norm
 
     def whole_model(self) -> contextlib.AbstractContextManager[None]:
-        """It always is; averages take the training weights' place inside."""
+        """Put the averages in the place of the training weights; DDP's model is always whole."""
         return self._average.swapped() if self._average else contextlib.nullcontext()
 
     def model_tensors(self) -> Tensors:
-        """Its own tensors, not copies."""
+        """Return the tensors themselves, not copies."""
         names = [name for name, _ in self.module.named_parameters()]
         averages = zip(names, self._average.averages, strict=True) if self._average else ()
         return self.module.state_dict() | dict(averages)
 
     def optimizer_tensors(self) -> Tensors:
-        """Its own tensors, not copies."""
-        found: Tensors = {}
+        """Return the tensors themselves, not copies."""
+        tensors: Tensors = {}
         for name, parameter in self.module.named_parameters():
             state = self.optimizer.state.get(parameter, {})
-            found |= {f"{moment}/{name}": value for moment, value in state.items()}
+            tensors |= {f"{moment}/{name}": value for moment, value in state.items()}
             if self._average and parameter.requires_grad:
-                found[f"{RAW}/{name}"] = parameter.detach()
-        return found
+                tensors[f"{RAW}/{name}"] = parameter.detach()
+        return tensors
 
     @torch.no_grad()
     def _set_weight(self, name: str, value: torch.Tensor) -> None:
         self.module.get_parameter(name).copy_(value)
 
     def _restore_moments(self, moments: Tensors) -> None:
-        """All of an Adam's state, step counts too, lies where its parameter does, as a fused one makes it.
-
-        Moments are laid out in memory as their parameter is: a fused Adam goes through both side by side.
-        """
+        """Put moments and step counts on the device and in the memory layout of their parameter, as fused Adam does."""
         parameters = dict(self.module.named_parameters())
         for key, value in moments.items():
             moment, name = key.split("/", 1)
@@ -106,11 +103,11 @@ class DataParallel(Backend):
 
 
 def _lay_out_buckets(wrapped: Any) -> None:
-    """Let DDP lay out its buckets now, by a backward pass of zeros (all ranks).
+    """Make DDP rebuild its buckets now, by a backward pass of zero gradients (all ranks).
 
-    It lays them out anew after its first backward pass, in the order of the gradients, and where a gradient lies
-    decides in which order three or more ranks are added up: the first step of a resumed run would be another
-    than the same step of the run left alone, in its last bits.
+    DDP rebuilds them after its first backward pass in the order of the gradients, and a gradient's place in a bucket
+    determines the order in which three or more ranks are summed. Without this, the first step of a resumed run would
+    differ in its last bits from the same step of an uninterrupted run.
     """
     trained = [parameter for parameter in wrapped.module.parameters() if parameter.requires_grad]
     wrapped.reducer.prepare_for_backward([])
@@ -124,7 +121,7 @@ def _accelerator(settings: DdpConfig) -> Any:
     from accelerate.utils import DDPCommunicationHookType, DistributedDataParallelKwargs
 
     hooks = {"none": DDPCommunicationHookType.NO, "bf16": DDPCommunicationHookType.BF16}
-    # BatchNorm's running statistics are averaged over lanes once a step, so nothing is broadcast.
+    # No broadcast of buffers: train/batchnorm.py averages the running statistics over all lanes.
     keywords = DistributedDataParallelKwargs(
         broadcast_buffers=False,
         gradient_as_bucket_view=True,

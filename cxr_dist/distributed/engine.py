@@ -1,6 +1,7 @@
-"""The interface of an engine of parallel training, which DistributedDataParallel and DeepSpeed ZeRO both serve.
+"""The interface of an engine of parallel training, implemented for DistributedDataParallel and DeepSpeed ZeRO.
 
-A model and the maker of its optimizer come in; forward, backward, update and a checkpoint's tensors go out.
+An engine takes a model and a function that creates its optimizer. It runs forward, backward and update, and returns
+and restores the tensors of a checkpoint.
 """
 
 import contextlib
@@ -18,18 +19,18 @@ from cxr_dist.distributed.world import World
 
 Tensors = dict[str, torch.Tensor]
 NewOptimizer = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
-"""From parameter groups to an Adam over them."""
+"""Creates an Adam optimizer for the given parameter groups."""
 RAW = "parameter"
-"""Where weights are averaged, `optimizer_tensors` holds the training weights as `parameter/NAME`."""
+"""Prefix of the training weights in `optimizer_tensors`, as `parameter/NAME`, if the run averages its weights."""
 
 
 class Backend(ABC):
     """A model and its optimizer under an engine. Gradients are sums over lanes and ranks.
 
-    Where the run averages its weights (`optim.ema_decay`), `whole_model` and `model_tensors` have the averages.
+    If the run averages its weights (`optim.ema_decay`), `whole_model` and `model_tensors` return the averages.
 
-    Calls in order: `restore` where there is a checkpoint; `prepare`; then steps, each of them for every lane
-    `accumulate` around `forward` and `backward`, and one `update`.
+    The order of calls is: `restore` if there is a checkpoint; `prepare`; then for each step, `accumulate` around
+    `forward` and `backward` of every lane, and one `update`.
     """
 
     def __init__(
@@ -43,14 +44,14 @@ class Backend(ABC):
         self.config, self.world, self.device = config, world, device
         self.module, self.new_optimizer = model, new_optimizer
         self.learning_rate = config.optim.lr
-        """Of the updates from here on."""
+        """Learning rate of the next updates."""
         self._wrapped: Any = None
         self._average: WeightAverage | None = None
-        self._averages: Tensors = {}  # whole ones by name, while there is no engine to hold them
+        self._averages: Tensors = {}  # complete averages by name, until `prepare` has built what holds them
 
     def forward(self, *inputs: torch.Tensor | None) -> torch.Tensor:
-        """Logits of one micro-batch, float32 or float64, through the wrapper."""
-        assert self._wrapped is not None, "prepare() comes first"
+        """Return the logits of one micro-batch, float32 or float64, computed by the wrapped model."""
+        assert self._wrapped is not None, "call prepare() first"
         if self.config.compile:
             mark_lengths(inputs)
         with self.config.autocast(self.device.type):
@@ -59,14 +60,14 @@ class Backend(ABC):
 
     @abstractmethod
     def prepare(self) -> None:
-        """Wrap the model for its trainable parameters; again after some were frozen or thawed (all ranks).
+        """Wrap the model for its trainable parameters, keeping the optimizer's moments (all ranks).
 
-        Moments of the optimizer are kept.
+        Call it again after parameters were frozen or unfrozen.
         """
 
     @abstractmethod
     def accumulate(self, *, is_last: bool) -> contextlib.AbstractContextManager[None]:
-        """Around forward and backward of a micro-batch; `is_last` of the step's."""
+        """Return the context for forward and backward of a micro-batch; `is_last` for the last one of a step."""
 
     @abstractmethod
     def backward(self, loss: torch.Tensor) -> None:
@@ -74,30 +75,29 @@ class Backend(ABC):
 
     @abstractmethod
     def update(self) -> torch.Tensor:
-        """Clip, apply the optimizer once and clear the gradients (all ranks); the total norm before clipping.
+        """Clip, update and clear the gradients, and return their total norm before clipping (all ranks).
 
-        Where that norm, a scalar on the device, is not finite, on whichever rank the cause was, all ranks leave
-        the update out.
+        If the norm, a scalar on the device, is not finite, all ranks skip the update.
         """
 
     @abstractmethod
     def whole_model(self) -> contextlib.AbstractContextManager[None]:
-        """Inside, `module` holds all its parameters and runs by itself, for evaluation (all ranks)."""
+        """Return a context in which `module` holds all its parameters and can be evaluated by itself (all ranks)."""
 
     @abstractmethod
     def model_tensors(self) -> Tensors:
-        """Parameters and buffers by name (all ranks take part, rank 0 gets them)."""
+        """Return parameters and buffers by name (all ranks; the result is valid on rank 0)."""
 
     @abstractmethod
     def optimizer_tensors(self) -> Tensors:
-        """Adam's state as `moment/parameter name` (all ranks take part, rank 0 gets them).
+        """Return Adam's state as `moment/parameter name` (all ranks; the result is valid on rank 0).
 
-        Parameters that were never stepped have none. The same names and shapes from every engine. With averaged
-        weights also the training weights of all that is not frozen, as `parameter/NAME`.
+        Names and shapes are the same for every engine. Parameters that were never updated have no state. If weights
+        are averaged, the training weights of all parameters that are not frozen are included as `parameter/NAME`.
         """
 
     def restore(self, model: Tensors, optimizer: Tensors) -> None:
-        """Put back what `model_tensors` and `optimizer_tensors` of any engine gave; before `prepare`."""
+        """Restore what `model_tensors` and `optimizer_tensors` of any engine returned; call before `prepare`."""
         raw = {key.split("/", 1)[1]: value for key, value in optimizer.items() if key.startswith(f"{RAW}/")}
         self.module.load_state_dict(model | raw)
         self._averages = {name: model[name] for name in raw}
@@ -105,14 +105,14 @@ class Backend(ABC):
 
     @abstractmethod
     def _restore_moments(self, moments: Tensors) -> None:
-        """Put back Adam's state, by `moment/parameter name`."""
+        """Restore Adam's state, given by `moment/parameter name`."""
 
     @abstractmethod
     def _set_weight(self, name: str, value: torch.Tensor) -> None:
-        """Write a whole parameter's values over what this rank updates of it."""
+        """Overwrite the tensor that this rank updates of a parameter, given the values of the whole parameter."""
 
     def _start_average(self, weights: Sequence[torch.Tensor]) -> None:
-        """Average what this rank updates, from the restored averages on, else from the weights."""
+        """Average the tensors that this rank updates, starting from restored averages or else from the weights."""
         if self.config.optim.ema_decay:
             self._average = WeightAverage(self.config.optim.ema_decay, weights)
             with self._average.swapped():

@@ -1,7 +1,7 @@
-"""Do all ranks find each other, and how fast do sums cross them? For `cxr-dist doctor`, before training.
+"""Check before training that all ranks find each other, and measure an all-reduce, for `cxr-dist doctor`.
 
-Ranks meet at a key-value store on rank 0's host, the one that torch's rendezvous uses. It needs no collective, so
-that rank 0 can still say who came when a collective would hang. Values are text: no pickle.
+Ranks exchange text in the key-value store of torch's rendezvous, on rank 0's host. The store needs no collective, so
+that rank 0 can report which ranks joined even if a collective would hang.
 """
 
 import contextlib
@@ -11,10 +11,10 @@ import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from cxr_dist.distributed.world import World, rendezvous
 from cxr_dist.errors import UserError
@@ -25,17 +25,17 @@ _POLL_SECONDS = 0.05
 
 
 class RollCall:
-    """The store that ranks meet at: each leaves text under its rank, and rank 0 collects it."""
+    """Exchange of text between ranks: each rank writes its text to the store, and rank 0 collects the texts."""
 
-    def __init__(self, store: Any, world: World) -> None:
+    def __init__(self, store: Store, world: World) -> None:
         self.store, self.world = store, world
 
     def say(self, topic: str, text: str) -> None:
-        """Leave this rank's text."""
+        """Write this rank's text."""
         self.store.set(f"{topic}/{self.world.rank}", text)
 
     def hear(self, topic: str, seconds: float) -> dict[int, str]:
-        """The texts of all ranks, by rank, or of those that left one within so many seconds."""
+        """Return the texts by rank, as soon as all ranks have written one, or after this many seconds."""
         deadline, waiting = time.monotonic() + seconds, set(range(self.world.world_size))
         heard: dict[int, str] = {}
         while waiting and (not heard or time.monotonic() < deadline):
@@ -47,47 +47,43 @@ class RollCall:
         return heard
 
     def hear_main(self, topic: str, seconds: float) -> str:
-        """Rank 0's text; raises UserError where none comes."""
+        """Return rank 0's text; raises UserError if there is none within this many seconds."""
         try:
             self.store.wait([f"{topic}/0"], datetime.timedelta(seconds=seconds))
             return str(self.store.get(f"{topic}/0").decode())
-        except RuntimeError:  # torch's errors of a store: a time-out, a connection that broke
+        except RuntimeError:  # the store's errors: a timeout or a broken connection
             raise UserError(
                 f"rank {self.world.rank} heard nothing from rank 0 for {seconds:g} s, or it has ended"
             ) from None
 
 
 def call_the_roll(world: World, seconds: float) -> RollCall:
-    """Join the store (all ranks); raises UserError where rank 0 cannot be reached, or cannot open its port."""
+    """Join the store (all ranks); raises UserError if rank 0 cannot be reached or cannot open its port."""
     os.environ.update(rendezvous(world))
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    # torchrun's agent holds the store itself.
+    # torchrun's agent has opened the store already.
     serves = world.is_main and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     if not serves:
         _await_listener(world, address, port, seconds)
     try:
-        store = dist.TCPStore(  # type: ignore[attr-defined]
-            address,
-            port,
-            is_master=serves,
-            timeout=datetime.timedelta(seconds=seconds),
-            wait_for_workers=False,  # it would not say who is missing
-        )
-    except (RuntimeError, OSError) as error:  # torch's own kinds derive from RuntimeError
+        # wait_for_workers would not tell which ranks are missing.
+        timeout = datetime.timedelta(seconds=seconds)
+        store = TCPStore(address, port, is_master=serves, timeout=timeout, wait_for_workers=False)
+    except (RuntimeError, OSError) as error:  # torch's own errors derive from RuntimeError
         if "EADDRINUSE" in str(error):
             raise UserError(
-                f"port {port} of this host is taken, by another job or what is left of one: end it, or set "
-                "MASTER_PORT to a free one"
+                f"port {port} of this host is taken, perhaps by the remains of another job: end that process, or set "
+                "MASTER_PORT to a free port"
             ) from None
         raise UserError(
             f"rank {world.rank} cannot open the store at {address}:{port}: set MASTER_ADDR to an address of the "
             "host of rank 0"
         ) from None
-    return RollCall(_part_of(store, "cxr_dist doctor"), world)
+    return RollCall(PrefixStore("cxr_dist doctor", store), world)
 
 
 def _await_listener(world: World, address: str, port: int, seconds: float) -> None:
-    """Wait for rank 0 to listen; the store's own client prints pages while nobody does."""
+    """Wait until rank 0 listens, because the store's own client prints long errors until then."""
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -101,55 +97,45 @@ def _await_listener(world: World, address: str, port: int, seconds: float) -> No
 
 
 def _reason(error: OSError) -> str:
-    """Why a connection fails, and what to look at."""
+    """Say why a connection failed and what to check."""
     if isinstance(error, socket.gaierror):
-        return "this host does not know that name; set MASTER_ADDR to an address of the host of rank 0"
+        return "this host cannot resolve that name; set MASTER_ADDR to an address of the host of rank 0"
     if isinstance(error, ConnectionRefusedError):
-        return "the host answers, and nothing listens there; is rank 0 running, and is this its host?"
-    return "no answer; is MASTER_ADDR the host of rank 0, and does a firewall close the port between nodes?"
-
-
-def _part_of(store: Any, name: str) -> Any:
-    return dist.PrefixStore(name, store)  # type: ignore[attr-defined]
+        return (
+            "the host answers, but nothing listens there; check that rank 0 runs, and that this is its host"
+        )
+    return "no answer; check that MASTER_ADDR is the host of rank 0, and that no firewall blocks the port"
 
 
 @dataclass(frozen=True, kw_only=True)
 class AllReduceSpeed:
-    """What an all-reduce costs between these ranks."""
+    """The cost of an all-reduce between these ranks."""
 
     latency_seconds: float
-    """Of four bytes; median."""
+    """Median time of an all-reduce of four bytes."""
     bytes_per_second: float
     """Bus bandwidth, 2 (W - 1) / W × bytes / seconds, comparable between world sizes (nccl-tests, PERFORMANCE.md)."""
     clock_skew_seconds: float
-    """Between the ranks' wall clocks, to within the latency of a collective."""
+    """Largest difference between the ranks' wall clocks, to within the latency of a collective."""
 
 
 @contextlib.contextmanager
 def group_for_probe(roll: RollCall, device: torch.device, seconds: float) -> Iterator[None]:
-    """The process group that training would have, for as long as the block; errors leave it as it is."""
+    """Create the process group that training would use, and destroy it if the block ends without an error."""
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
-        store=_part_of(roll.store, "probe"),
+        store=PrefixStore("probe", roll.store),
         rank=roll.world.rank,
         world_size=roll.world.world_size,
-        # Longer than our own patience: NCCL's watchdog would end the process before it can say why.
+        # Longer than `seconds`, because NCCL's watchdog would end the process before it can print the reason.
         timeout=datetime.timedelta(seconds=2 * seconds),
     )
     yield
     dist.destroy_process_group()
 
 
-def device_of(world: World) -> torch.device:
-    """The device that training would choose for this rank."""
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    torch.cuda.set_device(world.local_rank % torch.cuda.device_count())
-    return torch.device("cuda", torch.cuda.current_device())
-
-
 def all_reduce_speed(roll: RollCall, device: torch.device, seconds: float) -> AllReduceSpeed:
-    """Check a sum over all ranks and time it (all ranks); raises UserError where it is wrong or does not end."""
+    """Check and time a sum over all ranks (all ranks); raises UserError if it is wrong or not done in time."""
     try:
         with group_for_probe(roll, device, seconds):
             values = _checked_sum(roll.world, device, seconds)
@@ -163,13 +149,13 @@ def all_reduce_speed(roll: RollCall, device: torch.device, seconds: float) -> Al
             )
     except UserError:
         raise
-    except RuntimeError as error:  # all that torch.distributed raises
-        kind = next((line for line in str(error).splitlines() if line), type(error).__name__)
-        raise UserError(f"the ranks met, but a collective failed: {kind[:200]}") from None
+    except RuntimeError as error:  # the base class of all errors of torch.distributed
+        reason = next((line for line in str(error).splitlines() if line), type(error).__name__)
+        raise UserError(f"the ranks met, but a collective failed: {reason[:200]}") from None
 
 
 def _checked_sum(world: World, device: torch.device, seconds: float) -> torch.Tensor:
-    """Whole numbers below 2^24, which float32 adds exactly in any order."""
+    """Sum integers below 2^24, which float32 adds exactly in any order, and return the buffer filled with zeros."""
     pattern = (torch.arange(BUFFER_BYTES // 4, device=device) % 251).float()
     values = pattern + world.rank
     work = dist.all_reduce(values, async_op=True)
@@ -189,13 +175,13 @@ def _checked_sum(world: World, device: torch.device, seconds: float) -> torch.Te
 
 
 def _median_seconds(values: torch.Tensor) -> float:
-    """Of one all-reduce of these values, on this rank."""
+    """Return the median time of an all-reduce of these values on this rank."""
     turns = []
     for _ in range(_TURNS):
         dist.barrier()
         start = time.perf_counter()
         dist.all_reduce(values)
-        float(values[0])  # on CUDA the call returns at once
+        float(values[0])  # waits: on CUDA all_reduce returns before it is done
         turns.append(time.perf_counter() - start)
     return sorted(turns)[_TURNS // 2]
 

@@ -1,6 +1,6 @@
-"""Sums, gathers and broadcasts of tensors over the ranks (all ranks take part); the identity in a world of one.
+"""Sum, gather and broadcast tensors over the ranks (all ranks); the identity on a single rank.
 
-Tensors only: object collectives use pickle. Sums and counts cross ranks; the division comes once, after.
+There are no object collectives, because they use pickle. Callers reduce sums and counts, and divide once afterwards.
 """
 
 import torch
@@ -12,32 +12,32 @@ def _alone() -> bool:
 
 
 def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
-    """The sum over ranks, in place (all ranks)."""
+    """Sum over ranks, in place (all ranks)."""
     if not _alone():
         dist.all_reduce(values, op=dist.ReduceOp.SUM)
     return values
 
 
 def least_over_ranks(values: torch.Tensor) -> torch.Tensor:
-    """The smallest of all ranks' values, in place (all ranks)."""
+    """Take the elementwise minimum over ranks, in place (all ranks)."""
     if not _alone():
         dist.all_reduce(values, op=dist.ReduceOp.MIN)
     return values
 
 
 def from_main(values: torch.Tensor) -> torch.Tensor:
-    """Rank 0's values on every rank, in place (all ranks)."""
+    """Copy rank 0's values to every rank, in place (all ranks)."""
     if not _alone():
         dist.broadcast(values, src=0)
     return values
 
 
 def gather_rows(rows: torch.Tensor, rows_per_rank: list[int]) -> torch.Tensor:
-    """All ranks' rows in the order of ranks (all ranks).
+    """Return the rows of all ranks in the order of ranks (all ranks).
 
     Args:
-        rows: [rows_per_rank[rank], ...], on the device that the backend communicates from.
-        rows_per_rank: known to everyone beforehand; ranks may have none.
+        rows: [rows_per_rank[rank], ...], on the device that the backend uses for communication.
+        rows_per_rank: Number of rows of each rank, 0 or more; the same list on all ranks.
     """
     if _alone():
         return rows
@@ -50,6 +50,6 @@ def gather_rows(rows: torch.Tensor, rows_per_rank: list[int]) -> torch.Tensor:
 
 
 def wait_for_all() -> None:
-    """Return when every rank has come here (all ranks)."""
+    """Return when every rank has called this function (all ranks)."""
     if not _alone():
         dist.barrier()

@@ -1,10 +1,8 @@
-"""BatchNorm over all ranks' micro-batches of a moment, on CPU and CUDA; torch's own takes CUDA tensors alone.
+"""BatchNorm over the micro-batches of all ranks, on CPU and CUDA; torch's SyncBatchNorm accepts CUDA tensors only.
 
-Each rank's mean and variance cross ranks once in the forward and two sums once in the backward pass (Ioffe and
-Szegedy 2015, section 3). In eval mode, and so in frozen encoders and in evaluation, nothing crosses ranks.
-
-What it gives up: a sample is normalised together with the samples of W lanes, so a run's numbers depend on its
-world size. All else that is promised (resuming, engines, samples) holds.
+Ranks exchange mean and variance in the forward pass and two sums in the backward pass (Ioffe and Szegedy 2015,
+section 3). In eval mode, which includes frozen encoders, they exchange nothing. The price is that a sample is
+normalised with the samples of other lanes, so that the results of a run depend on its world size.
 """
 
 from typing import Any
@@ -18,9 +16,10 @@ _BatchNorm = nn.modules.batchnorm._BatchNorm
 
 
 class SyncBatchNorm(_BatchNorm):
-    """A BatchNorm layer's place and names, and the statistics of all ranks' inputs in training mode.
+    """Replace a BatchNorm layer, with the same parameter and buffer names, and use the statistics of all ranks.
 
-    Inputs [b, C, ...], as many values on each rank: all ranks run it equally often, in the same order.
+    Inputs have the shape [b, C, ...], which must be the same on all ranks. All ranks must call the layers equally
+    often and in the same order.
     """
 
     momentum: float
@@ -36,10 +35,10 @@ class SyncBatchNorm(_BatchNorm):
         self.train(layer.training)
 
     def _check_input_dim(self, input: torch.Tensor) -> None:
-        """All of BatchNorm1d's to BatchNorm3d's."""
+        """Accept any number of dimensions."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """Normalised over the batches of all ranks in training mode (all ranks), by the buffers in eval mode."""
+        """Normalise with the statistics of all ranks in training mode (all ranks), with the buffers in eval mode."""
         if not self.training:
             return super().forward(input)
         outputs: torch.Tensor
@@ -55,7 +54,7 @@ class SyncBatchNorm(_BatchNorm):
 
 
 def synchronise_batchnorm(model: nn.Module, world_size: int) -> None:
-    """Put a `SyncBatchNorm` in the place of each BatchNorm inside a model; parameters and names stay."""
+    """Replace each BatchNorm layer inside a model by a `SyncBatchNorm` with the same parameters and names."""
     for parent in list(model.modules()):
         for name, child in parent.named_children():
             if isinstance(child, _BatchNorm):
@@ -63,7 +62,7 @@ def synchronise_batchnorm(model: nn.Module, world_size: int) -> None:
 
 
 class _Normalise(torch.autograd.Function):
-    """(outputs, mean [C], biased variance [C]) of inputs [b, C, ...], together with all other ranks' inputs."""
+    """Map inputs [b, C, ...] to (outputs, mean [C], biased variance [C]) with the statistics of all ranks."""
 
     @staticmethod
     def forward(
@@ -84,7 +83,7 @@ class _Normalise(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """torch's formula for one process, with the two sums over all ranks; those of the weights stay own."""
+        """Apply torch's formula for one process with two sums over all ranks; weight gradients stay this rank's."""
         inputs, weight, mean, inverse = ctx.saved_tensors
         values, dims, shape = _layout(inputs, weight)
         gradient = gradients[0].to(values.dtype)
@@ -97,6 +96,6 @@ class _Normalise(torch.autograd.Function):
 
 
 def _layout(inputs: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, list[int], list[int]]:
-    """Inputs in the weights' precision, the dimensions that a channel's statistics span, and a channel's shape."""
+    """Return inputs in the weights' precision, the dimensions to reduce, and the shape to broadcast a channel."""
     dims = [dim for dim in range(inputs.dim()) if dim != 1]
     return inputs.to(weight.dtype), dims, [-1 if dim == 1 else 1 for dim in range(inputs.dim())]

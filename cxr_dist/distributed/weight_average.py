@@ -1,7 +1,7 @@
-"""The exponential moving average of weights, beside an engine's own tensors: whole ones, or a rank's parts.
+"""The exponential moving average of the weights that an engine updates: whole tensors or a rank's partitions.
 
-Elementwise, so it does not matter how weights are cut up and spread over ranks. BatchNorm's running statistics
-are not averaged again: they are moving averages themselves, over about the last ten steps.
+The average is elementwise, so it does not depend on how weights are partitioned over ranks. BatchNorm's running
+statistics are not averaged, because they are moving averages already.
 """
 
 import contextlib
@@ -11,31 +11,31 @@ import torch
 
 
 class WeightAverage:
-    """average = decay * average + (1 - decay) * weight after each applied update, starting as the weights.
+    """Compute average = decay * average + (1 - decay) * weight after each update, starting from the weights.
 
-    All of one type, on one device.
+    All weights must have the same dtype and device.
     """
 
     def __init__(self, decay: float, weights: Sequence[torch.Tensor]) -> None:
         self._share = 1.0 - decay
-        self.weights = list(weights)  # as they are: a wrapper may give a parameter another storage
+        self.weights = list(weights)  # not detached: a wrapper may replace the storage of a parameter
         self.averages = [weight.detach().clone() for weight in weights]
 
     @torch.no_grad()
     def update(self, gradient_norm: float | torch.Tensor) -> None:
-        """After an update; one that was left out, since its gradient's norm is not finite, moves nothing.
+        """Update the averages after a step, unless its gradient norm is not finite and the update was skipped.
 
-        Nothing waits for the device that holds the norm.
+        The norm is not read on the host, so this does not wait for the device.
         """
         applied = torch.isfinite(torch.as_tensor(gradient_norm)).double()
-        # 0 where left out: that keeps an average of finite weights to the bit.
+        # A share of 0 leaves the averages unchanged to the bit.
         share = (applied * self._share).to(self.averages[0])
         for average, weight in zip(self.averages, self.weights, strict=True):
             average.lerp_(weight, share)
 
     @contextlib.contextmanager
     def swapped(self) -> Iterator[None]:
-        """Inside, the weights' tensors hold the averages, and the other way round."""
+        """Exchange weights and averages inside the block."""
         self._swap()
         try:
             yield

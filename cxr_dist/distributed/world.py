@@ -1,7 +1,7 @@
-"""Who am I: rank, world size, local rank and node, made once from the environment or by hand from integers.
+"""Rank, world size, local rank and node of this process, read from the environment or given as integers.
 
-torchrun and `accelerate launch` set RANK, WORLD_SIZE and LOCAL_RANK; a task of `srun` (and so of submitit)
-has SLURM_PROCID and its kin; anything else is a single process. Imports nothing but the standard library.
+torchrun and `accelerate launch` set RANK, WORLD_SIZE and LOCAL_RANK; a task of `srun`, and therefore of submitit,
+has SLURM_PROCID and related variables; any other process is a single rank.
 """
 
 import os
@@ -14,7 +14,7 @@ from cxr_dist.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """This process's place among the ranks of a job."""
+    """The place of this process among the ranks of a job; all numbers except world_size count from 0."""
 
     rank: int = 0
     world_size: int = 1
@@ -27,20 +27,22 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """True on rank 0, which alone writes, prints and requeues."""
+        """Whether this is rank 0, the only rank that writes, prints and requeues."""
         return self.rank == 0
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "World":
-        """Read torchrun's variables, else those of a SLURM step, else a world of one."""
+        """Read torchrun's variables, else those of a SLURM step; otherwise return a single rank."""
         env = environment
         if "RANK" in env and "WORLD_SIZE" in env:
-            local_rank, local_size = int(env.get("LOCAL_RANK", "0")), int(env.get("LOCAL_WORLD_SIZE", "1"))
-            node = int(env.get("GROUP_RANK", int(env["RANK"]) // max(1, local_size)))
+            rank, local_size = int(env["RANK"]), int(env.get("LOCAL_WORLD_SIZE", "1"))
             return cls(
-                rank=int(env["RANK"]), world_size=int(env["WORLD_SIZE"]), local_rank=local_rank, node=node
+                rank=rank,
+                world_size=int(env["WORLD_SIZE"]),
+                local_rank=int(env.get("LOCAL_RANK", "0")),
+                node=int(env.get("GROUP_RANK", rank // max(1, local_size))),
             )
-        # A batch script, too, has SLURM_PROCID=0 and SLURM_NTASKS, without being a task of a step.
+        # A batch script also has SLURM_PROCID=0 and SLURM_NTASKS, although it is not a task of a step.
         if "SLURM_STEP_NUM_TASKS" in env and "SLURM_PROCID" in env and env.get("SLURM_STEP_ID", "").isdigit():
             return cls(
                 rank=int(env["SLURM_PROCID"]),
@@ -52,13 +54,13 @@ class World:
 
 
 def rendezvous(world: World, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The variables that torch's `env://` rendezvous needs and the launcher did not set.
+    """Return the variables that torch's `env://` rendezvous needs and the launcher did not set.
 
-    Under SLURM the address is the step's first host and the port comes from the job id and its restarts,
-    so that two jobs on a host do not meet, nor a job and a start of it that SLURM has lost sight of. Whoever can
-    reach that port can join: use a trusted network only.
+    Under SLURM the address is the step's first host. The port is derived from the job id and the number of restarts,
+    so that neither two jobs on a host nor two starts of a job share it. Any process that can reach the port can join,
+    so use a trusted network only.
     """
-    found = {
+    variables = {
         "RANK": str(world.rank),
         "WORLD_SIZE": str(world.world_size),
         "LOCAL_RANK": str(world.local_rank),
@@ -69,27 +71,27 @@ def rendezvous(world: World, environment: Mapping[str, str] = os.environ) -> dic
             raise UserError(
                 "WORLD_SIZE is above 1 but MASTER_ADDR is not set: start with torchrun, accelerate or srun"
             )
-        found["MASTER_ADDR"] = _first_host(nodes)
+        variables["MASTER_ADDR"] = _first_host(nodes)
     if "MASTER_PORT" not in environment:
         job, restart = environment.get("SLURM_JOB_ID", "0"), environment.get("SLURM_RESTART_COUNT", "0")
-        found["MASTER_PORT"] = str(20000 + (int(job) + 1000 * int(restart)) % 12000)
-    return {name: value for name, value in found.items() if name not in environment}
+        variables["MASTER_PORT"] = str(20000 + (int(job) + 1000 * int(restart)) % 12000)
+    return {name: value for name, value in variables.items() if name not in environment}
 
 
 def _first_host(nodes: str) -> str:
-    """The first name in SLURM's `node[1-4,7]` notation; rank 0 runs there."""
+    """Return the first host of a list in SLURM's `node[1-4,7]` notation, which runs rank 0."""
     command = ["scontrol", "show", "hostnames", nodes]
     try:
         listed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     except (OSError, subprocess.SubprocessError):
         raise UserError(
-            f"`scontrol show hostnames {nodes}` did not work here: set MASTER_ADDR to the host of rank 0"
+            f"`scontrol show hostnames {nodes}` failed on this host: set MASTER_ADDR to the host of rank 0"
         ) from None
     return listed.stdout.split()[0]
 
 
 def lanes_of(world: World, num_lanes: int) -> range:
-    """The lanes that this rank computes: r, r + W, …; raises UserError where W does not divide K."""
+    """Return the lanes that this rank computes: r, r + W, …; raises UserError if W does not divide K."""
     if num_lanes % world.world_size:
         legal = [w for w in range(1, num_lanes + 1) if num_lanes % w == 0]
         raise UserError(
@@ -100,9 +102,9 @@ def lanes_of(world: World, num_lanes: int) -> range:
 
 
 def micro_batches_for(global_batch: int, world_size: int) -> list[int]:
-    """The micro-batches with which all ranks have equally many lanes, the largest first.
+    """Return the micro-batch sizes that give all ranks equally many lanes, in descending order.
 
-    Empty where the world size does not divide the global batch.
+    The list is empty if the world size does not divide the global batch.
     """
     if global_batch % world_size:
         return []

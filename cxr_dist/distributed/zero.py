@@ -1,7 +1,7 @@
-"""DeepSpeed ZeRO 1–3: optimizer state, then gradients, then parameters are spread over the ranks.
+"""The engine for DeepSpeed ZeRO 1 to 3, which partitions optimizer state, then gradients, then parameters.
 
-deepspeed.initialize directly, not through Accelerate, whose wrapper steps inside backward and hides whether
-the update was left out. Checkpoints do not go through DeepSpeed: moments are gathered tensor by tensor.
+deepspeed.initialize is called directly, because Accelerate's wrapper steps inside backward and hides whether the
+update was skipped. Checkpoints do not use DeepSpeed's format: moments are gathered tensor by tensor.
 """
 
 import contextlib
@@ -34,21 +34,21 @@ from deepspeed.utils import (
     safe_set_local_optimizer_state,
 )
 
-# Else DeepSpeed compiles a shared-memory all-reduce for CPU ranks, which needs a C++ compiler and a minute.
+# Otherwise DeepSpeed compiles a shared-memory all-reduce for CPU ranks, which needs a C++ compiler and a minute.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 _STEP = "step"
 
 
 class Zero(Backend):
-    """ZeRO flattens a parameter group into one tensor with one step count, of which each rank has a part."""
+    """ZeRO flattens a parameter group into one tensor with one step count, and each rank updates a partition of it."""
 
     _engine: Any = None
     _optimizer: Any = None
-    _moments: Tensors | None = None  # full ones, while there is no engine to hold them
+    _moments: Tensors | None = None  # complete moments, until there is an engine to hold them
 
     def prepare(self) -> None:
-        """Build an engine over the trainable parameters; one that was there hands on its moments."""
+        """Build an engine over the trainable parameters, which takes over the moments of the previous engine."""
         moments = self._close() if self._engine else self._moments or {}
         self._optimizer = self.new_optimizer(self._groups(moments))
         self._engine = self._initialize()
@@ -60,34 +60,36 @@ class Zero(Backend):
 
     def _initialize(self) -> Any:
         settings = zero_settings(self.config)
-        # DeepSpeed takes a last axis to be contiguous; that of a 1 × 1 kernel as channels_last only says that it is.
+        # DeepSpeed assumes that the last axis is contiguous; a 1 × 1 kernel in channels_last only appears to be so.
         for parameter in self.module.parameters():
             parameter.data = parameter.data.flatten().view(parameter.shape)
         self._stage = settings["zero_optimization"]["stage"]
         try:
             engine, *_ = deepspeed.initialize(
-                args=Namespace(device_rank=self.device.index or 0),  # else it takes LOCAL_RANK for the device
+                args=Namespace(
+                    device_rank=self.device.index or 0
+                ),  # by default LOCAL_RANK chooses the device
                 model=self.module,
                 optimizer=self._optimizer,
                 config=settings,
                 dist_init_required=False,
             )
         except ValidationError as error:
-            raise UserError(f"DeepSpeed does not take --deepspeed {self.config.deepspeed}: {error}") from None
+            raise UserError(f"DeepSpeed rejects --deepspeed {self.config.deepspeed}: {error}") from None
         return engine
 
     @contextlib.contextmanager
     def accumulate(self, *, is_last: bool) -> Iterator[None]:
-        """DeepSpeed decides by this flag whether a backward ends a step."""
+        """Tell DeepSpeed whether this backward pass is the last one of a step."""
         self._engine.set_gradient_accumulation_boundary(is_last)
         yield
 
     def backward(self, loss: torch.Tensor) -> None:
-        """DeepSpeed averages over ranks, and we want the sum."""
+        """Multiply by the world size, because DeepSpeed averages over ranks and the sum is wanted."""
         self._engine.backward(loss * self.world.world_size)
 
     def update(self) -> torch.Tensor:
-        """DeepSpeed leaves an update out where the norm over all ranks is not finite; it waits for the device."""
+        """Update unless the norm over all ranks is not finite; DeepSpeed waits for the device to know the norm."""
         for group in self._optimizer.param_groups:
             group["lr"] = self.learning_rate
         self._engine.step()
@@ -98,7 +100,7 @@ class Zero(Backend):
 
     @contextlib.contextmanager
     def whole_model(self) -> Iterator[None]:
-        """Stage 3 gathers all parameters on each rank, and takes its hooks off: no collectives inside."""
+        """Gather all parameters on each rank in stage 3; there are no collectives inside the block."""
         with unwrap_model_for_generation(self._engine) if self._stage == 3 else contextlib.nullcontext():
             if self._average is None:
                 yield
@@ -110,28 +112,28 @@ class Zero(Backend):
 
     @torch.no_grad()
     def _fill_module(self) -> None:
-        """Copy the parts that the ranks update into the module's whole parameters (all ranks)."""
+        """Copy the partitions of all ranks to the module's parameters (all ranks)."""
         for name, value in self._whole_weights():
             self.module.get_parameter(name).copy_(value)
 
     def model_tensors(self) -> Tensors:
-        """Copies on the host of rank 0."""
+        """Return copies in the host memory of rank 0."""
         with self.whole_model():
-            found = self.module.state_dict() if self.world.is_main else {}
-            return {name: value.detach().to("cpu", copy=True) for name, value in found.items()}
+            state = self.module.state_dict() if self.world.is_main else {}
+            return {name: value.detach().to("cpu", copy=True) for name, value in state.items()}
 
     def optimizer_tensors(self) -> Tensors:
-        """Copies on the host of rank 0."""
+        """Return copies in the host memory of rank 0."""
         keep = self.world.is_main
         raw = self._gather_weights(keep=keep) if self._average else {}
         return self._gather(keep=keep) | {f"{RAW}/{name}": value for name, value in raw.items()}
 
     def _restore_moments(self, moments: Tensors) -> None:
-        """They wait for the engine."""
+        """Keep the moments until `prepare` has built the engine."""
         self._moments = moments
 
     def _groups(self, moments: Tensors) -> list[dict[str, Any]]:
-        """Trainable parameters, those with the same step count in a group: thawed encoders start at 0."""
+        """Group trainable parameters by their step count, because unfrozen encoders start at 0."""
         groups: dict[float, list[nn.Parameter]] = {}
         for name, parameter in self.module.named_parameters():
             if parameter.requires_grad:
@@ -140,14 +142,14 @@ class Zero(Backend):
         return [{"params": parameters} for _, parameters in sorted(groups.items())]
 
     def _partitions(self) -> list[tuple[list[nn.Parameter], torch.Tensor]]:
-        """Per group: its parameters, and the flat tensor that is this rank's part of them."""
+        """Return for each group its parameters and the flat tensor that is this rank's partition of them."""
         zero = self._engine.optimizer
         if self._stage == 3:
             return list(zip(zero.fp16_groups, zero.fp32_partitioned_groups_flat, strict=True))
         return list(zip(zero.bit16_groups, zero.single_partition_of_fp32_groups, strict=True))
 
     def _whole_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """By name, what the ranks update, or the averages while they are swapped in (all ranks)."""
+        """Yield name and whole value of each trainable parameter, or of its average inside `swapped` (all ranks)."""
         for parameters, _ in self._partitions():
             for parameter in parameters:
                 yield self._names[parameter], safe_get_full_fp32_param(parameter)
@@ -161,21 +163,19 @@ class Zero(Backend):
         for parameters, flat in self._partitions():
             state = self._optimizer.state.get(flat, {})
             for parameter in parameters:
-                for moment in sorted(state):
-                    whole = (
-                        state[_STEP] if moment == _STEP else safe_get_full_optimizer_state(parameter, moment)
-                    )
+                for kind in sorted(state):
+                    whole = state[_STEP] if kind == _STEP else safe_get_full_optimizer_state(parameter, kind)
                     if keep:
-                        tensors[f"{moment}/{self._names[parameter]}"] = whole.detach().to("cpu", copy=True)
+                        tensors[f"{kind}/{self._names[parameter]}"] = whole.detach().to("cpu", copy=True)
         return tensors
 
     def _hand_out(self, moments: Tensors) -> None:
-        """Give each rank its part of the full moments, which all ranks have."""
+        """Set this rank's partition of the moments from the complete moments, which all ranks have."""
         for parameters, flat in self._partitions():
             step = moments.get(f"{_STEP}/{self._names[parameters[0]]}")
             if step is None:
                 continue
-            # Sorted, here and where they are gathered: ranks must not differ in the order of collectives.
+            # Sorted, as in `_gather`, because all ranks must call collectives in the same order.
             kinds = sorted({key.split("/", 1)[0] for key in moments} - {_STEP})
             self._optimizer.state[flat] = {_STEP: step.clone()} | {k: torch.zeros_like(flat) for k in kinds}
             if self._stage < 3:
@@ -188,24 +188,24 @@ class Zero(Backend):
         if self._stage < 3:
             safe_set_full_optimizer_state(parameter, value, moment)
         else:
-            safe_set_local_optimizer_state(parameter, self._part(parameter, value), moment)
+            safe_set_local_optimizer_state(parameter, self._partition(parameter, value), moment)
 
     def _set_weight(self, name: str, value: torch.Tensor) -> None:
-        """Into this rank's part, not into the module's parameter."""
+        """Set this rank's partition, not the module's parameter."""
         parameter = self.module.get_parameter(name)
         if self._stage < 3:
             safe_set_full_fp32_param(parameter, value)
         else:
-            safe_set_local_fp32_param(parameter, self._part(parameter, value))
+            safe_set_local_fp32_param(parameter, self._partition(parameter, value))
 
-    def _part(self, parameter: nn.Parameter, whole: torch.Tensor) -> torch.Tensor:
-        """Stage 3's part of this rank. DeepSpeed's own cut fails where the ranks do not divide the size."""
+    def _partition(self, parameter: nn.Parameter, whole: torch.Tensor) -> torch.Tensor:
+        """Return this rank's partition in stage 3. DeepSpeed's own code requires that the ranks divide the size."""
         size = parameter.ds_tensor.numel()  # type: ignore[attr-defined]
         padded = functional.pad(whole.flatten(), (0, size * self.world.world_size - whole.numel()))
         return padded[self.world.rank * size :][:size]
 
     def _close(self) -> Tensors:
-        """End the engine and return its moments, on every rank; the module keeps its parameters."""
+        """Destroy the engine and return its moments on every rank; the module keeps its parameters."""
         moments = self._gather(keep=True)
         if self._average:
             with self._average.swapped():
@@ -213,12 +213,8 @@ class Zero(Backend):
         self._engine.module_forward_pre_hook.remove()
         self._engine.module_forward_post_hook.remove()
         self._engine.destroy()
-        # Its finaliser would destroy again, perhaps when the next engine has taken the same parameters over.
-        self._engine.destroy = _nothing
+        # The engine's finaliser would call destroy again, when the next engine may own the same parameters.
+        self._engine.destroy = lambda: None
         self._engine = self._wrapped = self._optimizer = self._average = None
-        gc.collect()  # it is full of cycles, and its flat tensors are as large as the model
+        gc.collect()  # the engine has reference cycles, and its flat tensors are as large as the model
         return moments
-
-
-def _nothing() -> None:
-    pass

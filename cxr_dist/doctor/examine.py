@@ -163,7 +163,8 @@ def _together(setting: Setting, roll: "RollCall", seconds: float, mark: str, num
 
 
 def _sum(setting: Setting, roll: "RollCall", seconds: float, num_hosts: int) -> Findings:
-    from cxr_dist.distributed.probe import all_reduce_speed, device_of
+    from cxr_dist.distributed.backend import device_of
+    from cxr_dist.distributed.probe import all_reduce_speed
     from cxr_dist.doctor.storage import gradient_bytes
 
     try:

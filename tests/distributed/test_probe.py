@@ -50,7 +50,7 @@ def test_a_rank_that_finds_nobody_says_why(free_port, monkeypatch, capfd):
     ):
         call_the_roll(rank, seconds=0.3)
     monkeypatch.setenv("MASTER_ADDR", "no-such-host.invalid")
-    with pytest.raises(UserError, match=r"does not know that name; set MASTER_ADDR"):
+    with pytest.raises(UserError, match=r"cannot resolve that name; set MASTER_ADDR"):
         call_the_roll(rank, seconds=0.3)
     assert capfd.readouterr().err == "", "none of the store's own pages"
 

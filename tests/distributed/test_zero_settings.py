@@ -76,7 +76,7 @@ def test_precision_and_clipping_come_from_the_run():
         ),
         (
             '{"zero_optimization": {"compute_grad_norm": false}}',
-            "sets compute_grad_norm to false, but updates that are not finite are left out by that norm",
+            "sets compute_grad_norm to false, but updates that are not finite are recognised by that norm",
         ),
     ],
 )
@@ -99,7 +99,7 @@ def test_settings_for_an_engine_that_is_not_used_are_refused():
 
 def test_zero_needs_several_ranks_and_single_precision():
     with pytest.raises(
-        UserError, match="spreads the optimizer's state over ranks, and there is one: use --parallel ddp"
+        UserError, match="spreads the optimizer's state over ranks, but there is only one: use --parallel ddp"
     ):
         check_parallel(config("zero1"), World())
     check_parallel(config("zero1"), World(rank=1, world_size=2))
