@@ -1,8 +1,8 @@
-"""Beats between ranks, over TCP connections of their own: every rank to rank 0, which answers with its own.
+"""Exchange heartbeats over a TCP connection between rank 0 and each other rank, as JSON lines.
 
-A connection tells of a death at once, and silence of everything else. Rank 0 listens on a free port and leaves it,
-with a secret, in the rendezvous store; as with the store, whoever reads it can join: use a trusted network only.
-JSON lines; nothing blocks, so that a stopped rank never holds up the one that watches it.
+A closed connection means that a process died, and silence that it is stopped. Rank 0 writes its port and a secret to
+the rendezvous store. Any process that can read the store can join, so use a trusted network only. Nothing blocks, so
+that a stopped rank cannot delay the rank that watches it.
 """
 
 import contextlib
@@ -15,7 +15,8 @@ import selectors
 import socket
 import time
 import weakref
-from typing import Any, ClassVar, Protocol
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 from torch.distributed import DistError, Store, TCPStore  # type: ignore[attr-defined]
 
@@ -26,11 +27,11 @@ from cxr_dist.distributed.world import World, rendezvous
 Message = dict[str, Any]
 _LONGEST = 1 << 16  # bytes of a line
 _ANSWER_SECONDS = 5
-_STORE_SECONDS = 30  # its client prints pages where a busy machine is slower
+_STORE_SECONDS = 30  # if a busy machine takes longer, the store's client prints long errors
 
 
 class Link:
-    """One end of a connection; messages in and out."""
+    """One end of a connection, which sends and receives messages."""
 
     _all: ClassVar["weakref.WeakSet[Link]"] = weakref.WeakSet()
 
@@ -41,7 +42,7 @@ class Link:
         Link._all.add(self)
 
     def send(self, message: Message) -> None:
-        """Hand over to the kernel; dropped where the other end has not read for long."""
+        """Pass the message to the kernel; drop it if the other end has not read for a long time."""
         if len(self._unsent) < _LONGEST:
             self._unsent += json.dumps(message).encode() + b"\n"
         try:
@@ -52,7 +53,7 @@ class Link:
             self.closed = True
 
     def receive(self) -> list[Message]:
-        """What has come; sets `closed` when the other end is gone."""
+        """Return the messages received so far; sets `closed` if the other end is closed."""
         try:
             while data := self.socket.recv(_LONGEST):
                 self._received += data
@@ -68,7 +69,7 @@ class Link:
 
     @classmethod
     def close_copies(cls) -> None:
-        """In a forked process: let go of the parent's connections, or its death would not close them."""
+        """Close the parent's connections in a forked process; otherwise they would stay open when the parent dies."""
         for link in list(cls._all):
             link.socket.close()
 
@@ -76,28 +77,29 @@ class Link:
 os.register_at_fork(after_in_child=Link.close_copies)
 
 
-class Post(Protocol):
-    """A rank's connections, and what they tell of others."""
+class Post:
+    """A rank's connections and what is known of the ranks at their other ends; none, on a single rank."""
 
-    members: list[Member]
-    verdict: Verdict | None
+    def __init__(self, ranks: Sequence[int] = ()) -> None:
+        self.members = [Member(rank=rank) for rank in ranks]
+        self.verdict: Verdict | None = None
 
     def poll(self, seconds: float) -> None:
-        """Take in what comes within this time."""
+        """Process the messages that arrive within this time."""
+        time.sleep(seconds)
 
     def send(self, message: Message) -> None:
-        """To everyone on the other ends."""
+        """Send a message to all members."""
 
     def close(self) -> None:
         """Close all connections."""
 
 
-class Hub:
-    """Rank 0: hears all ranks. `members` are the others."""
+class Hub(Post):
+    """The connections of rank 0 to all other ranks."""
 
     def __init__(self, world_size: int) -> None:
-        self.members = [Member(rank=rank) for rank in range(1, world_size)]
-        self.verdict: Verdict | None = None
+        super().__init__(range(1, world_size))
         self.secret = secrets.token_hex(16)
         self._links: dict[Link, Member | None] = {}
         self._listener = Link(_listener())
@@ -106,11 +108,11 @@ class Hub:
 
     @property
     def port(self) -> int:
-        """Where it listens."""
+        """The TCP port on which rank 0 listens."""
         return int(self._listener.socket.getsockname()[1])
 
     def poll(self, seconds: float) -> None:
-        """Take in what comes within this time."""
+        """Accept connections and process the messages that arrive within this time."""
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
             for key, _ in self._selector.select(left):
@@ -120,7 +122,7 @@ class Hub:
                     self._hear(key.data)
 
     def send(self, message: Message) -> None:
-        """To every rank that has come."""
+        """Send a message to every rank that has joined."""
         for link, member in self._links.items():
             if member is not None:
                 link.send(message)
@@ -141,7 +143,7 @@ class Hub:
         try:
             for message in link.receive():
                 self._take(link, message)
-        except (ValueError, LookupError, TypeError, AttributeError):  # not one of ours
+        except (ValueError, LookupError, TypeError, AttributeError):  # not a message of this job
             link.closed = link.closed or self._links[link] is None
         if link.closed:
             member = self._links.pop(link)
@@ -153,23 +155,22 @@ class Hub:
     def _take(self, link: Link, message: Message) -> None:
         member = self._links[link]
         if member is None:
-            found = self.members[message["rank"] - 1]
-            if found.state != "absent" or not secrets.compare_digest(message["secret"], self.secret):
-                raise ValueError("not one of ours")
-            member = self._links[link] = found
+            member = self.members[message["rank"] - 1]
+            if member.state != "absent" or not secrets.compare_digest(message["secret"], self.secret):
+                raise ValueError("not a rank of this job")
+            self._links[link] = member
         take(member, message)
 
 
-class Spoke:
-    """Another rank: hears rank 0. `members` is rank 0 alone."""
+class Spoke(Post):
+    """The connection of another rank to rank 0, its only member."""
 
     def __init__(self, end: socket.socket, rank: int, secret: str) -> None:
-        self.members = [Member(rank=0)]
-        self.verdict: Verdict | None = None
+        super().__init__([0])
         self._link, self._hello = Link(end), {"rank": rank, "secret": secret}
 
     def poll(self, seconds: float) -> None:
-        """Take in what comes within this time."""
+        """Process the messages that arrive within this time."""
         if self._link.closed:
             return time.sleep(seconds)
         with selectors.DefaultSelector() as selector:
@@ -184,7 +185,7 @@ class Spoke:
         return None
 
     def send(self, message: Message) -> None:
-        """To rank 0."""
+        """Send a message to rank 0."""
         self._link.send(self._hello | message)
         self._hello = {}
 
@@ -194,43 +195,43 @@ class Spoke:
 
 
 class PortTaken(Exception):
-    """The rendezvous of this start cannot be opened; a later start may find it free."""
+    """Rank 0 cannot open the rendezvous store; a later start of the job may succeed."""
 
 
 class Meeting:
-    """How the ranks find rank 0, before any process group: its port is in the rendezvous store."""
+    """Connects the ranks to rank 0 before there is a process group, through the rendezvous store."""
 
     def __init__(self, world: World) -> None:
         os.environ.update(rendezvous(world))
         environment = os.environ
         self.world, self.host, self._port = world, environment["MASTER_ADDR"], int(environment["MASTER_PORT"])
-        # torchrun keeps the store in its own process, and uses it again for a restarted group.
+        # torchrun opens the store in its own process and uses it again for a restarted group.
         self._kept_by_launcher = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-        # Another job's store may be at this port: its rank 0 must not be taken for ours.
+        # The key names job and start, because another job's store may be at this port.
         start = [environment.get("TORCHELASTIC_RUN_ID") or environment.get("SLURM_JOB_ID", "")]
         start += [environment.get(f"{launcher}_RESTART_COUNT", "0") for launcher in ("TORCHELASTIC", "SLURM")]
         self._key = "/".join(["watchdog", *start])
         self._store: Store | None = None
 
     def open(self) -> Hub:
-        """Rank 0 listens, and says where; raises PortTaken where the store cannot be had."""
+        """Listen on rank 0 and write the port to the store; raises PortTaken if the store cannot be opened."""
         hub = Hub(self.world.world_size)
         try:
             self._store = self._new_store(is_master=not self._kept_by_launcher)
         except DistError:
             hub.close()
             raise PortTaken(
-                f"rank 0 cannot have the rendezvous at {self.host}, port {self._port}: something else is there, "
-                "or the address is another host's; set MASTER_ADDR and MASTER_PORT"
+                f"rank 0 cannot open the rendezvous at {self.host}, port {self._port}: the port is taken, or the "
+                "address belongs to another host; set MASTER_ADDR and MASTER_PORT"
             ) from None
         self._store.set(self._key, f"{hub.port} {hub.secret}")
         return hub
 
     def try_to_come(self) -> Spoke | None:
-        """Another rank: connected, or None where rank 0 does not listen yet."""
+        """Connect to rank 0; return None if it does not listen yet."""
         try:
             if self._store is None:
-                # The store's own client prints pages when nobody listens.
+                # The store's own client would print long errors if nobody listened.
                 socket.create_connection((self.host, self._port), _ANSWER_SECONDS).close()
                 self._store = self._new_store(is_master=False)
             if not self._store.check([self._key]):
@@ -242,38 +243,35 @@ class Meeting:
         return Spoke(end, self.world.rank, secret)
 
     def _new_store(self, *, is_master: bool) -> Store:
-        timeout = datetime.timedelta(seconds=_STORE_SECONDS)
         return TCPStore(
             self.host,
             self._port,
             is_master=is_master,
-            timeout=timeout,
+            timeout=datetime.timedelta(seconds=_STORE_SECONDS),
             wait_for_workers=False,
-            multi_tenant=True,  # the process group's store is at the same port of the same process
+            multi_tenant=True,  # the process group opens its store at the same port in the same process
         )
 
 
 def take(member: Member, message: Message) -> None:
-    """Note what a rank said: a beat, or how it ended."""
+    """Record a rank's message: a beat, or the state in which it ended."""
     if beat := message.get("beat"):
         member.beat = Beat(**beat | {"process": Process(**beat["process"])})
-        if member.state == "absent":
-            member.state = "alive"
-        if member.state == "alive":
-            member.since_seconds = 0.0
+        if member.state in ("absent", "alive"):
+            member.state, member.since_seconds = "alive", 0.0
     if state := message.get("state"):
         ended: State = state
         member.state, member.note, member.since_seconds = ended, str(message.get("note", "")), 0.0
 
 
 def verdict_from(plain: Message) -> Verdict:
-    """A verdict out of its JSON."""
+    """Return the verdict that `to_message` converted to JSON."""
     silent = tuple(Process(**process) for process in plain["silent"])
     return Verdict(**plain | {"culprits": tuple(plain["culprits"]), "silent": silent})
 
 
 def to_message(thing: Beat | Verdict) -> Message:
-    """As JSON has it."""
+    """Convert to values that JSON can represent."""
     return dataclasses.asdict(thing)
 
 

@@ -1,6 +1,6 @@
-"""The end of a rank that the watchdog ends: one line and the stacks of all threads; then workers and process go.
+"""End a rank for the watchdog: print the reason and the stacks of all threads, then kill workers and process.
 
-Stacks are code positions, with no value in them. Nothing that a stuck thread may hold is waited for.
+Stacks contain code positions and no values. Nothing here waits for a resource that a stuck thread may hold.
 """
 
 import contextlib
@@ -14,22 +14,22 @@ from typing import NoReturn
 from cxr_dist.distributed.watch.process import children, kill_children
 from cxr_dist.distributed.watch.verdict import EXIT_ENDED, Verdict
 
-_WRITE_SECONDS = 3.0  # for a terminal or pipe that nobody reads
+_WRITE_SECONDS = 3.0  # then give up writing to a terminal or pipe that nobody reads
 
 
 def end(
     rank: int, verdict: Verdict, failure: str = "", farewell: Callable[[], None] = lambda: None
 ) -> NoReturn:
-    """Say why, call `farewell`, end this process's workers and leave with the verdict's status.
+    """Print the reason, call `farewell`, kill this process's workers and exit with the verdict's status.
 
     Args:
-        rank: This process's, before each line.
-        verdict: What the others are told, too.
-        failure: The traceback of an exception that this rank met itself.
-        farewell: Done after the writing; must not block.
+        rank: Rank of this process, which begins each line.
+        verdict: Why the job ends.
+        failure: Traceback of an exception that this rank raised; empty for none.
+        farewell: Called after the text was written; must not block.
     """
     try:
-        say(rank, _text(verdict, failure))
+        write_stderr(rank, _text(verdict, failure))
         farewell()
         for process in verdict.silent:
             process.kill()
@@ -49,7 +49,7 @@ def _text(verdict: Verdict, failure: str) -> str:
 
 
 def _stacks() -> str:
-    """Of all threads but this one; written to memory, because a disk may be what the rank hangs on."""
+    """Return the stacks of all other threads, written to memory because the rank may hang on a disk."""
     if sys.platform != "linux":
         return ""
     with open(os.memfd_create("stacks"), "w+") as file:
@@ -59,8 +59,8 @@ def _stacks() -> str:
     return "\n".join(thread for thread in threads if not thread.startswith("Current thread"))
 
 
-def say(rank: int, text: str) -> None:
-    """Text to standard error, each line with the rank, in one piece."""
+def write_stderr(rank: int, text: str) -> None:
+    """Write text to standard error in a single call, with the rank before each line."""
     lines = "".join(f"[rank {rank}] {line}\n" for line in text.splitlines() if line)
 
     def write() -> None:

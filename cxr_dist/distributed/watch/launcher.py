@@ -1,6 +1,6 @@
-"""The launcher of a rank, and what a rank does when it is gone.
+"""Notice that a rank's launcher has ended, and let the rank save and exit.
 
-`accelerate launch` with one process dies of TERM and leaves the process running; so do all launchers of KILL.
+A launcher that is killed leaves its processes running, as `accelerate launch` with one process does after SIGTERM.
 """
 
 import os
@@ -11,22 +11,22 @@ from cxr_dist.distributed.watch import last_words
 from cxr_dist.distributed.watch.verdict import Verdict
 
 _LAUNCHERS = ("torchrun", "torch.distributed.run", "accelerate", "slurmstepd", "submitit")
-_ORPHAN_SECONDS = 30.0  # to save and leave, as long as torchrun gives after TERM
+_ORPHAN_SECONDS = 30.0  # to save and exit; torchrun also waits this long after SIGTERM
 
 
 class LauncherWatch:
-    """Whether this rank's launcher is still there."""
+    """Watches whether this rank's launcher is still running."""
 
     def __init__(self, rank: int) -> None:
         self.pid, self._rank, self._alone_seconds = launcher(), rank, 0.0
 
     def after(self, elapsed: float) -> Verdict | None:
-        """Ask this rank to save and leave, as the launcher was; a verdict where that takes too long."""
+        """Ask this rank to save and exit once its launcher has ended; return a verdict if that takes too long."""
         if self.pid is None or os.getppid() == self.pid:
             return None
         text = f"rank {self._rank}'s launcher (pid {self.pid}) is gone"
         if self._alone_seconds == 0.0:
-            last_words.say(self._rank, f"watchdog: {text}; asking the run to save and leave")
+            last_words.write_stderr(self._rank, f"watchdog: {text}; asking the run to save and exit")
             os.kill(os.getpid(), signal.SIGTERM)
         self._alone_seconds += elapsed
         late = self._alone_seconds > _ORPHAN_SECONDS
@@ -34,7 +34,7 @@ class LauncherWatch:
 
 
 def launcher() -> int | None:
-    """The parent's id where it is a launcher of ranks; None for a shell, of which a run may become independent."""
+    """Return the parent's process id if it is a launcher of ranks; None for a shell, which a run may outlive."""
     parent = os.getppid()
     try:
         command = Path(f"/proc/{parent}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")

@@ -1,7 +1,7 @@
-"""Processes as the kernel sees them: who one is, for other hosts too; its state; its workers.
+"""Identify processes across hosts, and read their state and worker processes from /proc.
 
-A process id is used again after a process ended, and means another process in another container, so a process
-is known by its machine (boot and pid namespace), id and start time.
+Process ids are reused, and differ between containers. A process is therefore identified by its machine (boot id and
+pid namespace), its id and its start time.
 """
 
 import contextlib
@@ -24,47 +24,47 @@ _STATES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Process:
-    """A process, on whichever host."""
+    """A process on any host."""
 
     host: str
     machine: str
-    """Boot id and pid namespace; empty where /proc is absent, and then no process is known again."""
+    """Boot id and pid namespace; empty without /proc, in which case the process cannot be identified later."""
     pid: int
     started: str
-    """Clock ticks from boot to its start."""
+    """Start time in clock ticks since boot."""
 
     @property
     def state(self) -> str:
-        """As `T, stopped`; empty for a process of another machine and for one that is gone."""
+        """The kernel's state, such as `T, stopped`; empty if the process has ended or is on another machine."""
         letter = _stat(self.pid)[0] if self.is_here else ""
         return f"{letter}, {_STATES.get(letter, 'unknown')}" if letter else ""
 
     @property
     def is_here(self) -> bool:
-        """Whether it is a process of this machine, and still there."""
+        """Whether the process is on this machine and has not ended."""
         return self.machine != "" and self.machine == _machine() and _stat(self.pid)[1] == self.started
 
     def kill(self) -> None:
-        """End it where it is on this machine and ours; also a stopped one."""
+        """Send SIGKILL, if the process is another one on this machine and belongs to the user."""
         if self.is_here and self.pid != os.getpid():
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(self.pid, signal.SIGKILL)
 
 
 def this_process() -> Process:
-    """The process that asks."""
+    """Return the calling process."""
     pid = os.getpid()
     return Process(host=socket.gethostname(), machine=_machine(), pid=pid, started=_stat(pid)[1])
 
 
 def children() -> list[tuple[int, str]]:
-    """This process's workers: (process id, state)."""
+    """Return (process id, state) of the worker processes of this process."""
     pids = [child.pid for child in multiprocessing.active_children() if child.pid is not None]
     return [(pid, _STATES.get(_stat(pid)[0], "gone")) for pid in pids]
 
 
 def kill_children() -> None:
-    """End this process's workers; they ignore TERM."""
+    """Kill the worker processes of this process, which ignore SIGTERM."""
     for pid, _ in children():
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -79,10 +79,10 @@ def _machine() -> str:
 
 
 def _stat(pid: int) -> tuple[str, str]:
-    """(state letter, start time) as /proc/PID/stat has them; empty where there is no such process."""
+    """Return (state letter, start time) from /proc/PID/stat; empty if there is no such process."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return "", ""
-    fields = text.rpartition(")")[2].split()  # the name before may hold anything
+    fields = text.rpartition(")")[2].split()  # the name in parentheses may contain any character
     return fields[0], fields[19]

@@ -1,11 +1,9 @@
-"""Where this rank is, as it says itself: the step, the phase, and that it gets ahead; and how long its start took.
+"""Record the step and the phase that this rank is in, for the watchdog, and the times of the phases of a start.
 
-The watchdog reads the place. To enter a phase costs an assignment and, until the first step is done, a reading of the
-clock: there is no lock. Every rank goes through the same phases in the same order, so that the number of phases entered
-tells who is behind. Forked loader workers share the count of `advance`.
-
-The phases of a start are timed from the birth of the process on, and rank 0 writes them as a line of startup.jsonl.
-Imports nothing but the standard library, because the first phases are over before torch is imported.
+All ranks enter the same phases in the same order, so the number of phases entered tells which rank is behind. There is
+no lock: entering a phase is an assignment. Forked loader workers share the counter of `advance`. Rank 0 writes the
+times of the phases up to the first step, from the start of the process, as a line of startup.jsonl. The module imports
+only the standard library, because the first phases end before torch is imported.
 """
 
 import datetime
@@ -32,22 +30,22 @@ _STARTUP = {
     "waiting for data": "first batch",
     "forward and backward": "first step",
 }
-"""Phases with a time of their own in startup.jsonl, and its names for them. Any other is part of the one before."""
+"""Phase -> its name in startup.jsonl. The time of any other phase is added to the phase before it."""
 
 
 class Place(NamedTuple):
     """A rank's place in the run."""
 
     step: int
-    """The optimizer step in work, counted from 1; 0 before the first."""
+    """The current optimizer step, counted from 1; 0 before the first step."""
     phase: str
-    """What the rank does, in words that go on with "at step 3, "."""
+    """What the rank is doing, such as "waiting for data"."""
     entered: int
-    """Phases entered since the rank joined the others."""
+    """Number of phases entered since the rank joined the others."""
 
 
 class _Start:
-    """The seconds of a start by phase, in the order in which they were first entered."""
+    """The seconds of a start by phase, in the order in which the phases were first entered."""
 
     def __init__(self) -> None:
         self.began = self._entered = _birth()
@@ -61,7 +59,7 @@ class _Start:
 
 
 def _new_count() -> memoryview:
-    """Anonymous and shared memory: a forked process writes into the same page."""
+    """Allocate a counter in shared memory, to which forked processes can write."""
     return memoryview(mmap.mmap(-1, mmap.PAGESIZE))[:8].cast("Q")
 
 
@@ -71,21 +69,21 @@ _start: _Start | None = None  # until the first step is done
 
 
 def start_clock() -> None:
-    """A command that trains begins to import torch; all before, from the process's birth on, is the phase `python`."""
+    """Begin timing a start, before torch is imported; the time since the process started is the phase `python`."""
     global _start
     _start = _Start()
     enter("importing torch")
 
 
 def join() -> None:
-    """This process is a rank from here on, and shares its count with workers that it forks, not with other ranks."""
+    """Begin counting phases and pieces of work as a rank, with a counter that only its own forked workers share."""
     global _count, _place
     enter("joining the other ranks", 0)
     _count, _place = _new_count(), _place._replace(entered=0)
 
 
 def enter(phase: str, step: int | None = None) -> None:
-    """This rank begins a phase; without `step` in the same step as before (all ranks, in the same order)."""
+    """Begin a phase, in the same step as before if `step` is None (all ranks, in the same order)."""
     global _place
     _place = Place(_place.step if step is None else step, phase, _place.entered + 1)
     if _start is not None and phase in _STARTUP:
@@ -93,28 +91,28 @@ def enter(phase: str, step: int | None = None) -> None:
 
 
 def advance() -> None:
-    """A piece of a long phase is done: this rank, or a worker forked from it, is slow and not stuck."""
-    _count[0] += 1  # two at once may count as one, which is still progress
+    """Report that a piece of a long phase is done, in this rank or in a worker: it is slow, but not stuck."""
+    _count[0] += 1  # two processes at the same time may count only one, which is still progress
 
 
 def where() -> tuple[Place, int]:
-    """This rank's place and the count of pieces; something of it changes as long as the rank gets ahead."""
+    """Return this rank's place and its counter of pieces; either changes as long as the rank makes progress."""
     return _place, _count[0]
 
 
 def first_step_done(
     run_dir: Path, step: int, world: World, finish: Callable[[], object], say: Callable[[str], None]
 ) -> None:
-    """Once in a start: wait with `finish` until the device is done, write what the start took, and say it (rank 0).
+    """Write and report the times of the start, after the first step only (all ranks; rank 0 writes).
 
-    Each rank keeps its own times; rank 0's are written, so that they hold its waiting for the others.
+    `finish` waits for the device and `say` prints a line. The times are rank 0's and include waiting for other ranks.
     """
     global _start
     if _start is None:
         return
     _start.enter("first step")
     finish()
-    _start.enter("first step")  # adds what `finish` took
+    _start.enter("first step")  # adds the time of `finish`
     ended, _start = _start, None
     if not world.is_main:
         return
@@ -129,18 +127,18 @@ def first_step_done(
 
 
 def read_starts(run_dir: Path) -> list[dict[str, Any]]:
-    """All lines, oldest first: began (UTC), step, world_size, total and seconds by phase."""
+    """Return the lines of startup.jsonl, oldest first: began (UTC), step, world_size, total and seconds by phase."""
     path = run_dir / _FILE
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def began(line: dict[str, Any]) -> float:
-    """When the process of a line was made, Unix seconds."""
+    """Return when the process of a line was started, in Unix seconds."""
     return datetime.datetime.fromisoformat(line["began"]).timestamp()
 
 
 def _birth() -> float:
-    """When this process was made, Unix seconds to the kernel's tick (10 ms); now, where there is no /proc."""
+    """Return when this process was started, in Unix seconds to the kernel's tick (10 ms); now, if there is no /proc."""
     try:
         stat, uptime = Path("/proc/self/stat").read_text(), Path("/proc/uptime").read_text()
     except OSError:

@@ -1,13 +1,12 @@
-"""Who holds up the job: what is known of the ranks in; the one to blame, or nobody, out. No process, no clock.
+"""Decide from what is known of all ranks whether the job must end, and which ranks are to blame; a pure function.
 
-A rank is lost when it died, never came or no longer beats. A job is stuck when none of its ranks gets ahead;
-then the one to blame is not among those that wait for the others: it is still at something of its own, it is
-behind, or it went another way.
+A rank is lost if it died, never joined or no longer sends beats. A job is stuck if no rank makes progress. The ranks to
+blame are then those for which the others wait: they are outside a collective, behind, or at another place than most.
 """
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from cxr_dist.distributed.watch.process import Process
@@ -15,7 +14,7 @@ from cxr_dist.errors import EXIT_REFUSED
 
 EXIT_ENDED = 70
 """Exit status of a rank that the watchdog ended (EX_SOFTWARE)."""
-_SETTLE_SECONDS = 1.0  # a death makes the others fail: wait for the cause before an error is judged
+_SETTLE_SECONDS = 1.0  # wait before judging an error: it may follow from the death of another rank
 _MOST_NAMED = 8
 
 State = Literal["absent", "alive", "gone", "failed", "refused", "left"]
@@ -23,17 +22,17 @@ State = Literal["absent", "alive", "gone", "failed", "refused", "left"]
 
 @dataclass(frozen=True, kw_only=True)
 class Beat:
-    """What a rank says of itself, again and again."""
+    """What a rank periodically reports about itself."""
 
     process: Process
     step: int
     phase: str
     entered: int
-    """Phases entered: the larger, the further."""
+    """Number of phases entered; the rank with the largest number is furthest ahead."""
     idle_seconds: float
-    """Since anything of the above changed, or a piece of the phase was done."""
+    """Seconds since the place changed or a piece of the phase was done."""
     waits: bool
-    """Whether its training thread is inside a collective."""
+    """Whether the training thread is inside a collective."""
 
 
 @dataclass(kw_only=True)
@@ -42,16 +41,16 @@ class Member:
 
     rank: int
     state: State = "absent"
-    """`failed`: an exception ended it; `refused`: a UserError did; `left`: it came to its end."""
+    """`failed`: ended by an exception; `refused`: ended by a UserError; `left`: ended normally; `gone`: died."""
     beat: Beat | None = None
     since_seconds: float = 0.0
-    """Since it was last heard, or since the watch began."""
+    """Seconds since the last message, or since the watchdog started."""
     note: str = ""
-    """Type of the exception that it failed with."""
+    """Type of the exception with which the rank failed."""
 
     @property
     def is_settled(self) -> bool:
-        """Whether nothing is to be expected of it."""
+        """Whether no further message is expected from the rank."""
         if self.state == "failed":
             return self.since_seconds > 2 * _SETTLE_SECONDS
         return self.state not in ("absent", "alive")
@@ -71,10 +70,10 @@ class Member:
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Seconds after which a rank or the job is given up."""
+    """Times after which the job is ended."""
 
     timeout_seconds: float
-    """Longest time in which no rank gets ahead, and longest wait for a rank to come."""
+    """Longest time without progress of any rank, and longest wait for a rank to join."""
     silence_seconds: float
     """Longest time without a beat of a rank."""
 
@@ -84,22 +83,22 @@ class Verdict:
     """Why the job ends."""
 
     culprits: tuple[int, ...]
-    """Ranks; none where all wait for one another."""
+    """The ranks to blame; empty if all ranks wait for one another."""
     text: str
     """One line that names them."""
     status: int = EXIT_ENDED
-    """Exit status of the ranks that are told."""
-    silent: tuple[Process, ...] = field(default=())
-    """Processes that will not end themselves."""
+    """Exit status of all ranks."""
+    silent: tuple[Process, ...] = ()
+    """Processes that have to be killed, because they do not respond."""
 
 
 def judge(members: Sequence[Member], limits: Limits) -> Verdict | None:
-    """What ends the job, if anything does, from all that is known of all ranks."""
+    """Return why the job must end, given all ranks; None if it can go on."""
     return lost(members, limits) or _broken(members) or _stuck(members, limits)
 
 
 def lost(members: Sequence[Member], limits: Limits) -> Verdict | None:
-    """A rank that is not there: it died, never came, or is silent."""
+    """Blame ranks that died, never joined or are silent."""
     if gone := [m for m in members if m.state == "gone"]:
         return _verdict(gone, lambda m: f"{m.name} died, last heard at {m.place}")
     late = [m for m in members if m.state == "absent" and m.since_seconds >= limits.timeout_seconds]
@@ -108,22 +107,21 @@ def lost(members: Sequence[Member], limits: Limits) -> Verdict | None:
     silent = [m for m in members if m.state == "alive" and m.since_seconds >= limits.silence_seconds]
     if not silent:
         return None
-    processes = tuple(m.beat.process for m in silent if m.beat)
     return _verdict(
         silent,
         lambda m: f"{m.name} stopped answering {m.since_seconds:.0f} s ago at {m.place}",
-        silent=processes,
+        silent=tuple(m.beat.process for m in silent if m.beat),
     )
 
 
 def _broken(members: Sequence[Member]) -> Verdict | None:
-    """A rank that ended with an error, or by itself, so that others met its closed connections."""
+    """Blame ranks that ended with an error, or that left early and so caused errors of others."""
     broken = [m for m in members if m.state in ("failed", "refused")]
     if not broken or max(m.since_seconds for m in broken) < _SETTLE_SECONDS:
         return None
-    # A UserError ends all ranks with its own status, so that nothing starts the job again.
+    # All ranks exit with the status of the UserError, so that nothing restarts the job.
     if refused := [m for m in broken if m.state == "refused"]:
-        words = "with an error, which it says itself"
+        words = "with an error, which it prints itself"
         return _verdict(refused, lambda m: f"{m.name} ended at {m.place} {words}", status=EXIT_REFUSED)
     furthest = max(m.beat.entered for m in broken if m.beat) if any(m.beat for m in broken) else 0
     if left := [m for m in members if m.state == "left" and m.beat and m.beat.entered < furthest]:
@@ -132,7 +130,7 @@ def _broken(members: Sequence[Member]) -> Verdict | None:
 
 
 def _stuck(members: Sequence[Member], limits: Limits) -> Verdict | None:
-    """No rank gets ahead: blame the ones that the others wait for."""
+    """Blame the ranks for which the others wait, if no rank makes progress."""
     beats = {m.rank: m.beat for m in members if m.state == "alive" and m.beat}
     alive = [m for m in members if m.rank in beats]
     idle = min((beat.idle_seconds for beat in beats.values()), default=-1.0)
@@ -144,18 +142,18 @@ def _stuck(members: Sequence[Member], limits: Limits) -> Verdict | None:
     guilty = busy if 0 < len(busy) < len(alive) else _apart(alive, beats)
     if len(guilty) == len(alive):
         return Verdict(
-            culprits=(), text=f"no rank has got ahead for {idle:.0f} s: all are at {alive[0].place}"
+            culprits=(), text=f"no rank has made progress for {idle:.0f} s: all are at {alive[0].place}"
         )
     others = Counter(m.place for m in alive if m not in guilty).most_common(1)[0][0]
     return _verdict(
         guilty,
-        lambda m: f"{m.name} has not got ahead for {beats[m.rank].idle_seconds:.0f} s at {m.place}",
+        lambda m: f"{m.name} has made no progress for {beats[m.rank].idle_seconds:.0f} s at {m.place}",
         f"; the others are at {others}",
     )
 
 
 def _apart(alive: list[Member], beats: dict[int, Beat]) -> list[Member]:
-    """The ones at another place than most: all in collectives, the fewest; else, or of two halves, those behind."""
+    """Return the ranks at the rarest place (the earliest of equals) if all are in collectives, else those behind."""
     places = {rank: (beat.step, beat.entered, beat.phase) for rank, beat in beats.items()}
     sizes = Counter(places.values())
     fewest = min(sizes, key=lambda place: (sizes[place], place))
@@ -164,7 +162,7 @@ def _apart(alive: list[Member], beats: dict[int, Beat]) -> list[Member]:
 
 
 def _left_early(member: Member) -> str:
-    return f"{member.name} left at {member.place}, while others go on"
+    return f"{member.name} left at {member.place}, while others continue"
 
 
 def _verdict(

@@ -1,4 +1,4 @@
-"""What a rank says of itself: its process, its place in the run, for how long that has not changed, and its end."""
+"""Collect what a rank reports about itself: its process, its place, how long that has not changed, and its end."""
 
 import sys
 import threading
@@ -11,7 +11,7 @@ from cxr_dist.distributed.watch.verdict import Beat, Member, State
 
 
 class VitalSigns:
-    """What this rank says of itself."""
+    """What this rank reports about itself."""
 
     def __init__(self, rank: int, *, longest_tick_seconds: float) -> None:
         self.member = Member(rank=rank, state="alive")
@@ -21,19 +21,21 @@ class VitalSigns:
         self._place, self._idle_seconds = progress.where(), 0.0
 
     def tick(self) -> float:
-        """Seconds since the last tick. A process that was stopped, with its watchdog, cannot have heard the others."""
+        """Return the seconds since the last tick, at most the longest tick.
+
+        A process that was stopped did not receive messages, so the time that it was stopped must not count.
+        """
         now = time.monotonic()
         elapsed, self._last_tick = min(now - self._last_tick, self._longest_tick), now
         place = progress.where()
         self._idle_seconds = self._idle_seconds + elapsed if place == self._place else 0.0
         self._place = place
-        self.member.since_seconds = (
-            0.0 if self.member.state == "alive" else self.member.since_seconds + elapsed
-        )
+        if self.member.state != "alive":
+            self.member.since_seconds += elapsed
         return elapsed
 
     def beat(self) -> Beat:
-        """Where this rank is now."""
+        """Return this rank's present beat."""
         place, _ = self._place
         self.member.beat = Beat(
             process=self._process,
@@ -46,13 +48,13 @@ class VitalSigns:
         return self.member.beat
 
     def state_to_say(self, said: str) -> State | None:
-        """How this rank ended, once."""
+        """Return the state in which this rank ended, if the others have not been told; else None."""
         state = self.member.state
         return state if state not in ("alive", said) else None
 
 
 def is_in_collective(thread: int) -> bool:
-    """Whether a thread waits in torch.distributed, or in a backward pass whose hooks sum gradients over ranks."""
+    """Whether a thread is inside torch.distributed, or in a backward pass whose hooks sum gradients over ranks."""
     frame: FrameType | None = sys._current_frames().get(thread)
     while frame is not None:
         code = frame.f_code

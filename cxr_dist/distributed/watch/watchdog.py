@@ -1,8 +1,8 @@
-"""The watchdog: a thread per rank that beats and watches. No rank waits for ever for one that does not come.
+"""The watchdog: a thread on each rank that sends beats and watches the other ranks.
 
-It ends the job (status 70) when a rank died, is silent, never joined, left early or failed, or when no rank gets
-ahead for the timeout; and asks a rank whose launcher is gone to save and leave. The training thread only says where
-it is (progress.py). Times are the thread's own ticks, so that a rank that was stopped and goes on blames nobody.
+It ends the job (status 70) if a rank died, is silent, never joined, left early or failed, or if no rank makes progress
+within the timeout. It asks a rank whose launcher has ended to save and exit. The training thread only records its place
+(progress.py). Time is counted in the thread's own ticks, so that a rank that was stopped and continues blames nobody.
 """
 
 import threading
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 from cxr_dist.distributed.watch import last_words
-from cxr_dist.distributed.watch.heartbeat import Meeting, Message, PortTaken, Post, to_message
+from cxr_dist.distributed.watch.heartbeat import Meeting, PortTaken, Post, to_message
 from cxr_dist.distributed.watch.launcher import LauncherWatch
 from cxr_dist.distributed.watch.verdict import Limits, Member, State, Verdict, judge, lost
 from cxr_dist.distributed.watch.vital_signs import VitalSigns
@@ -22,26 +22,25 @@ from cxr_dist.errors import UserError, out_of_files
 
 _SILENCE_SECONDS = 60.0
 _POLL_SECONDS = 0.25
-_FAREWELL_SECONDS = 10.0  # for telling the others how this rank ended
+_FAREWELL_SECONDS = 10.0  # to tell the others how this rank ended
 _SEE_OFF_SECONDS = 1.0
 
 
 @contextmanager
 def watching(world: World, timeout_minutes: float) -> Iterator[None]:
-    """Around all that the ranks do together, joining included (all ranks).
+    """Run the watchdog during the block, which begins before the ranks join a process group (all ranks).
 
     Args:
-        world: Who this rank is.
-        timeout_minutes: Longest time in which no rank gets ahead. A minute of silence, or less, is enough.
+        world: The place of this rank.
+        timeout_minutes: Longest time without progress of any rank. A rank that is silent for a minute, or for the
+            timeout if that is shorter, also ends the job.
 
-    On entering, a rank has made itself known to rank 0.
-
-    Raises UserError where the environment does not say how to find rank 0.
+    The block is entered once rank 0 knows of this rank. Raises UserError if the environment does not tell how to find
+    rank 0.
     """
     seconds = 60 * timeout_minutes
-    watchdog = Watchdog(
-        world, Limits(timeout_seconds=seconds, silence_seconds=min(seconds, _SILENCE_SECONDS))
-    )
+    limits = Limits(timeout_seconds=seconds, silence_seconds=min(seconds, _SILENCE_SECONDS))
+    watchdog = Watchdog(world, limits)
     try:
         yield
     except BaseException as error:
@@ -54,11 +53,11 @@ def watching(world: World, timeout_minutes: float) -> Iterator[None]:
 
 
 class Watchdog:
-    """Watches from its making to `leave`; where there is nothing to watch it has no thread."""
+    """Watches from its creation until `leave`; it has no thread if there is nothing to watch."""
 
     def __init__(self, world: World, limits: Limits) -> None:
         self.world, self.limits = world, limits
-        # At most 64 beats a second come to rank 0, which trains as well.
+        # Rank 0, which also trains, receives at most 64 beats a second.
         self._beat_seconds = min(max(_POLL_SECONDS, world.world_size / 64), limits.silence_seconds / 3)
         self._me = VitalSigns(world.rank, longest_tick_seconds=1.0 + limits.silence_seconds / 10)
         self._launcher, self._failure = LauncherWatch(world.rank), ""
@@ -73,8 +72,8 @@ class Watchdog:
     def leave(self, state: State, error: BaseException | None = None) -> None:
         """Tell the others how this rank ended, and stop watching.
 
-        Rank 0 stays until all have ended. A rank that failed waits until it is known whether another one was the
-        cause, and then does not return.
+        On rank 0 this returns when all ranks have ended. On a rank that failed it waits until it is known whether
+        another rank was the cause; in that case the process is ended.
         """
         if error is not None:
             self._failure = "".join(traceback.format_exception(error))
@@ -87,19 +86,19 @@ class Watchdog:
     def _run(self, meeting: Meeting | None) -> None:
         post: Post
         try:
-            post = self._joined(meeting) if meeting else _Nobody()
+            post = self._joined(meeting) if meeting else Post()
             self._has_joined.set()
             self._watch(post)
             post.close()
         except PortTaken as taken:
             self._end(Verdict(culprits=(self.world.rank,), text=str(taken)))
-        except BaseException:  # unwatched, a job could hang for ever
+        except BaseException:  # without a watchdog the job could hang forever
             self._failure = traceback.format_exc()
             text = f"rank {self.world.rank}'s own watchdog failed"
             self._end(Verdict(culprits=(self.world.rank,), text=text))
 
     def _joined(self, meeting: Meeting) -> Post:
-        """The connections with the other ranks; waits until rank 0 has come."""
+        """Wait for rank 0 and return the connections to the other ranks."""
         if self.world.is_main:
             return meeting.open()
         main = Member(rank=0)
@@ -112,7 +111,7 @@ class Watchdog:
         return post
 
     def _watch(self, post: Post) -> None:
-        """Beat and watch, to the end of all ranks (rank 0) or of this one."""
+        """Send beats and watch until all ranks have ended (rank 0), or this rank has."""
         since_beat, said = float("inf"), ""
         while True:
             post.poll(_POLL_SECONDS)
@@ -129,7 +128,7 @@ class Watchdog:
                 return None
 
     def _tick(self, others: list[Member]) -> float:
-        """Let time pass for all that is known; seconds since the last tick."""
+        """Advance the times of all ranks and return the seconds since the last tick."""
         elapsed = self._me.tick()
         for member in others:
             member.since_seconds += elapsed
@@ -138,14 +137,14 @@ class Watchdog:
         return elapsed
 
     def _verdict(self, post: Post) -> Verdict | None:
-        """Rank 0 judges all ranks; the others take its word, and watch rank 0 itself."""
+        """Judge all ranks on rank 0; on the others, return its verdict or judge rank 0 itself."""
         if not self.world.is_main:
             return post.verdict or lost(post.members, self.limits)
         self._me.beat()
         return judge([self._me.member, *post.members], self.limits)
 
     def _is_over(self, post: Post, said: str) -> bool:
-        """Whether this rank has ended, said so, and no one needs its watchdog any more."""
+        """Whether this rank has ended and told so, and its watchdog is no longer needed."""
         if not said:
             return False
         waited_long = self._me.member.since_seconds > _FAREWELL_SECONDS
@@ -154,7 +153,7 @@ class Watchdog:
         return all(m.is_settled for m in post.members) or (said != "left" and waited_long)
 
     def _carry_out(self, verdict: Verdict, post: Post) -> None:
-        """Tell the others (rank 0) and end; returns where this rank is ending with an error of its own."""
+        """Tell the others (rank 0) and end the process; return if this rank ends with an error of its own."""
         if self.world.is_main:
             post.send({"verdict": to_message(verdict)})
         me = self._me.member
@@ -167,26 +166,8 @@ class Watchdog:
         last_words.end(self.world.rank, verdict, self._failure, farewell)
 
 
-class _Nobody:
-    """The connections of a world of one."""
-
-    def __init__(self) -> None:
-        self.members: list[Member] = []
-        self.verdict: Verdict | None = None
-
-    def poll(self, seconds: float) -> None:
-        """Nobody says anything."""
-        time.sleep(seconds)
-
-    def send(self, message: Message) -> None:
-        """Nobody hears it."""
-
-    def close(self) -> None:
-        """Nothing is open."""
-
-
 def _see_off(post: Post) -> None:
-    """Leave connections open until the others have read what was sent: a reset could overtake it."""
+    """Keep connections open until the others have read the last message, which a reset could overtake."""
     deadline = time.monotonic() + _SEE_OFF_SECONDS
     while time.monotonic() < deadline and any(m.state == "alive" for m in post.members):
         post.poll(_POLL_SECONDS)

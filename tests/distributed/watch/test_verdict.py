@@ -93,7 +93,7 @@ def test_as_long_as_one_rank_gets_ahead_and_all_beat_nobody_is_blamed(others, id
         ([hung(0), hung(1), hung(2, VALIDATION)], (2,), "step 7, validation; the others are at step 7, forward"),
         ([hung(0), hung(1, step=8), hung(2)], (1,), "at step 8"),
         ([hung(0), hung(1, step=8)], (0,), "at step 7"),
-        ([hung(0), hung(1)], (), "no rank has got ahead for 600 s: all are at step 7, forward and backward"),
+        ([hung(0), hung(1)], (), "no rank has made progress for 600 s: all are at step 7, forward and backward"),
         ([hung(0), member(1, "left", step=3)], (1,), "left at step 3"),
     ],
 )  # fmt: skip

@@ -63,13 +63,14 @@ def test_ranks_that_finish_leave_without_a_word(ended):
         ("kill_1", "died, last heard at step 3, waiting for data"),
         (
             "read_1",
-            r"has not got ahead for \d+ s at step 3, waiting for data; the others are at step 3, forward and backward",
+            r"has made no progress for \d+ s at step 3, waiting for data; "
+            r"the others are at step 3, forward and backward",
         ),
-        ("leave_1", "left at step 3, waiting for data, while others go on"),
+        ("leave_1", "left at step 3, waiting for data, while others continue"),
         ("fail_1", r"failed at step 3, waiting for data \(RuntimeError\)"),
         (
             "skip_1",
-            r"has not got ahead for \d+ s at step 3, validation; the others are at step 3, forward and backward",
+            r"has made no progress for \d+ s at step 3, validation; the others are at step 3, forward and backward",
         ),
     ],
 )
@@ -136,7 +137,9 @@ def test_a_rank_that_never_comes_is_named(ended, case):
 def test_a_rendezvous_port_that_is_taken_is_named_at_once(ended):
     statuses, logs = ended("port")
     assert statuses == {0: 70}
-    expected = r"watchdog: rank 0 cannot have the rendezvous at localhost, port \d+: something else is there, .*; set"
+    expected = (
+        r"watchdog: rank 0 cannot open the rendezvous at localhost, port \d+: the port is taken, .*; set"
+    )
     assert re.search(expected, logs[0])
 
 
