@@ -1,6 +1,6 @@
-"""What `cxr-dist --help` and `cxr-dist train --help` print: commands and named runs, each with its first line.
+"""The overviews that `cxr-dist --help` and `cxr-dist train --help` print, and argument types shared by commands.
 
-Also how the help of a command shows a folder, and shards that may be at a URL.
+An overview lists each command or named run with the first line of its docstring.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ SHARDS = Annotated[str, tyro.conf.arg(metavar="DIR|URL")]
 
 
 def commands_help(commands: Mapping[str, Callable[..., Any]]) -> str:
-    """The overview of all commands, in their order."""
+    """Return the overview of all commands, in the order of the mapping."""
     return "\n".join(
         [
             "usage: cxr-dist COMMAND …      (cxr-dist COMMAND --help for its arguments)",
@@ -28,7 +28,7 @@ def commands_help(commands: Mapping[str, Callable[..., Any]]) -> str:
 
 
 def runs_help(command: str, runs: Mapping[str, Callable[..., Any]]) -> str:
-    """The named runs that a command takes."""
+    """Return the overview of the named runs that a command accepts."""
     return "\n".join(
         [f"usage: cxr-dist {command} RUN [--section.field VALUE …]", "", "RUN is one of", *_lines(runs)]
     )

@@ -1,9 +1,10 @@
-"""The front door: one function per command, its arguments parsed by tyro from the function's own signature.
+"""The command line: one function per command, whose arguments tyro parses from the function's signature.
 
-Torch and the rooms are imported inside the commands, so that `cxr-dist --help` answers at once.
+Torch and most rooms are imported inside the commands, so that `cxr-dist --help` answers at once.
 """
 
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -25,15 +26,13 @@ _McScope = Literal["head", "text", "all"]
 
 
 def verify(shards: Positional[FOLDER], *, near_duplicates: bool = True, workers: int = 0) -> None:
-    """Check shards: counts, sha256, duplicate keys, no patient or film in two splits. Exit 1 with what is wrong.
+    """Check shards: counts, sha256, duplicate keys, patients or images in two splits. Exit status 1 on any fault.
 
     Args:
         shards: A folder that `cxr-dist shard` wrote.
-        near_duplicates: Look for the same film in two splits; false where what was found is known and harmless.
-        workers: Processes; 0: one per core.
+        near_duplicates: Search for the same image in two splits; false if all those duplicates are known and harmless.
+        workers: Number of processes; 0: one per core.
     """
-    import os
-
     from cxr_dist.shard.verify import verify as find_faults
 
     faults = find_faults(shards, near_duplicates=near_duplicates, workers=workers or os.cpu_count() or 1)
@@ -42,10 +41,10 @@ def verify(shards: Positional[FOLDER], *, near_duplicates: bool = True, workers:
 
 
 def fetch(*, out: FOLDER | None = None) -> None:
-    """On a machine with network: download DenseNet-121 and Bio_ClinicalBERT into an offline bundle.
+    """Download DenseNet-121 and Bio_ClinicalBERT into an offline bundle, on a machine with network.
 
     Args:
-        out: The bundle; default $CXR_DIST_WEIGHTS, else ~/.cache/cxr_dist/weights.
+        out: Folder of the bundle; by default $CXR_DIST_WEIGHTS, else ~/.cache/cxr_dist/weights.
     """
     from cxr_dist.model.fetch import fetch as download
     from cxr_dist.model.weights import bundle_folder
@@ -56,7 +55,7 @@ def fetch(*, out: FOLDER | None = None) -> None:
 
 
 def plan(config: Config) -> None:
-    """Dry run: steps, lanes, draws per class, legal world sizes; refuses what training would refuse."""
+    """Show steps, lanes, draws per class and legal world sizes without training; refuse what training would refuse."""
     from cxr_dist.doctor.dry_run import describe
 
     for name, value in describe(config).items():
@@ -64,19 +63,19 @@ def plan(config: Config) -> None:
 
 
 def doctor(config: Config) -> None:
-    """Check what a run needs before it takes GPUs: software, GPU, shards, weights, disks, ranks. Exit 1 on failure."""
+    """Check software, GPU, shards, weights, disks and ranks before a run takes GPUs. Exit status 1 on any failure."""
     from cxr_dist.doctor.examine import examine
 
     sys.exit(0 if examine(config) else 1)
 
 
 def train(config: Config) -> None:
-    """Train a run, or resume it where its folder holds a checkpoint."""
+    """Train a run, or resume it if its folder contains a checkpoint."""
     from cxr_dist.distributed.watch.progress import start_clock
     from cxr_dist.run.preempt import StopRequest
 
     start_clock()
-    asked_to_stop = StopRequest(config.train.max_minutes)  # before the seconds that importing torch takes
+    asked_to_stop = StopRequest(config.train.max_minutes)  # before importing torch, which takes seconds
     from cxr_dist.distributed.world import World
     from cxr_dist.train.assembly import train as run_training
     from cxr_dist.train.loop import Outcome
@@ -102,19 +101,21 @@ def evaluate(
 
     Args:
         run_dir: A folder that `cxr-dist train` wrote.
-        split: Which split.
-        mc_samples: Monte-Carlo dropout passes; 0: none.
-        mc_scope: Where dropout acts in them: in fusion and head, in the text encoder too, or in both encoders too.
-        ensemble: More run folders: the mean of all is evaluated, and written to --out.
-        out: The ensemble's folder, which `cxr-dist compare` takes like a run's.
-        at_sensitivity: Choose each class's threshold on validation for this sensitivity; by default Youden's.
-        shards: The shards, where they have moved since training: a folder, or a URL as in training.
+        split: The split to evaluate.
+        mc_samples: Number of Monte-Carlo dropout passes; 0: none.
+        mc_scope: Where these passes apply dropout: in fusion and head, also in the text encoder, or also in both
+            encoders.
+        ensemble: Further run folders. The mean of all runs is evaluated and written to --out.
+        out: Folder of the ensemble, which `cxr-dist compare` accepts like a run folder.
+        at_sensitivity: Choose each class's threshold on validation for this sensitivity, 0 to 1; by default by
+            Youden's index.
+        shards: Folder or URL of the shards, if they have moved since training.
     """
     from cxr_dist.inference.evaluation import evaluate_runs
     from cxr_dist.model.monte_carlo import McDropout
 
     if bool(ensemble) != (out is not None):
-        raise UserError("an ensemble needs both: --ensemble RUN_DIR … and --out DIR, a folder of its own")
+        raise UserError("an ensemble needs both: --ensemble RUN_DIR … and --out DIR, a separate folder")
     mc = McDropout(passes=mc_samples, scope=mc_scope)
     evaluate_runs([run_dir, *ensemble], out or run_dir, split, mc, shards, at_sensitivity)
 
@@ -127,15 +128,15 @@ def compare(
     with_examples: int = 0,
     shards: SHARDS | None = None,
 ) -> None:
-    """Set evaluated runs side by side: a table, comparison.json and report.html.
+    """Compare evaluated runs in a table, comparison.json and report.html.
 
     Args:
         run_dirs: Evaluated run folders.
-        split: The split that they were evaluated on.
+        split: The split on which they were evaluated.
         out: Folder for comparison.json and report.html.
-        with_examples: Put so many of each run's most uncertain, and of its most wrong, cases on the page, with film
-            and report. It then holds patient data: treat it as you do the shards.
-        shards: The shards, where they have moved since training: a folder, or a URL as in training.
+        with_examples: Show this many of each run's most uncertain and of its most wrong cases on the page, with image
+            and report. The page then contains patient data; protect it like the shards.
+        shards: Folder or URL of the shards, if they have moved since training.
     """
     from rich.console import Console
 
@@ -158,27 +159,27 @@ def predict(
     mc_scope: _McScope = "head",
     out: Path | None = None,
 ) -> None:
-    """Class probabilities with uncertainty for a film, a folder or a table, and pictures of where the model looked.
+    """Predict class probabilities with uncertainty for an image, a folder or a table, and plot what the model used.
 
     Args:
         run_dir: A folder that `cxr-dist train` or `cxr-dist export` wrote.
-        image: One film, PNG or JPEG; a text-only run needs none. For a run on studies, --image once for each film.
-        report: Its report's text, as much of it as the model was trained to see.
-        input: In place of --image: a folder of films, with FILM.txt beside FILM.png for its report; or a .csv with
-            the columns image (relative to the table), report and, if you like, id.
-        batch: With --input: so many films per forward pass and no pictures, for thousands of films.
-        mc_samples: Monte-Carlo dropout passes; 0: none.
-        mc_scope: Where dropout acts in them, as in `cxr-dist evaluate`.
-        out: The picture (default prediction.png), its JSON beside it; with --input the folder (default predictions)
-            for predictions.csv, which names films as the input does, and a picture and JSON per case. They hold
-            private data, and only you can read them.
+        image: One image, PNG or JPEG; a text-only run needs none. For a run on studies, give --image once per image.
+        report: Text of the report, with the sections that the model was trained on.
+        input: Instead of --image: a folder of images, with the report of NAME.png in NAME.txt, or a .csv with the
+            columns image (relative to the table), report and optionally id.
+        batch: With --input: number of images per forward pass. No figures are drawn, for thousands of images.
+        mc_samples: Number of Monte-Carlo dropout passes; 0: none.
+        mc_scope: Where these passes apply dropout, as in `cxr-dist evaluate`.
+        out: The figure (default prediction.png), with its JSON beside it. With --input, the folder (default
+            predictions) for predictions.csv, which names images as the input does, and for a figure and a JSON file
+            per case. These files contain private data and are readable only by you.
     """
     from cxr_dist.model.monte_carlo import McDropout
 
     if (input is None) == (not image and not report):
         raise UserError("say what to predict: --image FILE and --report TEXT, or --input FOLDER or TABLE.csv")
     if batch is not None and (input is None or batch < 1):
-        raise UserError("--batch is the number of films per forward pass, 1 or more, and goes with --input")
+        raise UserError("--batch is the number of images per forward pass, 1 or more, and requires --input")
     mc = McDropout(passes=mc_samples, scope=mc_scope)
     if input is None:
         from cxr_dist.inference.case import predict_one
@@ -201,13 +202,13 @@ def export(
     onnx: bool = True,
     shards: SHARDS | None = None,
 ) -> None:
-    """Make a run's best checkpoint a folder of its own: weights, tokenizer, model card, ONNX graph.
+    """Export a run's best checkpoint as a folder with weights, tokenizer, model card and ONNX graph.
 
     Args:
-        run_dir: A folder that `cxr-dist train` wrote; evaluate it first, so that the model card has its metrics.
-        out: The folder, absent or empty; default RUN_DIR/export. `cxr_dist.load` and `cxr-dist predict` open it.
-        onnx: Write model.onnx, too, and compare it with the network; needs pip install 'cxr_dist[export]'.
-        shards: The shards, where they have moved since training: a folder, or a URL as in training.
+        run_dir: A folder that `cxr-dist train` wrote. Evaluate it first, so that the model card contains its metrics.
+        out: Folder, absent or empty; by default RUN_DIR/export. `cxr_dist.load` and `cxr-dist predict` open it.
+        onnx: Also write model.onnx and compare it with the network; requires pip install 'cxr_dist[export]'.
+        shards: Folder or URL of the shards, if they have moved since training.
     """
     from cxr_dist.inference.export import export as export_run
 
@@ -216,21 +217,14 @@ def export(
     print(f"exported: {folder}")
 
 
-_WITH_CONFIG: dict[str, Callable[[Config], None]] = {"plan": plan, "doctor": doctor, "train": train}
-_PLAIN: dict[str, Callable[..., None]] = {
-    "shard": shard,
-    "verify": verify,
-    "fetch": fetch,
-    "evaluate": evaluate,
-    "compare": compare,
-    "predict": predict,
-    "export": export,
-}
-_ORDER = ("shard", "verify", "fetch", "plan", "doctor", "train", "evaluate", "compare", "predict", "export")
+_Command = Callable[..., None]
+_WITH_CONFIG: tuple[_Command, ...] = (plan, doctor, train)
+_IN_ORDER: tuple[_Command, ...] = (shard, verify, fetch, *_WITH_CONFIG, evaluate, compare, predict, export)
+_COMMANDS = {command.__name__: command for command in _IN_ORDER}
 
 
 def main() -> None:
-    """Run a command; a UserError ends it with its one message and exit status 2, and its SLURM job stays ended."""
+    """Run a command; a UserError ends it with its message and exit status 2, and its SLURM job is not requeued."""
     try:
         _dispatch(sys.argv[1:])
     except Exception as error:
@@ -238,7 +232,7 @@ def main() -> None:
         if not isinstance(reason, UserError):
             raise
         print(f"cxr-dist: {reason}", file=sys.stderr)
-        with suppress(OSError):  # where no more files can be opened, modules and pipes are among them
+        with suppress(OSError):  # at the limit on open files, neither modules nor pipes can be opened
             from cxr_dist.run.requeue import forbid_requeue
 
             forbid_requeue()
@@ -246,25 +240,25 @@ def main() -> None:
 
 
 def config_of(run: str, flags: Sequence[str], prog: str, description: str | None = None) -> Config:
-    """A named run with `--section.field VALUE` flags applied; a flag that it does not know exits with status 2."""
+    """Return a named run with `--section.field VALUE` flags applied; an unknown flag exits with status 2."""
     return tyro.cli(
         Config,
         default=named_run(run),
-        args=_as_tyro_has_it(_renamed(flags)),
+        args=_for_tyro(_renamed(flags)),
         prog=prog,
         description=description,
         config=(FlagConversionOff,),
     )
 
 
-def _as_tyro_has_it(arguments: Sequence[str]) -> list[str]:
-    """tyro takes True and False, and --slurm.FIELD; people type true and false, and scripts --slurm-FIELD."""
+def _for_tyro(arguments: Sequence[str]) -> list[str]:
+    """Replace true and false by True and False, and --slurm-FIELD by --slurm.FIELD, which tyro expects."""
     spelt = [a.capitalize() if a in ("true", "false") else a for a in arguments]
     return ["--slurm." + a.removeprefix("--slurm-") if a.startswith("--slurm-") else a for a in spelt]
 
 
 def _renamed(flags: Sequence[str]) -> list[str]:
-    """`--model.gradient-checkpointing true` and `false`, which scripts may still have, in the words of today."""
+    """Replace the values true and false of --model.gradient-checkpointing in older scripts by their present names."""
     return [
         RENAMED_CHECKPOINTING.get(value.lower(), value)
         if flag.replace("_", "-") == "--model.gradient-checkpointing"
@@ -277,20 +271,16 @@ def _dispatch(arguments: list[str]) -> None:
     command, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
     if command != "fetch":
         stay_offline()
-    if command in _WITH_CONFIG:
-        if not rest or rest[0].startswith("-"):
-            print(runs_help(command, RUNS))
-            sys.exit(0 if rest[:1] in (["-h"], ["--help"]) else 2)
-        prog = f"cxr-dist {command} {rest[0]}"
-        _WITH_CONFIG[command](config_of(rest[0], rest[1:], prog, _WITH_CONFIG[command].__doc__))
-    elif command in _PLAIN:
-        tyro.cli(
-            _PLAIN[command],
-            args=_as_tyro_has_it(rest),
-            prog=f"cxr-dist {command}",
-            config=(FlagConversionOff,),
-        )
-    elif command in ("-h", "--help"):
-        print(commands_help({name: (_WITH_CONFIG | _PLAIN)[name] for name in _ORDER}))
+    if command in ("-h", "--help"):
+        print(commands_help(_COMMANDS))
+        return
+    if command not in _COMMANDS:
+        raise unknown("command", command, _COMMANDS)
+    run, prog = _COMMANDS[command], f"cxr-dist {command}"
+    if run not in _WITH_CONFIG:
+        tyro.cli(run, args=_for_tyro(rest), prog=prog, config=(FlagConversionOff,))
+    elif not rest or rest[0].startswith("-"):
+        print(runs_help(command, RUNS))
+        sys.exit(0 if rest[:1] in (["-h"], ["--help"]) else 2)
     else:
-        raise unknown("command", command, _ORDER)
+        run(config_of(rest[0], rest[1:], f"{prog} {rest[0]}", run.__doc__))

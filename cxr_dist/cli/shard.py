@@ -1,5 +1,6 @@
-"""The command `cxr-dist shard`: here, or with --slurm as a job array."""
+"""The command `cxr-dist shard`, which runs on this machine or, with --slurm, as a job array."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -23,14 +24,14 @@ def shard(
     """Write a data set as WebDataset shards with an index and a manifest.
 
     Args:
-        recipe: What to read and how: a YAML file, as in shards/.
-        out: Folder for the shards; a second run with the same recipe continues or does nothing.
+        recipe: YAML file that says what to read and how; see shards/ for examples.
+        out: Folder for the shards. Running the command again with the same recipe continues, or does nothing.
         source: Folder of the data set (the demo reader needs none).
-        workers: Processes on this machine; 0: one per core.
-        allow_left_out: Highest share of rows that may be unreadable or missing.
-        slurm: Write the shards in a SLURM job array of so many tasks, and wait for it; all machines must see
-            recipe, source, out and logs.
-        resources: What each task of the array gets. --slurm-partition and --slurm.partition are the same flag.
+        workers: Number of processes on this machine; 0: one per core.
+        allow_left_out: Largest fraction of rows that may be unreadable or missing, 0 to 1.
+        slurm: Number of tasks of a SLURM job array that writes the shards; 0: write them on this machine. The command
+            waits for the array. All machines must see recipe, source, out and logs.
+        resources: Resources of each task of the array. --slurm-partition and --slurm.partition are the same flag.
     """
     from rich.console import Console
 
@@ -44,15 +45,10 @@ def shard(
             load_recipe(recipe), source, out, tasks=slurm, resources=resources, allow_left_out=allow_left_out
         )
     else:
-        import os
-
         from cxr_dist.shard.write import write_shards
 
+        workers = workers or os.cpu_count() or 1
         manifest = write_shards(
-            load_recipe(recipe),
-            source,
-            out,
-            workers=workers or os.cpu_count() or 1,
-            allow_left_out=allow_left_out,
+            load_recipe(recipe), source, out, workers=workers, allow_left_out=allow_left_out
         )
     print_summary(manifest, Console())

@@ -1,4 +1,4 @@
-"""`cxr-dist plan`: what a run would do, from the manifest alone; refuses what training would refuse."""
+"""`cxr-dist plan`: describe what a run would do, from the manifest alone; refuse what training would refuse."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -21,13 +21,13 @@ from cxr_dist.train.memory.settle import with_recorded_micro_batch
 
 
 def describe(config: Config) -> dict[str, str]:
-    """Name -> value, in the order in which a person asks."""
+    """Return the lines to print as name -> value."""
     manifest = load_manifest(shards_folder(config.data))
     check_against(config, manifest)
     check_weights(config)
     config = with_recorded_micro_batch(config)
     auto = config.data.micro_batch == "auto"
-    # With `auto` the finest split: it allows all that any does, and reads the most shards.
+    # With `auto`, assume micro-batches of 1: they allow every world size that any other would, and read most shards.
     data = replace(config.data, micro_batch=1) if auto else config.data
     plan = training_plan(data, manifest, config.seed)
     steps = config.train.epochs * plan.steps_per_epoch
@@ -39,7 +39,7 @@ def describe(config: Config) -> dict[str, str]:
         "split": f"by {manifest.split_rule}",
         "steps per epoch": f"{plan.steps_per_epoch} of global batch {plan.global_batch}",
         "steps in all": str(steps),
-        "lanes": "found out on the device, when the run first starts (data.micro_batch auto)"
+        "lanes": "determined on the device when the run first starts (data.micro_batch auto)"
         if auto
         else f"{plan.num_lanes} of micro-batch {plan.micro_batch}",
         "legal world sizes": ", ".join(legal),
@@ -55,20 +55,18 @@ def describe(config: Config) -> dict[str, str]:
         facts |= _about_reports(manifest, config.data.text_sections)
     facts["read by each node"] = _per_node(plan, int(column(manifest.split("train").shards, "bytes").sum()))
     parameters = num_parameters(config, len(manifest.classes))
-    facts["parameters"] = (
-        f"{parameters / 1e6:.1f} million" if parameters else "not known before the run starts"
-    )
-    if parameters:
-        facts |= describe_memory_needs(config, len(manifest.classes), _text_folder(config), manifest.views)
-    return facts
+    if parameters is None:
+        return facts | {"parameters": "not known before the run starts"}
+    facts["parameters"] = f"{parameters / 1e6:.1f} million"
+    return facts | describe_memory_needs(config, len(manifest.classes), _text_folder(config), manifest.views)
 
 
 def _kind(manifest: Manifest) -> str:
-    return "" if manifest.views == 1 else f", each a study of up to {manifest.views} films"
+    return "" if manifest.views == 1 else f", each a study of up to {manifest.views} images"
 
 
 def _about_reports(manifest: Manifest, sections: tuple[str, ...]) -> dict[str, str]:
-    """How many samples have none, and whether they hold the answer."""
+    """Return how many samples have no report text, and a warning if the reports contain the labels."""
     samples = sum(split.samples for split in manifest.splits.values())
     facts = {"without report text": f"{manifest.without_text} of {samples} samples of all splits"}
     warning = labels_in_text(manifest.label_source, sections, manifest.labels_in_reports)
@@ -76,7 +74,7 @@ def _about_reports(manifest: Manifest, sections: tuple[str, ...]) -> dict[str, s
 
 
 def _per_node(plan: Plan, total_bytes: int) -> str:
-    """Shards and bytes that a node touches in an epoch: its part, and a shard at each end of a lane's stretch."""
+    """Return the shards and bytes that a node reads in an epoch: its share, and a shard at the end of each lane."""
     shards, parts = len(plan.shard_mass), []
     for nodes in (n for n in (1, 2, 4, 8) if plan.num_lanes % n == 0):
         touched = min(shards, -(-shards // nodes) + plan.num_lanes // nodes)
@@ -87,7 +85,7 @@ def _per_node(plan: Plan, total_bytes: int) -> str:
 
 
 def num_parameters(config: Config, num_classes: int) -> int | None:
-    """Number of parameters; None where the text encoder's size is only known when the run starts."""
+    """Return the number of parameters; None if the text encoder's size is known only when the run starts."""
     if config.model.uses_text and _text_folder(config) is None:
         return None
     with torch.device("meta"):

@@ -1,7 +1,7 @@
-"""`cxr-dist doctor`: a configuration in, a page of findings out, before GPUs wait for what one check would have told.
+"""`cxr-dist doctor`: check a configuration, and the machines that shall run it, before a job occupies GPUs.
 
-Every rank checks its GPU, one rank of a node the node, rank 0 the run. They meet at a store, where rank 0 collects
-what they found, then sum a buffer over all ranks. Rank 0 prints.
+Every rank checks its GPU, one rank of each node checks the node, and rank 0 checks the run. Rank 0 collects
+the findings through a store, all ranks sum a buffer, and rank 0 prints.
 """
 
 import contextlib
@@ -21,14 +21,13 @@ from cxr_dist.distributed.world import World
 from cxr_dist.doctor import machine, ranks
 from cxr_dist.doctor.finding import (
     Check,
-    Finding,
     Findings,
     Setting,
     failed,
-    from_json,
+    findings_from_json,
+    findings_to_json,
     ok,
     outcomes,
-    to_json,
 )
 from cxr_dist.doctor.show import show
 from cxr_dist.errors import UserError
@@ -36,7 +35,7 @@ from cxr_dist.errors import UserError
 if TYPE_CHECKING:
     from cxr_dist.distributed.probe import RollCall
 
-# For a rank that starts later than others; train.timeout_minutes may shorten it.
+# Longest wait for a rank that starts later than others; train.timeout_minutes may shorten it.
 _LONGEST_WAIT_SECONDS = 120.0
 _STOP = "stop"
 
@@ -49,17 +48,16 @@ _NEEDS = {
     "room for staging": ("shards",),
     "room for checkpoints": ("shards", "weights"),
 }
-"""Checks that would only repeat the failure of another."""
+"""Checks that are skipped after a failure of another, which they would only repeat."""
 
 
 def examine(config: Config) -> bool:
-    """Check everything and print it (all ranks); False on a rank that knows of a failure, as rank 0 always does."""
+    """Run all checks and print the findings (all ranks); False if a check failed, of which rank 0 always knows."""
     world = World.from_environment()
-    setting = Setting(
-        config=config, world=world, ranks_on_node=ranks.ranks_on_node(world.world_size, world.node)
-    )
+    on_node = ranks.ranks_on_node(world.world_size, world.node)
+    setting = Setting(config=config, world=world, ranks_on_node=on_node)
     software = outcomes(_SOFTWARE, setting)
-    if any(finding.state == "failed" for finding in software.values()):  # nothing else can be imported
+    if any(finding.state == "failed" for finding in software.values()):  # the other checks cannot be imported
         return world.local_rank == 0 and _show_own(setting, software)
     if world.world_size == 1:
         return _show_own(setting, software | own_findings(setting))
@@ -67,7 +65,7 @@ def examine(config: Config) -> bool:
 
 
 def own_findings(setting: Setting) -> Findings:
-    """What this rank is the one to check, without asking another: its GPU, its node, the run."""
+    """Run this rank's own checks: of its GPU, of the node on its first rank, and of the run on rank 0."""
     from cxr_dist.doctor import storage
 
     node: dict[str, Check] = {
@@ -90,7 +88,7 @@ def own_findings(setting: Setting) -> Findings:
 
 
 def _examine_together(setting: Setting, software: Findings) -> bool:
-    """With other ranks (all ranks)."""
+    """Run the checks with other ranks (all ranks)."""
     from cxr_dist.distributed.probe import call_the_roll
 
     seconds = min(60 * setting.config.train.timeout_minutes, _LONGEST_WAIT_SECONDS)
@@ -102,18 +100,18 @@ def _examine_together(setting: Setting, software: Findings) -> bool:
         print(f"cxr-dist doctor: {error}", file=sys.stderr)
         return False
     own = (software if setting.world.local_rank == 0 else {}) | own_findings(setting)
-    report = {"host": _host(), "gpu": machine.gpu_uuid(setting), "findings": to_json(own)}
+    report = {"host": _host(), "gpu": machine.gpu_uuid(setting), "findings": findings_to_json(own)}
     roll.say("report", json.dumps(report))
     return _lead(setting, roll, seconds) if setting.world.is_main else _follow(setting, roll, seconds)
 
 
 def _lead(setting: Setting, roll: "RollCall", seconds: float) -> bool:
-    """Collect, sum, print (rank 0)."""
-    from cxr_dist.doctor.storage import run_folder_place
+    """Collect the findings, sum a buffer and print (rank 0)."""
+    from cxr_dist.doctor.storage import nearest_existing
 
     reports = {rank: json.loads(text) for rank, text in roll.hear("report", seconds).items()}
     hosts = {rank: report["host"] for rank, report in reports.items()}
-    findings = {rank: from_json(report["findings"]) for rank, report in reports.items()}
+    findings = {rank: findings_from_json(report["findings"]) for rank, report in reports.items()}
     together = {"rendezvous": ranks.who_came(hosts, setting.world.world_size, seconds)}
     together |= ranks.differing(findings, hosts)
     gpus = {rank: report["gpu"] for rank, report in reports.items()}
@@ -123,21 +121,20 @@ def _lead(setting: Setting, roll: "RollCall", seconds: float) -> bool:
     if together["rendezvous"].state == "failed" or shared is not None:
         roll.say("go", _STOP)
         return _show(setting, findings, hosts)
-    with _mark(run_folder_place(setting)) as mark:
+    with _mark(nearest_existing(setting.config.run_dir)) as mark:
         roll.say("go", mark)
         findings[0] |= _together(setting, roll, seconds, mark, len(set(hosts.values())))
         for rank, text in roll.hear("sum", 2 * seconds).items():
-            findings[rank] |= from_json(text)
+            findings[rank] |= findings_from_json(text)
     good = _show(setting, findings, hosts)
     _leave_if_hanging(findings[0], good)
     return good
 
 
 def _follow(setting: Setting, roll: "RollCall", seconds: float) -> bool:
-    """Do what rank 0 says, and leave it to print (other ranks)."""
+    """Follow rank 0, which prints (other ranks)."""
     try:
-        # Its own checks come first, which may read much.
-        mark = roll.hear_main("go", 10 * seconds)
+        mark = roll.hear_main("go", 10 * seconds)  # rank 0 runs its own checks first, which may read a lot
     except UserError as error:
         print(f"cxr-dist doctor: {error}", file=sys.stderr)
         return False
@@ -147,19 +144,19 @@ def _follow(setting: Setting, roll: "RollCall", seconds: float) -> bool:
 
 
 def _together(setting: Setting, roll: "RollCall", seconds: float, mark: str, num_hosts: int) -> Findings:
-    """Look for rank 0's mark in the run folder, and sum over all ranks (all ranks); tells rank 0."""
-    from cxr_dist.doctor.storage import run_folder_place
+    """Look for rank 0's mark in the run folder, sum over all ranks and send the findings to rank 0 (all ranks)."""
+    from cxr_dist.doctor.storage import nearest_existing
 
-    found: Findings = {}
-    if mark and not (run_folder_place(setting) / mark).exists():
-        found["run folder seen"] = failed(
+    findings: Findings = {}
+    if mark and not (nearest_existing(setting.config.run_dir) / mark).exists():
+        findings["run folder seen"] = failed(
             "this host does not see what rank 0 writes there", "--out must be on storage that all nodes share"
         )
     elif mark:
-        found["run folder seen"] = ok("by all hosts")
-    found |= _sum(setting, roll, seconds, num_hosts)
-    roll.say("sum", to_json(found))
-    return found
+        findings["run folder seen"] = ok("by all hosts")
+    findings |= _sum(setting, roll, seconds, num_hosts)
+    roll.say("sum", findings_to_json(findings))
+    return findings
 
 
 def _sum(setting: Setting, roll: "RollCall", seconds: float, num_hosts: int) -> Findings:
@@ -180,7 +177,7 @@ def _sum(setting: Setting, roll: "RollCall", seconds: float, num_hosts: int) -> 
 
 @contextlib.contextmanager
 def _mark(folder: Path) -> Iterator[str]:
-    """An empty file for the others to look for; its name, or nothing where it cannot be written (rank 0)."""
+    """Write an empty file for the other ranks to look for; yield its name, empty if it cannot be written (rank 0)."""
     path = folder / f".cxr-dist-doctor-{secrets.token_hex(8)}"
     try:
         path.touch(mode=0o600)
@@ -194,7 +191,7 @@ def _mark(folder: Path) -> Iterator[str]:
 
 
 def _host() -> str:
-    """As SLURM calls it, where it does."""
+    """Return this host's name, as SLURM calls it if there is a SLURM job."""
     return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
@@ -209,8 +206,8 @@ def _show(setting: Setting, findings: dict[int, Findings], hosts: dict[int, str]
     return show(findings, hosts, title, Console())
 
 
-def _leave_if_hanging(found: Findings, good: bool) -> None:
-    """A collective that hangs would hold up the end of the interpreter, too."""
-    if found.get("all-reduce", Finding(state="ok", found="")).state == "failed":
+def _leave_if_hanging(findings: Findings, good: bool) -> None:
+    """Exit at once after a failed all-reduce, because a hanging collective would also block the interpreter's end."""
+    if "all-reduce" in findings and findings["all-reduce"].state == "failed":
         sys.stdout.flush()
         os._exit(0 if good else 1)

@@ -1,4 +1,4 @@
-"""What a check found: a state, a sentence, and for a failure what to do. Plain text, so that it can cross ranks."""
+"""The finding of a check: a state, a sentence and advice, as plain text that can be sent between ranks."""
 
 import dataclasses
 import json
@@ -18,16 +18,16 @@ class Finding:
     """The outcome of one check on one rank."""
 
     state: FindingState
-    """`warning`: the run would start, but slower or on other terms than one may think."""
+    """`warning`: the run would start, but more slowly or differently than the user may expect."""
     found: str
-    """One sentence; no private names."""
+    """One sentence without private names."""
     advice: str = ""
-    """What to do, where `found` does not say it."""
+    """What to do, unless `found` says so."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What the checks look at."""
+    """The input of the checks."""
 
     config: Config
     world: World
@@ -40,35 +40,35 @@ Check = Callable[[Setting], Finding]
 
 
 def ok(found: str) -> Finding:
-    """Nothing to do."""
+    """Return a finding that needs no action."""
     return Finding(state="ok", found=found)
 
 
 def warning(found: str, advice: str) -> Finding:
-    """The run would start all the same."""
+    """Return a finding with which the run would still start."""
     return Finding(state="warning", found=found, advice=advice)
 
 
 def failed(found: str, advice: str = "") -> Finding:
-    """The run would not start, or end badly."""
+    """Return a finding with which the run would not start, or would fail later."""
     return Finding(state="failed", found=found, advice=advice)
 
 
 def outcomes(
     checks: Mapping[str, Check], setting: Setting, needs: Mapping[str, tuple[str, ...]] | None = None
 ) -> Findings:
-    """Make the checks, one after another; one that ends in an error has failed.
+    """Run the checks in order; a check that raises an error has failed.
 
     Args:
-        checks: By name.
-        setting: What they look at.
-        needs: For a check the earlier ones that must not have failed; else it is left out, as it would repeat them.
+        checks: Checks by name.
+        setting: Input of the checks.
+        needs: Name of a check -> earlier checks. If one of these failed, the check is skipped, as it would repeat it.
     """
-    found: Findings = {}
+    findings: Findings = {}
     for name, check in checks.items():
-        if not any(found[need].state == "failed" for need in (needs or {}).get(name, ())):
-            found[name] = _outcome(check, setting)
-    return found
+        if not any(findings[need].state == "failed" for need in (needs or {}).get(name, ())):
+            findings[name] = _outcome(check, setting)
+    return findings
 
 
 def _outcome(check: Check, setting: Setting) -> Finding:
@@ -76,16 +76,16 @@ def _outcome(check: Check, setting: Setting) -> Finding:
         return check(setting)
     except UserError as error:
         return failed(str(error))
-    # A doctor that dies of what it finds helps nobody; the text of a foreign error may hold private names.
+    # The other checks must still run. The error's own text is left out, because it may contain private names.
     except Exception as error:
         return failed(f"the check itself failed ({type(error).__name__})", "look at the other lines first")
 
 
-def to_json(findings: Findings) -> str:
-    """For another rank; no pickle."""
+def findings_to_json(findings: Findings) -> str:
+    """Convert findings to text for another rank."""
     return json.dumps({name: dataclasses.asdict(finding) for name, finding in findings.items()})
 
 
-def from_json(text: str) -> Findings:
-    """The inverse of `to_json`."""
+def findings_from_json(text: str) -> Findings:
+    """Invert `findings_to_json`."""
     return {name: Finding(**fields) for name, fields in json.loads(text).items()}

@@ -1,7 +1,8 @@
-"""What a person reads: a line per check, what to do under it, and where ranks differ, which. Findings in, lines out."""
+"""Print findings: a line per check with the advice below it, and the ranks concerned if ranks differ."""
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 
 from rich.console import Console
 from rich.text import Text
@@ -15,11 +16,11 @@ _CHECK_WIDTH = 24
 
 
 def lines(findings: Mapping[int, Findings], hosts: Mapping[int, str]) -> list[tuple[str, Finding]]:
-    """(check, finding) in the order of checking, alike findings of several ranks in one, naming the ranks.
+    """Return (check, finding) in the order of checking, with equal findings of several ranks merged.
 
     Args:
-        findings: By rank; not every rank makes every check.
-        hosts: The ranks' hosts.
+        findings: Findings by rank; not every rank runs every check.
+        hosts: Host of each rank.
     """
     checks = dict.fromkeys(check for rank in sorted(findings) for check in findings[rank])
     shown = []
@@ -27,14 +28,12 @@ def lines(findings: Mapping[int, Findings], hosts: Mapping[int, str]) -> list[tu
         by_rank = {rank: findings[rank][check] for rank in sorted(findings) if check in findings[rank]}
         for finding, ranks in _groups(by_rank).items():
             named = "" if len(ranks) == len(by_rank) else f" [{_place(ranks, hosts)}]"
-            shown.append(
-                (check, Finding(state=finding.state, found=finding.found + named, advice=finding.advice))
-            )
+            shown.append((check, replace(finding, found=finding.found + named)))
     return shown
 
 
 def _groups(by_rank: Mapping[int, Finding]) -> dict[Finding, list[int]]:
-    """Equal findings together; all good ones count as equal, and the first rank's stands for them."""
+    """Group ranks with equal findings; all `ok` findings count as equal to the first one."""
     groups: dict[Finding, list[int]] = {}
     first_good = next((finding for finding in by_rank.values() if finding.state == "ok"), None)
     for rank, finding in by_rank.items():
@@ -48,18 +47,17 @@ def _place(ranks: list[int], hosts: Mapping[int, str]) -> str:
 
 
 def conclusion(shown: list[tuple[str, Finding]]) -> str:
-    """The last line."""
+    """Return the last line, which counts failures and warnings."""
     states = Counter(finding.state for _, finding in shown)
-    warnings = (
-        f", {states['warning']} warning{'s' if states['warning'] > 1 else ''}" if states["warning"] else ""
-    )
+    count = states["warning"]
+    warnings = f", {count} warning{'s' if count > 1 else ''}" if count else ""
     if states["failed"]:
-        return f"{states['failed']} failed{warnings}: mend that, and ask the doctor again"
+        return f"{states['failed']} failed{warnings}: correct that, and run the doctor again"
     return f"nothing failed{warnings}: the run can start"
 
 
 def show(findings: Mapping[int, Findings], hosts: Mapping[int, str], title: str, console: Console) -> bool:
-    """Print all; False where something failed."""
+    """Print all findings and return whether none failed."""
     console.print(title, highlight=False, markup=False, soft_wrap=True)
     shown = lines(findings, hosts)
     for check, finding in shown:

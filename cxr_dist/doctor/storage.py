@@ -1,4 +1,4 @@
-"""Checks of what lies on disks: shards, weights bundle, run folder, and room for what the run will write."""
+"""Checks of files and disks: shards, weights bundle, run folder, and free space for what the run will write."""
 
 import dataclasses
 import json
@@ -22,13 +22,13 @@ from cxr_dist.run.folder import check_same_run
 from cxr_dist.train.assembly import check_against
 
 _SHM = Path("/dev/shm")
-_BATCHES_AHEAD = 5  # of a loader worker: 4 that wait and one that it fills
+_BATCHES_AHEAD = 5  # per loader worker: 4 that are queued and one that is being filled
 _MEMORY_FILE_SYSTEMS = ("tmpfs", "ramfs")
 _SHARDS_NAMED = 3
 
 
 def shards(setting: Setting) -> Finding:
-    """Whether the manifest opens and all shards have its sizes; their sha256 is for `cxr-dist verify`."""
+    """Check that the manifest opens and that all shards have its sizes; `cxr-dist verify` checks their sha256."""
     config = setting.config
     folder = shards_folder(config.data)
     manifest = load_manifest(folder)
@@ -38,20 +38,20 @@ def shards(setting: Setting) -> Finding:
     size = in_words(sum(entry.bytes for entry in entries))
     found = f"{len(entries)} shards, {size}; samples: {counts}"
     if is_remote(config.data.shards):
-        return ok(f"{found}; sizes are checked as shards are copied")
+        return ok(f"{found}; sizes are checked when shards are copied")
     wrong = [entry.file for entry in entries if size_of(folder / entry.file) != entry.bytes]
     wrong += [entry.index for entry in entries if size_of(folder / entry.index) is None]
     if wrong:
         named = ", ".join(wrong[:_SHARDS_NAMED]) + (", …" if len(wrong) > _SHARDS_NAMED else "")
         return failed(
-            f"{len(wrong)} of {2 * len(entries)} files are missing or have other sizes than the manifest: {named}",
-            "copy them again; `cxr-dist verify SHARDS` lists all that is wrong",
+            f"{len(wrong)} of {2 * len(entries)} files are missing or differ from the manifest in size: {named}",
+            "copy them again; `cxr-dist verify SHARDS` lists all faults",
         )
-    return ok(f"{found}; all sizes fit")
+    return ok(f"{found}; all sizes agree with the manifest")
 
 
 def size_of(path: Path) -> int | None:
-    """Bytes; None where there is no such file."""
+    """Return the size of a file in bytes; None if there is no such file."""
     try:
         return path.stat().st_size
     except OSError:
@@ -59,7 +59,7 @@ def size_of(path: Path) -> int | None:
 
 
 def one_sample(setting: Setting) -> Finding:
-    """Read and decode the first training sample as training does; a local folder is not staged for that."""
+    """Read and decode the first training sample as training does, without staging a local folder."""
     data = setting.config.data
     if not is_remote(data.shards):
         data = dataclasses.replace(data, stage_dir="none")
@@ -67,15 +67,15 @@ def one_sample(setting: Setting) -> Finding:
     store = open_store(data, manifest, "train")
     try:
         size = data.image_size if setting.config.model.uses_image else None
-        found = reader(store, manifest.image["short_side"], size)(0, 0)
+        sample = reader(store, manifest.image["short_side"], size)(0, 0)
     finally:
         store.close()
-    height_width = f"{found['jpg'].shape[0]} × {found['jpg'].shape[1]} pixels" if size else "text only"
+    height_width = f"{sample['jpg'].shape[0]} × {sample['jpg'].shape[1]} pixels" if size else "text only"
     return ok(f"read and decoded: {height_width}")
 
 
 def bundle(setting: Setting) -> Finding:
-    """The pretrained weights that the run needs: present, as fetched (sha256), and of which revision."""
+    """Check that the pretrained weights of the run are present and have the sha256 with which they were fetched."""
     model, folder = setting.config.model, bundle_folder(setting.config.model.weights)
     facts = []
     image = image_encoder_kind(model.image_encoder).component if model.uses_image else None
@@ -91,24 +91,24 @@ def bundle(setting: Setting) -> Finding:
                 "run `cxr-dist fetch` on a machine with network, or use --model.pretrained false",
             )
         facts.append(_component(text))
-    return ok("; ".join(facts) if facts else "none needed: the encoders start from random numbers")
+    return ok("; ".join(facts) if facts else "none needed: the encoders start from random weights")
 
 
 def _component(folder: Path) -> str:
     record = folder / "bundle.json"
     if not record.is_file():
-        return f"{folder.name}: a folder of your own, with no sha256 to check"
+        return f"{folder.name}: your own folder, without a sha256 to check"
     source = json.loads(record.read_text())["source"]
     revision = f"revision {source['revision'][:12]}" if "revision" in source else "torchvision's file"
     return f"{folder.name}: {revision}, sha256 as fetched"
 
 
 def run_folder(setting: Setting) -> Finding:
-    """Whether the run folder is free or this run's, and can be written."""
+    """Check that the run folder is free or belongs to this run, and can be written."""
     folder = setting.config.run_dir
     check_same_run(folder, setting.config)
     if holds_something(folder) and not (folder / "config.yaml").is_file():
-        return failed(f"{folder} is not empty and holds no run", "choose another --out")
+        return failed(f"{folder} is not empty and contains no run", "choose another --out")
     existing = nearest_existing(folder)
     try:
         with tempfile.TemporaryFile(dir=existing, prefix=".cxr-dist-doctor-") as file:
@@ -121,27 +121,27 @@ def run_folder(setting: Setting) -> Finding:
         )
     steps = sorted(folder.glob("checkpoints/step-*"))
     if steps:
-        return ok(f"this run's; it would resume from {steps[-1].name} or one before")
+        return ok(f"contains this run, which would resume from {steps[-1].name} or an earlier checkpoint")
     return ok(f"free, on {file_system(existing)}, which can be written")
 
 
 def room_for_checkpoints(setting: Setting) -> Finding:
-    """Free space beside what the run's checkpoints will take: the newest, the best, and one being written."""
+    """Compare the free space with the size of the run's checkpoints: the newest, the best, and one being written."""
     config, folder = setting.config, setting.config.run_dir
     size = checkpoint_bytes(setting, load_manifest(shards_folder(config.data)))
     free = shutil.disk_usage(nearest_existing(folder)).free
     if size is None:
-        return ok(f"{in_words(free)} free; the size of a checkpoint shows when the run starts")
-    there = len(list(folder.glob("checkpoints/step-*")))
-    needed = max(1, config.train.keep_checkpoints + 2 - there)
+        return ok(f"{in_words(free)} free; the size of a checkpoint is known once the run starts")
+    written = len(list(folder.glob("checkpoints/step-*")))
+    needed = max(1, config.train.keep_checkpoints + 2 - written)
     found = f"{in_words(free)} free, {needed} checkpoints of {in_words(size)} to come"
     if free < needed * size:
         return failed(found, "free some space, choose another --out, or lower --train.keep-checkpoints")
-    return ok(f"{found}; a quota is not seen")
+    return ok(f"{found}; quotas are not checked")
 
 
 def checkpoint_bytes(setting: Setting, manifest: Manifest) -> int | None:
-    """Weights and two Adam moments of every parameter, and the averaged weights if any; None: not known yet."""
+    """Return the bytes of weights, two Adam moments and averaged weights, if any; None if not known yet."""
     config = setting.config
     parameters = num_parameters(config, len(manifest.classes))
     if parameters is None:
@@ -151,7 +151,7 @@ def checkpoint_bytes(setting: Setting, manifest: Manifest) -> int | None:
 
 
 def gradient_bytes(setting: Setting) -> int | None:
-    """What crosses ranks in a step; None where it is not known yet, or the model cannot be made."""
+    """Return the bytes of the gradients that are summed in a step; None if not known yet."""
     try:
         classes = load_manifest(shards_folder(setting.config.data)).classes
         parameters = num_parameters(setting.config, len(classes))
@@ -161,14 +161,14 @@ def gradient_bytes(setting: Setting) -> int | None:
 
 
 def room_for_staging(setting: Setting) -> Finding:
-    """Free space for copies of shards on the node's disk; 5% of it stay free."""
+    """Check the free space for copies of shards on the node's disk, of which 5% remain free."""
     data = setting.config.data
     root = stage_root(data)
     if root is None:
-        return ok("none needed: shards are read where they lie")
+        return ok("none needed: shards are read in place")
     place = nearest_existing(root)
     if not os.access(place, os.W_OK):
-        return failed("the staging folder cannot be written", "name another one with --data.stage-dir")
+        return failed("the staging folder cannot be written", "choose another one with --data.stage-dir")
     disk, kind = shutil.disk_usage(place), file_system(place)
     sizes = column(load_manifest(shards_folder(data)).split("train").shards, "bytes")
     room = disk.free - disk.total // 20
@@ -176,14 +176,14 @@ def room_for_staging(setting: Setting) -> Finding:
     wanted = min(int(sizes.sum()), int(sizes.max()) * (data.shuffle_shards + 1) * _lanes_on_node(setting))
     found = f"{in_words(room)} for copies on {kind}; {in_words(wanted)} avoid copying twice"
     if room < sizes.max():
-        return failed(found, "free some, or name a folder on another disk with --data.stage-dir")
+        return failed(found, "free some space, or choose a folder on another disk with --data.stage-dir")
     if kind in _MEMORY_FILE_SYSTEMS:
         return warning(
-            f"{found}: copies would fill the memory", "name a folder on a disk with --data.stage-dir"
+            f"{found}: copies would fill the memory", "choose a folder on a disk with --data.stage-dir"
         )
     if room < wanted:
         return warning(
-            found, "free some, raise --data.stage-gib, or lower --data.shuffle-shards in a new run"
+            found, "free some space, raise --data.stage-gib, or lower --data.shuffle-shards in a new run"
         )
     return ok(found)
 
@@ -195,14 +195,14 @@ def _lanes_on_node(setting: Setting) -> int:
 
 
 def shared_memory(setting: Setting) -> Finding:
-    """Room in /dev/shm, through which loader workers hand over their batches."""
+    """Check the free space in /dev/shm, through which loader workers pass their batches."""
     data = setting.config.data
     if data.workers == 0:
         return ok("none needed: no loader workers")
     if not _SHM.is_dir():
         return failed("no /dev/shm, which loader workers need", "mount it, or set --data.workers 0")
     batch = max(data.global_batch if data.micro_batch == "auto" else data.micro_batch, data.evaluation_batch)
-    per_sample = data.image_size**2 + 16 * data.max_tokens  # grey bytes, token ids and their mask
+    per_sample = data.image_size**2 + 16 * data.max_tokens  # bytes of the image, token ids and their mask
     needed = _BATCHES_AHEAD * data.workers * setting.ranks_on_node * batch * per_sample
     free = shutil.disk_usage(_SHM).free
     found = f"{in_words(free)} free in /dev/shm, about {in_words(needed)} needed"
@@ -211,24 +211,19 @@ def shared_memory(setting: Setting) -> Finding:
     return ok(found)
 
 
-def run_folder_place(setting: Setting) -> Path:
-    """The run folder, or where it would be made."""
-    return nearest_existing(setting.config.run_dir)
-
-
 def in_words(size: int) -> str:
-    """Bytes as a person reads them."""
+    """Format a number of bytes in GiB or MiB."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 
 def nearest_existing(path: Path) -> Path:
-    """The path, or the first of its parents that is there."""
+    """Return the path, or its nearest parent that exists."""
     path = path.absolute()
     return next(each for each in (path, *path.parents) if each.exists())
 
 
 def file_system(path: Path) -> str:
-    """Kind of file system that holds a path (ext4, nfs4, lustre, tmpfs, …), as /proc/mounts says."""
+    """Return the type of the file system of a path (ext4, nfs4, lustre, tmpfs, …) according to /proc/mounts."""
     table = Path("/proc/mounts")
     mounts = [line.split()[1:3] for line in table.read_text().splitlines()] if table.is_file() else []
     holding = [(len(at), kind) for at, kind in mounts if path.resolve().is_relative_to(at)]

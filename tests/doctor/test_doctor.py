@@ -58,7 +58,7 @@ def test_a_healthy_setup_passes_and_nothing_is_left_behind(doctor: Any, tmp_path
     assert status == 0
     assert found.pop("")[0].startswith("nothing failed")
     assert {check for check, (state, *_) in found.items() if state == "failed"} == set()
-    assert found["shards"][1].endswith("all sizes fit")
+    assert found["shards"][1].endswith("all sizes agree with the manifest")
     assert found["a sample"] == ["ok", "read and decoded: 64 × 64 pixels"]
     assert not any(tmp_path.iterdir())
 
@@ -187,7 +187,7 @@ def test_a_world_size_that_does_not_divide_the_lanes_is_found(
     status, found = doctor("--train.timeout-minutes", "0.02")
     assert status == 1
     assert found["ranks"][1].startswith("world size 3 does not divide 4 lanes")
-    assert found["rendezvous"][1].startswith("ranks 1-2 of 3 did not come within 1.2 s; came: rank 0 on ")
+    assert found["rendezvous"][1].startswith("ranks 1-2 of 3 did not join within 1.2 s; joined: rank 0 on ")
 
 
 def test_a_run_that_is_there_would_be_resumed(doctor: Any, tiny_shards: Path, tmp_path: Path) -> None:
@@ -197,14 +197,17 @@ def test_a_run_that_is_there_would_be_resumed(doctor: Any, tiny_shards: Path, tm
     (out / "config.yaml").write_text(to_yaml(config_of("demo", flags, "test")))
     status, found = doctor()
     assert status == 0
-    assert found["run folder"] == ["ok", "this run's; it would resume from step-00000012 or one before"]
+    assert found["run folder"] == [
+        "ok",
+        "contains this run, which would resume from step-00000012 or an earlier checkpoint",
+    ]
 
 
 def test_a_micro_batch_yet_to_be_found_is_no_failure(doctor: Any) -> None:
     status, found = doctor("--data.micro-batch", "auto", "--data.workers", "1")
     assert status == 0
     assert found["ranks"][1].endswith(
-        "lanes of each: known once the micro-batch was found, at the first start"
+        "lanes per rank: known once the first start has determined the micro-batch"
     )
     assert found["shared memory"][0] == "ok"
 
@@ -213,7 +216,7 @@ def test_deepspeed_is_asked_for_where_the_run_needs_it(doctor: Any, tmp_path: Pa
     status, found = doctor("--parallel", "zero2")
     assert status == 0
     assert ", deepspeed " in found["packages"][1]
-    assert found["ranks"][:2] == ["warning", "--parallel zero2 needs several ranks, and this is one"]
+    assert found["ranks"][:2] == ["warning", "--parallel zero2 needs several ranks, but this is a single one"]
     (tmp_path / "wrong.json").write_text("[]")
     status, found = doctor("--parallel", "zero2", "--deepspeed", tmp_path / "wrong.json")
     assert status == 1

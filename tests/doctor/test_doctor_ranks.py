@@ -14,7 +14,15 @@ from hypothesis import strategies as st
 from cxr_dist.config.named import named_run
 from cxr_dist.distributed.world import World
 from cxr_dist.doctor import machine, ranks, show
-from cxr_dist.doctor.finding import Finding, Setting, failed, from_json, ok, to_json, warning
+from cxr_dist.doctor.finding import (
+    Finding,
+    Setting,
+    failed,
+    findings_from_json,
+    findings_to_json,
+    ok,
+    warning,
+)
 
 HOSTS = {0: "n1", 1: "n1", 2: "n2", 3: "n2"}
 TEXT = st.text(max_size=20)
@@ -27,7 +35,7 @@ SETTING = Setting(config=named_run("enhanced"), world=World())
     )
 )
 def test_findings_cross_ranks_unchanged(findings):
-    assert from_json(to_json(findings)) == findings
+    assert findings_from_json(findings_to_json(findings)) == findings
 
 
 @given(st.sets(st.integers(0, 40), min_size=1))
@@ -43,7 +51,7 @@ def test_named_ranks_are_those_and_no_others(chosen):
 def test_missing_ranks_are_named_with_those_that_came():
     found = ranks.who_came({0: "n1", 1: "n1", 4: "n3"}, world_size=6, seconds=60)
     assert found.state == "failed"
-    assert found.found == "ranks 2-3, 5 of 6 did not come within 60 s; came: ranks 0-1 on n1; rank 4 on n3"
+    assert found.found == "ranks 2-3, 5 of 6 did not join within 60 s; joined: ranks 0-1 on n1; rank 4 on n3"
     assert ranks.who_came(HOSTS, 4, 60) == ok("all 4 ranks met, on 2 hosts")
 
 
@@ -114,7 +122,7 @@ def test_the_page_says_where_ranks_differ_and_joins_where_they_do_not():
         ("shards", "ok", "14 shards [rank 0 on n1]"),
         ("shards", "warning", "slow [rank 2 on n2]"),
     ]
-    assert show.conclusion(shown) == "1 failed, 1 warning: mend that, and ask the doctor again"
+    assert show.conclusion(shown) == "1 failed, 1 warning: correct that, and run the doctor again"
     assert show.conclusion(shown[:1]) == "nothing failed: the run can start"
 
 
@@ -123,7 +131,7 @@ def test_the_page_says_where_ranks_differ_and_joins_where_they_do_not():
     [
         (None, "", {}, "warning", "none: the run would train on the CPU"),
         ("13.2", "", {}, "warning", "none: the run would train on the CPU"),
-        ("13.2", "", {"SLURM_GPUS_ON_NODE": "4"}, "failed", "there is no driver here"),
+        ("13.2", "", {"SLURM_GPUS_ON_NODE": "4"}, "failed", "there is no driver on this node"),
         (None, "580.1", {}, "failed", "torch is built for the CPU"),
         ("13.2", "580.1", {"CUDA_VISIBLE_DEVICES": ""}, "failed", "no GPU was given to this job"),
         ("13.2", "470.1", {}, "failed", r"driver 470.1 shows torch (built for CUDA 13.2) no GPU"),
@@ -141,7 +149,7 @@ def test_why_torch_sees_no_gpu(cuda_build, driver, variables, state, text):
     [
         ({}, "ok", "A100, 40 GiB, driver 580.1, bf16"),
         ({"works": False}, "failed", "a small computation on it failed"),
-        ({"free_bytes": 20 * 2**30}, "warning", "20.0 GiB are taken by other processes"),
+        ({"free_bytes": 20 * 2**30}, "warning", "20.0 GiB are used by other processes"),
         ({"bf16": False}, "warning", "no bf16 in hardware"),
     ],
 )
@@ -186,7 +194,7 @@ def test_two_ranks_meet_and_sum_and_see_one_run_folder(tiny_shards, tmp_path):
     assert other == "", "rank 0 prints"
     lines = {line[9:33].strip(): line for line in page.splitlines()}
     assert "all 2 ranks met, on 1 host" in lines["rendezvous"]
-    assert lines["all-reduce"].startswith("ok       all-reduce              sum over all ranks is right")
+    assert lines["all-reduce"].startswith("ok       all-reduce              sum over all ranks is correct")
     assert lines["clocks"].startswith("ok")
     assert "this host does not see what rank 0 writes there [rank 1 on " in lines["run folder seen"]
     assert page.count("1 failed") == 1

@@ -91,5 +91,5 @@ def test_auto_tries_batches_of_studies_with_all_their_films(config):
     assert largest_batch(without, 3, 1, views=2).view_rows is None
 
 
-def test_the_dry_run_says_how_many_films_a_sample_has(config):
-    assert describe(config)["training samples"].endswith(", each a study of up to 2 films")
+def test_the_dry_run_says_how_many_images_a_sample_has(config):
+    assert describe(config)["training samples"].endswith(", each a study of up to 2 images")

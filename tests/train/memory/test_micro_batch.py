@@ -87,7 +87,7 @@ def test_a_world_size_that_no_micro_batch_serves_is_refused(tiny_config):
 def test_a_plan_shows_what_every_micro_batch_allows(tiny_config):
     facts = describe(auto(tiny_config))
     assert facts["legal world sizes"] == "1, 2, 4, 8, 16"
-    assert "found out on the device" in facts["lanes"]
+    assert "determined on the device" in facts["lanes"]
     assert facts["steps in all"] == describe(tiny_config)["steps in all"]
 
 
