@@ -1,9 +1,8 @@
-"""What became of submitted jobs: from SLURM's queue, without an accounting database, or from submitit elsewhere."""
+"""States of submitted jobs, from SLURM's queue without an accounting database, or from submitit for other jobs."""
 
 import shutil
 import subprocess
 import time
-from typing import Any
 
 import submitit
 
@@ -13,8 +12,8 @@ GOES_ON = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED", "SUSPE
 _POLL_SECONDS = 1.0
 
 
-def job_state(job: Any) -> str:
-    """SLURM's word for the job's state; submitit's for other jobs."""
+def job_state(job: submitit.Job[str]) -> str:
+    """Return SLURM's name of the job's state; submitit's name for jobs that are not SLURM's."""
     if not isinstance(job, submitit.SlurmJob):
         return str(job.state)
     command = ["scontrol", "--oneliner", "show", "job", job.job_id]
@@ -24,12 +23,12 @@ def job_state(job: Any) -> str:
 
 
 def queue_states(patience_seconds: float = 0) -> dict[str, str]:
-    """Job id (JOB_TASK in an array) -> SLURM's word, of all the user's jobs that SLURM has not forgotten.
+    """Return job id (JOB_TASK in an array) -> SLURM's state, for all of the user's jobs that SLURM still knows.
 
-    Raises UserError where there is no SLURM, or it has not answered for so long.
+    Raises UserError if there is no SLURM, or if it has not answered for `patience_seconds`.
     """
     if shutil.which("squeue") is None:
-        raise UserError("no squeue on this machine: call it where SLURM is")
+        raise UserError("no squeue on this machine: run the command on a machine with SLURM")
     command = ["squeue", "--me", "--noheader", "--array", "--states=all", "--format=%i %T"]
     deadline = time.monotonic() + patience_seconds
     while True:
@@ -42,14 +41,14 @@ def queue_states(patience_seconds: float = 0) -> dict[str, str]:
         time.sleep(_POLL_SECONDS)
 
 
-def wait(job: Any, minutes: float) -> bool:
-    """Wait for the job's end; True where the run finished. Raises UserError at the deadline."""
+def wait(job: submitit.Job[str], minutes: float) -> bool:
+    """Wait for the job to end and return whether the run finished; raises UserError at the deadline."""
     deadline = time.monotonic() + 60 * minutes
     while (state := job_state(job)) in GOES_ON:
         if time.monotonic() > deadline:
-            raise UserError(f"job {job.job_id} is still {state} after {minutes:g} minutes; it goes on")
+            raise UserError(f"job {job.job_id} is still {state} after {minutes:g} minutes; it continues")
         time.sleep(_POLL_SECONDS)
     print(f"state {state}")
-    if state == "FINISHED":  # a local job, however it ended
+    if state == "FINISHED":  # a local job, whether it succeeded or failed
         return job.exception() is None
     return state == "COMPLETED"

@@ -1,11 +1,11 @@
-"""Submit a training run with submitit: to SLURM from a login node, or to this machine for a try.
+"""Submit a training run with submitit, to SLURM from a login node, or to this machine for a trial.
 
     python launch/submit.py enhanced --nodes 2 --tasks-per-node 4 --data.shards SHARDS --out RUN_DIR
     python launch/submit.py enhanced --sweep optim.lr=1e-4,2e-4 --sweep seed=1,2,3 --data.shards SHARDS --out OUT
     python launch/submit.py status OUT
 
-Flags that are not the site's (below) go to the run and are checked here, so that a typo fails before the job
-queues. In a job only the run's name and its flags are unpickled; the run folder is the state.
+Flags other than those listed below belong to the run. They are checked here, so that a typing error fails before the
+job is queued. A job unpickles only the run's name and flags; the run folder is the state.
 """
 
 import os
@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import submitit
 import tyro
@@ -38,35 +38,37 @@ from cxr_dist.train.memory.micro_batch import check_world_size
 from cxr_dist.train.memory.settle import with_recorded_micro_batch
 
 _SUPERVISE = Path(__file__).resolve().parents[1] / "slurm" / "supervise.sh"
-_PATIENCE_SECONDS = 600.0  # that SLURM may leave questions unanswered while we wait
-_SIGNAL_SECONDS = 120  # before the time limit: the run saves, requeues itself and resumes
+_PATIENCE_SECONDS = 600.0  # how long SLURM may fail to answer while we wait
+_SIGNAL_SECONDS = (
+    120  # the run is signalled this long before the time limit, saves, requeues itself and resumes
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Site(SlurmResources):
-    """Where the job runs, and how much of the cluster it gets."""
+    """Where the job runs and which resources it gets."""
 
     cluster: Literal["slurm", "local", "debug"] = "slurm"
-    """`local`: processes on this machine. `debug`: in this process."""
+    """`local`: processes on this machine. `debug`: this process."""
     nodes: int = 1
-    """Machines."""
+    """Number of nodes."""
     tasks_per_node: int = 1
-    """Ranks per machine: one per GPU."""
+    """Number of ranks per node, one per GPU."""
     gpus_per_node: int | None = None
-    """Default: as many as tasks; 0 for a cluster without GPUs."""
+    """Number of GPUs per node, by default that of the tasks; 0 for a cluster without GPUs."""
     minutes: int = 480
-    """Time limit of one job; the run requeues itself when it is near."""
+    """Time limit of one job in minutes; the run requeues itself before it is reached."""
     wait_minutes: float = 0
-    """Stay until the job has ended, at most so long; 0: do not wait."""
+    """Longest time in minutes to wait for the job to end; 0: do not wait."""
     sweep: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """FIELD=VALUE,VALUE,…: a run in OUT/NAME for each combination, as a job array. The same command again submits
-    what has neither finished nor is in the queue."""
+    the runs that have neither finished nor are in the queue."""
     at_once: int = 256
-    """Runs of a sweep that may have nodes at the same time."""
+    """Maximum number of runs of a sweep that have nodes at the same time."""
 
     @property
     def world_size(self) -> int:
-        """Ranks of the job."""
+        """Number of ranks of the job."""
         return self.nodes * self.tasks_per_node
 
     def __post_init__(self) -> None:
@@ -77,13 +79,13 @@ class Site(SlurmResources):
 
 
 class TrainingJob:
-    """What runs in each task: picklable, and nothing but the run's name and flags."""
+    """The callable that runs in each task; it pickles only the run's name and flags."""
 
     def __init__(self, run: str, flags: tuple[str, ...]) -> None:
         self.run, self.flags = run, flags
 
     def __call__(self) -> str:
-        """Train or resume (all ranks). Leaves with the status for "stopped" where steps remain."""
+        """Train or resume the run (all ranks); exits with EXIT_STOPPED if steps remain."""
         try:
             return self._train()
         except UserError:
@@ -93,7 +95,9 @@ class TrainingJob:
     def _train(self) -> str:
         start_clock()
         config = config_of(self.run, self.flags, f"cxr-dist train {self.run}")
-        asked_to_stop = StopRequest(config.train.max_minutes)  # after submitit's handlers, before torch
+        asked_to_stop = StopRequest(
+            config.train.max_minutes
+        )  # after submitit's handlers, before importing torch
         stay_offline()
         _join_local_tasks()
         from cxr_dist.train.assembly import train
@@ -101,18 +105,20 @@ class TrainingJob:
 
         outcome = train(config, asked_to_stop)
         if outcome is Outcome.STOPPED:
-            sys.exit(EXIT_STOPPED)  # no result file: for submitit, too, the job is not over
+            sys.exit(
+                EXIT_STOPPED
+            )  # without a result file, so that submitit does not take the job for finished
         return str(outcome.value)
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
-        """submitit's, for a signal that comes before our handlers stand: the same again."""
+        """Return the same job, for submitit when a signal arrives before our handlers are installed."""
         return submitit.helpers.DelayedSubmission(TrainingJob(self.run, self.flags))
 
-    __submitit_checkpoint__ = checkpoint  # the gate looks for one name, the call for the other
+    __submitit_checkpoint__ = checkpoint  # submitit checks for this name, but calls the other
 
 
 def _join_local_tasks() -> None:
-    """Give submitit's local tasks the variables that `World` reads; a task of srun has SLURM's."""
+    """Set the variables that `World` reads in submitit's local tasks; a task of srun has those of SLURM."""
     task = submitit.JobEnvironment()
     if task.cluster == "local":
         ranks = {"RANK": task.global_rank, "WORLD_SIZE": task.num_tasks, "LOCAL_RANK": task.local_rank}
@@ -122,7 +128,7 @@ def _join_local_tasks() -> None:
 
 
 def check(config: Config, site: Site) -> None:
-    """Raise UserError where the job would fail: shards, run folder or world size do not fit."""
+    """Raise UserError if the shards, the run folder or the world size would make the job fail."""
     load_manifest(shards_folder(config.data))
     check_same_run(config.run_dir, config)
     config = with_recorded_micro_batch(config)
@@ -130,9 +136,9 @@ def check(config: Config, site: Site) -> None:
 
 
 def setup_lines(run_dirs: Sequence[Path]) -> list[str]:
-    """What submitit's batch script does before its srun, which becomes a supervised one.
+    """Return the lines of submitit's batch script before its srun, which they replace by a supervised one.
 
-    One run folder, or one for each task of an array in its order.
+    `run_dirs` has one run folder, or one for each task of an array in order.
     """
     return [
         "export OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK",
@@ -145,9 +151,9 @@ def setup_lines(run_dirs: Sequence[Path]) -> list[str]:
 
 
 def executor_for(site: Site, run: str, run_dirs: Sequence[Path]) -> submitit.AutoExecutor:
-    """submitit's executor with the site's values."""
+    """Return submitit's executor with the settings of the site."""
     site.logs.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # submitit counts a short job's preemption as a timeout, and gives up after 3 by default.
+    # submitit counts the preemption of a short job as a timeout, and gives up after 3 by default.
     executor = submitit.AutoExecutor(
         site.logs / "%j", cluster=site.cluster, slurm_max_num_timeout=1000, local_max_num_timeout=1000
     )
@@ -166,7 +172,7 @@ def executor_for(site: Site, run: str, run_dirs: Sequence[Path]) -> submitit.Aut
 
 
 def submit(run: str, arguments: list[str]) -> bool:
-    """Check, submit, and wait where asked to; False where the job was seen to fail."""
+    """Check and submit the run, and wait if requested; False if the job failed meanwhile."""
     prog = f"submit.py {run}"
     site, flags = tyro.cli(Site, args=arguments, prog=prog, description=__doc__, return_unknown_args=True)
     config = config_of(run, flags, f"cxr-dist train {run}")
@@ -182,7 +188,7 @@ def submit(run: str, arguments: list[str]) -> bool:
 
 
 def submit_sweep(run: str, site: Site, flags: Sequence[str], out: Path) -> bool:
-    """Check all combinations, submit the open ones as one array, show all; False where one was seen to fail."""
+    """Check all combinations, submit the open ones as one array and show all; False if one failed meanwhile."""
     sweep, runs = Sweep(out), sweep_runs(run, flags, site.sweep, out)
     for each in runs:
         try:
@@ -204,8 +210,8 @@ def submit_sweep(run: str, site: Site, flags: Sequence[str], out: Path) -> bool:
     return True
 
 
-def submit_array(run: str, site: Site, runs: Sequence[SweepRun]) -> list[Any]:
-    """One job array, a task for each run, in their order."""
+def submit_array(run: str, site: Site, runs: Sequence[SweepRun]) -> list[submitit.Job[str]]:
+    """Submit a job array with a task for each run, in order."""
     executor = executor_for(site, run, [each.config.run_dir for each in runs])
     with executor.batch():
         jobs = [executor.submit(TrainingJob(run, each.flags)) for each in runs]
@@ -216,7 +222,7 @@ def submit_array(run: str, site: Site, runs: Sequence[SweepRun]) -> list[Any]:
 
 
 def status(arguments: list[str]) -> None:
-    """Show a sweep's runs, from any process."""
+    """Show the runs of a sweep."""
     folder = tyro.cli(Path, args=arguments, prog="submit.py status", description="Show the runs of a sweep.")
     if not (folder / "sweep.json").is_file():
         raise UserError(f"no sweep.json in {folder}: expected the --out of a sweep")
@@ -229,7 +235,7 @@ def status(arguments: list[str]) -> None:
 
 
 def main() -> None:
-    """A UserError ends it with its one message and exit status 2."""
+    """Run the command; a UserError ends it with its message and exit status 2."""
     run, *arguments = sys.argv[1:] or ["--help"]
     try:
         if run.startswith("-"):

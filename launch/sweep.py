@@ -1,7 +1,7 @@
-"""A sweep: lists of values for some fields, and every combination of them a run of its own in OUT/NAME.
+"""A sweep: a run in OUT/NAME for every combination of values of some fields.
 
-OUT/sweep.json says which job has which run. All else that the table of states shows is read from the run folders and
-from SLURM's queue, so that it is there after the submitting process has ended, and without an accounting database.
+OUT/sweep.json records the job of each run. All other states are read from the run folders and SLURM's queue, so that
+any process can show them, without an accounting database.
 """
 
 import hashlib
@@ -32,27 +32,27 @@ _FINISHED = "finished"
 
 @dataclass(frozen=True, kw_only=True)
 class SweepRun:
-    """One combination."""
+    """One combination of values."""
 
     name: str
-    """Its folder in OUT, e.g. `optim.lr=1e-4,seed=1`."""
+    """Name of the run's folder in OUT, such as `optim.lr=1e-4,seed=1`."""
     flags: tuple[str, ...]
-    """All flags of `cxr-dist train`, --out too."""
+    """All flags of `cxr-dist train`, including --out."""
     config: Config
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunState:
-    """What is known of a run of the sweep now."""
+    """The present state of a run of the sweep."""
 
     name: str
     job: str
     state: str
-    """`finished`, SLURM's word in small letters, or where it knows the job no more `stopped` or `not started`."""
+    """`finished`, SLURM's state in lower case, or, if SLURM no longer knows the job, `stopped` or `not started`."""
     step: int | None
     """Last logged step."""
     best_auc: float | None
-    """Best mean AUC on validation so far."""
+    """Best mean validation AUC so far."""
 
     @property
     def goes_on(self) -> bool:
@@ -61,15 +61,15 @@ class RunState:
 
     @property
     def finished(self) -> bool:
-        """Whether the run has done all its steps, or stopped early as it was told to."""
+        """Whether the run has done all its steps or has been stopped early by its settings."""
         return self.state == _FINISHED
 
 
 def sweep_runs(run: str, flags: Sequence[str], sweeps: Sequence[str], out: Path) -> list[SweepRun]:
-    """Every combination of `field=value,value` lists, the last list varying fastest.
+    """Return every combination of `field=value,value` lists, the last list varying fastest.
 
-    Raises UserError for a list that is none, a field that is given twice, and two runs that are the same; a field or
-    value that the run does not take ends the process, as on the command line.
+    Raises UserError for an invalid list, a field that is given twice and two runs that are equal. A field or value that
+    the run does not accept ends the process, as on the command line.
     """
     lists = [_values(text) for text in sweeps]
     given = [flag.partition("=")[0] for flag in flags if flag.startswith("--")]
@@ -79,10 +79,9 @@ def sweep_runs(run: str, flags: Sequence[str], sweeps: Sequence[str], out: Path)
             raise UserError(
                 f"--sweep {field}=… and the same field a second time, or the run folder: give it once"
             )
-    runs = [
-        _combination(run, flags, [field for field, _ in lists], values, out)
-        for values in itertools.product(*(values for _, values in lists))
-    ]
+    fields = [field for field, _ in lists]
+    combinations = itertools.product(*(values for _, values in lists))
+    runs = [_combination(run, flags, fields, values, out) for values in combinations]
     for first, second in itertools.combinations(runs, 2):
         if first.name == second.name or replace(first.config, out="") == replace(second.config, out=""):
             raise UserError(f"--sweep gives the same run twice: {first.name} and {second.name}")
@@ -108,7 +107,7 @@ def _combination(
 
 
 def _safe(name: str) -> str:
-    """A name for a folder on any file system, short enough for one."""
+    """Return a name that is valid and short enough for a folder on any file system."""
     safe = re.sub(r"[^A-Za-z0-9._=,+-]+", "-", name)
     if len(safe) <= _LONGEST_NAME:
         return safe
@@ -116,27 +115,27 @@ def _safe(name: str) -> str:
 
 
 class Sweep:
-    """A folder of runs, and the job that each was last given to."""
+    """A folder of runs and the last job of each run."""
 
     def __init__(self, out: Path) -> None:
         self.out, self._path = out, out / "sweep.json"
         self.jobs: dict[str, str] = json.loads(self._path.read_text()) if self._path.is_file() else {}
         if not self.jobs and out.is_dir() and any(out.iterdir()):
-            raise UserError(f"{out} holds something else than a sweep: choose another --out")
+            raise UserError(f"{out} is not empty and not a sweep: choose another --out")
 
     def record(self, jobs: Mapping[str, str]) -> None:
-        """Keep the job of each of these runs; the folder and the file are the user's alone."""
+        """Write the job of each of these runs to sweep.json, in a folder that only the user can read."""
         self.out.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.jobs |= jobs
         write_whole(self._path, json.dumps(self.jobs, indent=1) + "\n")
 
     def open_runs(self, runs: Sequence[SweepRun], queue: Mapping[str, str]) -> list[SweepRun]:
-        """Those of the runs that have neither finished nor a job in the queue."""
+        """Return the runs that have neither finished nor have a job in the queue."""
         done = {state.name for state in self.states(queue) if state.finished or state.goes_on}
         return [run for run in runs if run.name not in done]
 
     def states(self, queue: Mapping[str, str]) -> list[RunState]:
-        """All runs that were ever submitted; `queue` is job id -> SLURM's word."""
+        """Return the states of all runs that were ever submitted; `queue` is job id -> SLURM's state."""
         return [self._state(name, job, queue) for name, job in self.jobs.items()]
 
     def _state(self, name: str, job: str, queue: Mapping[str, str]) -> RunState:
@@ -147,7 +146,7 @@ class Sweep:
         return RunState(name=name, job=job, state=state, step=step, best_auc=best_auc)
 
     def watch(self, ask: Callable[[], Mapping[str, str]], minutes: float) -> bool:
-        """Show the table until no run goes on; True where all have finished. Raises UserError at the deadline."""
+        """Show the table until no run goes on; return whether all have finished. Raises UserError at the deadline."""
         deadline, seconds = time.monotonic() + 60 * minutes, _SHORTEST_POLL
         with _shown_table() as show:
             while True:
@@ -158,7 +157,7 @@ class Sweep:
                     return all(state.finished for state in states)
                 if time.monotonic() > deadline:
                     raise UserError(
-                        f"{going} of {len(states)} runs are not done after {minutes:g} minutes; they go on"
+                        f"{going} of {len(states)} runs are not done after {minutes:g} minutes; they continue"
                     )
                 time.sleep(seconds)
                 seconds = min(1.2 * seconds, _LONGEST_POLL)
@@ -166,7 +165,7 @@ class Sweep:
 
 @contextmanager
 def _shown_table() -> Iterator[Callable[[Sequence[RunState]], None]]:
-    """Shows the table that it is called with: in its place on a terminal, elsewhere again when a state is another."""
+    """Yield a function that shows the table: updated in place on a terminal, elsewhere printed if a state changed."""
     console = Console()
     known: list[tuple[str, ...]] = [()]
     if console.is_terminal:
@@ -184,7 +183,7 @@ def _shown_table() -> Iterator[Callable[[Sequence[RunState]], None]]:
 
 
 def table(states: Sequence[RunState]) -> Table:
-    """The runs' states, for a terminal."""
+    """Return the states of the runs as a table for a terminal."""
     shown = Table()
     shown.add_column("run", overflow="fold")
     shown.add_column("job")
@@ -198,7 +197,7 @@ def table(states: Sequence[RunState]) -> Table:
 
 
 def _progress(metrics: Path) -> tuple[int | None, float | None]:
-    """Last step and best mean AUC of a metrics.jsonl; its last line may be half written."""
+    """Return the last step and the best mean AUC in a metrics.jsonl, whose last line may be incomplete."""
     lines = metrics.read_text().splitlines() if metrics.is_file() else []
     records = [json.loads(line) for line in lines if line.endswith("}")]
     aucs = [record["validation"]["mean_auc"] for record in records if "validation" in record]

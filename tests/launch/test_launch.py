@@ -93,7 +93,7 @@ def test_waiting_ends_at_the_deadline_and_the_job_goes_on(submit, tmp_path):
     job = submitit.LocalExecutor(tmp_path).submit(time.sleep, 60)
     try:
         with pytest.raises(
-            UserError, match=rf"job {job.job_id} is still RUNNING after 0.01 minutes; it goes on"
+            UserError, match=rf"job {job.job_id} is still RUNNING after 0.01 minutes; it continues"
         ):
             submit.wait(job, minutes=0.01)
         assert not job.done()

@@ -117,7 +117,7 @@ def test_one_combination_that_would_fail_keeps_all_from_being_submitted(
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").touch()
-    with pytest.raises(UserError, match="holds something else than a sweep: choose another --out"):
+    with pytest.raises(UserError, match="is not empty and not a sweep: choose another --out"):
         Sweep(tmp_path)
 
 
@@ -161,7 +161,7 @@ def test_waiting_ends_at_the_deadline_and_tells_a_failed_run_from_a_finished_one
     sweep = sweep_of(tmp_path, {"a": "7_0", "b": "7_1"})
     (tmp_path / "a").mkdir()
     mark_finished(tmp_path / "a", 5)
-    with pytest.raises(UserError, match=r"1 of 2 runs are not done after 0.001 minutes; they go on"):
+    with pytest.raises(UserError, match=r"1 of 2 runs are not done after 0.001 minutes; they continue"):
         sweep.watch(lambda: {"7_1": "RUNNING"}, minutes=0.001)
     assert sweep.watch(lambda: {"7_1": "FAILED"}, minutes=1) is False
     (tmp_path / "b").mkdir()
