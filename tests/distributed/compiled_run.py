@@ -1,4 +1,4 @@
-"""A small run whose encoder thaws on the way, compiled or not; in several ranks, compiled beside one rank that is not.
+"""Compare a small compiled run, whose encoder is unfrozen midway, with the same run without compilation on one rank.
 
 forked_ranks.py N compiled_run.py
 """
@@ -19,9 +19,9 @@ LANES, STEPS, THAW, RATE = 2, 6, 3, 0.1
 
 
 class Network(nn.Module):
-    """The parts of a classifier that a compiler might change: BatchNorm, dropout, reports of different lengths.
+    """A network with the parts that a compiler might change: BatchNorm, dropout, reports of different lengths.
 
-    Wide enough for two of DDP's buckets of 1 MiB, at which the compiler cuts the graph.
+    It fills two of DDP's buckets of 1 MiB, at which the compiler splits the graph.
     """
 
     def __init__(self):
@@ -41,12 +41,12 @@ class Network(nn.Module):
 def inputs(step, lane):
     generator, length = torch.Generator().manual_seed(100 * step + lane), 16 * (1 + (step + lane) % 3)
     mask = (torch.arange(length) < torch.tensor([[length], [5], [1], [9]])).long()
-    films = torch.randn(4, 1, 8, 8, generator=generator)
-    return films, torch.randint(9, (4, length), generator=generator), mask
+    images = torch.randn(4, 1, 8, 8, generator=generator)
+    return images, torch.randint(9, (4, length), generator=generator), mask
 
 
 def trained(world, device, *, compiled):
-    """The losses and the final parameters. Plain descent: Adam would blow up gradients that are rounding alone."""
+    """Return losses and final parameters, with SGD because Adam amplifies gradients that are only rounding errors."""
     config = dataclasses.replace(named_run("demo"), compile=compiled, ddp=DdpConfig(bucket_cap_mb=1))
     torch.manual_seed(0)
     backend = new_backend(config, world, device, Network().train().to(device), torch.optim.SGD)
@@ -72,7 +72,7 @@ def lane_loss(backend, step, lane, *, is_last):
 
 
 def assert_near(found, expected):
-    """Losses and parameters of two runs."""
+    """Compare the losses and parameters of two runs."""
     torch.testing.assert_close(found[0], expected[0], rtol=1e-5, atol=0)
     assert found[1].keys() == expected[1].keys()
     for name, value in expected[1].items():

@@ -1,8 +1,8 @@
-"""Run in several ranks: gradients under each of DDP's settings, beside plain DDP and beside sums in float64.
+"""Compare gradients under each of DDP's settings with plain DDP and with sums in float64, on several ranks.
 
     forked_ranks.py N ddp_ranks.py
 
-The network has gradients of 5 MiB, so buckets of 1 MiB are many and of 25 MiB are two.
+The gradients take 5 MiB, which is many buckets of 1 MiB and two of 25 MiB.
 """
 
 import dataclasses
@@ -20,8 +20,8 @@ from cxr_dist.distributed.reduce import sum_over_ranks
 from cxr_dist.distributed.world import World
 
 NUM_GRADIENTS = 5 * (512 * 512 + 512) + 512 * 5 + 5
-UNIT = 2.0**-7  # spacing of bf16 numbers, relative
-FLOAT32 = 1e-7  # of gradients up to 0.1, with their own rounding
+UNIT = 2.0**-7  # relative spacing of bf16 numbers
+FLOAT32 = 1e-7  # tolerance for gradients up to 0.1, including their rounding
 
 
 def network():
@@ -46,7 +46,7 @@ def engine(world, **settings):
 
 
 def gradients(backend, step):
-    """The summed gradients of a step that updates nothing."""
+    """Return the summed gradients of a step without an update."""
     with backend.accumulate(is_last=True):
         backend.backward(loss_of(backend.forward, backend.world, step))
     found = [parameter.grad.clone() for parameter in backend.module.parameters()]
@@ -55,7 +55,7 @@ def gradients(backend, step):
 
 
 def plain_ddp(world, step):
-    """torch's own, after a first step in which it lays out its buckets."""
+    """Return the gradients of torch's DDP after a first step, in which it builds its buckets."""
     wrapped = DistributedDataParallel(network(), broadcast_buffers=False, gradient_as_bucket_view=True)
     for each in (step - 1, step):
         wrapped.zero_grad()
@@ -64,7 +64,7 @@ def plain_ddp(world, step):
 
 
 def own(world, step):
-    """This rank's gradients, before any sum, in float64."""
+    """Return this rank's gradients in float64 before they are summed."""
     alone = network()
     loss_of(alone, world, step).backward()
     return [parameter.grad.double() for parameter in alone.parameters()]
@@ -75,14 +75,14 @@ def check_default_is_plain_ddp(world):
 
 
 def check_a_step_does_not_depend_on_steps_before(world, **settings):
-    """Else a resumed run would differ from one left alone: ranks are added up in the order of the layout."""
+    """Otherwise a resumed run would differ from an uninterrupted one, as the layout orders sums."""
     experienced = engine(world, **settings)
     gradients(experienced, 0)
     assert all(map(torch.equal, gradients(experienced, 1), gradients(engine(world, **settings), 1)))
 
 
 def check_compressed_gradients_are_near(world):
-    """Each rank's part is rounded twice, and each sum of two once: by half a unit, of no more than all parts."""
+    """Each rank's gradient is rounded twice and each sum of two once, by half a unit of the sum of magnitudes."""
     found = gradients(engine(world, comm_hook="bf16"), 1)
     exact = gradients(engine(world), 1)
     assert not any(map(torch.equal, found, exact))
@@ -93,7 +93,7 @@ def check_compressed_gradients_are_near(world):
 
 
 def check_buckets(world):
-    """A sum over ranks for each bucket; a compressed one has half the bytes."""
+    """There is one sum over ranks for each bucket, and a compressed one has half the bytes."""
     for hook, size in (("none", 4), ("bf16", 2)):
         for cap, num_buckets in ((1, 5), (25, 2)):
             backend = engine(world, bucket_cap_mb=cap, comm_hook=hook)

@@ -1,10 +1,10 @@
-"""Run in several ranks: engines' steps beside the same steps of plain torch, on a network of odd sizes.
+"""Compare steps of the engines with the same steps of plain torch on several ranks, with odd tensor sizes.
 
     forked_ranks.py N engine_ranks.py FOLDER CASE CASE …     a case: {"parallel": …, "precision": …, and options}
 
-Every rank computes the plain reference over all lanes. On the way: clipping, an encoder that thaws, a NaN on
-the last rank alone, validation with a different number of batches per rank, averaged weights where the case
-asks for them, and a checkpoint that is taken up by DDP and then by a new engine of the first kind.
+Every rank computes the reference over all lanes. The steps include clipping, an encoder that is unfrozen, a NaN on
+the last rank only, validation with a different number of batches per rank, averaged weights in some cases, and a
+checkpoint that is loaded by DDP and then by a new engine of the first type.
 """
 
 import dataclasses
@@ -27,12 +27,12 @@ from cxr_dist.run.checkpoint import Progress
 from cxr_dist.train.batchnorm import LaneStatistics
 
 LANES, SAMPLES, RATE, CLIP = 4, 8, 0.05, 0.5
-THAW, SAVE, BROKEN, STEPS = 2, 4, 5, 7  # steps before which that happens
+THAW, SAVE, BROKEN, STEPS = 2, 4, 5, 7  # the steps before which these things happen
 TOLERANCE = {"fp32": {"rel": 1e-5, "abs": 1e-6}, "bf16": {"rel": 2e-2, "abs": 2e-3}}
 
 
 class Network(nn.Module):
-    """No bias before BatchNorm: its gradient is rounding alone, which Adam would blow up."""
+    """A network without bias before BatchNorm, whose gradient would be a rounding error that Adam amplifies."""
 
     def __init__(self):
         super().__init__()
@@ -67,7 +67,7 @@ def lane_loss(forward, step, lane, *, broken=False):
 
 
 class Plain:
-    """The reference: one model, one optimizer, all lanes in turn."""
+    """The reference: one model and one optimizer, with all lanes one after another."""
 
     def __init__(self, world, precision, decay):
         self.model, self.precision = network(), precision
@@ -75,7 +75,7 @@ class Plain:
         self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
         if self.average:
             self.average.update_parameters(self.model)  # the first one copies
-        # Every rank adds all lanes to the sum over ranks.
+        # Every rank contributes all lanes to the sum over ranks.
         self.statistics = LaneStatistics(self.model, LANES * world.world_size)
 
     def step(self, step):
@@ -129,7 +129,9 @@ def check(folder, world, device, parallel, precision, deepspeed="", decay=0.0):
             plain.model.set_frozen(step < THAW)
             backend.module.set_frozen(step < THAW)
             backend.prepare()
-            assert count_of("DeepSpeedEngine") <= engines + 1, "the engine before the thaw is still in memory"
+            assert count_of("DeepSpeedEngine") <= engines + 1, (
+                "the engine from before the unfreezing is still in memory"
+            )
         if step == SAVE:
             backend = through_checkpoints(folder, backend)
         if step == BROKEN:
@@ -144,7 +146,7 @@ def check(folder, world, device, parallel, precision, deepspeed="", decay=0.0):
 
 
 def check_weights(model, saved, plain, tolerance):
-    """The checkpoint's model is what is evaluated; beside moments stand training weights, if they are others."""
+    """The checkpoint's model is the evaluated one, and its optimizer part has the training weights if they differ."""
     for name, expected in plain.evaluated.named_parameters():
         assert_close(model[name].flatten().tolist(), expected.flatten().tolist(), tolerance)
     raw = {name.removeprefix("parameter/"): value for name, value in saved.items() if "parameter/" in name}
@@ -156,7 +158,7 @@ def check_weights(model, saved, plain, tolerance):
 
 
 def check_broken_step(backend, step):
-    """A NaN in the last lane, so on the last rank: nobody's parameters, buffers or moments change."""
+    """A NaN in the last lane, on the last rank, leaves parameters, buffers and moments of all ranks unchanged."""
     before = copies(backend)
     _, norm = engine_step(backend, step, broken=True)
     assert not math.isfinite(norm)
@@ -164,7 +166,7 @@ def check_broken_step(backend, step):
 
 
 def through_checkpoints(folder, backend):
-    """Save, load into DDP, save, load into a new engine of the first kind."""
+    """Save, load into DDP, save, and load into a new engine of the first type."""
     config = backend.config
     for parallel in ("ddp", config.parallel):
         saved, run_dir = copies(backend), folder / parallel
@@ -184,7 +186,7 @@ def through_checkpoints(folder, backend):
 
 
 def copies(backend):
-    """(model, optimizer), on rank 0."""
+    """Return copies of (model, optimizer) on rank 0."""
     both = backend.model_tensors(), backend.optimizer_tensors()
     return [{name: value.clone() for name, value in part.items()} for part in both if backend.world.is_main]
 
@@ -195,7 +197,7 @@ def count_of(kind):
 
 
 def validation_outputs(backend, plain):
-    """Outputs in eval mode of both, in more calls on later ranks: a collective inside would hang."""
+    """Return outputs of both in eval mode; later ranks call more often, so that a collective inside would hang."""
     frozen, probe = not plain.model.encoder[0].weight.requires_grad, torch.linspace(-1, 1, 12).view(2, 6)
     evaluated = plain.evaluated.eval()
     with backend.whole_model(), torch.no_grad():
@@ -223,7 +225,7 @@ def main(folder, *cases):
     world = World.from_environment()
     device = start(world, timeout_minutes=5)
     for number, case in enumerate(cases):
-        print(f"case {case}", flush=True)  # the one that failed, if none follows
+        print(f"case {case}", flush=True)  # the last one printed is the one that failed
         check(Path(folder) / str(number), world, device, **json.loads(case))
         print("agrees", flush=True)
         gc.collect()

@@ -1,7 +1,7 @@
-"""Run in several ranks: BatchNorm over the ranks beside plain BatchNorm over their batches laid end to end.
+"""Compare BatchNorm over several ranks with plain BatchNorm over their concatenated batches.
 
-First the layer in a small network, in float64, through gradient checkpointing and two micro-batches a step; then
-engines with the option on, beside each other.
+First the layer in a small float64 network with gradient checkpointing and two micro-batches per step; then the
+engines with the option, compared with each other.
 """
 
 import copy
@@ -22,8 +22,8 @@ from cxr_dist.train.batchnorm import LaneStatistics
 ROUNDS, SAMPLES = 2, 3
 
 
-class Films(nn.Module):
-    """Convolutions with BatchNorm, the second pair recomputed in the backward pass."""
+class Images(nn.Module):
+    """Convolutions with BatchNorm, of which the second pair is recomputed in the backward pass."""
 
     def __init__(self):
         super().__init__()
@@ -31,40 +31,40 @@ class Films(nn.Module):
         self.block = nn.Sequential(nn.Conv2d(4, 5, 3), nn.BatchNorm2d(5), nn.ReLU())
         self.head = nn.Linear(5, 2)
 
-    def forward(self, films):
-        features = checkpoint(self.block, self.stem(films), use_reentrant=False)
+    def forward(self, images):
+        features = checkpoint(self.block, self.stem(images), use_reentrant=False)
         return self.head(features.mean((2, 3)))
 
 
 def step(model, batches, num_lanes):
-    """Outputs and input gradients of a step's micro-batches; running statistics move once."""
+    """Return outputs and input gradients of a step's micro-batches; running statistics are updated once."""
     statistics, found = LaneStatistics(model, num_lanes), []
     statistics.start()
-    for films in batches:
-        films = films.clone().requires_grad_()
-        logits = model(films)
+    for images in batches:
+        images = images.clone().requires_grad_()
+        logits = model(images)
         logits.square().sum().backward()
         statistics.add()
-        found += [logits.detach(), films.grad]
+        found += [logits.detach(), images.grad]
     statistics.finish(keep=torch.tensor(True))
     return found
 
 
 def check_layer(world):
     torch.manual_seed(0)
-    plain = Films().double()
+    plain = Images().double()
     ours, size = copy.deepcopy(plain), world.world_size
     names = list(ours.state_dict())
     synchronise_batchnorm(ours, size)
     assert list(ours.state_dict()) == names
     assert sum(isinstance(layer, SyncBatchNorm) for layer in ours.modules()) == 2
-    # Ranks of different brightness and spread, so that no rank's own statistics would do.
+    # Ranks differ in mean and spread, so that the statistics of a single rank would be wrong.
     whole = [torch.randn(size, SAMPLES, 1, 9, 9).double() * scale for scale in (1, 30)]
-    whole = [films * torch.arange(1, size + 1).view(-1, 1, 1, 1, 1) + 100 for films in whole]
+    whole = [images * torch.arange(1, size + 1).view(-1, 1, 1, 1, 1) + 100 for images in whole]
     assert len(whole) == ROUNDS
-    # Every rank adds the plain layer's statistics, too, to the sum over ranks.
-    expected = step(plain, [films.flatten(0, 1) for films in whole], ROUNDS * size)
-    found = step(ours, [films[world.rank] for films in whole], ROUNDS * size)
+    # Every rank also contributes the plain layer's statistics to the sum over ranks.
+    expected = step(plain, [images.flatten(0, 1) for images in whole], ROUNDS * size)
+    found = step(ours, [images[world.rank] for images in whole], ROUNDS * size)
     for mine, both in zip(found, expected, strict=True):
         torch.testing.assert_close(mine, both.unflatten(0, (size, SAMPLES))[world.rank])
     for (name, parameter), reference in zip(ours.named_parameters(), plain.parameters(), strict=True):
@@ -74,17 +74,17 @@ def check_layer(world):
     check_without_ranks(world, ours, plain, whole[0][0])
 
 
-def check_without_ranks(world, ours, plain, films):
-    """In eval mode nothing crosses ranks: later ones call more often. bf16 inputs keep their type."""
+def check_without_ranks(world, ours, plain, images):
+    """In eval mode ranks exchange nothing: later ranks call more often. Inputs in bf16 keep their type."""
     ours.eval(), plain.eval()
     for _ in range(1 + world.rank):
-        torch.testing.assert_close(ours(films), plain(films))
+        torch.testing.assert_close(ours(images), plain(images))
     with torch.autocast("cpu", torch.bfloat16):
-        assert ours.train().float().stem(films.float()).dtype == torch.bfloat16
+        assert ours.train().float().stem(images.float()).dtype == torch.bfloat16
 
 
 def check_engines(world, device):
-    """DDP and ZeRO 3 with the option: the same losses, which are not those without it."""
+    """DDP and ZeRO 3 have the same losses with the option, and others without it."""
     curves = {
         (parallel, sync): curve(world, device, parallel, sync)
         for parallel, sync in (("ddp", True), ("zero3", True), ("ddp", False))
@@ -104,7 +104,7 @@ def curve(world, device, parallel, sync):
     assert isinstance(backend.module.encoder[1], SyncBatchNorm) == sync
     losses = []
     for number in range(4):
-        if number in (0, 2):  # an encoder that thaws
+        if number in (0, 2):  # an encoder that is unfrozen
             backend.module.set_frozen(number == 0)
             backend.prepare()
         losses.append(engine_step(backend, number)[0])

@@ -1,4 +1,4 @@
-"""A compiled run computes what the run computes as it was written, and compiles once for reports of any length."""
+"""A compiled run gives the results of the uncompiled run, and compiles once for reports of any length."""
 
 import shutil
 from pathlib import Path
@@ -23,19 +23,19 @@ needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is 
 @pytest.mark.parametrize(
     "kind", [pytest.param("cpu", marks=needs_compiler), pytest.param("cuda", marks=needs_gpu)]
 )
-def test_a_compiled_run_is_the_run_with_dropout_and_a_thaw(kind):
+def test_a_compiled_run_equals_the_uncompiled_run_with_dropout_and_unfreezing(kind):
     torch.compiler.reset()
     torch._dynamo.utils.counters.clear()
     device = torch.device(kind)
     assert_near(trained(World(), device, compiled=True), trained(World(), device, compiled=False))
     counted = torch._dynamo.utils.counters
-    assert counted["stats"]["unique_graphs"] == 2  # frozen and thawed, each for reports of three lengths
+    assert counted["stats"]["unique_graphs"] == 2  # frozen and unfrozen, each for reports of three lengths
     assert not counted["graph_break"]
 
 
 @needs_compiler
 @pytest.mark.multiprocess
-def test_two_compiled_ranks_are_one_that_is_not():
+def test_two_compiled_ranks_equal_one_uncompiled_rank():
     output = forked_ranks.run(2, Path(__file__).with_name("compiled_run.py"), seconds=580)
     assert output.count("agrees") == 2
 

@@ -1,4 +1,4 @@
-"""Every engine beside plain torch: the same losses, norms, weights and moments, whatever the ranks do."""
+"""Every engine gives the losses, norms, weights and moments of plain torch at any number of ranks."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ def case(parallel, precision, file=None, **options):
     return {"parallel": parallel, "precision": precision} | settings | options
 
 
-# Ranks start once for all of their cases: importing takes longer than the steps.
+# Ranks start once for all their cases, because importing takes longer than the steps.
 CASES = {
     2: [
         case("ddp", "fp32", decay=DECAY),
@@ -38,7 +38,7 @@ CASES = {
 @pytest.mark.parametrize("ranks", CASES)
 def test_steps_agree_with_plain_torch(ranks, tmp_path):
     cases = CASES[ranks]
-    if ranks == 4:  # DeepSpeed leaves small tensors whole, and all of ours are small
+    if ranks == 4:  # DeepSpeed does not partition small tensors, and all of these are small
         whole = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
         (tmp_path / "all.json").write_text(json.dumps(whole))
         cases[0]["deepspeed"] = str(tmp_path / "all.json")

@@ -1,4 +1,4 @@
-"""The roll call over a real store; ranks that are absent are reported in time, and in our words."""
+"""The exchange of text over a real store: absent ranks are reported in time, with our own messages."""
 
 import socket
 import time
@@ -14,18 +14,18 @@ from cxr_dist.errors import UserError
 
 @pytest.fixture
 def free_port(monkeypatch):
-    """A port that nothing listens on, set as the rendezvous."""
+    """Return a port on which nothing listens, set as the rendezvous."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", str(port))
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):  # set by the call; taken back after the test
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):  # set by the call and restored after the test
         monkeypatch.setenv(name, "0")
     return port
 
 
-def test_rank_0_hears_those_that_came_and_no_others(free_port):
+def test_rank_0_receives_the_texts_of_the_ranks_that_joined(free_port):
     main = call_the_roll(World(rank=0, world_size=3), seconds=5)
     other = call_the_roll(World(rank=2, world_size=3, local_rank=2), seconds=5)
     main.say("report", "zero")
@@ -52,7 +52,7 @@ def test_a_rank_that_finds_nobody_says_why(free_port, monkeypatch, capfd):
     monkeypatch.setenv("MASTER_ADDR", "no-such-host.invalid")
     with pytest.raises(UserError, match=r"cannot resolve that name; set MASTER_ADDR"):
         call_the_roll(rank, seconds=0.3)
-    assert capfd.readouterr().err == "", "none of the store's own pages"
+    assert capfd.readouterr().err == "", "the store's client prints nothing itself"
 
 
 def test_a_taken_port_is_named(free_port):
@@ -79,6 +79,6 @@ def test_a_sum_that_is_wrong_is_noticed(free_port):
         with pytest.raises(UserError, match=r"wrong in 6553600 of 6553600 values: a link or a GPU is bad"):
             _checked_sum(
                 World(rank=0, world_size=2), torch.device("cpu"), seconds=5
-            )  # the other adds nothing
+            )  # the other rank contributes zeros
     finally:
         dist.destroy_process_group()

@@ -1,4 +1,4 @@
-"""The model of larger clusters: its fit finds what made the numbers, and its limits are what they must be."""
+"""The model of larger clusters: its fit recovers the parameters of synthetic times, and its limits are correct."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""BatchNorm over ranks is plain BatchNorm over their batches laid end to end, in every engine."""
+"""BatchNorm over ranks equals plain BatchNorm over their concatenated batches, in every engine."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The moving average is torch's own, to the bit, and knows nothing of updates that were left out."""
+"""The moving average equals torch's bit for bit, and ignores skipped updates."""
 
 import math
 
@@ -20,12 +20,12 @@ def move(model, seed):
 
 
 @given(st.floats(0.01, 0.9999), st.sampled_from([torch.float32, torch.float64]), st.integers(0, 99))
-def test_it_is_torchs_average(decay, dtype, seed):
+def test_the_average_equals_torchs(decay, dtype, seed):
     torch.manual_seed(seed)
     model = nn.Linear(5, 3).to(dtype)
     ours = WeightAverage(decay, list(model.parameters()))
     torchs = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
-    torchs.update_parameters(model)  # the first one copies
+    torchs.update_parameters(model)  # the first call copies
     for step in range(5):
         move(model, seed + step)
         ours.update(torch.tensor(1.0))
@@ -35,7 +35,7 @@ def test_it_is_torchs_average(decay, dtype, seed):
 
 
 @pytest.mark.parametrize("norm", [math.nan, math.inf, torch.tensor(math.nan), torch.tensor(math.inf)])
-def test_an_update_left_out_moves_nothing(norm):
+def test_a_skipped_update_leaves_the_average_unchanged(norm):
     model = nn.Linear(5, 3)
     average = WeightAverage(0.9, list(model.parameters()))
     move(model, 1)
@@ -45,7 +45,7 @@ def test_an_update_left_out_moves_nothing(norm):
     assert all(map(torch.equal, average.averages, before))
 
 
-def test_averages_and_weights_change_places_and_back_also_after_an_error():
+def test_averages_and_weights_are_swapped_and_swapped_back_even_after_an_error():
     model = nn.Linear(5, 3)
     average = WeightAverage(0.9, list(model.parameters()))
     move(model, 1)

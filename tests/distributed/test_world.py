@@ -1,4 +1,4 @@
-"""Who am I, from the variables that torchrun, srun and a batch script really set (SLURM 22.05)."""
+"""The place of a rank, read from the variables that torchrun, srun and a batch script set (SLURM 22.05)."""
 
 import os
 
@@ -34,11 +34,11 @@ def test_a_task_of_srun_knows_its_place():
     assert World.from_environment(STEP_TASK) == World(rank=3, world_size=4, local_rank=1, node=1)
 
 
-def test_a_batch_script_is_alone_though_its_job_has_tasks():
+def test_a_batch_script_is_a_single_rank_although_its_job_has_tasks():
     assert World.from_environment(BATCH_SCRIPT) == World()
 
 
-def test_a_shell_without_variables_is_alone():
+def test_a_shell_without_variables_is_a_single_rank():
     assert World.from_environment({}) == World()
 
 
@@ -63,7 +63,7 @@ def test_a_rank_outside_the_world_is_refused():
 
 @pytest.fixture
 def scontrol(tmp_path, monkeypatch):
-    """A command of this name on the PATH that does what the test writes into it."""
+    """Put a command of this name on the PATH that runs the script a test writes."""
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
 
     def write(script: str) -> None:
@@ -119,7 +119,7 @@ def test_a_world_size_that_does_not_divide_the_lanes_lists_those_that_do():
         lanes_of(World(world_size=3), 4)
 
 
-def test_a_requeued_job_does_not_meet_the_start_before():
+def test_a_requeued_job_does_not_use_the_port_of_its_previous_start():
     ports = [
         rendezvous(World(), {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": str(restart)})["MASTER_PORT"]
         for restart in range(12)

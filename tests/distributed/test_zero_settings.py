@@ -1,4 +1,4 @@
-"""What DeepSpeed is told, and what a site's file may and may not say."""
+"""DeepSpeed's configuration, and what a site's file may set."""
 
 import dataclasses
 from pathlib import Path
@@ -26,7 +26,7 @@ def test_there_is_a_file_for_each_engine_and_for_offloading():
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
-def test_a_site_file_says_what_is_used_without_it_and_offloads_where_its_name_does(path):
+def test_a_site_file_has_the_defaults_and_offloads_if_its_name_says_so(path):
     engine, _, offload = path.stem.partition("_")
     plain, site = zero_settings(config(engine)), zero_settings(config(engine, deepspeed=str(path)))
     expected, found = (effective(each.pop("zero_optimization")) for each in (plain, site))
@@ -38,13 +38,13 @@ def test_a_site_file_says_what_is_used_without_it_and_offloads_where_its_name_do
 
 
 def effective(section):
-    """With DeepSpeed's own defaults filled in."""
+    """Return a section with DeepSpeed's own defaults filled in."""
     from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 
     return DeepSpeedZeroConfig(**section).model_dump(mode="json")
 
 
-def test_a_site_file_is_laid_over_the_defaults(tmp_path):
+def test_a_site_file_overrides_the_defaults(tmp_path):
     path = tmp_path / "site.json"
     path.write_text('{"zero_optimization": {"reduce_bucket_size": 7, "overlap_comm": true}}')
     plain, site = zero_settings(config("zero1")), zero_settings(config("zero1", deepspeed=str(path)))

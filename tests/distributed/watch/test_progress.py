@@ -1,4 +1,4 @@
-"""The place of a rank; and startup.jsonl: phases that add up to the whole, one line for each start, none outside."""
+"""The place of a rank, and startup.jsonl: one line per start, whose phases add up to the total."""
 
 import json
 import subprocess
@@ -47,14 +47,14 @@ def test_phases_add_up_and_a_phase_met_twice_is_one(tmp_path):
     (line,) = read_starts(tmp_path)
     assert list(line["seconds"]) == ["python", "imports", "model", "checks", "first step"]
     assert line["total"] == pytest.approx(sum(line["seconds"].values()), abs=0.01)
-    assert line["seconds"]["imports"] >= 0.06  # with `update`, which has no time of its own
+    assert line["seconds"]["imports"] >= 0.06  # includes `update`, which is not timed separately
     assert min(line["seconds"]["model"], line["seconds"]["first step"]) >= 0.02
     assert line["total"] - line["seconds"]["python"] == pytest.approx(time.time() - before, abs=0.1)
     assert (line["step"], line["world_size"]) == (7, 1)
     assert said.startswith(f"first step after {line['total']:.1f} s: python ")
 
 
-def test_a_start_ends_with_its_first_step_and_rank_0_alone_writes(tmp_path):
+def test_a_start_ends_with_its_first_step_and_only_rank_0_writes(tmp_path):
     start_clock()
     assert end(tmp_path, World(rank=1, world_size=2)) == []
     assert read_starts(tmp_path) == []
@@ -65,7 +65,7 @@ def test_a_start_ends_with_its_first_step_and_rank_0_alone_writes(tmp_path):
     assert len(read_starts(tmp_path)) == 1
 
 
-def test_the_python_phase_counts_from_the_birth_of_the_process():
+def test_the_python_phase_counts_from_the_start_of_the_process():
     code = "import json, sys, time; time.sleep(0.5); from cxr_dist.distributed.watch import progress\n"
     code += "progress.start_clock(); print(json.dumps([progress._start.seconds, 'torch' in sys.modules]))"
     before = time.time()
@@ -75,7 +75,7 @@ def test_the_python_phase_counts_from_the_birth_of_the_process():
     assert not has_torch
 
 
-def test_a_run_says_where_its_start_went(cxr_dist, tiny_shards, tmp_path):
+def test_a_run_prints_the_times_of_its_start(cxr_dist, tiny_shards, tmp_path):
     small = (
         "--data.global-batch",
         16,
@@ -95,8 +95,8 @@ def test_a_run_says_where_its_start_went(cxr_dist, tiny_shards, tmp_path):
     assert list(line["seconds"]) == [*phases, "first step"]
 
 
-def test_a_run_on_films_alone_does_not_import_transformers():
-    """It reads 1,600 files, on each rank."""
+def test_an_image_only_run_does_not_import_transformers():
+    """Importing transformers reads 1,600 files on each rank."""
     code = "import sys, cxr_dist.train.assembly as session\nfrom cxr_dist.config.run import ModelConfig\n"
     code += "session.build_classifier(ModelConfig(mode='image', image_encoder='densenet-narrow'), 2, None)\n"
     code += "assert 'cxr_dist.train.loop' in sys.modules and 'transformers' not in sys.modules"

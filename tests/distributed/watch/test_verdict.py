@@ -1,4 +1,4 @@
-"""Who holds up the job: from what is known of all ranks, without a process."""
+"""The verdict which rank holds up the job, as a pure function of what is known of all ranks."""
 
 import json
 
@@ -50,7 +50,7 @@ jobs = st.lists(members, min_size=1, max_size=6, unique_by=lambda m: m.rank)
 
 
 @given(jobs)
-def test_whoever_is_blamed_is_a_rank_and_is_named(job):
+def test_every_culprit_is_a_rank_and_is_named(job):
     verdict = judge(job, LIMITS)
     if verdict is not None:
         assert set(verdict.culprits) <= {m.rank for m in job}
@@ -68,7 +68,7 @@ def test_the_order_of_ranks_does_not_matter(job, random):
 
 
 @given(st.lists(st.floats(0, 2000), max_size=5), st.floats(0, 599), st.floats(0, 59))
-def test_as_long_as_one_rank_gets_ahead_and_all_beat_nobody_is_blamed(others, idle, since):
+def test_nobody_is_blamed_while_one_rank_makes_progress_and_all_send_beats(others, idle, since):
     job = [hung(0, DATA, idle=idle, since=since)]
     job += [hung(rank, idle=waited) for rank, waited in enumerate(others, start=1)]
     assert judge(job, LIMITS) is None
@@ -81,15 +81,15 @@ def test_as_long_as_one_rank_gets_ahead_and_all_beat_nobody_is_blamed(others, id
         ([member(0), member(1, since=60)], (1,), "stopped answering 60 s ago at step 7, forward and backward"),
         ([member(0), member(1, "absent", since=600), member(2, "absent", since=600)], (1, 2), "rank 2 has not joined"),
         ([member(0), member(1, "failed", since=1, note="OSError")], (1,), "failed at step 7, forward and backward (OS"),
-        # The cause before what followed from it.
+        # The cause is blamed, not what followed from it.
         ([member(0, "failed", since=5), member(1, "gone")], (1,), "died"),
         ([member(0, "failed", since=1), member(1, "left", DATA)], (1,), "left at step 7, waiting for data, while"),
         ([member(0, "failed", since=1), member(1, "left", VALIDATION)], (0,), "failed"),
-        # All wait for the one that is at something of its own, however many those are.
+        # Ranks outside a collective are blamed, however many there are.
         ([hung(0), hung(1, DATA, waits=False), hung(2)], (1,), "; the others are at step 7, forward and backward"),
         ([hung(0), hung(1, DATA, waits=False), hung(2, DATA, waits=False)], (1, 2), "rank 2 on node0"),
         ([hung(0, DATA, waits=False), hung(1, step=8, waits=False)], (0,), "at step 7, waiting for data"),
-        # All are in collectives, not the same ones.
+        # All ranks are in collectives, but not in the same one.
         ([hung(0), hung(1), hung(2, VALIDATION)], (2,), "step 7, validation; the others are at step 7, forward"),
         ([hung(0), hung(1, step=8), hung(2)], (1,), "at step 8"),
         ([hung(0), hung(1, step=8)], (0,), "at step 7"),
@@ -97,14 +97,14 @@ def test_as_long_as_one_rank_gets_ahead_and_all_beat_nobody_is_blamed(others, id
         ([hung(0), member(1, "left", step=3)], (1,), "left at step 3"),
     ],
 )  # fmt: skip
-def test_the_one_to_blame(job, culprits, text):
+def test_the_rank_to_blame(job, culprits, text):
     verdict = judge(job, LIMITS)
     assert ranks(verdict) == culprits
     assert text in verdict.text
     assert verdict.status == EXIT_ENDED
 
 
-def test_an_error_is_judged_only_after_a_death_had_time_to_show():
+def test_an_error_is_judged_only_after_a_death_would_have_been_noticed():
     assert judge([member(0), member(1, "failed", since=0.5)], LIMITS) is None
 
 
@@ -113,11 +113,11 @@ def test_a_user_error_of_one_rank_is_the_status_of_all():
     assert (verdict.culprits, verdict.status) == ((1,), EXIT_REFUSED)
 
 
-def test_ranks_that_all_left_are_no_case():
+def test_there_is_no_verdict_if_all_ranks_have_left():
     assert judge([member(rank, "left", since=1e9) for rank in range(3)], LIMITS) is None
 
 
-def test_of_very_many_some_are_named_and_all_are_counted():
+def test_of_many_culprits_some_are_named_and_all_are_counted():
     verdict = judge([member(rank, "gone") for rank in range(1000)], LIMITS)
     assert len(verdict.culprits) == 1000
     assert "rank 7 " in verdict.text

@@ -1,4 +1,4 @@
-"""Ranks that are stopped, killed, stuck, gone or wrong: all end, and say which it was, where and in which phase."""
+"""If a rank is stopped, killed, stuck or missing, or fails, all ranks end and name its host, step and phase."""
 
 import json
 import os
@@ -20,7 +20,7 @@ SOMEBODY = r"rank {} on \S+ \(pid \d+\) "
 
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory):
-    """ended(case) -> (exit status by rank, log by rank), after all cases have run at once."""
+    """ended(case) returns (exit status by rank, log by rank); all cases run at the same time."""
     folder = tmp_path_factory.mktemp("watched")
     subprocess.run([sys.executable, SCRIPT, folder], check=True, timeout=480)
 
@@ -48,7 +48,7 @@ def workers(logs):
     return [int(pid) for log in logs.values() for pid in re.findall(r"worker (\d+)", log)]
 
 
-def test_ranks_that_finish_leave_without_a_word(ended):
+def test_ranks_that_finish_exit_silently(ended):
     statuses, logs = ended("finish")
     assert set(statuses.values()) == {0}
     assert "watchdog" not in str(logs)
@@ -74,7 +74,7 @@ def test_ranks_that_finish_leave_without_a_word(ended):
         ),
     ],
 )
-def test_every_other_rank_names_the_one_and_ends(ended, case, line):
+def test_every_other_rank_names_the_culprit_and_ends(ended, case, line):
     statuses, logs = ended(case)
     culprit = int(case[-1])
     for rank in statuses.keys() - {culprit}:
@@ -84,7 +84,7 @@ def test_every_other_rank_names_the_one_and_ends(ended, case, line):
         assert statuses[rank] == 70
 
 
-def test_a_stopped_rank_is_killed_and_its_worker_goes_with_it(ended):
+def test_a_stopped_rank_is_killed_together_with_its_worker(ended):
     for case in ("stop_0", "stop_1"):
         statuses, logs = ended(case)
         assert statuses[int(case[-1])] == -signal.SIGKILL
@@ -100,17 +100,17 @@ def test_a_stuck_rank_shows_its_stack_and_worker_and_ends_both(ended):
     assert not is_running(worker)
 
 
-def test_a_death_is_seen_at_once_although_a_worker_still_holds_what_the_rank_had_open(ended):
-    # Silence would take the timeout, and has other words.
+def test_a_death_is_noticed_at_once_although_a_worker_inherited_open_connections(ended):
+    # Silence would be noticed only at the timeout, with another message.
     for case in ("kill_0", "kill_1"):
         _, logs = ended(case)
         (worker,) = workers(logs)
         assert is_running(worker)
 
 
-def test_a_rank_that_failed_leaves_by_itself(ended):
+def test_a_rank_that_failed_exits_by_itself(ended):
     statuses, logs = ended("fail_1")
-    assert statuses[1] == 1  # its caller shows the traceback
+    assert statuses[1] == 1  # its caller prints the traceback
     assert "watchdog" not in logs[1]
 
 
@@ -127,7 +127,7 @@ def test_a_user_error_of_one_rank_ends_all_with_its_status_and_no_stacks(ended, 
 
 
 @pytest.mark.parametrize("case", ["miss_0", "miss_1"])
-def test_a_rank_that_never_comes_is_named(ended, case):
+def test_a_rank_that_never_joins_is_named(ended, case):
     statuses, logs = ended(case)
     missing = int(case[-1])
     assert statuses == {1 - missing: 70}
@@ -143,13 +143,13 @@ def test_a_rendezvous_port_that_is_taken_is_named_at_once(ended):
     assert re.search(expected, logs[0])
 
 
-def test_a_slow_rank_that_gets_ahead_is_waited_for(ended):
+def test_a_slow_rank_that_makes_progress_is_waited_for(ended):
     statuses, logs = ended("slow_0")
     assert set(statuses.values()) == {0}
     assert "watchdog" not in str(logs)
 
 
-def test_a_rank_whose_launcher_is_gone_is_asked_to_save_and_leave(tmp_path):
+def test_a_rank_whose_launcher_has_ended_is_asked_to_save_and_exit(tmp_path):
     launch = "import subprocess, sys; subprocess.run([sys.executable, *sys.argv[2:]])"
     command = [sys.executable, "-c", launch, "torchrun", str(SCRIPT), "orphan"]
     with (tmp_path / "log").open("w") as log:
@@ -167,7 +167,7 @@ def test_a_rank_whose_launcher_is_gone_is_asked_to_save_and_leave(tmp_path):
 
 
 def text_of(path, pattern, seconds=120):
-    """What a pattern's group is in a file, as soon as it is there."""
+    """Wait until a file contains the pattern and return the pattern's group."""
     deadline = time.monotonic() + seconds
     while (found := re.search(pattern, path.read_text())) is None:
         assert time.monotonic() < deadline, path.read_text()

@@ -1,10 +1,10 @@
-"""Small runs under the watchdog, each disturbed in its own way: all cases at once, two or three forked ranks each.
+"""Run small jobs of two or three forked ranks under the watchdog, all at the same time and each disturbed differently.
 
     python watched_ranks.py FOLDER [CASE …]
-    python watched_ranks.py orphan        one rank that does nothing until it is asked to leave
+    python watched_ranks.py orphan        one rank that does nothing until it is asked to exit
 
 A rank writes to FOLDER/CASE.RANK.log; FOLDER/CASE.json has exit statuses and process ids in the order of ranks.
-Torch is imported once, before the forks, and has no thread then.
+Torch is imported once, before the forks, when it has no threads.
 """
 
 import json
@@ -28,7 +28,7 @@ from cxr_dist.distributed.watch.watchdog import watching
 from cxr_dist.distributed.world import World
 from cxr_dist.errors import UserError
 
-# Undisturbed ranks, which must not be ended, have a time that a busy machine does not use up either.
+# Ranks that must not be ended have a timeout that even a busy machine does not reach.
 TIMEOUT_SECONDS, PATIENT_SECONDS, WORKER_SECONDS, DISTURBED_STEP, STEPS = 8.0, 24.0, 600, 3, 5
 PATIENT = {"finish", "slow_0"}
 # Name: (ranks that start, world size). A name ends in the rank that is disturbed.
@@ -52,7 +52,7 @@ CASES = {
 
 
 def run(case, rank, world_size):
-    """What training does, in small: a phase of one's own, then a sum over ranks."""
+    """Do what training does, in small: a phase without communication, then a sum over ranks."""
     world = World(rank=rank, world_size=world_size)
     timeout_minutes = (PATIENT_SECONDS if case in PATIENT else TIMEOUT_SECONDS) / 60
     try:
@@ -73,12 +73,12 @@ def run(case, rank, world_size):
 
 
 def disturb(kind, group):
-    time.sleep(1)  # for a beat from here
+    time.sleep(1)  # so that a beat is sent from here
     if kind == "stop":
         start_worker(end_with_parent, time.sleep)
         os.kill(os.getpid(), signal.SIGSTOP)
     elif kind == "kill":
-        start_worker(time.sleep)  # outlives the rank, with copies of all that it had open
+        start_worker(time.sleep)  # outlives the rank and has copies of its open connections
         os.kill(os.getpid(), signal.SIGKILL)
     elif kind == "read":
         start_worker(time.sleep).join()
@@ -88,7 +88,7 @@ def disturb(kind, group):
         raise UserError("made for the test")
     elif kind == "skip":
         enter("validation")
-        torch.distributed.all_reduce(torch.ones(1), group=group)  # the others are in another one
+        torch.distributed.all_reduce(torch.ones(1), group=group)  # the others are in another collective
     elif kind == "slow":
         for _ in range(int(1.25 * PATIENT_SECONDS)):
             time.sleep(1)
@@ -96,7 +96,7 @@ def disturb(kind, group):
 
 
 def start_worker(*calls):
-    """A forked process that sleeps, as a loader worker does."""
+    """Fork a process that sleeps like a loader worker."""
 
     def work():
         for call in calls:
@@ -109,7 +109,7 @@ def start_worker(*calls):
 
 
 def rank_process(case, rank, world_size, port, folder):
-    """In a forked child: never returns."""
+    """Run a rank in a forked child; never returns."""
     log = os.open(folder / f"{case}.{rank}.log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -125,7 +125,7 @@ def rank_process(case, rank, world_size, port, folder):
 
 
 def watch_case(case, folder):
-    """Start the case's ranks, and note how they end."""
+    """Start the case's ranks and record how they end."""
     with socket.socket() as free:
         free.bind(("", 0))
         port = free.getsockname()[1]
