@@ -1,4 +1,4 @@
-"""What all benchmarks share: their flags, the order of turns, and the file of a result."""
+"""The code that all benchmarks share: flags, the order of turns and the file of a result."""
 
 import importlib
 import json
@@ -14,7 +14,7 @@ MODULES = sorted((harness.ROOT / "benchmarks").rglob("*.py"))
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(harness.ROOT)))
-def test_a_benchmark_finds_what_it_imports(path):
+def test_the_imports_of_a_benchmark_exist(path):
     importlib.import_module(".".join(path.relative_to(harness.ROOT).with_suffix("").parts))
 
 
@@ -26,7 +26,7 @@ def test_flags_have_the_types_of_their_defaults(monkeypatch):
     assert found == {"micro_batch": 8, "sides": [1, 2], "compile": False, "limit": 1.5, "folder": None}
 
 
-def test_ways_take_turns_back_and_forth_after_warming_up():
+def test_alternatives_take_turns_back_and_forth_after_warming_up():
     calls = []
     ways = {name: lambda name=name: calls.append(name) or len(calls) for name in "abc"}
     found = harness.in_turns(ways, 2, warm_up=1)
@@ -36,7 +36,7 @@ def test_ways_take_turns_back_and_forth_after_warming_up():
 
 
 @pytest.mark.parametrize(("device", "file"), [("cpu", "made.json"), ("cuda", "made-cuda.json")])
-def test_a_result_says_what_where_and_with_which_options_but_no_path(monkeypatch, tmp_path, device, file):
+def test_a_result_has_its_options_device_and_machine_but_no_path(monkeypatch, tmp_path, device, file):
     monkeypatch.setattr(harness, "RESULTS", tmp_path)
     options = Namespace(turns=2, folder=tmp_path, shards=None)
     harness.write_result("made", "a made result", options, torch.device(device), seconds=[1.0])

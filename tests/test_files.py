@@ -1,4 +1,4 @@
-"""A file is whole or absent, also when the writer dies or the disk is full."""
+"""A file is complete or absent, even if the writer is killed or the disk is full."""
 
 import os
 import signal
@@ -47,7 +47,7 @@ def test_kill_9_while_writing_leaves_the_old_file(tmp_path):
     assert path.read_text() == "old"
 
 
-def test_sha256_is_that_of_the_bytes(tmp_path):
+def test_sha256_of_a_file_is_that_of_its_bytes(tmp_path):
     write_whole(tmp_path / "a", "abc")
     assert sha256_of(tmp_path / "a").startswith("ba7816bf8f01cfea")
     assert Path(tmp_path / "a").stat().st_mode & 0o777 == 0o644

@@ -1,4 +1,4 @@
-"""The rooms of the package and their order. Every module of cxr_dist, launch/ and benchmarks/ is looked at."""
+"""The rooms of the package and the order of their imports, in all modules of cxr_dist, launch/ and benchmarks/."""
 
 import ast
 from collections.abc import Iterator
@@ -12,21 +12,21 @@ ROOMS = (
     "config", "distributed", "format", "shard", "data", "model", "run", "evaluate", "report", "train", "inference",
     "doctor", "cli",
 )  # fmt: skip
-"""From the ground up: a room imports only from itself and from rooms before it."""
+"""In order: a room imports only from itself and from rooms before it."""
 GROUND = {"errors", "files", "__version__"}
-"""What every room may import: modules at the root, which themselves import only each other."""
+"""Modules at the root that every room may import; they import only each other."""
 MODULES = sorted(PACKAGE.rglob("*.py"))
 OUTSIDE = sorted([*(ROOT / "launch").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")])
 
 
 def name_of(path: Path) -> str:
-    """The dotted name of a module below the repository's root."""
+    """Return the dotted name of a module below the repository's root."""
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 def imported(path: Path, at_once: bool = False) -> Iterator[tuple[int, str]]:
-    """Line and full dotted name of what a module imports: all, or (`at_once`) only what its own import brings."""
+    """Yield line and dotted name of all imports of a module, or (`at_once`) only of those that run on its import."""
     tree = ast.parse(path.read_text())
     for node in tree.body if at_once else ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -37,7 +37,7 @@ def imported(path: Path, at_once: bool = False) -> Iterator[tuple[int, str]]:
 
 
 def room_of(name: str) -> str:
-    """The room (or module at the root) of a dotted name of the package."""
+    """Return the room (or module at the root) of a dotted name of the package."""
     return name.split(".")[1] if "." in name else ""
 
 
@@ -49,7 +49,7 @@ def test_the_root_has_the_rooms_and_nothing_else():
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_a_room_imports_only_from_rooms_before_it(path):
     name = name_of(path)
-    if name in ("cxr_dist", "cxr_dist.__main__"):  # the two doors
+    if name in ("cxr_dist", "cxr_dist.__main__"):  # the entry points may import any room
         return
     room = room_of(name)
     allowed = GROUND | ({*ROOMS[: ROOMS.index(room) + 1]} if room in ROOMS else set())
@@ -62,11 +62,11 @@ def test_a_room_imports_only_from_rooms_before_it(path):
 
 
 def modules_named(name: str, known: set[str]) -> str | None:
-    """The module that an imported dotted name belongs to; None for one outside the package."""
+    """Return the module of an imported dotted name; None if it is outside the package."""
     return name if name in known else (parent if (parent := name.rpartition(".")[0]) in known else None)
 
 
-def test_no_circle_of_imports():
+def test_there_is_no_circular_import():
     known = {name_of(path) for path in MODULES}
     edges = {
         name_of(path): {m for _, n in imported(path) if (m := modules_named(n, known)) and m != "cxr_dist"}
@@ -108,7 +108,7 @@ def test_nothing_unpickles_and_no_file_grows_past_300_lines(path):
     assert len(path.read_text().splitlines()) <= 300
 
 
-def test_a_module_name_is_met_once():
+def test_module_names_are_unique():
     seen: dict[str, str] = {}
     for path in MODULES:
         if path.name != "__init__.py" and room_of(name_of(path)) not in (

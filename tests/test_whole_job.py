@@ -1,4 +1,4 @@
-"""The whole job from a table to a page: on real films where they are at hand, and with planted secrets."""
+"""The whole job from a table to a report page: on real images if available, and with planted secrets."""
 
 import csv
 import json
@@ -19,7 +19,7 @@ SMALL += " --train.log-every 1 --train.eval-every 3 --data.text-sections notes -
 
 
 def cxr_dist(*arguments, expected=0):
-    """Run a command as its own process; returns all that it printed."""
+    """Run a command in a separate process and return all that it printed."""
     command = [sys.executable, "-m", "cxr_dist", *map(str, arguments)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
@@ -28,7 +28,7 @@ def cxr_dist(*arguments, expected=0):
 
 
 def whole_job(shards, folder):
-    """Train image-only and fused, evaluate, compare; returns all that was printed and the comparison."""
+    """Train an image-only and a fused run, evaluate and compare; return all that was printed and the comparison."""
     said = ""
     for run, mode in (("demo-baseline", "image"), ("demo", "fused")):
         out = folder / mode
@@ -39,7 +39,7 @@ def whole_job(shards, folder):
 
 
 @pytest.mark.shared
-def test_real_films_and_notes_go_from_the_published_table_to_the_page(real_data, tmp_path):
+def test_real_images_and_notes_from_the_published_table_to_the_page(real_data, tmp_path):
     source = tmp_path / "source"
     source.mkdir()
     (source / "images").symlink_to(real_data / "covid-cxr" / "images")
@@ -78,7 +78,7 @@ shard: {samples: 20}
 
 @pytest.fixture
 def secret_shards(tmp_path):
-    """60 films whose patient ids, file names and notes hold words that must not come out again."""
+    """Write shards of 60 images with secrets in patient ids, file names and notes, which no output may contain."""
     films = tmp_path / "source" / "films"
     films.mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -102,7 +102,7 @@ def leaks(data: bytes) -> list[str]:
     return [word for word in SECRETS.values() if word.lower().encode() in data.lower()]
 
 
-def test_no_report_text_patient_id_or_file_name_comes_out(secret_shards, tmp_path):
+def test_no_report_text_patient_id_or_file_name_appears_in_outputs(secret_shards, tmp_path):
     said, _ = whole_job(secret_shards, tmp_path / "out")
     assert not leaks(said.encode())
     written = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
@@ -110,7 +110,7 @@ def test_no_report_text_patient_id_or_file_name_comes_out(secret_shards, tmp_pat
     assert not [path.name for path in written if leaks(path.read_bytes()) or leaks(str(path.name).encode())]
 
 
-def test_errors_keep_the_secret_too(secret_shards, tmp_path):
+def test_errors_do_not_reveal_secrets(secret_shards, tmp_path):
     victim = secret_shards / "train-00000.tar"
     data = bytearray(victim.read_bytes())
     data[1000] ^= 1
@@ -133,7 +133,7 @@ shard: {samples: 20}
 """
 
 
-def test_several_labels_some_of_them_unknown_go_the_whole_way(tmp_path):
+def test_the_whole_job_with_several_labels_some_of_them_unknown(tmp_path):
     films = tmp_path / "source" / "films"
     films.mkdir(parents=True)
     rng = np.random.default_rng(0)

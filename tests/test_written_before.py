@@ -1,7 +1,7 @@
-"""What an earlier version wrote still opens, and gives its numbers: shards, a killed run, an exported model.
+"""Files of an earlier version still open and give the same numbers: shards, a killed run and an exported model.
 
-They lie in tests/written_before, whose make.py says how they came about. Only commands and cxr_dist.load are used
-here, so that these tests say the same of every later version.
+The files are in tests/written_before, and make.py there wrote them. The tests use only commands and cxr_dist.load, so
+that they remain valid for every later version.
 """
 
 import csv
@@ -20,7 +20,7 @@ import cxr_dist
 
 WRITTEN = Path(__file__).parent / "written_before"
 EXPECTED = json.loads((WRITTEN / "expected.json").read_text())
-# Relative. The version that wrote them repeats all numbers to the last bit on the same machine. With other
+# Relative tolerance. The version that wrote them repeats all numbers to the last bit on the same machine. With other
 # instruction sets (SSE, AVX2, AVX-512) or two threads, sums are rounded in another order, and its losses, metrics and
 # probabilities move by less than 5e-7; a change of what is computed moves them by more.
 CLOSE = 1e-6
@@ -29,19 +29,19 @@ LAST_DIGIT = 1.5e-6  # `predict` rounds to six places
 
 @pytest.fixture
 def before(tmp_path, monkeypatch):
-    """A copy of all that was written, as it lay on disk then; the working folder, since the run's paths start there."""
+    """Copy the files to a folder, which becomes the working directory because the run's paths are relative to it."""
     folder = tmp_path / "before"
     shutil.copytree(WRITTEN, folder, symlinks=True)
     with tarfile.open(folder / "weights.tar.xz") as weights:
         weights.extractall(folder, filter="data")
-    (folder / "run").chmod(0o700)  # git keeps no modes
+    (folder / "run").chmod(0o700)  # git does not store this mode
     (folder / "shards" / "keys.csv").chmod(0o600)
     monkeypatch.chdir(folder)
     return folder
 
 
 def run_command(*arguments):
-    """Run a command as its own process, on the CPU; it has to succeed. Returns all that it printed."""
+    """Run a command in a separate process on the CPU, which must succeed, and return all that it printed."""
     command = [sys.executable, "-m", "cxr_dist", *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
@@ -50,7 +50,7 @@ def run_command(*arguments):
 
 
 def assert_same(found, kept, absolute=1e-9):
-    """All values that were kept are found again, numbers nearly; the new version may have more to say."""
+    """Assert that all recorded values are present, numbers within tolerance; further values are allowed."""
     found, kept = leaves(found), leaves(kept)
     assert len(kept) > 1
     pairs = {name: (found.get(name, "absent"), value) for name, value in kept.items()}
@@ -64,7 +64,7 @@ def nearly_equal(found, kept, absolute):
 
 
 def leaves(plain, path=""):
-    """Path -> value, for all values in nested dictionaries and lists."""
+    """Return path -> value for all values in nested dictionaries and lists."""
     if not isinstance(plain, dict | list):
         return {path: plain}
     items = plain.items() if isinstance(plain, dict) else enumerate(plain)
@@ -76,7 +76,7 @@ def read_json(file):
 
 
 def read_rows(file):
-    """The rows of predictions.csv, cells as numbers where they are."""
+    """Return the rows of predictions.csv, with numeric cells as numbers."""
     with file.open(newline="") as lines:
         return [{name: number(cell) for name, cell in row.items()} for row in csv.DictReader(lines)]
 
@@ -94,7 +94,7 @@ def test_shards_are_as_they_were_written(before):
 
 @pytest.mark.parametrize("folder", ["run", "export"])
 def test_a_run_and_an_exported_model_predict_the_same(before, folder):
-    """Takes about 5 s where it is the first test to need torch and transformers, which are imported here."""
+    """Takes about 5 s if it is the first test to import torch and transformers."""
     found = cxr_dist.load(folder).predict(**EXPECTED["case"])
     assert_same(found, EXPECTED[folder], absolute=LAST_DIGIT)
 
@@ -105,17 +105,21 @@ def test_an_evaluation_gives_the_same_numbers(before):
     shutil.rmtree(found / "test")
     written_at = (found / "val" / "predictions.csv").stat().st_mtime_ns
     run_command("evaluate", "run", "--mc-samples", "3")
-    assert (found / "val" / "predictions.csv").stat().st_mtime_ns == written_at  # read, not done again
+    assert (
+        found / "val" / "predictions.csv"
+    ).stat().st_mtime_ns == written_at  # the predictions were read and not computed again
     assert_same(read_json(found / "test" / "metrics.json"), read_json(kept / "test" / "metrics.json"))
     rows, kept_rows = [read_rows(folder / "test" / "predictions.csv") for folder in (found, kept)]
     assert_same(rows, kept_rows, absolute=1e-8)  # the variances are of a few 1e-6 and more
 
 
-def test_a_killed_run_goes_on_to_the_same_losses(before):
-    """Takes about 10 s: training starts as its own process, and imports for most of that time."""
+def test_a_killed_run_resumes_to_the_same_losses(before):
+    """Takes about 10 s: training runs in a separate process, most of whose time is spent on imports."""
     run_command(*EXPECTED["train"])
     lines = (before / "run" / "metrics.jsonl").read_text().splitlines()
     kept = (WRITTEN / "run" / "metrics.jsonl").read_text().splitlines()
-    assert lines[: len(kept)] == kept  # speeds, too: it went on from the checkpoint, and did not start over
+    assert (
+        lines[: len(kept)] == kept
+    )  # including speeds: the run resumed from the checkpoint and did not start over
     assert_same([json.loads(line) for line in lines], EXPECTED["lines"])
     assert read_json(before / "run" / "finished.json") == {"step": EXPECTED["lines"][-1]["step"]}

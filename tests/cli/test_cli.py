@@ -1,4 +1,4 @@
-"""The command line as a person meets it: help at once, and bad input answered in one line, with nothing lost."""
+"""The command line: help is fast, bad input gives one line and exit status 2, and nothing is lost."""
 
 import json
 import os
@@ -100,7 +100,7 @@ def test_missing_weights_say_how_to_get_them(cxr_dist, tiny_shards, tmp_path, mo
 
 @pytest.fixture(scope="module")
 def run_dir(tiny_shards, tmp_path_factory):
-    """A short fused run, trained from the command line."""
+    """Return a short fused run, trained from the command line."""
     folder = tmp_path_factory.mktemp("cli") / "run"
     command = [
         sys.executable,
@@ -128,7 +128,7 @@ def test_an_ensemble_needs_a_folder_and_each_run_once(cxr_dist, run_dir, tmp_pat
     assert not (tmp_path / "ensemble").exists()
 
 
-def test_the_whole_way_from_plan_to_page(cxr_dist, run_dir, tiny_shards, tmp_path):
+def test_all_commands_from_plan_to_report_page(cxr_dist, run_dir, tiny_shards, tmp_path):
     status, out, _ = cxr_dist("plan", "demo", "--data.shards", tiny_shards, *SMALL)
     assert status == 0
     assert "legal world sizes           1, 2" in out

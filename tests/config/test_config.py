@@ -1,4 +1,4 @@
-"""Configuration: born valid, saved and read back whole, and honest about what differs."""
+"""A configuration is valid when it is created, is saved and read back exactly, and reports differences."""
 
 import dataclasses
 
@@ -84,11 +84,11 @@ def test_differences_name_the_field_and_both_values():
         (lambda: named_run("enhance"), r"unknown run 'enhance' \(did you mean 'enhanced'\?\); expected"),
     ],
 )
-def test_bad_values_are_refused_with_a_way_out(make, message):
+def test_bad_values_are_refused_with_advice(make, message):
     with pytest.raises(UserError, match=message):
         make()
 
 
-def test_a_folder_without_a_configuration_is_no_run_folder(tmp_path):
+def test_a_folder_without_a_configuration_is_not_a_run_folder(tmp_path):
     with pytest.raises(UserError, match="that is not a run folder"):
         load_config(tmp_path / "nowhere" / "config.yaml")

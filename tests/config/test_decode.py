@@ -1,4 +1,4 @@
-"""What a file of settings holds reaches its dataclass whole, or an error names file, field and what is valid."""
+"""Settings in a file are decoded completely, or an error names the file, the field and what is valid."""
 
 import dataclasses
 from collections.abc import Callable
@@ -22,7 +22,7 @@ ANYTHING = st.recursive(
 
 
 def values_of(kind: Any) -> st.SearchStrategy:
-    """Values of a field's type, many of which the dataclasses accept."""
+    """Generate values of a field's type, many of which the dataclasses accept."""
     numbers = st.floats(0, 1, exclude_max=True) | st.floats(allow_nan=False, allow_infinity=False)
     some = {
         int: st.sampled_from([1, 2, 8, 64, 512]) | st.integers(0, 2**31),
@@ -34,7 +34,7 @@ def values_of(kind: Any) -> st.SearchStrategy:
 
 @st.composite
 def configs(draw: st.DrawFn) -> Config:
-    """The defaults with a few fields of every section changed, as far as the section allows."""
+    """Generate the defaults with a few changed fields in every section, as far as the section accepts them."""
     config = Config(run=draw(st.text()), out=draw(st.text()), seed=draw(st.integers(0, 2**31 - 1)))
     for section in SECTIONS:
         hints = get_type_hints(type(getattr(config, section)))
@@ -57,7 +57,7 @@ def test_every_configuration_comes_back_from_its_yaml(tmp_path_factory, config):
 
 
 def outcome(call: Callable[[], Any]) -> tuple[Any, str | None]:
-    """What a call returns, or the message of its UserError."""
+    """Return the result of a call and None, or None and the message of its UserError."""
     try:
         return call(), None
     except UserError as error:
@@ -66,20 +66,20 @@ def outcome(call: Callable[[], Any]) -> tuple[Any, str | None]:
 
 @given(st.sampled_from([None, *SECTIONS]), st.data(), ANYTHING)
 @settings(max_examples=150, deadline=None)
-def test_whatever_stands_in_a_field_is_taken_whole_or_refused_in_one_way(section, data, value):
+def test_any_value_of_a_field_is_kept_exactly_or_refused_with_the_file_named(section, data, value):
     plain = to_plain(Config())
     fields = plain if section is None else plain[section]
     fields[data.draw(st.sampled_from(sorted(fields)) | st.text())] = value
     taken, message = outcome(lambda: decode(Config, plain, "config.yaml"))
     if taken is None:
         assert message.startswith("config.yaml: ")
-    elif value != {}:  # which is a section, all of whose fields have their defaults
+    elif value != {}:  # an empty section: all its fields have their defaults
         assert yaml.safe_load(to_yaml(taken)) == plain
 
 
 @given(st.binary() | st.text().map(str.encode))
 @settings(max_examples=150, deadline=None)
-def test_whatever_a_file_holds_is_parsed_or_refused(tmp_path_factory, content):
+def test_any_content_of_a_file_is_parsed_or_refused(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "content"
     path.write_bytes(content)
     for parse in (parse_yaml, lambda p: parse_json(p, p.name)):
@@ -128,14 +128,14 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("text", "message"), FAULTS, ids=[text[:30] for text, _ in FAULTS])
-def test_a_field_s_fault_is_named_by_file_path_and_what_was_expected(tmp_path, text, message):
+def test_an_error_names_the_file_the_field_and_what_was_expected(tmp_path, text, message):
     path = tmp_path / "config.yaml"
     path.write_text(text)
     with pytest.raises(UserError, match=rf"^config\.yaml: {message}"):
         load_config(path)
 
 
-# Each line a list of the one before, ten times: 10^20 words where it is written out.
+# Each line is a list of ten references to the line before: 10^20 words when expanded.
 LAUGHS = b"\n".join(
     [b"- &a0 [ha]", *(b"- &a%d [%s]" % (i + 1, b",".join([b"*a%d" % i] * 10)) for i in range(20))]
 )
@@ -194,6 +194,6 @@ def test_a_file_that_cannot_be_read_is_named_without_its_folder(tmp_path):
         ("{}", lambda c: c == Config()),
     ],
 )
-def test_older_and_shorter_files_stay_readable(tmp_path, text, found):
+def test_older_and_incomplete_files_can_still_be_read(tmp_path, text, found):
     (tmp_path / "config.yaml").write_text(text)
     assert found(load_config(tmp_path / "config.yaml"))

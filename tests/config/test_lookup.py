@@ -1,4 +1,4 @@
-"""Parts by name: a wrong name is one clear line, and a user's exception never says what was in the data."""
+"""Look-up of parts by name: a wrong name gives one clear line, and a user's exception never reveals the data."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ SECRET = "Mrs Featherstonehaugh"
 
 @pytest.fixture
 def write(tmp_path, monkeypatch):
-    """write(NAME.py, text) -> its path; the folder is the working directory and on sys.path."""
+    """write(NAME.py, text) returns the path; its folder is the working directory and on sys.path."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
 
@@ -34,12 +34,12 @@ def refused(name, table=TABLE):
     return str(caught.value)
 
 
-def test_a_name_of_the_table_is_its_entry():
+def test_a_name_in_the_table_gives_its_entry():
     assert look_up("image encoder", "densenet121", TABLE) is TABLE["densenet121"]
     assert code_sha256("densenet121") is None
 
 
-def test_a_wrong_name_lists_the_valid_ones_and_the_nearest():
+def test_a_wrong_name_lists_the_valid_names_and_the_most_similar_one():
     assert refused("densenet12") == (
         "unknown image encoder 'densenet12' (did you mean 'densenet121'?); expected one of: densenet121, "
         "densenet-narrow, MODULE:NAME or FILE.py:NAME"
@@ -58,7 +58,7 @@ def test_a_module_and_a_file_give_what_they_define(write):
     assert look_up("image encoder", "json:dumps", TABLE) is json.dumps
 
 
-def test_the_same_file_gives_the_same_object_and_another_of_its_name_does_not(write, tmp_path):
+def test_a_file_is_loaded_once_and_another_file_of_the_same_name_separately(write, tmp_path):
     write("net.py", "class Net:\n    pass\n")
     (tmp_path / "other").mkdir()
     write("other/net.py", "class Net:\n    pass\n")
@@ -68,7 +68,7 @@ def test_the_same_file_gives_the_same_object_and_another_of_its_name_does_not(wr
     assert getattr(sys.modules[net.__module__], "Net") is net  # noqa: B009 (as pickling finds it)
 
 
-def test_a_missing_module_and_a_missing_file_are_told_from_one_that_fails(write):
+def test_a_missing_module_or_file_is_distinguished_from_one_that_fails(write):
     assert "there is no module 'no_such_module'; expected MODULE:NAME or" in refused("no_such_module:Net")
     assert "there is no module 'json.nothing'" in refused("json.nothing:Net")
     assert "there is no file nowhere/net.py; expected MODULE:NAME or FILE.py:NAME" in refused(
@@ -91,13 +91,13 @@ def test_a_missing_module_and_a_missing_file_are_told_from_one_that_fails(write)
         (f"Net = '{SECRET}'", "net.py defines no 'Net' that can be called"),
     ],
 )
-def test_a_module_that_fails_is_one_line_with_kind_line_and_file_and_no_message(write, text, said):
+def test_a_failing_module_gives_the_type_line_and_file_of_the_error_but_no_message(write, text, said):
     write("net.py", text)
-    for _ in range(2):  # the second time too: what failed is not kept
+    for _ in range(2):  # twice, because a module that failed must not stay in sys.modules
         assert said in refused("net.py:Net")
 
 
-def test_a_module_without_the_name_says_so():
+def test_a_name_that_the_module_does_not_define_is_refused():
     assert refused("json:Net") == "image encoder 'json:Net': json defines no 'Net' that can be called"
 
 
@@ -120,7 +120,7 @@ def test_the_sha256_is_that_of_the_file_as_it_is_now(write):
     assert code_sha256("net.py:Net") == code_sha256("site_net2:Net") == expected
     path.write_text("def Net(): pass\n")
     assert code_sha256("net.py:Net") != expected
-    assert code_sha256("sys:exit") is None  # has no file
+    assert code_sha256("sys:exit") is None  # a built-in module has no file
 
 
 def test_a_recorded_name_holds_no_folder(write, tmp_path):

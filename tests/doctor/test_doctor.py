@@ -1,4 +1,4 @@
-"""One process: a healthy setup passes, and each fault is found, named, and comes with what to do."""
+"""The doctor in one process: a correct setup passes, and each fault is found, named and comes with advice."""
 
 import json
 import os
@@ -29,7 +29,7 @@ FLAGS = (  # noqa: SIM905  (a command line reads better)
 def doctor(
     cxr_dist: Command, tiny_shards: Path, tmp_path: Path
 ) -> Callable[..., tuple[int, dict[str, list[str]]]]:
-    """doctor(*flags, run=..., shards=..., out=...) -> (exit status, check -> its line's and advice's text)."""
+    """doctor(*flags, run=..., shards=..., out=...) returns the exit status and check -> lines, as `by_check` does."""
 
     def ask(*flags: object, run: str = "demo", shards: Path = tiny_shards, out: Path | None = None) -> Any:
         paths = ("--data.shards", shards, "--out", out or tmp_path / "run")
@@ -40,7 +40,7 @@ def doctor(
 
 
 def by_check(printed: str) -> dict[str, list[str]]:
-    """Check -> [state, what was found, advice …]; the last line under ''."""
+    """Return check -> [state, finding, advice …], with the last line of the page under ''."""
     found: dict[str, list[str]] = {}
     *lines, last = printed.splitlines()[1:]
     check = ""
@@ -63,12 +63,12 @@ def test_a_healthy_setup_passes_and_nothing_is_left_behind(doctor: Any, tmp_path
     assert not any(tmp_path.iterdir())
 
 
-def test_missing_shards_are_said_once(doctor: Any, tmp_path: Path) -> None:
+def test_missing_shards_are_reported_once(doctor: Any, tmp_path: Path) -> None:
     status, found = doctor(shards=tmp_path / "nowhere")
     assert status == 1
     assert "no manifest.json in" in found["shards"][1]
     assert "cxr-dist shard" in found["shards"][1]
-    assert "a sample" not in found, "it would say the same"
+    assert "a sample" not in found, "it would repeat the failure"
     assert found[""][0].startswith("1 failed")
 
 
@@ -94,7 +94,7 @@ def test_a_damaged_first_sample_is_found(doctor: Any, tiny_shards: Path, tmp_pat
     status, found = doctor(shards=shards)
     assert status == 1
     assert found["a sample"][1].startswith("train-00000.tar: sample 0")
-    assert found["shards"][0] == "ok", "sizes fit; the sha256 is for verify"
+    assert found["shards"][0] == "ok", "sizes agree; verify checks the sha256"
 
 
 def test_text_sections_that_the_shards_lack_are_refused(doctor: Any) -> None:
@@ -111,7 +111,7 @@ def test_absent_weights_say_how_to_get_them(doctor: Any, tmp_path: Path) -> None
 
 @pytest.fixture
 def fetched_text(tmp_path: Path) -> Path:
-    """A bundle with a text encoder as fetch leaves it; its weights are not opened by the doctor."""
+    """Return a bundle with a text encoder as fetch writes it; the doctor does not open its weights."""
     folder = tmp_path / "bundle" / "group" / "bert"
     folder.mkdir(parents=True)
     config = {"model_type": "bert", "vocab_size": 30, "hidden_size": 16, "num_hidden_layers": 1}
@@ -149,7 +149,7 @@ def test_a_run_folder_of_another_configuration_is_refused(doctor: Any, tmp_path:
     status, found = doctor(out=tmp_path / "other")
     assert status == 1
     assert "holds a run of another configuration" in found["run folder"][1]
-    assert "data.global_batch: 32 -> 16" in found["run folder"], "on a line of its own, beneath"
+    assert "data.global_batch: 32 -> 16" in found["run folder"], "on a separate line"
 
 
 def test_a_folder_that_cannot_be_written_is_found(doctor: Any) -> None:
@@ -190,7 +190,7 @@ def test_a_world_size_that_does_not_divide_the_lanes_is_found(
     assert found["rendezvous"][1].startswith("ranks 1-2 of 3 did not join within 1.2 s; joined: rank 0 on ")
 
 
-def test_a_run_that_is_there_would_be_resumed(doctor: Any, tiny_shards: Path, tmp_path: Path) -> None:
+def test_an_existing_run_would_be_resumed(doctor: Any, tiny_shards: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     (out / "checkpoints" / "step-00000012").mkdir(parents=True)
     flags = [*FLAGS, "--data.shards", str(tiny_shards), "--out", str(out)]
@@ -203,7 +203,7 @@ def test_a_run_that_is_there_would_be_resumed(doctor: Any, tiny_shards: Path, tm
     ]
 
 
-def test_a_micro_batch_yet_to_be_found_is_no_failure(doctor: Any) -> None:
+def test_a_micro_batch_that_is_not_yet_determined_is_no_failure(doctor: Any) -> None:
     status, found = doctor("--data.micro-batch", "auto", "--data.workers", "1")
     assert status == 0
     assert found["ranks"][1].endswith(
@@ -212,7 +212,7 @@ def test_a_micro_batch_yet_to_be_found_is_no_failure(doctor: Any) -> None:
     assert found["shared memory"][0] == "ok"
 
 
-def test_deepspeed_is_asked_for_where_the_run_needs_it(doctor: Any, tmp_path: Path) -> None:
+def test_deepspeed_is_checked_if_the_run_needs_it(doctor: Any, tmp_path: Path) -> None:
     status, found = doctor("--parallel", "zero2")
     assert status == 0
     assert ", deepspeed " in found["packages"][1]
@@ -248,7 +248,7 @@ def test_a_torch_that_cannot_be_imported_is_a_finding(tiny_shards: Path, tmp_pat
 
 
 def test_no_private_name_reaches_the_page(cxr_dist: Command, tiny_shards: Path, tmp_path: Path) -> None:
-    """Of the shards' patients, studies and reports."""
+    """Patient ids, study ids and reports of the shards must not be printed."""
     _, printed, _ = cxr_dist(
         "doctor", "demo", *FLAGS, "--data.shards", tiny_shards, "--out", tmp_path / "run"
     )

@@ -1,4 +1,4 @@
-"""Several ranks: who is missing, who differs, who shares a GPU; and two real ranks that meet and sum."""
+"""The doctor on several ranks: missing ranks, differing nodes, shared GPUs; and two real ranks that sum."""
 
 import os
 import re
@@ -39,7 +39,7 @@ def test_findings_cross_ranks_unchanged(findings):
 
 
 @given(st.sets(st.integers(0, 40), min_size=1))
-def test_named_ranks_are_those_and_no_others(chosen):
+def test_the_formatted_ranks_are_exactly_those_given(chosen):
     named = ranks.name_ranks(chosen).partition(" ")[2]
     read = set()
     for part in named.split(", "):
@@ -48,7 +48,7 @@ def test_named_ranks_are_those_and_no_others(chosen):
     assert read == chosen
 
 
-def test_missing_ranks_are_named_with_those_that_came():
+def test_missing_ranks_are_named_with_those_that_joined():
     found = ranks.who_came({0: "n1", 1: "n1", 4: "n3"}, world_size=6, seconds=60)
     assert found.state == "failed"
     assert found.found == "ranks 2-3, 5 of 6 did not join within 60 s; joined: ranks 0-1 on n1; rank 4 on n3"
@@ -62,18 +62,18 @@ def test_missing_ranks_are_named_with_those_that_came():
         ({0: "a", 1: "b", 2: "", 3: ""}, r"ranks 2-3 \(first on n2\) have no GPU, and the others have one"),
     ],
 )
-def test_gpus_that_do_not_fit_the_ranks_are_found(gpus, message):
+def test_shared_and_missing_gpus_are_failures(gpus, message):
     found = ranks.devices(gpus, HOSTS)
     assert found.state == "failed"
     assert re.match(message, found.found)
 
 
 @pytest.mark.parametrize("gpus", [dict.fromkeys(HOSTS, ""), {0: "a", 1: "b", 2: "c", 3: "d"}])
-def test_a_gpu_for_each_rank_or_for_none_is_right(gpus):
+def test_a_gpu_for_each_rank_or_for_none_is_no_failure(gpus):
     assert ranks.devices(gpus, HOSTS) is None
 
 
-def test_nodes_with_other_versions_are_set_side_by_side():
+def test_nodes_with_different_versions_are_listed_side_by_side():
     findings = {0: {"packages": ok("torch 2.15")}, 1: {}, 2: {"packages": ok("torch 2.14")}, 3: {}}
     found = ranks.differing(findings, HOSTS)["packages alike"]
     assert (found.state, found.found) == ("failed", "nodes differ: n1: torch 2.15; n2: torch 2.14")
@@ -108,7 +108,7 @@ def test_clocks_that_differ_are_a_warning():
     assert ranks.clocks(7.5).state == "warning"
 
 
-def test_the_page_says_where_ranks_differ_and_joins_where_they_do_not():
+def test_the_page_names_differing_ranks_and_merges_equal_findings():
     findings = {
         0: {"GPU": ok("H100, 80 GiB"), "shards": ok("14 shards")},
         1: {"GPU": ok("H100, 79 GiB")},
@@ -183,7 +183,7 @@ def test_two_ranks_meet_and_sum_and_see_one_run_folder(tiny_shards, tmp_path):
     for rank, folder in enumerate((tmp_path / "a", tmp_path / "b")):
         folder.mkdir()
         variables = os.environ | place | {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"}
-        # Relative to its own folder, so that rank 1 is like a node whose disk is not shared.
+        # Relative to the folder of each rank, so that rank 1 is like a node whose disk is not shared.
         started.append(
             subprocess.Popen(
                 [*command, "--out", "run"], env=variables, cwd=folder, stdout=subprocess.PIPE, text=True

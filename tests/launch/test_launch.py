@@ -1,4 +1,4 @@
-"""What a site edits: accelerate's files and the submitit script, each run as a user would."""
+"""The files that a site edits, accelerate's configurations and the submitit script, run as a user would."""
 
 import importlib.util
 import os
@@ -22,7 +22,7 @@ FLAGS = (  # noqa: SIM905  (a command line reads better)
 
 @pytest.fixture(scope="module")
 def submit():
-    """launch/submit.py as a module."""
+    """Import launch/submit.py as a module."""
     spec = importlib.util.spec_from_file_location("submit", LAUNCH / "submit.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -66,9 +66,7 @@ def test_a_mistyped_flag_fails_before_anything_is_submitted(tiny_shards, tmp_pat
         (("--data.shards", "nowhere"), "no manifest.json in nowhere"),
     ],
 )
-def test_what_would_fail_in_the_job_is_refused(
-    submit, tiny_shards, tmp_path, monkeypatch, site, message, capsys
-):
+def test_a_job_that_would_fail_is_refused(submit, tiny_shards, tmp_path, monkeypatch, site, message, capsys):
     monkeypatch.chdir(tmp_path)
     with pytest.raises((UserError, SystemExit)) as refused:
         submit.submit("demo", ["--data.shards", str(tiny_shards), *FLAGS, *site])
@@ -76,20 +74,20 @@ def test_what_would_fail_in_the_job_is_refused(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_checkpointed_job_is_the_same_again(submit):
+def test_a_checkpointed_job_is_submitted_unchanged(submit):
     job = submit.TrainingJob("demo", ("--seed", "1"))
     again = job.__submitit_checkpoint__().function
     assert (type(again), again.run, again.flags) == (type(job), job.run, job.flags)
-    assert hasattr(job, "checkpoint")  # submitit asks for this name before it calls either
+    assert hasattr(job, "checkpoint")  # submitit checks for this name before it calls either
 
 
 @pytest.mark.parametrize(("number", "succeeded"), [("1", True), ("one", False)])
-def test_waiting_tells_a_failed_job_from_a_finished_one(submit, tmp_path, number, succeeded):
+def test_waiting_distinguishes_a_failed_job_from_a_finished_one(submit, tmp_path, number, succeeded):
     job = submitit.LocalExecutor(tmp_path).submit(int, number)
     assert submit.wait(job, minutes=1) is succeeded
 
 
-def test_waiting_ends_at_the_deadline_and_the_job_goes_on(submit, tmp_path):
+def test_waiting_ends_at_the_deadline_and_the_job_continues(submit, tmp_path):
     job = submitit.LocalExecutor(tmp_path).submit(time.sleep, 60)
     try:
         with pytest.raises(

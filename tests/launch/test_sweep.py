@@ -1,4 +1,4 @@
-"""Sweeps: which runs a grid gives, what is refused before anything is submitted, and what a second call submits."""
+"""Sweeps: the runs of a grid, what is refused before anything is submitted, and what a second call submits."""
 
 import json
 import re
@@ -23,17 +23,17 @@ FLAGS = (  # noqa: SIM905  (a command line reads better)
 
 
 def submit_py(*arguments):
-    """`submit.py RUN …` in this process; training is in processes of its own."""
+    """Call `submit.py RUN …` in this process; training runs in other processes."""
     run, *rest = map(str, arguments)
     return submit.submit(run, rest)
 
 
 def words(printed):
-    """What tyro prints, without its frames."""
+    """Return what tyro prints without its frames."""
     return " ".join(printed.replace("│", " ").split())
 
 
-def test_every_combination_is_a_run_of_its_own_in_its_folder():
+def test_every_combination_is_a_run_in_its_own_folder():
     sweeps = ("optim.lr=1e-4,2e-4", "data.text_sections=findings,indication findings")
     runs = sweep_runs("demo", ("--seed", "7"), sweeps, Path("out"))
     assert [run.name for run in runs] == [
@@ -50,7 +50,7 @@ def test_every_combination_is_a_run_of_its_own_in_its_folder():
 
 @settings(deadline=None, max_examples=40)
 @given(st.text(alphabet=st.characters(blacklist_categories=["Cs"], blacklist_characters=",="), min_size=1))
-def test_a_folder_name_is_one_that_any_file_system_takes(value):
+def test_folder_names_are_valid_on_any_file_system(value):
     if not value.strip() or value.strip().startswith("-") or len(value.split()) != 1 or "\0" in value:
         return
     [run] = sweep_runs("demo", (), (f"model.text-encoder={value}",), Path("out"))
@@ -59,7 +59,7 @@ def test_a_folder_name_is_one_that_any_file_system_takes(value):
     assert 0 < len(run.name) <= 120
 
 
-def test_long_names_that_begin_alike_stay_apart():
+def test_long_names_with_the_same_beginning_stay_distinct():
     values = ",".join(f"/{'shelf/' * 40}{number}" for number in range(3))
     names = {run.name for run in sweep_runs("demo", (), (f"model.text-encoder={values}",), Path("out"))}
     assert len(names) == 3
@@ -81,7 +81,7 @@ def test_long_names_that_begin_alike_stay_apart():
         ((), ("optim.lr=1,0",), r"optim.lr is 0"),
     ],
 )
-def test_a_sweep_that_cannot_be_meant_is_refused(flags, sweeps, message, capsys):
+def test_an_invalid_sweep_is_refused(flags, sweeps, message, capsys):
     with pytest.raises((UserError, SystemExit)) as refused:
         sweep_runs("demo", flags, sweeps, Path("out"))
     assert re.search(message, words(str(refused.value) + capsys.readouterr().err))
@@ -95,7 +95,7 @@ def test_a_sweep_that_cannot_be_meant_is_refused(flags, sweeps, message, capsys)
         ("seed=1,one", "invalid literal for int"),
     ],
 )
-def test_one_combination_that_would_fail_keeps_all_from_being_submitted(
+def test_nothing_is_submitted_if_one_combination_would_fail(
     tiny_shards, tmp_path, monkeypatch, capsys, sweep, message
 ):
     monkeypatch.chdir(tmp_path)
@@ -115,7 +115,7 @@ def test_one_combination_that_would_fail_keeps_all_from_being_submitted(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_of_something_else_is_left_alone(tmp_path):
+def test_a_folder_that_is_not_a_sweep_is_refused(tmp_path):
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(UserError, match="is not empty and not a sweep: choose another --out"):
         Sweep(tmp_path)
@@ -127,7 +127,7 @@ def sweep_of(out, jobs):
     return sweep
 
 
-def test_what_is_neither_finished_nor_in_the_queue_is_open(tmp_path):
+def test_runs_neither_finished_nor_in_the_queue_are_open(tmp_path):
     names = {"a": "7_0", "b": "7_1", "c": "7_2", "d": "7_3", "e": "7_4"}
     sweep = sweep_of(tmp_path / "sweep", names)
     for name in ("a", "c"):
@@ -140,7 +140,7 @@ def test_what_is_neither_finished_nor_in_the_queue_is_open(tmp_path):
     assert [run.name for run in Sweep(tmp_path / "sweep").open_runs(runs, queue)] == ["c", "d", "e", "new"]
 
 
-def test_the_table_has_the_last_step_and_the_best_auc_though_a_line_is_half_written(tmp_path):
+def test_the_table_has_the_last_step_and_the_best_auc_despite_an_incomplete_line(tmp_path):
     sweep = sweep_of(tmp_path, {"run": "7"})
     (tmp_path / "run").mkdir()
     lines = [
@@ -157,7 +157,7 @@ def test_the_table_has_the_last_step_and_the_best_auc_though_a_line_is_half_writ
     assert all(word in shown for word in ("run", "7", "running", "2", "0.700", "best validation AUC"))
 
 
-def test_waiting_ends_at_the_deadline_and_tells_a_failed_run_from_a_finished_one(tmp_path):
+def test_waiting_ends_at_the_deadline_and_distinguishes_failed_from_finished_runs(tmp_path):
     sweep = sweep_of(tmp_path, {"a": "7_0", "b": "7_1"})
     (tmp_path / "a").mkdir()
     mark_finished(tmp_path / "a", 5)
@@ -173,8 +173,10 @@ def test_a_sweep_on_this_machine_trains_all_and_a_second_call_only_what_is_new(
     tiny_shards, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PATH", "/nowhere")  # no SLURM, whatever this machine has
-    monkeypatch.setenv("PYTHONPATH", str(Path(submit.__file__).parent))  # where the jobs find TrainingJob
+    monkeypatch.setenv("PATH", "/nowhere")  # hides SLURM, if this machine has it
+    monkeypatch.setenv(
+        "PYTHONPATH", str(Path(submit.__file__).parent)
+    )  # so that the jobs can import TrainingJob
     flags = ("--data.shards", tiny_shards, *FLAGS, "--model.mode", "image", "--out", "sweep")
     site = ("demo", "--cluster", "local", "--cpus-per-task", "1", "--wait-minutes", "9")
     assert submit_py(*site, "--sweep", "seed=1", *flags)
