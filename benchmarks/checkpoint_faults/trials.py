@@ -16,9 +16,10 @@ from random import Random
 
 import torch
 
+from cxr_dist.distributed.engine import Tensors
 from cxr_dist.errors import UserError
 from cxr_dist.run import checkpoint
-from cxr_dist.run.checkpoint import Progress, Tensors, TrainingState
+from cxr_dist.run.checkpoint import Progress, TrainingState
 from cxr_dist.run.saver import BackgroundSaver, write
 
 BEST_EVERY, KEEP = 3, 2

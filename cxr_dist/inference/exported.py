@@ -28,7 +28,7 @@ from cxr_dist.files import sha256_of
 from cxr_dist.format.manifest import MOST_VIEWS, Task
 from cxr_dist.model.image_encoder import image_encoder_kind
 from cxr_dist.model.weights import encoder_name
-from cxr_dist.run.parts import Record
+from cxr_dist.run.parts import PartsRecord
 
 FORMAT = "cxr_dist model"
 FORMAT_VERSION = 1
@@ -53,7 +53,7 @@ class Description:
     """The checkpoint's optimizer step."""
     manifest_sha256: str
     """Of the shards that it was trained on."""
-    parts: Record = dataclasses.field(default_factory=dict)
+    parts: PartsRecord = dataclasses.field(default_factory=dict)
     """Of encoders that the run's user wrote."""
     temperature: float | None = None
     """That an evaluation of this checkpoint chose on validation; None without one."""
@@ -170,7 +170,7 @@ class _Settings:
     manifest_sha256: str
     temperature: float | None
     note: str
-    parts: Record = dataclasses.field(default_factory=dict)
+    parts: PartsRecord = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names, model = self.classes, self.architecture

@@ -1,10 +1,10 @@
-"""Checkpoints: one format for every engine and world size, whole or absent, checked on load.
+"""Saving and loading checkpoints: one format for every engine and world size, verified when it is loaded.
 
     checkpoints/step-00001200/  model.safetensors  optimizer.safetensors  state.json  sha256.json
 
-A folder is written aside, fsynced and renamed; old ones are deleted last, so that there is always a loadable
-one. Optimizer moments are stored by parameter name. No pickle anywhere, and no state of a random generator:
-every random number of a run is a function of (seed, epoch, step, lane, sample).
+A checkpoint is written to a temporary folder, fsynced and renamed, and old ones are deleted last, so that there is
+always one that can be loaded. Optimizer moments are stored by parameter name. There is no pickle, and no generator
+state, because every random number of a run is a function of (seed, epoch, step, lane, sample).
 """
 
 import dataclasses
@@ -12,8 +12,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,16 +25,15 @@ from cxr_dist.config.optim import OptimConfig
 from cxr_dist.errors import UserError, out_of_files
 from cxr_dist.files import folder_aside, full_disk_says, sha256_of, sync_path
 
-Tensors = dict[str, Tensor]
-FORMAT_VERSION = 2
-_READABLE = (1, 2)  # the first has no config
+_FORMAT_VERSION = 2
+_READABLE = (1, 2)  # version 1 has no config
 _MODEL, _OPTIMIZER, _STATE = _FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 _NAME = re.compile(r"step-(\d{8})")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """What the validations so far have decided; part of the checkpoint."""
+    """Results of the validations so far: the best score, early stopping and the plateau schedule."""
 
     validated_step: int = 0
     """Step of the last validation."""
@@ -43,20 +42,19 @@ class Progress:
     best_step: int = 0
     """Step of `best_score`."""
     stale: int = 0
-    """Evaluations since `best_score`, for early stopping."""
+    """Validations since `best_step`, for early stopping."""
     plateau_score: float | None = None
-    """Highest score by more than 1e-4 (relative), as torch's ReduceLROnPlateau counts improvement."""
+    """Best score by the rule of torch's ReduceLROnPlateau: an improvement is one of more than 1e-4 (relative)."""
     plateau_bad: int = 0
-    """Evaluations without improvement since the last one or the last reduction."""
+    """Validations since the last such improvement or the last reduction of the learning rate."""
     plateau_scale: float = 1.0
     """Product of all reductions of the learning rate so far."""
 
     def after(self, score: float | None, step: int, config: OptimConfig) -> "Progress":
-        """The progress after one more validation; an undefined score counts as no improvement."""
+        """The progress after another validation. An undefined score (None) counts as no improvement."""
         better = score is not None and (self.best_score is None or score > self.best_score)
-        climbed = score is not None and (
-            self.plateau_score is None or score > self.plateau_score * (1.0 + 1e-4)
-        )
+        plateau = self.plateau_score
+        climbed = score is not None and (plateau is None or score > plateau * (1.0 + 1e-4))
         bad = 0 if climbed else self.plateau_bad + 1
         reduce = bad > config.plateau_patience
         return Progress(
@@ -64,7 +62,7 @@ class Progress:
             best_score=score if better else self.best_score,
             best_step=step if better else self.best_step,
             stale=0 if better else self.stale + 1,
-            plateau_score=score if climbed else self.plateau_score,
+            plateau_score=score if climbed else plateau,
             plateau_bad=0 if reduce else bad,
             plateau_scale=self.plateau_scale * (config.plateau_factor if reduce else 1.0),
         )
@@ -72,62 +70,63 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingState:
-    """All that a resumed run needs beside tensors; the place in the data is the step."""
+    """What a resumed run needs besides the tensors. The position in the data follows from the step."""
 
     step: int
-    """Optimizer steps done."""
+    """Number of completed optimizer steps."""
     progress: Progress
     manifest_sha256: str
-    """Of the shards that the run reads; another manifest means another order of samples."""
+    """SHA-256 of the shards' manifest. A different manifest means a different order of samples."""
     config: dict[str, Any] = field(default_factory=dict)
-    """Of the job that wrote it, as config.yaml has it."""
+    """Configuration of the job that wrote the checkpoint, as in config.yaml."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A checkpoint that was found whole."""
+    """A checkpoint that was loaded and verified."""
 
     folder: Path
-    model: Tensors
-    optimizer: Tensors
+    model: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
     state: TrainingState
 
 
 def save(
     run_dir: Path,
     state: TrainingState,
-    model: Tensors,
-    optimizer: Tensors,
+    model: dict[str, Tensor],
+    optimizer: dict[str, Tensor],
     confirm: Callable[[], None] = lambda: None,
 ) -> Path:
-    """Write a checkpoint (rank 0). Raises UserError on a full disk; older checkpoints are untouched.
+    """Write a checkpoint (rank 0). Raises UserError if the disk is full; older checkpoints stay untouched.
 
-    `confirm` is called before anything is touched, and before the checkpoint appears; what it raises ends the save.
+    `confirm` is called before any file is written and again before the final rename. An error that it raises aborts the
+    save.
     """
     confirm()
     final = _folder(run_dir, state.step)
     with _room_for(state.step):
         final.parent.mkdir(parents=True, exist_ok=True)
-        _discard(*final.parent.glob(".*.partial"))  # of writers that were killed
+        _discard(*final.parent.glob(".*.partial"))  # left by a process that was killed
         with folder_aside(final.resolve()) as aside:
             save_file({n: t.detach().cpu().contiguous() for n, t in model.items()}, aside / _MODEL)
             save_file({n: t.detach().cpu().contiguous() for n, t in optimizer.items()}, aside / _OPTIMIZER)
-            plain = {"format_version": FORMAT_VERSION} | dataclasses.asdict(state)
+            plain = {"format_version": _FORMAT_VERSION} | dataclasses.asdict(state)
             (aside / _STATE).write_text(json.dumps(plain, indent=1))
             sums = {name: sha256_of(aside / name) for name in _FILES}
             (aside / "sha256.json").write_text(json.dumps(sums, indent=1))
             confirm()
-            _discard(final)  # a damaged one that loading skipped
+            _discard(final)  # a damaged checkpoint of the same step, which loading skipped
     return final
 
 
 def mark_best(run_dir: Path, step: int) -> None:
-    """Point RUN_DIR/best to a step's checkpoint, in one rename (rank 0)."""
+    """Point the link RUN_DIR/best to the checkpoint of a step, atomically (rank 0)."""
     best, aside = run_dir / "best", run_dir / ".best.partial"
     if best.is_dir() and not best.is_symlink():
         raise UserError(
-            f"{best} is a folder where a link belongs (was the run folder copied without its links?): delete it, "
-            "and start the same command again"
+            f"{best} is a folder, but should be a symbolic link (was the run folder copied without its links?): delete "
+            "it and start the same command again"
         )
     with _room_for(step):
         aside.unlink(missing_ok=True)
@@ -137,10 +136,10 @@ def mark_best(run_dir: Path, step: int) -> None:
 
 
 def mend_best(run_dir: Path, state: TrainingState) -> None:
-    """Make RUN_DIR/best what it was when this state was saved, from which a run resumes (rank 0).
+    """Set RUN_DIR/best to what it was when this state was saved, before the run resumes from it (rank 0).
 
-    A kill may have come between a checkpoint and its mark, and a later best may be one that loading skipped. There
-    is no mark where the best was pruned since.
+    The run may have been killed after it saved a checkpoint and before it moved the link, or the link may point to a
+    later checkpoint that is damaged. The link is removed if the best checkpoint was deleted.
     """
     if _folder(run_dir, state.progress.best_step).is_dir():
         mark_best(run_dir, state.progress.best_step)
@@ -149,20 +148,20 @@ def mend_best(run_dir: Path, state: TrainingState) -> None:
 
 
 def prune(run_dir: Path, *, newest: int, keep: int) -> None:
-    """Delete all but the best and the last `keep` checkpoints up to the newest, which was just written (rank 0).
+    """Delete all checkpoints except the best and the last `keep` up to `newest`, which was just written (rank 0).
 
-    Later ones are what the run did not resume from, because they are damaged.
+    Checkpoints of later steps are deleted too: the run did not resume from them because they are damaged.
     """
     best = (run_dir / "best").resolve()
-    found = _newest_first(run_dir)
-    kept = [folder for folder in found if folder.name <= _folder(run_dir, newest).name][:keep]
-    _discard(*(folder for folder in found if folder not in kept and folder.resolve() != best))
+    folders = _newest_first(run_dir)
+    kept = [folder for folder in folders if folder.name <= _folder(run_dir, newest).name][:keep]
+    _discard(*(folder for folder in folders if folder not in kept and folder.resolve() != best))
 
 
 def load(folder: Path, *, model_only: bool = False) -> Checkpoint:
-    """Load and check one checkpoint; raises UserError naming what is wrong with it.
+    """Load and verify one checkpoint. Raises UserError, which says what is wrong with the checkpoint.
 
-    `model_only` neither reads nor checks the optimizer's tensors, twice as many bytes as the model's.
+    With `model_only` the optimizer's tensors, twice as many bytes as the model's, are neither read nor verified.
     """
     try:
         sums = json.loads((folder / "sha256.json").read_text())
@@ -179,7 +178,9 @@ def load(folder: Path, *, model_only: bool = False) -> Checkpoint:
         ) from None
     version = plain.pop("format_version")
     if version not in _READABLE:
-        raise UserError(f"{folder.name}: of format version {version}; this release reads {_READABLE}")
+        raise UserError(
+            f"{folder.name} has format version {version}, but this release reads versions {_READABLE}"
+        )
     state = TrainingState(**plain | {"progress": Progress(**plain["progress"])})
     return Checkpoint(
         folder=folder,
@@ -190,10 +191,10 @@ def load(folder: Path, *, model_only: bool = False) -> Checkpoint:
 
 
 def newest_valid(run_dir: Path, *, model_only: bool = False) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint that is whole, and why newer ones were skipped; None where there is none at all.
+    """The newest valid checkpoint, or None if there are no checkpoints, and the reasons why newer ones were skipped.
 
-    `model_only` as in `load`.
-    Raises UserError where there are checkpoints and none can be loaded: starting over would hide a loss.
+    `model_only` is as in `load`. Raises UserError if there are checkpoints but none can be loaded, because starting
+    from scratch would hide the loss.
     """
     skipped: list[str] = []
     for folder in _newest_first(run_dir):
@@ -204,34 +205,30 @@ def newest_valid(run_dir: Path, *, model_only: bool = False) -> tuple[Checkpoint
                 raise
             skipped.append(str(error))
     if skipped:
-        raise UserError(
-            f"no checkpoint can be loaded: {'; '.join(skipped)}. Move the run folder away to start over"
-        )
+        reasons = "; ".join(skipped)
+        raise UserError(f"no checkpoint can be loaded: {reasons}. Move the run folder away to start over")
     return None, []
 
 
 def _newest_first(run_dir: Path) -> list[Path]:
     folder = run_dir / "checkpoints"
-    found = [p for p in folder.iterdir() if _NAME.fullmatch(p.name)] if folder.is_dir() else []
-    return sorted(found, reverse=True)
+    named = [p for p in folder.iterdir() if _NAME.fullmatch(p.name)] if folder.is_dir() else []
+    return sorted(named, reverse=True)
 
 
 def _folder(run_dir: Path, step: int) -> Path:
     return run_dir / "checkpoints" / f"step-{step:08d}"
 
 
-@contextmanager
-def _room_for(step: int) -> Iterator[None]:
-    if_full = (
-        f"no space left for the checkpoint of step {step}: the one before is whole; free some space "
-        "and start the same command again to resume from it"
+def _room_for(step: int) -> AbstractContextManager[None]:
+    return full_disk_says(
+        f"no space left for the checkpoint of step {step}: the previous one is intact; free some space and start the "
+        "same command again to resume from it"
     )
-    with full_disk_says(if_full):
-        yield
 
 
 def _discard(*paths: Path) -> None:
-    """Delete folders, or whatever lies in their place; each vanishes under its name at once."""
+    """Delete folders or files. Each is renamed first, so that no half-deleted checkpoint keeps its name."""
     for path in paths:
         if os.path.lexists(path):
             aside = path if path.name.startswith(".") else path.with_name(f".{path.name}.partial")

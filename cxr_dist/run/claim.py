@@ -1,8 +1,9 @@
-"""Whose a run folder is: the last start of the run, and no other, writes to it.
+"""Ownership of a run folder: only the most recent start of a run writes to its folder.
 
-A node that SLURM has given up may still run its ranks while the requeued job trains in the same folder; and a person
-may start a run twice. Rank 0 puts its name into owner.json when it starts, and looks before each checkpoint and each
-logged step whether it still stands there. It needs nothing but rename, so it works on NFS, too, where locks may not.
+A node that SLURM considers lost may still run its ranks while the requeued job trains in the same folder, and a user
+may start a run twice. Rank 0 writes a token to owner.json when it starts, and checks before each checkpoint and each
+logged step that the token is still there. This needs only an atomic rename, so it also works on NFS, where locks may
+not.
 """
 
 import datetime
@@ -28,31 +29,30 @@ class Claim:
         self._token = secrets.token_hex(8)
 
     def take(self) -> None:
-        """Make the folder ours; whoever had it leaves when it next looks."""
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        """Claim the folder. The previous owner stops at its next check."""
         owner = {
             "token": self._token,
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "job": slurm_job(),
             "restart": restart_count(),
-            "since": now,
+            "since": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
         write_whole(self._path, json.dumps(owner, indent=1) + "\n")
 
     def check(self) -> None:
-        """Raise UserError where another start has taken the folder over, or it is gone."""
+        """Raise UserError if another start has claimed the folder, or if the folder was removed."""
         try:
             owner = json.loads(self._path.read_text())
         except FileNotFoundError:
             raise UserError(
-                f"{self._path.parent} no longer holds {_FILE}: it was moved or cleared while the run went on. "
-                "Nothing was written since"
+                f"{self._path.parent} no longer contains {_FILE}: the folder was moved or cleared during the run. "
+                "Nothing was written to it since"
             ) from None
         if owner["token"] != self._token:
             raise UserError(
                 f"the run folder {self._path.parent} was taken over by {_named(owner)}; "
-                "this start of the run writes nothing more and leaves"
+                "this process writes nothing more and exits"
             )
 
 

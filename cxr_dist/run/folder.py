@@ -1,6 +1,7 @@
-"""The run folder: config.yaml, environment.json, metrics.jsonl, finished.json; opened again, it resumes.
+"""The run folder: config.yaml, environment.json, metrics.jsonl and finished.json.
 
-Created with mode 0700, because checkpoints are made from private data.
+A run that is started again in its folder resumes. The folder has mode 0700, because checkpoints derive from private
+data.
 """
 
 import json
@@ -8,9 +9,9 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -19,8 +20,8 @@ from cxr_dist.config.run import Config
 from cxr_dist.errors import UserError
 from cxr_dist.files import sha256_of, write_whole
 
-# What may differ when a run resumes, because it changes no number beyond rounding: paths (the manifest's sha256
-# guards the data), the engine, what is computed twice, and how work is spread and watched.
+# Fields that may differ when a run resumes, because they change results by rounding at most: paths (the data is
+# verified by the manifest's sha256), the engine, gradient checkpointing, and how the work is distributed and monitored.
 _FREE_FIELDS = {
     "data.shards",
     "data.stage_dir",
@@ -53,9 +54,9 @@ _PACKAGES = (
 
 
 def open_run_folder(folder: Path, config: Config) -> None:
-    """Create the folder, or check that it is this configuration's (rank 0).
+    """Create the run folder, or verify that it belongs to this configuration (rank 0).
 
-    Raises UserError as `check_same_run` does, and for a folder of something else.
+    Raises UserError as `check_same_run` does, and if the folder holds other files but no run.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     path = folder / "config.yaml"
@@ -66,9 +67,9 @@ def open_run_folder(folder: Path, config: Config) -> None:
 
 
 def check_same_run(folder: Path, config: Config) -> None:
-    """Raise UserError showing every field in which the run of a folder, if it holds one, is another.
+    """Raise UserError if the folder holds a run with another configuration; the message lists the fields that differ.
 
-    `data.micro_batch: auto` takes whatever number the run has.
+    `data.micro_batch: auto` matches any micro-batch of the existing run.
     """
     path = folder / "config.yaml"
     if not path.exists():
@@ -78,34 +79,33 @@ def check_same_run(folder: Path, config: Config) -> None:
     if changed:
         raise UserError(
             f"{folder} holds a run of another configuration:\n  " + "\n  ".join(changed) + "\n"
-            "choose another --out, or give the same settings to resume it"
+            "choose another --out, or use the same settings to resume the run"
         )
 
 
 def mark_finished(folder: Path, step: int) -> None:
-    """Say in the folder that the run needs no more jobs (rank 0)."""
+    """Record in the folder that the run is complete and needs no more jobs (rank 0)."""
     write_whole(folder / _FINISHED, json.dumps({"step": step}) + "\n")
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether the run of a folder has done all its steps, or stopped early as it was told to."""
+    """Whether the run has completed all its steps, or has ended by early stopping."""
     return (folder / _FINISHED).is_file()
 
 
 def manifest_sha256(shards: Path) -> str:
-    """Hex sha256 of manifest.json, which holds the sha256 of every shard."""
+    """Hexadecimal SHA-256 of manifest.json, which holds the SHA-256 of every shard."""
     return sha256_of(shards / "manifest.json")
 
 
 def write_environment(folder: Path, device: torch.device, world_size: int, manifest: str) -> None:
-    """Record what the run ran on (rank 0); a resumed run overwrites it."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    """Write environment.json: versions, device and command (rank 0). A resumed run overwrites it."""
     facts = {
         "versions": {"cxr_dist": version("cxr_dist"), "python": platform.python_version()}
         | {package: version(package) for package in _PACKAGES},
         "commit": _commit(),
         "manifest_sha256": manifest,
-        "device": name,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         "host_cpus": os.cpu_count(),
         "world_size": world_size,
         "command": " ".join(["cxr-dist", *sys.argv[1:]]),
@@ -114,21 +114,20 @@ def write_environment(folder: Path, device: torch.device, world_size: int, manif
 
 
 class MetricsLog:
-    """metrics.jsonl: one line per logged step, and one per validation; or another file of lines with a step."""
+    """metrics.jsonl, or another file with one JSON record per line; each record has a step."""
 
     def __init__(self, folder: Path, resumed_step: int, name: str = "metrics.jsonl") -> None:
         path = folder / name
-        if path.exists():  # drop what the resumed run will write again, and a line cut short by a kill
+        if path.exists():  # drop steps that the resumed run repeats, and a line that a kill cut short
             kept = [line for line in path.read_text().splitlines() if _step_of(line) <= resumed_step]
             write_whole(path, "".join(line + "\n" for line in kept))
         self._file = path.open("a", encoding="utf-8", buffering=1)
 
-    def write(self, record: dict[str, Any]) -> None:
-        """Append one record, which has at least `step`."""
-        self._file.write(json.dumps(record) + "\n")
+    def write(self, record: Mapping[str, object]) -> None:
+        """Append a record, which must have the key `step`."""
+        self._file.write(json.dumps(dict(record)) + "\n")
 
     def close(self) -> None:
-        """Close the file."""
         self._file.close()
 
 
@@ -147,7 +146,7 @@ def _processor() -> str:
 
 
 def _commit() -> str | None:
-    """The git commit of the package's source, where it runs from a checkout."""
+    """The git commit of the source tree, if the package runs from a checkout."""
     package = Path(__file__).resolve().parents[2]
     if not (package / ".git").exists():
         return None

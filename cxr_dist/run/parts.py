@@ -1,9 +1,9 @@
-"""RUN_DIR/parts.json: which files defined the parts of a run that its user wrote, by sha256.
+"""RUN_DIR/parts.json: the SHA-256 of the files that define the user's own parts of a run.
 
     {"model.image_encoder": [{"name": "encoder.py:Net", "sha256": "…"}]}
 
-Field by field, in the order of the configuration; parts from the package's own tables are not in it, and a run without
-others has no such file. Only the file that defines a part is hashed, and not what it imports.
+Fields are in the order of the configuration. The package's own parts are not listed, and a run that uses no others has
+no such file. Only the file that defines a part is hashed, not the modules that it imports.
 """
 
 import json
@@ -24,25 +24,25 @@ _CHANGE_NO_NUMBER = ("trackers",)
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """A part of the user's own."""
+    """A part that the user wrote."""
 
     name: str
-    """MODULE:NAME or FILE.py:NAME, without the file's folder."""
+    """MODULE:NAME or FILE.py:NAME, without the folder of the file."""
     sha256: str | None
-    """Of the file that defines it; None for a module without one."""
+    """SHA-256 of the file that defines the part; None for a module without a file."""
 
 
-Record = dict[str, tuple[Part, ...]]
-"""Field -> the parts that it names."""
+PartsRecord = dict[str, tuple[Part, ...]]
+"""Configuration field -> the user's own parts that it names."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Content:
-    fields: Record
+    fields: PartsRecord
 
 
-def record_of(names: Mapping[str, Sequence[str]]) -> Record:
-    """The record of fields' parts, such as "loss.name": ("loss.py:loss",); imports each that is the user's own."""
+def record_of(names: Mapping[str, Sequence[str]]) -> PartsRecord:
+    """Record the parts of fields, such as "loss.name": ("loss.py:loss",). Imports the parts that the user wrote."""
     own = {field: [name for name in parts if ":" in name] for field, parts in names.items()}
     return {
         field: tuple(Part(name=recorded_name(name), sha256=code_sha256(name)) for name in parts)
@@ -52,31 +52,31 @@ def record_of(names: Mapping[str, Sequence[str]]) -> Record:
 
 
 def keep_parts(folder: Path, names: Mapping[str, Sequence[str]]) -> None:
-    """Write a run's record, or compare its parts with the record that it has (rank 0).
+    """Write the record of a run, or compare its parts with the existing record (rank 0).
 
-    Raises UserError where a part's file is another than the run began with; of a tracker that is only said.
+    Raises UserError if the file of a part has changed since the run began. A tracker that has changed is only reported.
     """
     known, now = read_parts(folder), record_of(names)
     for field, name in changed_parts(known, now):
         if field not in _CHANGE_NO_NUMBER:
             raise UserError(
-                f"{field}: {name} is defined by another file than when this run began (its sha256 differs): put that "
-                "file back, or choose another --out"
+                f"{field}: {name} is defined by another file than when this run began (its sha256 differs): put "
+                "that file back, or choose another --out"
             )
         print(f"{field}: {name} is defined by another file than at the last start", file=sys.stderr)
     if now != known:
         write_whole(folder / _FILE, json.dumps(to_plain(now), indent=1) + "\n")
 
 
-def read_parts(folder: Path) -> Record:
-    """The record of a run folder, empty where it has none; raises UserError for a damaged one."""
+def read_parts(folder: Path) -> PartsRecord:
+    """The record of a run folder; empty if there is no parts.json. Raises UserError if the file is damaged."""
     if not (folder / _FILE).is_file():
         return {}
     return decode(_Content, {"fields": parse_json(folder / _FILE, _FILE)}, _FILE).fields
 
 
-def changed_parts(known: Record, now: Record) -> list[tuple[str, str]]:
-    """(field, name) of every part that both records have, with another sha256."""
+def changed_parts(known: PartsRecord, now: PartsRecord) -> list[tuple[str, str]]:
+    """(field, name) of the parts that are in both records with different hashes."""
     return [
         (field, new.name)
         for field in known.keys() & now.keys()

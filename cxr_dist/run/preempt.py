@@ -1,9 +1,9 @@
-"""Being told to stop: a signal sets a flag, the step boundary acts on it, all ranks save, rank 0 requeues.
+"""Stopping on request: a signal sets a flag, all ranks save at the next step boundary, and rank 0 requeues the job.
 
-SLURM's `--signal=USR2@N` reaches every process of a step, loader workers included, so the handler answers in
-the training process alone. Which signal it was does not tell what SLURM wants: TERM comes from `scancel`, which must
-stay cancelled, and from a preemption, which requeues a job only if it is still there when its grace time is over.
-So rank 0 asks SLURM (requeue.py). Torch is imported late: a signal that comes in those seconds must find its handler.
+SLURM's `--signal=USR2@N` is delivered to every process of a job step, including the loader's workers, so the handler
+acts only in the training process. The signal alone does not say whether to requeue: SIGTERM comes from `scancel`, after
+which the job must stay cancelled, and from a preemption, where SLURM itself requeues only a job that outlives its grace
+time. Rank 0 therefore asks SLURM (requeue.py). Torch is imported late, so that a signal during its import is handled.
 """
 
 import os
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class StopRequest:
-    """Whether this rank was asked to stop, by a signal or by the clock."""
+    """Whether this rank was asked to stop, by a signal or because `max_minutes` have passed (0: no time limit)."""
 
     def __init__(self, max_minutes: float) -> None:
         self._process = os.getpid()
@@ -35,27 +35,27 @@ class StopRequest:
         if os.getpid() != self._process:
             return
         if self._received and number == signal.SIGINT:
-            raise KeyboardInterrupt  # asked twice at the keyboard: leave at once
+            raise KeyboardInterrupt  # the second Ctrl-C: stop immediately
         self._received.add(number)
 
     @property
     def requested(self) -> bool:
-        """True from the signal or the deadline on."""
+        """Whether a signal was received or the time limit has passed."""
         return bool(self._received) or time.monotonic() >= self._deadline
 
     def received(self, number: signal.Signals) -> bool:
-        """True where this signal came, whatever came after it."""
+        """Whether this signal was received, regardless of later ones."""
         return number in self._received
 
 
 def requeue_if_due(
     stop: StopRequest, world: World, device: "torch.device", say: Callable[[str], None]
 ) -> None:
-    """Put a job that saved back into the queue if SLURM wants its place, and say so (all ranks).
+    """Requeue the job after it has saved, if SLURM is about to end it, and report that (all ranks).
 
-    The signal need not have reached rank 0 itself. A run that ends by the clock or the keyboard has ended for good.
-    No rank leaves before rank 0 has requeued: with `srun --kill-on-bad-exit` the first one to leave takes the others
-    with it.
+    The signal may have reached any rank. A run that stops at its time limit or on Ctrl-C is not requeued. All ranks
+    wait until rank 0 has requeued the job, because with `srun --kill-on-bad-exit` the first rank that exits ends the
+    others.
     """
     import torch
 

@@ -1,10 +1,10 @@
-"""Whether a SLURM job goes back into the queue: rank 0 asks when a run was told to stop, the job's shell when it died.
+"""Requeueing a SLURM job: rank 0 decides when a run was asked to stop, the job script when its tasks died.
 
-In: what `scontrol show job` says. Out: at most one `scontrol requeue` for each start, and none for a job that is
-cancelled, back in the queue already, or not to be requeued. That last word is kept by SLURM itself (Requeue=0): srun
-turns the status of a task that was a moment late in leaving into 143 or 137, so the shell cannot go by it.
+The decision follows from the output of `scontrol show job`. A job is requeued at most once per start, and not at all if
+it was cancelled, is already queued again, or must not be requeued. The last case is stored in SLURM itself (Requeue=0):
+srun reports 143 or 137 for a task that exits slightly late, so the job script cannot rely on the exit status.
 
-    python -m cxr_dist.run.requeue STATUS [RUN_DIR]     (the job's shell, after srun: slurm/supervise.sh)
+    python -m cxr_dist.run.requeue STATUS [RUN_DIR]     (called by the job script after srun: slurm/supervise.sh)
 """
 
 import os
@@ -17,15 +17,15 @@ from cxr_dist.errors import EXIT_REFUSED, EXIT_STOPPED, UserError
 from cxr_dist.run import restarts
 from cxr_dist.run.slurm_job import restart_count, scontrol, slurm_job
 
-# The batch shell died, or the time limit came, while tasks were alive. A cancelled job shows no reason.
+# The batch shell died or the time limit was reached while tasks were running. A cancelled job has no reason.
 _OVER_BUT_NOT_CANCELLED = re.compile(r"JobLaunchFailure|NonZeroExitCode|RaisedSignal|TimeLimit")
 
 
 def wants_requeue(shown: str, restart: int, *, only_preempted: bool = False) -> bool:
-    """Whether a job is to be requeued by its start number `restart`, from what `scontrol show job` says.
+    """Whether start number `restart` of a job should requeue it, given the output of `scontrol show job`.
 
-    A cancelled job is no longer RUNNING (a requeue would bring it back). SLURM counts up Restarts as soon as it has
-    requeued, so a start on a node that SLURM has given up leaves the job to the next one.
+    A cancelled job is no longer RUNNING, and requeueing would revive it. SLURM increments Restarts as soon as it
+    requeues a job, so a start that still runs on a lost node does not requeue the job again.
     """
     facts = dict(re.findall(r"(\w+)=(\S*)", shown))
     if facts.get("Restarts") != str(restart) or facts.get("Requeue") != "1":
@@ -37,7 +37,7 @@ def wants_requeue(shown: str, restart: int, *, only_preempted: bool = False) -> 
 
 
 def requeue(*, only_preempted: bool = False) -> str:
-    """Requeue this job if that is due; a line for the person who watches, also where SLURM refuses."""
+    """Requeue this job if it should be; returns a message for the user, also if SLURM refuses."""
     job = slurm_job()
     assert job is not None
     try:
@@ -52,7 +52,7 @@ def requeue(*, only_preempted: bool = False) -> str:
 
 
 def forbid_requeue() -> None:
-    """Tell SLURM that this start of the job is not to be followed by another; does nothing outside job scripts."""
+    """Set Requeue=0, so that SLURM does not start this job again. Does nothing outside our job scripts."""
     job = slurm_job()
     if job is None or "CXR_DIST_SUPERVISED" not in os.environ:
         return
@@ -60,13 +60,13 @@ def forbid_requeue() -> None:
         if wants_requeue(scontrol("--oneliner", "show", "job", job), restart_count()):
             scontrol("update", f"JobId={job}", "Requeue=0")
     except (OSError, subprocess.SubprocessError):
-        return  # the shell may then requeue it: it fails the same way, and three times are the most
+        return  # the job script may then requeue the job, which fails in the same way at most MOST_DEATHS times
 
 
 def after_death(status: int, run_dir: Path | None) -> str:
-    """Requeue a job whose tasks have ended with this status; anything but a training run only if it was preempted.
+    """Requeue a job whose tasks ended with this status. Without a `run_dir`, only a preempted job is requeued.
 
-    Raises UserError, and tells SLURM, where the run dies again and again without getting on.
+    Raises UserError, and sets Requeue=0, if the run died repeatedly without making progress.
     """
     job = slurm_job()
     assert job is not None
@@ -77,13 +77,13 @@ def after_death(status: int, run_dir: Path | None) -> str:
     try:
         restarts.note_death(run_dir, job, status)
     except UserError:
-        forbid_requeue()  # tasks that srun left behind ask, too
+        forbid_requeue()  # tasks that srun left behind may also try to requeue
         raise
     return f"the tasks ended with status {status}; {requeue()}"
 
 
 def main() -> None:
-    """For the job's shell. Leaves with the status that the job is to have."""
+    """Entry point for the job script. Exits with the status that the job should have."""
     status, run_dir = int(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else None
     if status not in (EXIT_REFUSED, EXIT_STOPPED):
         try:

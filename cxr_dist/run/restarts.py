@@ -1,7 +1,7 @@
-"""restarts.jsonl in a run folder: a line for each start of the run and for each death of its tasks under SLURM.
+"""restarts.jsonl in a run folder: a line for each start of the run and each failure of its tasks under SLURM.
 
-Only deaths count against a run: the job's shell notes them, and it is not there to do so when SLURM itself takes a
-job's place (a preemption, a lost node, `scontrol requeue`), nor does it where the run was told to stop and saved.
+Only failures ("death") count against a run. The job script records them. It is killed along with its tasks in a
+preemption, a node failure or `scontrol requeue`, and it records nothing after a run that was asked to stop and saved.
 """
 
 import datetime
@@ -12,27 +12,27 @@ from typing import Any
 from cxr_dist.errors import UserError
 from cxr_dist.run.slurm_job import restart_count, slurm_job
 
-MOST_DEATHS = 3  # of a job, in a row, with no checkpoint later than the one before
+MOST_DEATHS = 3  # consecutive failures of a job without a new checkpoint
 _FILE = "restarts.jsonl"
 
 
 def note_start(run_dir: Path, step: int) -> None:
-    """A run starts, or goes on after this step (rank 0)."""
+    """Record that a run starts, or resumes after this step (rank 0)."""
     _append(run_dir, {"event": "start", "job": slurm_job(), "restart": restart_count(), "step": step})
 
 
 def note_death(run_dir: Path, job: str, status: int) -> None:
-    """The tasks of a job died (the job's shell).
+    """Record that the tasks of a job failed (job script).
 
-    Raises UserError where it was the third time in a row that this job came no further than the same checkpoint. The
-    first start counts. Another job, submitted by hand, counts anew.
+    Raises UserError if this job has failed `MOST_DEATHS` times in a row, its first start included, without writing a
+    new checkpoint. The count starts again for a job that is submitted again.
     """
     restart = restart_count()
-    if not (run_dir / "config.yaml").is_file():  # it died before the run had a folder to write into
+    if not (run_dir / "config.yaml").is_file():  # the tasks failed before the run folder was set up
         if restart + 1 >= MOST_DEATHS:
             raise UserError(
-                f"the tasks of job {job} ended with status {status}, and after {restart + 1} starts {run_dir} holds "
-                "no run: not requeued. Its log holds the reason. Mend it and submit the run again"
+                f"the tasks of job {job} ended with status {status}, and after {restart + 1} starts {run_dir} does not "
+                "hold a run: not requeued. See the job's log for the reason, fix it and submit the run again"
             )
         return
     step = newest_step(run_dir)
@@ -43,19 +43,19 @@ def note_death(run_dir: Path, job: str, status: int) -> None:
         statuses = ", ".join(str(line["status"]) for line in last)
         raise UserError(
             f"job {job} has died {MOST_DEATHS} times in a row (status {statuses}) without a checkpoint after step "
-            f"{step}: not requeued. Its log holds the reason, above each restart. Mend it and submit the run again, "
-            "which goes on from there; one that lives too short to save needs a smaller --train.save-every"
+            f"{step}: not requeued. See the job's log above each restart for the reason, fix it and submit the run "
+            "again to resume it; if it fails before it can save, use a smaller --train.save-every"
         )
 
 
 def newest_step(run_dir: Path) -> int:
-    """Step of the newest checkpoint, by its name; 0 without one."""
-    found = [path.name.removeprefix("step-") for path in (run_dir / "checkpoints").glob("step-*")]
-    return max((int(step) for step in found if step.isdigit()), default=0)
+    """Step of the newest checkpoint, from its folder name; 0 if there is none."""
+    steps = [path.name.removeprefix("step-") for path in (run_dir / "checkpoints").glob("step-*")]
+    return max((int(step) for step in steps if step.isdigit()), default=0)
 
 
 def read(run_dir: Path) -> list[dict[str, Any]]:
-    """All lines, oldest first, but for one that a kill cut short."""
+    """All records, oldest first, except lines that a kill cut short."""
     lines = []
     path = run_dir / _FILE
     for text in path.read_text().splitlines() if path.exists() else []:

@@ -1,36 +1,38 @@
-"""Writing checkpoints while training goes on: a copy in host memory, and one thread that writes it.
+"""Writing checkpoints in the background: the tensors are copied to host memory, and a thread writes the copy.
 
-What stalls the training is the copy, and a write that is still under way when the next one is due. The thread
-computes nothing with torch; writing, hashing and fsync run without Python's lock (safetensors 0.8).
+Training waits only for the copy, and for the previous write if that is not finished yet. The thread computes nothing
+with torch; writing, hashing and fsync release Python's global interpreter lock (safetensors 0.8).
 """
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
 
 import torch
 
+from cxr_dist.distributed.engine import Tensors
 from cxr_dist.run import checkpoint
-from cxr_dist.run.checkpoint import Tensors, TrainingState
+from cxr_dist.run.checkpoint import TrainingState
 
 _ALIGNMENT = 64  # bytes; a multiple of every dtype's size
 
 
 class HostBlock:
-    """Copies of tensors in one block of host memory, which the next copies overwrite.
+    """Copies of tensors in a block of host memory that is reused.
 
-    The block is page-locked where there is CUDA: the copy runs at the bus's speed, but making such memory is slow.
+    With CUDA the block is pinned: copies to it are fast, but allocating it is slow.
     """
 
     def __init__(self) -> None:
         self._block = torch.empty(0, dtype=torch.uint8)
 
     def of(self, *groups: Tensors) -> list[Tensors]:
-        """Contiguous copies of all tensors, complete when this returns; valid until the next call."""
+        """Contiguous copies of all tensors. They are complete on return and valid until the next call."""
         room = sum(_room(tensor) for group in groups for tensor in group.values())
         if room > len(self._block):
-            self._block = torch.empty(0, dtype=torch.uint8)  # the old block goes before the new one comes
+            self._block = torch.empty(
+                0, dtype=torch.uint8
+            )  # free the old block before allocating the new one
             self._block = torch.empty(room, dtype=torch.uint8, pin_memory=torch.cuda.is_available())
         copies, offset = [], 0
         for group in groups:
@@ -51,7 +53,7 @@ def _room(tensor: torch.Tensor) -> int:
 
 
 class BackgroundSaver:
-    """Writes checkpoints of a run, one at a time (rank 0); as a context, it leaves no write unfinished."""
+    """Writes the checkpoints of a run, one at a time (rank 0). As a context manager it finishes the last write."""
 
     def __init__(self, run_dir: Path, keep: int, confirm: Callable[[], None] = lambda: None) -> None:
         self._run_dir, self._keep, self._confirm = run_dir, keep, confirm
@@ -60,7 +62,7 @@ class BackgroundSaver:
         self._writing: Future[None] | None = None
 
     def save(self, state: TrainingState, model: Tensors, optimizer: Tensors) -> None:
-        """Copy the tensors, on any device, and begin to write; waits for the write before. Raises what that raised."""
+        """Copy the tensors, from any device, and start writing. Waits for the previous write and raises its error."""
         self.finish()
         copies = self._host.of(model, optimizer)
         self._writing = self._thread.submit(
@@ -68,26 +70,26 @@ class BackgroundSaver:
         )
 
     def check(self) -> None:
-        """Raise what a write has raised that ended meanwhile; never waits."""
+        """Raise the error of a write that has ended in the meantime; never waits."""
         if self._writing is not None and self._writing.done():
             self.finish()
 
     def finish(self) -> None:
-        """Wait for the write under way. Raises UserError where the disk is full."""
+        """Wait for the current write. Raises UserError if the disk is full."""
         writing, self._writing = self._writing, None
         if writing is not None:
             try:
                 writing.result()
             finally:
-                del writing  # its error's traceback would hold this frame, and all tensors of its callers
+                del (
+                    writing
+                )  # the traceback of an error would keep this frame, and the tensors of its callers, alive
 
     def __enter__(self) -> "BackgroundSaver":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Wait. An error that is on its way is the one to tell, else that of the write is."""
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Wait for the last write. Its error is raised unless another error is already being raised."""
         self._thread.shutdown()
         if error is None:
             self.finish()
@@ -102,7 +104,7 @@ def write(
     keep: int,
     confirm: Callable[[], None] = lambda: None,
 ) -> None:
-    """Write a checkpoint, mark it where it is the best, then delete old ones: at any moment one can be loaded."""
+    """Write a checkpoint, mark it if it is the best, then delete old ones, so that one can always be loaded."""
     checkpoint.save(run_dir, state, model, optimizer, confirm)
     if state.progress.best_step == state.step:
         checkpoint.mark_best(run_dir, state.step)

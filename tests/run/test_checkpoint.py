@@ -123,7 +123,7 @@ def test_the_mark_of_the_best_follows_the_checkpoint_that_is_resumed(tmp_path):
 def test_a_folder_in_the_place_of_the_mark_is_refused(tmp_path):
     save(tmp_path, 1)
     shutil.copytree(tmp_path / "checkpoints" / "step-00000001", tmp_path / "best")
-    with pytest.raises(UserError, match=r"best is a folder where a link belongs .*: delete it"):
+    with pytest.raises(UserError, match=r"best is a folder, but should be a symbolic link .*: delete it"):
         checkpoint.mark_best(tmp_path, 1)
 
 
@@ -138,7 +138,7 @@ def test_the_first_format_is_still_read_and_an_unknown_one_is_named(tmp_path):
         (folder / "sha256.json").write_text(json.dumps(sums))
         if version == 1:
             assert checkpoint.load(folder).state.step == 1
-    with pytest.raises(UserError, match=r"of format version 3; this release reads \(1, 2\)"):
+    with pytest.raises(UserError, match=r"has format version 3, but this release reads versions \(1, 2\)"):
         checkpoint.load(folder)
 
 
@@ -156,7 +156,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, full_disk):
     save(full_disk, 1)
     (full_disk / "filler").write_bytes(b"x" * (256 * 1024 - 40 * 1024))
     with pytest.raises(
-        UserError, match="no space left for the checkpoint of step 2: the one before is whole"
+        UserError, match="no space left for the checkpoint of step 2: the previous one is intact"
     ):
         save_large(full_disk, 2)
     assert checkpoint.newest_valid(full_disk)[0].state.step == 1

@@ -38,7 +38,7 @@ def test_the_last_start_has_the_folder_and_the_one_before_says_whose_it_is(tmp_p
 def test_a_folder_that_was_cleared_is_left_alone(tmp_path):
     claim = owned(tmp_path)
     (tmp_path / "owner.json").unlink()
-    with pytest.raises(UserError, match=r"no longer holds owner\.json: it was moved or cleared"):
+    with pytest.raises(UserError, match=r"no longer contains owner\.json: the folder was moved or cleared"):
         claim.check()
 
 

@@ -97,7 +97,7 @@ def test_a_full_disk_is_told_at_a_later_step_and_the_next_save_may_succeed(full_
         saver.save(state(1), weights(1, 1000), {})
         saver.save(state(2), weights(2, 100_000), {})
         with pytest.raises(
-            UserError, match="no space left for the checkpoint of step 2: the one before is whole"
+            UserError, match="no space left for the checkpoint of step 2: the previous one is intact"
         ):
             check_until_it_raises(saver)
         assert checkpoint.newest_valid(full_disk)[0].state.step == 1
