@@ -1,44 +1,40 @@
-"""What an engine keeps on a rank's device between micro-batches, and while it updates: bytes from sizes alone.
+"""Memory that an engine holds on a rank's device in addition to activations, computed from the sizes of the network.
 
-Weights are parameters and buffers, gradients as large as the parameters; all float32, also under bf16 autocast. What
-there is follows from ddp.py and DeepSpeed's ZeRO optimizers; offloading was not measured, for want of a GPU.
+All weights and gradients are float32, also under bf16 autocast. The formulas follow from ddp.py and DeepSpeed's ZeRO
+optimizers. Those for offloading have not been verified on a GPU.
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
 from cxr_dist.distributed.zero_settings import BUCKET_ELEMENTS
+from cxr_dist.train.memory.footprint import Footprint
 
 Engine = Literal["ddp", "zero1", "zero2", "zero3"]
-_MOMENTS, _BYTES = 2, 4  # of Adam; of a float32
-# DeepSpeed's own and those that it flattens or pads into: what two gloo ranks on the CPU were measured to need.
+_MOMENTS, _BYTES = 2, 4  # moments of Adam; bytes of a float32
+# Buckets of DeepSpeed, including those for flattening and padding, as measured with two gloo ranks on the CPU.
 _BUCKETS: dict[str, int] = {"zero1": 1, "zero2": 2, "zero3": 4}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Held:
-    """Bytes on a rank's device, besides what a micro-batch takes."""
+    """Bytes on a rank's device, without the footprint of a micro-batch."""
 
     backward: int
-    """During a rank's last micro-batch, with the weights, all gradients that earlier ones left, and moments."""
+    """During the last micro-batch of a step: weights, accumulated gradients, and optimizer state."""
     update: int
-    """While the optimizer computes, when no activation is there."""
+    """During the optimizer's update, when there are no activations."""
 
 
 def held(
-    engine: Engine,
-    *,
-    ranks: int,
-    weights: int,
-    gradients: int,
-    several: bool,
-    averaged: bool = False,
-    offload: bool = False,
+    sizes: Footprint, engine: Engine, *, ranks: int, several: bool, averaged: bool, offload: bool
 ) -> Held:
-    """What a rank holds. `several`: it has more than one micro-batch a step; `averaged`: optim.ema_decay is on.
+    """The memory that a rank holds with this engine.
 
-    `offload`: the optimizer's state in the host's memory, and at stage 3 the parameters, as in launch/deepspeed.
+    `several`: the rank has several micro-batches per step. `averaged`: optim.ema_decay is on. `offload`: the optimizer
+    state is in host memory, and at stage 3 the parameters too, as in launch/deepspeed.
     """
+    weights, gradients = sizes.weights, sizes.gradients
     if engine == "ddp":
         return _of_ddp(ranks, weights, gradients, several, averaged)
     part = gradients // ranks
@@ -46,7 +42,7 @@ def held(
     parameters, gathered, summed = weights, 0, 0 if offload else part
     if engine == "zero1":
         summed = gradients if several else 0
-    if engine == "zero3":  # DeepSpeed's limits of what is gathered at once are above this model's size
+    if engine == "zero3":  # DeepSpeed's limits on gathered parameters exceed the size of this model
         parameters, gathered = weights - gradients + (0 if offload else part), gradients
     buckets = _BYTES * BUCKET_ELEMENTS * _BUCKETS[engine]
     return Held(
@@ -56,7 +52,7 @@ def held(
 
 
 def _of_ddp(ranks: int, weights: int, gradients: int, several: bool, averaged: bool) -> Held:
-    """Above one rank gradients lie in DDP's buckets; those of earlier micro-batches stay beside them until then."""
+    """With several ranks, DDP's buckets hold the gradients, in addition to those of earlier micro-batches."""
     state = weights + (_MOMENTS + averaged) * gradients
     in_buckets = gradients if ranks > 1 else 0
     return Held(

@@ -1,8 +1,8 @@
-"""What one micro-batch takes of a device's memory, found without the device: sizes in, bytes out.
+"""Predicts the device memory that a micro-batch needs, without the device.
 
-The run's own network runs forward and backward on torch's fake tensors, which have shapes and no data, while every
-allocation and release is counted. So saved activations, gradient checkpointing, autocast's copies and temporary
-results are as in the run. Not seen: what a kernel takes inside itself (workspaces), and the allocator's fragments.
+The network of the run computes a forward and a backward pass on torch's fake tensors, which have shapes but no data,
+while all allocations and releases are counted. The count includes saved activations, gradient checkpointing, autocast's
+copies and temporary results, but not the workspaces of kernels and the fragmentation of the allocator.
 """
 
 import weakref
@@ -34,35 +34,32 @@ from cxr_dist.model.losses import ClassificationLoss
 from cxr_dist.train.memory.micro_batch import largest_batch
 
 _HOST = torch.device("cpu")
+_Kwargs = Mapping[str, Any] | None
 _NEED_VALUES = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Footprint:
-    """Bytes of a rank that holds the whole network, in the micro-batch that needs the most."""
+    """Bytes on a rank that holds the whole network, for the largest possible micro-batch."""
 
     weights: int
     """Parameters and buffers."""
     gradients: int
-    """Of all parameters."""
+    """Gradients of all trainable parameters."""
     first: int
-    """The peak above the weights where there are no gradients before."""
+    """Peak in addition to the weights, for a micro-batch that starts without gradients."""
     later: int
-    """The peak above weights and gradients where earlier micro-batches have left gradients."""
+    """Peak in addition to weights and gradients, for a micro-batch that accumulates into existing gradients."""
 
 
 def footprint(
-    config: Config,
-    num_classes: int,
-    text_folder: Path | None,
-    device: Literal["cpu", "cuda"],
-    views: int = 1,
+    config: Config, num_classes: int, text_folder: Path | None, device: Literal["cpu", "cuda"], views: int = 1
 ) -> Footprint | None:
-    """The largest micro-batch of a run whose encoders are not frozen, with the kernels of such a device.
+    """The footprint of a run's largest micro-batch with unfrozen encoders, for the kernels of this kind of device.
 
-    `text_folder` holds the text encoder's config.json; None in image mode. `views`: films of a study, at most. Nothing
-    of the network's size is allocated. None for an encoder that cannot run without values, as one that chooses its
-    way by them.
+    `text_folder` holds the text encoder's config.json; None in image mode. `views`: the most images per study. Nothing
+    of the size of the network is allocated. Returns None if an encoder cannot run without values, for example because
+    its control flow depends on them.
     """
     batch = largest_batch(config, config.data.global_batch // config.data.num_lanes, 1, views)
     with torch.device("meta"):
@@ -79,7 +76,7 @@ def footprint(
         try:
             _forward_and_backward(config, model, loss, batch, num_classes)
         except Exception as error:
-            # Of a part of the user's own nobody knows what it raises there.
+            # A part that the user wrote may raise any error without values.
             if isinstance(error, _NEED_VALUES) or config.model.has_own_encoder or ":" in config.loss.name:
                 return None
             raise
@@ -91,7 +88,7 @@ def footprint(
 def _forward_and_backward(
     config: Config, model: Classifier, loss: ClassificationLoss, batch: Batch, num_classes: int
 ) -> None:
-    """What `TrainStep.lane` does, with films that are on the device and normalised."""
+    """The same computation as in `TrainStep.lane`, for images that are on the device and normalised."""
     images = None if batch.images is None else torch.empty(batch.images.shape)
     inputs = [
         part if part is None or part is images else torch.zeros(part.shape, dtype=part.dtype)
@@ -101,14 +98,14 @@ def _forward_and_backward(
     with config.autocast(_HOST.type):
         logits: Tensor = model(*inputs)
     summed = loss.sums(logits.float(), targets, torch.ones_like(targets)) / torch.ones(())
-    # Not `summed.backward()`, in which a function mode is off, so that checkpointing would compute something else.
+    # `summed.backward()` would disable the function mode, and gradient checkpointing would recompute other kernels.
     _engine_run_backward(
         (summed,), (torch.ones(()),), False, False, (), allow_unreachable=True, accumulate_grad=True
     )
 
 
 class _Memory(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the storages that come and go inside; a parameter's gradient counts apart once it is complete."""
+    """Counts allocated and released storages; completed gradients of parameters are also counted separately."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -121,18 +118,14 @@ class _Memory(TorchDispatchMode):  # type: ignore[no-untyped-call]
             parameter.register_post_accumulate_grad_hook(self._completed)  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
+        self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: _Kwargs = None
     ) -> Any:
         """Called by torch in place of each of its operators."""
-        made = func(*args, **(kwargs or {}))
-        for tensor in tree_iter(made):
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_iter(result):
             if isinstance(tensor, Tensor):
                 self._watch(tensor, counted=True)
-        return made
+        return result
 
     def _watch(self, tensor: Tensor, *, counted: bool) -> None:
         storage = tensor.untyped_storage()
@@ -156,16 +149,14 @@ class _Memory(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class _CudaKernels(TorchFunctionMode):
-    """What CUDA saves otherwise than the CPU: dropout's mask is one byte an element, attention's probabilities are
-    computed again in the backward pass, and autocast has LayerNorm in float32.
+    """Saves for the backward pass what CUDA saves, which differs from the CPU.
+
+    The mask of dropout takes one byte per element, the probabilities of attention are recomputed in the backward pass,
+    and LayerNorm computes in float32 under autocast.
     """
 
     def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
+        self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: _Kwargs = None
     ) -> Any:
         """Called by torch in place of each of its functions."""
         kwargs = kwargs or {}
@@ -179,9 +170,7 @@ class _CudaKernels(TorchFunctionMode):
 
 
 def _dropout(rows: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-    if not training or p == 0:
-        return rows
-    return torch.native_dropout(rows, p, True)[0]
+    return torch.native_dropout(rows, p, True)[0] if training and p else rows
 
 
 def _attention(
@@ -193,11 +182,10 @@ def _attention(
     is_causal: bool = False,
     **_: Any,
 ) -> Tensor:
-    """The memory-efficient kernel, which takes a mask, and float32."""
+    """The memory-efficient kernel, which supports masks and float32."""
     bias = None
     if attn_mask is not None:
-        bias = torch.zeros(attn_mask.shape, dtype=query.dtype)
-        bias = bias.expand(*query.shape[:-1], key.shape[-2])
+        bias = torch.zeros(attn_mask.shape, dtype=query.dtype).expand(*query.shape[:-1], key.shape[-2])
     kernel = torch.ops.aten._scaled_dot_product_efficient_attention
     attended: Tensor = kernel(query, key, value, bias, True, dropout_p, is_causal)[0]
     return attended

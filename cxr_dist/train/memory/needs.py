@@ -1,6 +1,6 @@
-"""How much of a device's memory a rank will need, for `cxr-dist plan` and settle.py.
+"""Predicts how much device memory a rank needs, for `cxr-dist plan` and settle.py.
 
-In the plan a line is one gradient checkpointing; in it the engines, whose activations are the same.
+The plan has a line for each gradient checkpointing setting. The line lists the engines, whose activations are the same.
 """
 
 from dataclasses import replace
@@ -15,34 +15,26 @@ from cxr_dist.train.memory.footprint import Footprint, footprint
 _ENGINES: tuple[Engine, ...] = ("ddp", "zero1", "zero2", "zero3")
 _OFFLOADED: tuple[Engine, ...] = ("zero2", "zero3")
 _USUAL_MICRO_BATCH = 8
-_NODE = 8  # ranks that a line speaks of, where so many divide the lanes
+_NODE = 8  # the most ranks for which a line gives the memory
 
 
 def peak(
-    found: Footprint, engine: Engine, *, ranks: int, several: bool, averaged: bool, offload: bool = False
+    sizes: Footprint, engine: Engine, *, ranks: int, several: bool, averaged: bool, offload: bool = False
 ) -> int:
-    """Bytes of a rank's tensors at the worst moment of a step; CUDA's own context and fragments come on top."""
-    kept = held(
-        engine,
-        ranks=ranks,
-        weights=found.weights,
-        gradients=found.gradients,
-        several=several,
-        averaged=averaged,
-        offload=offload,
-    )
-    # In its only micro-batch gradients come one by one, except where DDP's buckets wait for them.
+    """Peak bytes of a rank's tensors during a step, without CUDA's context and fragmentation."""
+    kept = held(sizes, engine, ranks=ranks, several=several, averaged=averaged, offload=offload)
+    # In a single micro-batch the gradients are allocated one by one, except if DDP's buckets hold them already.
     fresh = not several and (engine == "zero1" or (engine == "ddp" and ranks == 1))
-    return max(kept.backward + (found.first if fresh else found.later), kept.update)
+    return max(kept.backward + (sizes.first if fresh else sizes.later), kept.update)
 
 
 def describe_memory_needs(
     config: Config, num_classes: int, text_folder: Path | None, views: int
 ) -> dict[str, str]:
-    """Name -> engines with GiB: with the run's own gradient checkpointing, and with the most of it.
+    """Name -> GiB by engine, with the run's own gradient checkpointing and with the maximal one.
 
-    `text_folder` holds the text encoder's config.json; None in image mode. Nothing for fp64, which tests alone use.
-    A line takes some seconds, in which torch traces the network without values.
+    `text_folder` holds the text encoder's config.json; None in image mode. Empty for fp64, which only tests use. Each
+    line takes some seconds, in which torch runs the network without values.
     """
     if config.precision == "fp64":
         return {}
@@ -51,38 +43,36 @@ def describe_memory_needs(
         while config.data.global_batch % size:
             size -= 1
         config = replace(config, data=replace(config.data, micro_batch=size))
-    facts = {
-        "memory of a rank": f"GiB on a GPU with micro-batch {config.data.micro_batch}, by gradient checkpointing"
-    }
+    title = f"GiB on a GPU with micro-batch {config.data.micro_batch}, by gradient checkpointing"
+    facts = {"memory of a rank": title}
     own = config.model.gradient_checkpointing
     for setting in dict.fromkeys(("off" if own == "auto" else own, all_checkpointing(config))):
         changed = with_checkpointing(config, setting)
-        found = footprint(changed, num_classes, text_folder, "cuda", views)
+        sizes = footprint(changed, num_classes, text_folder, "cuda", views)
         facts[f"  {config.precision}, checkpointing {setting}"] = (
-            "unknown: an encoder does not run without values" if found is None else _line(changed, found)
+            "unknown: an encoder does not run without values" if sizes is None else _line(changed, sizes)
         )
     return facts
 
 
 def with_checkpointing(config: Config, setting: Checkpointing) -> Config:
-    """The configuration with another gradient checkpointing."""
+    """The configuration with this gradient checkpointing setting."""
     return replace(config, model=replace(config.model, gradient_checkpointing=setting))
 
 
 def all_checkpointing(config: Config) -> Checkpointing:
-    """All that the run's encoders can recompute."""
+    """The setting that recomputes every encoder of the run that supports it."""
     encoders = recomputable(config.model)
     return "all" if len(encoders) == 2 else "text" if "text" in encoders else "image" if encoders else "off"
 
 
-def _line(config: Config, found: Footprint) -> str:
+def _line(config: Config, sizes: Footprint) -> str:
     lanes = config.data.num_lanes
     ranks = max(size for size in range(1, _NODE + 1) if lanes % size == 0)
     averaged = config.optim.ema_decay > 0
 
     def gib(engine: Engine, ranks: int, offload: bool = False) -> str:
-        several = lanes > ranks
-        size = peak(found, engine, ranks=ranks, several=several, averaged=averaged, offload=offload)
+        size = peak(sizes, engine, ranks=ranks, several=lanes > ranks, averaged=averaged, offload=offload)
         return f"{engine} {size / 2**30:.2f}"
 
     alone = f"1 rank: {gib('ddp', 1)}"

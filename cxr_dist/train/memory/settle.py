@@ -1,7 +1,7 @@
-"""`auto` in a configuration becomes a value, once, before anything of the run is built.
+"""Replaces `auto` in a configuration by a value before the run is built.
 
-The micro-batch fixes the run's numbers, so that config.yaml keeps what its first start found. Gradient checkpointing
-changes rounding at most: it is chosen at each start, for the devices that it has.
+The micro-batch determines the results of the run, so config.yaml keeps the value that the first start chose. Gradient
+checkpointing changes results by rounding at most, so each start chooses it for its own devices.
 """
 
 import contextlib
@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -30,15 +29,15 @@ from cxr_dist.train.memory.limits import advice, describe_memory, total_memory
 from cxr_dist.train.memory.micro_batch import with_micro_batch
 from cxr_dist.train.memory.needs import all_checkpointing, peak, with_checkpointing
 
-# The fewest operations computed twice first: of DenseNet-121 up to its 3×3 convolutions, of BERT-base every layer.
+# In the order of recomputed operations: of DenseNet-121 all before the 3×3 convolutions, of BERT-base every layer.
 _BY_COST: tuple[Checkpointing, ...] = ("off", "image", "text", "all")
-_SHARE = 0.8  # of a device: the prediction is good to 15 %, and CUDA's context and fragments come on top
+_SHARE = 0.8  # of a device's memory: the prediction is accurate to 15 % and excludes CUDA's context and fragmentation
 
 
 def with_recorded_micro_batch(config: Config) -> Config:
-    """The configuration with the number that its run folder has for `auto`; unchanged where there is none yet.
+    """The configuration with the micro-batch recorded in its run folder in place of `auto`, if there is a run.
 
-    Raises UserError where the folder holds a run that differs in anything else.
+    Raises UserError if the run in the folder differs in any other setting.
     """
     path = config.run_dir / "config.yaml"
     if config.data.micro_batch != "auto" or not path.is_file():
@@ -59,15 +58,15 @@ def settled(
     """The configuration without `auto` (all ranks).
 
     Args:
-        config: As the user gave it.
-        manifest: Of the run's shards.
-        world: All ranks, which have met.
-        device: Of this rank.
-        largest: The micro-batch that fits this rank's device, as `largest_that_fits` found it; 0 where none does.
-        prepare: Makes the run folder once the micro-batch is known, which config.yaml keeps (rank 0). The text
-            encoder's configuration is there afterwards, without which its memory is unknown.
+        config: The configuration as given by the user.
+        manifest: The manifest of the run's shards.
+        world: All ranks; the process group must be initialized.
+        device: The device of this rank.
+        largest: The largest micro-batch that fits this rank's device, from `largest_that_fits`; 0 if none does.
+        prepare: Creates the run folder once the micro-batch is known (rank 0). This includes config.yaml and the
+            configuration of the text encoder, from which its memory is predicted.
 
-    Raises UserError where on some rank not even one sample fits.
+    Raises UserError if not even one sample fits on some rank.
     """
     config = _with_least_micro_batch(config, world, device, largest)
     if world.is_main:
@@ -80,14 +79,14 @@ def settled(
 
 
 def _with_least_micro_batch(config: Config, world: World, device: torch.device, largest: int) -> Config:
-    """The smallest of what the ranks found serves all of them (all ranks)."""
+    """Replace a micro-batch `auto` by the smallest of the ranks' largest micro-batches (all ranks)."""
     if config.data.micro_batch != "auto":
         return config
     least = int(least_over_ranks(torch.tensor(largest, device=device)))
     if least == 0:
         smallest = with_micro_batch(config, 1)
         raise UserError(
-            f"data.micro_batch auto: not even 1 fits {describe_memory(device)}, tried as plain data parallel. "
+            f"data.micro_batch auto: not even 1 fits {describe_memory(device)}, tried with DDP. "
             "Try, in this order:\n  " + "\n  ".join(advice(smallest, world.world_size))
         )
     if world.is_main:
@@ -98,10 +97,10 @@ def _with_least_micro_batch(config: Config, world: World, device: torch.device, 
 def _least_checkpointing(
     config: Config, manifest: Manifest, world: World, device: torch.device
 ) -> Checkpointing:
-    """The least gradient checkpointing that every rank's device has room for (all ranks).
+    """The gradient checkpointing that recomputes the least and fits the device of every rank (all ranks).
 
-    The most where nothing less fits, or nothing is known. fp64, which tests alone use, has none. The run folder keeps
-    what was found, so that only its first start spends seconds on it.
+    It is the maximal one if no other fits or the footprint is unknown, and "off" for fp64, which only tests use. The
+    run folder keeps the footprints, so that only the first start spends seconds on them.
     """
     if config.precision == "fp64":
         return "off"
@@ -122,13 +121,13 @@ def _least_checkpointing(
 
 
 def _need(config: Config, footprint: Footprint, ranks: int) -> int:
-    """Bytes of a rank with the run's own engine; a site's DeepSpeed file may need less."""
+    """Peak bytes of a rank with the run's engine; a DeepSpeed file of the user may reduce them."""
     several, averaged = config.data.num_lanes > ranks, config.optim.ema_decay > 0
     return peak(footprint, config.parallel, ranks=ranks, several=several, averaged=averaged)
 
 
 class _Footprints:
-    """A run's footprints by gradient checkpointing, kept in its folder for the same software and kind of device."""
+    """Footprints of a run by gradient checkpointing, cached in its folder for this software and kind of device."""
 
     def __init__(self, config: Config, manifest: Manifest, device: torch.device) -> None:
         self._config, self._manifest = config, manifest
@@ -142,16 +141,14 @@ class _Footprints:
                 self._stored["bytes"] = dict(stored["bytes"])
 
     def of(self, setting: Checkpointing) -> Footprint | None:
-        """Computed now, where it is not known; None where it cannot be."""
+        """The footprint with this setting, computed if it is not cached; None if it cannot be computed."""
         known = self._stored["bytes"]
         if setting not in known:
-            computed = self._computed(setting)
+            config = with_checkpointing(self._config, setting)
+            text = config.run_dir / "text_encoder" if config.model.uses_text else None
+            num_classes, views = len(self._manifest.classes), self._manifest.views
+            computed = footprint(config, num_classes, text, self._kind, views)
             known[setting] = None if computed is None else asdict(computed)
             write_whole(self._path, json.dumps(self._stored, indent=1) + "\n")
         values = known[setting]
         return None if values is None else Footprint(**values)
-
-    def _computed(self, setting: Checkpointing) -> Footprint | None:
-        config = with_checkpointing(self._config, setting)
-        text_folder: Path | None = config.run_dir / "text_encoder" if config.model.uses_text else None
-        return footprint(config, len(self._manifest.classes), text_folder, self._kind, self._manifest.views)

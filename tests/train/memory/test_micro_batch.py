@@ -134,7 +134,7 @@ def test_advice_names_only_what_is_not_in_use_and_keeps_the_ranks_served(tiny_co
         data=dataclasses.replace(tiny_config.data, micro_batch=1),
         model=dataclasses.replace(tiny_config.model, gradient_checkpointing="all"),
     )
-    assert advice(saving, world_size=2) == ["a device with more memory: all else is in use"]
+    assert advice(saving, world_size=2) == ["a device with more memory: all other options are in use"]
     of_text = dataclasses.replace(saving.model, gradient_checkpointing="text")
     more = advice(dataclasses.replace(saving, model=of_text), world_size=2)
     assert [line.split(",")[0] for line in more] == ["--model.gradient-checkpointing all"]

@@ -59,9 +59,7 @@ def test_a_folder_has_the_last_word_on_the_number(tiny_config, tmp_path):
 def test_what_fits_is_taken_and_nothing_that_fits_ends_the_run_with_advice(tiny_config, settle_for):
     assert settle_for(auto_micro_batch(tiny_config), 8) == with_micro_batch(tiny_config, 8)
     assert settle_for(tiny_config, 8) == tiny_config
-    with pytest.raises(
-        UserError, match=r"not even 1 fits CPU, .*tried as plain data parallel.*\n  --model.gradient"
-    ):
+    with pytest.raises(UserError, match=r"not even 1 fits CPU, .*tried with DDP.*\n  --model.gradient"):
         settle_for(auto_micro_batch(tiny_config), 0)
 
 
