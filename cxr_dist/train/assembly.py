@@ -1,6 +1,6 @@
-"""Assembly: from a configuration to the parts of a training run.
+"""Builds the parts of a training run from its configuration, and runs it.
 
-The one module, with cli/main.py, that knows all rooms. Nothing is computed here; each helper returns one thing.
+Besides cli/main.py this is the only module that knows all rooms. It computes nothing; each helper returns one part.
 """
 
 import contextlib
@@ -45,11 +45,11 @@ from cxr_dist.train.step import TrainStep
 from cxr_dist.train.trackers import Trackers, check_trackers
 from cxr_dist.train.validation import Validation
 
-_VOCABULARY_REPORTS = 50_000  # reports that a made-from-scratch vocabulary is learned from, at most
+_VOCABULARY_REPORTS = 50_000  # the most reports from which a new vocabulary is learned
 
 
 def train(config: Config, asked_to_stop: StopRequest) -> Outcome:
-    """Train, or resume, the run of a configuration; started once per rank (all ranks)."""
+    """Train the run of a configuration, or resume it; called once per process (all ranks)."""
     enter("checking the configuration")
     world = World.from_environment()
     manifest = load_manifest(shards_folder(config.data))
@@ -66,7 +66,7 @@ def train(config: Config, asked_to_stop: StopRequest) -> Outcome:
 def _train_together(
     config: Config, manifest: Manifest, world: World, largest: int, asked_to_stop: StopRequest
 ) -> Outcome:
-    """Join the other ranks and train (all ranks)."""
+    """Initialize the process group and train (all ranks)."""
     device = start(world, config.train.timeout_minutes)
     enter("preparing the run")
     prepare = partial(prepare_run_folder, manifest=manifest, world=world, device=device)
@@ -87,9 +87,10 @@ def _train_together(
 
 
 def largest_micro_batch(config: Config, manifest: Manifest, world: World) -> int:
-    """The run's micro-batch; for `auto` the one of its folder, else the largest that fits this rank's device.
+    """The run's micro-batch. `auto` is the one recorded in its folder, or the largest that fits this rank's device.
 
-    Raises UserError where these ranks cannot share the lanes. The ranks must not have met.
+    Raises UserError if the world size does not divide the lanes. Must be called before the process group is
+    initialized.
     """
     config = with_recorded_micro_batch(config)
     check_world_size(config, world)
@@ -101,7 +102,7 @@ def largest_micro_batch(config: Config, manifest: Manifest, world: World) -> int
 
 
 def trial_step(config: Config, lanes: range, *, manifest: Manifest, device: torch.device) -> TrainStep:
-    """The run's step over some lanes in a world of one, with random weights."""
+    """A training step of the run over these lanes, at world size 1, with random weights."""
     with tempfile.TemporaryDirectory() as folder:
         prepare_text(config, manifest, Path(folder))
         model = new_model(config, manifest, Path(folder), device)
@@ -110,7 +111,7 @@ def trial_step(config: Config, lanes: range, *, manifest: Manifest, device: torc
 
 
 def prepare_run_folder(config: Config, manifest: Manifest, world: World, device: torch.device) -> None:
-    """Create or reopen the run folder with all that does not change during training (rank 0)."""
+    """Create or reopen the run folder, and write what does not change during training (rank 0)."""
     run_dir = config.run_dir
     check_weights(config)
     open_run_folder(run_dir, config)
@@ -120,9 +121,9 @@ def prepare_run_folder(config: Config, manifest: Manifest, world: World, device:
 
 
 def parts_of(config: Config, manifest: Manifest, world: World, device: torch.device) -> Parts:
-    """Everything that a training run is made of (all ranks); the run folder is prepared."""
+    """Build all parts of a training run (all ranks). The run folder must have been prepared."""
     run_dir, lanes = config.run_dir, lanes_of(world, config.data.num_lanes)
-    trackers = Trackers(config, run_dir, world)  # before the model: the user's own may be refused
+    trackers = Trackers(config, run_dir, world)  # first, because a tracker of the user may be refused
     plan = training_plan(config.data, manifest, config.seed)
     tokenizer = tokenizer_of(config, run_dir)
     model = new_model(config, manifest, run_dir, device)
@@ -155,18 +156,14 @@ def parts_of(config: Config, manifest: Manifest, world: World, device: torch.dev
         trackers=trackers,
         group_names=(*manifest.classes, "none of them"),
         bad_samples=BadSamples(
-            run_dir,
-            manifest.split("train").shards,
-            config.data.max_bad_samples,
-            world,
-            device,
+            run_dir, manifest.split("train").shards, config.data.max_bad_samples, world, device
         ),
         sample_keys=partial(keys_of, config.data, manifest, plan),
     )
 
 
 def check_against(config: Config, manifest: Manifest) -> None:
-    """Raise UserError for a configuration that these shards cannot serve, before anything is started."""
+    """Raise UserError if the configuration does not match the shards or names an invalid part."""
     absent = [name for name in config.data.text_sections if name not in manifest.text_sections]
     if config.model.uses_text and absent:
         raise UserError(
@@ -179,7 +176,7 @@ def check_against(config: Config, manifest: Manifest) -> None:
 
 
 def check_weights(config: Config) -> None:
-    """Raise UserError where pretrained weights are missing, before the run folder is made."""
+    """Raise UserError if pretrained weights are missing, before the run folder is created."""
     model = config.model
     if model.uses_text:
         text_source(model)
@@ -189,14 +186,14 @@ def check_weights(config: Config) -> None:
 
 
 def prepare_text(config: Config, manifest: Manifest, run_dir: Path) -> None:
-    """Put the text encoder's configuration and tokenizer into the run folder (rank 0)."""
+    """Write the text encoder's configuration and tokenizer to the run folder (rank 0)."""
     if config.model.uses_text:
         source = text_source(config.model)
         prepare_text_folder(run_dir / "text_encoder", source, _reports(config, manifest))
 
 
 def _reports(config: Config, manifest: Manifest) -> Iterator[str]:
-    """The training reports that a vocabulary is learned from; without damaged ones, where a run may replace them."""
+    """Training reports for learning a vocabulary; damaged ones are skipped if the run may replace them."""
     store = open_store(config.data, manifest, "train")
     read = reader(store, manifest.image["short_side"], None)
     positions = ((shard, i) for shard, entry in enumerate(store.shards) for i in range(entry.samples))
@@ -211,7 +208,7 @@ def _reports(config: Config, manifest: Manifest) -> Iterator[str]:
 
 
 def new_model(config: Config, manifest: Manifest, run_dir: Path, device: torch.device) -> Classifier:
-    """The network with its first weights: random from the seed, encoders pretrained where asked (all ranks)."""
+    """The network with its initial weights: random from the seed, or pretrained encoders (all ranks)."""
     torch.manual_seed(config.seed)
     text = run_dir / "text_encoder" if config.model.uses_text else None
     model = build_classifier(config.model, len(manifest.classes), text)
@@ -223,22 +220,22 @@ def new_model(config: Config, manifest: Manifest, run_dir: Path, device: torch.d
 
 
 def new_optimizer(config: Config) -> NewOptimizer:
-    """Makes Adam or AdamW over parameter groups; all have the same settings."""
+    """Factory of Adam or AdamW for parameter groups, which all get the same settings."""
     kinds: dict[str, type[torch.optim.Adam]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
     return partial(kinds[config.optim.name], lr=config.optim.lr, weight_decay=config.optim.weight_decay)
 
 
 def new_loss(config: Config, manifest: Manifest) -> ClassificationLoss:
-    """The loss with class weights from the training split's counts."""
+    """The loss, with class weights from the label counts of the training split."""
     weights = None
     if config.loss.class_weights == "balanced":
         counts = manifest.split("train").label_counts
         positive = np.array([counts[name]["positive"] for name in manifest.classes])
         negative = np.array([counts[name]["negative"] for name in manifest.classes])
-        multiclass = manifest.task == "multiclass"
-        weights = (
-            balanced_class_weights(positive) if multiclass else balanced_positive_weights(positive, negative)
-        )
+        if manifest.task == "multiclass":
+            weights = balanced_class_weights(positive)
+        else:
+            weights = balanced_positive_weights(positive, negative)
     return ClassificationLoss(
         name=config.loss.name, gamma=config.loss.gamma, class_weights=weights, task=manifest.task
     )

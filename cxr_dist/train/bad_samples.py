@@ -1,8 +1,8 @@
-"""RUN_DIR/bad_samples.jsonl: which damaged samples training met, what stood in for them, and when it is too many.
+"""RUN_DIR/bad_samples.jsonl: the damaged samples that training met, their replacements, and the limit on their number.
 
-Every rank brings what its own micro-batches replaced; all learn the number of different damaged samples, and all
-stop together. Lines name shard file and sample number, never a key, a source or content. They are sorted by draw,
-so the file is the same at any world size.
+Rank 0 gathers the replaced samples of all ranks and broadcasts the number of distinct ones, so that all ranks stop
+together. Records give the shard file and the sample number, and no key, source or content. They are sorted by draw, so
+that the file is the same at any world size.
 """
 
 import json
@@ -24,7 +24,7 @@ LEDGER = "bad_samples.jsonl"
 
 
 class BadSamples:
-    """The ledger of a run and its budget of different damaged samples (all ranks; rank 0 writes)."""
+    """Records damaged samples and limits the number of distinct ones (all ranks; rank 0 writes)."""
 
     def __init__(
         self, run_dir: Path, shards: Sequence[ShardEntry], limit: int, world: World, device: torch.device
@@ -35,7 +35,7 @@ class BadSamples:
         self._log: MetricsLog | None = None
 
     def open(self, resumed_step: int) -> None:
-        """Take up the ledger of the run so far, without the steps that will be done again (rank 0)."""
+        """Read the existing file, without the steps that the resumed run repeats (rank 0)."""
         path = self.run_dir / LEDGER
         if not self.world.is_main or not path.exists():
             return
@@ -44,23 +44,23 @@ class BadSamples:
         self._known = {(line["shard"], line["sample"]) for line in lines}
 
     def add(self, step: int, epoch: int, batches: Sequence[Batch]) -> None:
-        """Write what was replaced in a step (all ranks; each with the micro-batches it has).
+        """Record the samples that were replaced in a step (all ranks, each with its own micro-batches).
 
-        `step` counts from 1 as in metrics.jsonl, `epoch` from 0. Raises UserError, on all ranks, past the budget.
+        `step` counts from 1 as in metrics.jsonl, `epoch` from 0. Raises UserError on all ranks if the limit is
+        exceeded.
         """
         replaced = self._gathered([row for batch in batches for row in batch.replaced])
         if self.world.is_main:
             self._write([self._line(step, epoch, row) for row in sorted(replaced)])
-        found = int(from_main(torch.tensor(len(self._known), device=self.device)))
-        if found > self.limit:
+        count = int(from_main(torch.tensor(len(self._known), device=self.device)))
+        if count > self.limit:
             raise UserError(
-                f"{found} damaged samples were drawn up to step {step}, and data.max_bad_samples is {self.limit}: "
-                f"{LEDGER} in the run folder names them; copy their shards again (`cxr-dist verify` lists all that is "
-                "wrong), or raise data.max_bad_samples, and start the same command again"
+                f"{count} damaged samples were drawn up to step {step}, and data.max_bad_samples is {self.limit}: "
+                f"{LEDGER} in the run folder lists them; copy their shards again (`cxr-dist verify` lists all damage), "
+                "or raise data.max_bad_samples, and start the same command again"
             )
 
     def close(self) -> None:
-        """Close the file."""
         if self._log is not None:
             self._log.close()
 

@@ -1,9 +1,9 @@
-"""BatchNorm's running statistics, updated once a step with the mean over all lanes.
+"""BatchNorm's running statistics, updated once per step with the mean over all lanes.
 
-While a step's micro-batches run, each BatchNorm's momentum is 1, so that its buffers hold that micro-batch's
-own statistics (and a recomputation under gradient checkpointing changes nothing). Their sum crosses ranks
-once, and the usual update follows: running = (1 - m) running + m mean. So the buffers do not depend on how
-many lanes a rank computes. The statistics of all layers are one vector: few, large operations.
+During a step each layer's momentum is 1, so that its buffers hold the statistics of the current micro-batch, also when
+gradient checkpointing recomputes it. Their sum is reduced over ranks once per step and then applied as usual, running =
+(1 - m) running + m mean, so that the buffers do not depend on the number of lanes per rank. The statistics of all
+layers are concatenated into one vector, which takes few operations.
 """
 
 import torch
@@ -16,7 +16,7 @@ _DEFAULT_MOMENTUM = 0.1
 
 
 class LaneStatistics:
-    """Collects the statistics of a step's lanes. Frozen (eval mode) layers take no part."""
+    """Collects the statistics of a step's lanes. Frozen layers, which are in eval mode, are excluded."""
 
     def __init__(self, model: nn.Module, num_lanes: int) -> None:
         layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
@@ -25,7 +25,7 @@ class LaneStatistics:
         self._layers: list[_BatchNorm] = []
 
     def start(self) -> None:
-        """Before a step's first micro-batch."""
+        """Call before the first micro-batch of a step."""
         before, self._layers = self._layers, [layer for layer in self._momentum if layer.training]
         if not self._layers:
             return
@@ -34,21 +34,24 @@ class LaneStatistics:
         counts = [layer.num_batches_tracked for layer in self._layers]
         self._counts = [count for count in counts if count is not None]
         if self._layers != before:
-            self._weights = torch.cat(self._momentum_of_each_value())
+            momenta = [self._momentum[layer] for layer in self._layers for _ in range(2)]
+            self._weights = torch.cat(
+                [torch.full_like(b, m) for b, m in zip(self._buffers, momenta, strict=True)]
+            )
         for layer in self._layers:
             layer.momentum = 1.0
         self._running, self._count = torch.cat(self._buffers), torch.stack(self._counts)
         self._sum = torch.zeros_like(self._running)
 
     def add(self) -> None:
-        """After the forward and backward pass of a micro-batch."""
+        """Call after the forward and backward pass of each micro-batch."""
         if self._layers:
             self._sum += torch.cat(self._buffers)
 
     def finish(self, *, keep: torch.Tensor) -> None:
-        """After a step's last micro-batch (all ranks): update the buffers, or put back the old ones.
+        """Call after the last micro-batch of a step: updates the buffers or restores them (all ranks).
 
-        `keep` is a scalar, bool, on the buffers' device, which decides: the host need not know.
+        `keep` is a boolean scalar on the buffers' device: whether to update. It is not read on the host.
         """
         if not self._layers:
             return
@@ -58,7 +61,3 @@ class LaneStatistics:
         torch._foreach_copy_(self._counts, list((self._count + keep).unbind()))
         for layer in self._layers:
             layer.momentum = self._momentum[layer]
-
-    def _momentum_of_each_value(self) -> list[torch.Tensor]:
-        momentum = [self._momentum[layer] for layer in self._layers for _ in range(2)]
-        return [torch.full_like(buffer, m) for buffer, m in zip(self._buffers, momentum, strict=True)]

@@ -1,12 +1,10 @@
-"""What a step asks of the device: floating-point operations of the model, from the samples that it saw.
+"""Model FLOPs: the floating-point operations that the model needs for the samples of a step, and the peak of the
+device.
 
-They are counted once per run, without computing anything, and then follow from each report's length. Only what the
-model needs counts, as in "model FLOPs utilisation" (Chowdhery et al. 2022, PaLM, appendix B): no padding, no
-activations computed a second time, and not the little that is neither convolution nor matrix product.
-
-Utilisation is a share of the dense tensor-core rate in NVIDIA's data sheet, without sparsity, at the card's full power.
-A device that is not listed has no peak, and then no utilisation is logged: a CPU's depends on clock rates that no sheet
-fixes, and a guess would look measured.
+The operations are counted once per run on tensors without values, and then follow from the length of each report. As in
+model FLOPs utilisation (Chowdhery et al. 2022, PaLM, appendix B), padding, recomputed activations, and operations other
+than convolutions and matrix products do not count. Utilisation is relative to the dense rate in NVIDIA's data sheet at
+full power. It is not logged for a device that is not listed, and not for CPUs, whose peak no data sheet specifies.
 """
 
 import re
@@ -21,58 +19,61 @@ from cxr_dist.data.batch import Batch
 from cxr_dist.model.classifier import Classifier
 
 BACKWARD = 2
-"""Of a forward pass: each of its products has two in the backward pass, for the input and for the weights."""
-_LENGTHS = (8, 16)  # tokens of the reports by which the growth with length is found; no encoder takes fewer
+"""Operations of a backward pass relative to its forward pass: two products, for the inputs and for the weights."""
+_LENGTHS = (
+    8,
+    16,
+)  # tokens of the two reports from which the coefficients follow; every encoder accepts these
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFlops:
-    """Operations of one sample's forward pass, a multiplication and its addition counted as two."""
+    """Operations of a forward pass of one sample; a multiplication and an addition count as two."""
 
-    film: float
-    """The image encoder, per film."""
+    image: float
+    """The image encoder, per image."""
     report: tuple[float, float]
-    """The text encoder on a report of T real tokens: coefficients of T and T²."""
+    """The text encoder on a report of T tokens without padding: coefficients of T and T²."""
     rest: tuple[float, float]
-    """Fusion and head, per sample of one film: coefficients of 1 and T."""
+    """Fusion and head, per sample with one image: coefficients of 1 and T."""
 
     def forward(self, batch: Batch) -> dict[str, float]:
-        """The forward pass of a micro-batch on the host: `image`, `text`, and `fusion` with the head."""
-        films = 0 if batch.images is None else len(batch.images)
+        """Operations of the forward pass of a micro-batch: `image`, `text`, and `fusion`, which includes the head."""
+        images = 0 if batch.images is None else len(batch.images)
         tokens = squares = 0
         if batch.attention_mask is not None:
-            lengths = batch.attention_mask.numpy().sum(axis=1)  # NumPy's: a tensor's may be the device's
+            lengths = batch.attention_mask.numpy().sum(axis=1)  # in NumPy, which never uses the device
             tokens, squares = int(lengths.sum()), int(np.square(lengths).sum())
         return {
-            "image": self.film * films,
+            "image": self.image * images,
             "text": self.report[0] * tokens + self.report[1] * squares,
             "fusion": self.rest[0] * len(batch) + self.rest[1] * tokens,
         }
 
     def of(self, batch: Batch, *, frozen: bool) -> float:
-        """Forward and backward of a micro-batch on the host; `frozen` encoders have no backward pass."""
+        """Operations of forward and backward on a micro-batch; `frozen` encoders have no backward pass."""
         parts = self.forward(batch)
         trained = parts["fusion"] if frozen else sum(parts.values())
         return sum(parts.values()) + BACKWARD * trained
 
 
 def count_flops(model: Classifier, image_size: int) -> ModelFlops | None:
-    """Count forward passes of tensors without values; the model is left as it was.
+    """Count the operations of forward passes on tensors without values; the model is not changed.
 
-    None for an encoder that cannot run without values, as one that chooses its way by them.
+    Returns None if an encoder cannot run without values, for example because its control flow depends on them.
     """
     training, (short, long) = model.training, _LENGTHS
     try:
-        film, *first = _forward(model.eval(), image_size, short)
+        image, *first = _forward(model.eval(), image_size, short)
         _, *second = _forward(model, image_size, long)
-    except (NotImplementedError, RuntimeError, TypeError):  # what torch raises where a value would be needed
+    except (NotImplementedError, RuntimeError, TypeError):  # raised by torch if a value is needed
         return None
     finally:
         model.train(training)
     squared = (second[0] / long - first[0] / short) / (long - short)
     per_token = (second[1] - first[1]) / (long - short)
     return ModelFlops(
-        film=film,
+        image=image,
         report=(first[0] / short - squared * short, squared),
         rest=(first[1] - per_token * short, per_token),
     )
@@ -80,22 +81,22 @@ def count_flops(model: Classifier, image_size: int) -> ModelFlops | None:
 
 @torch.no_grad()
 def _forward(model: Classifier, image_size: int, length: int) -> tuple[float, float, float]:
-    """Operations for one sample: of the image encoder, of the text encoder, and of all the rest."""
+    """Operations of one sample: in the image encoder, in the text encoder, and in the rest of the model."""
     tensors = [*model.named_parameters(), *model.named_buffers()]
     shapes = {name: tensor.to("meta") for name, tensor in tensors}
-    films = torch.empty(1, 1, image_size, image_size, device="meta", dtype=tensors[0][1].dtype)
+    images = torch.empty(1, 1, image_size, image_size, device="meta", dtype=tensors[0][1].dtype)
     tokens = torch.ones(1, length, dtype=torch.int64, device="meta")
     with FlopCounterMode(display=False) as counter:
-        functional_call(model, shapes, (films, tokens, tokens))
+        functional_call(model, shapes, (images, tokens, tokens))
     counts = counter.get_flop_counts()
     image, text = (sum(counts.get(f"Classifier.{part}", {}).values()) for part in ("image", "text"))
     return image, text, counter.get_total_flops() - image - text
 
 
-# Patterns of torch.cuda.get_device_name, the more special first; 10^12 operations per second in (bf16, TF32, fp32),
-# None where the card has no such units. From NVIDIA's data sheets of the H100, H200, A100, A30, A10, L4 and V100 Tensor
-# Core GPUs, the GH200 Grace Hopper Superchip, the A40, RTX A6000, L40S and T4, which give many of these with sparsity:
-# twice as much.
+# Patterns of torch.cuda.get_device_name, the more specific first, with 10^12 operations per second in (bf16, TF32,
+# fp32); None if the GPU does not support the format. From NVIDIA's data sheets of the H100, H200, A100, A30, A10, L4
+# and V100 Tensor Core GPUs, the GH200 Grace Hopper Superchip, the A40, RTX A6000, L40S and T4. Many of these give rates
+# with sparsity, which are halved here.
 _PEAKS: tuple[tuple[str, tuple[float | None, float | None, float]], ...] = (
     (r"\bH100 PCIe\b", (756.0, 378.0, 51.0)),
     (r"\bH(100|200) NVL\b", (835.5, 417.5, 60.0)),
@@ -114,9 +115,9 @@ _PEAKS: tuple[tuple[str, tuple[float | None, float | None, float]], ...] = (
 
 
 def peak_of(name: str, precision: str, *, tf32: bool) -> float | None:
-    """Operations per second of a GPU by its name; None where no sheet says so, and for a part of one (MIG).
+    """Peak operations per second of a GPU by its name; None if it is not listed, or is a part of one (MIG).
 
-    `tf32`: a float32 run may use it, as torch's convolutions do by default.
+    `tf32`: whether a float32 run may use TF32, as torch's convolutions do by default.
     """
     if "MIG" in name or precision == "fp64":
         return None
@@ -129,7 +130,7 @@ def peak_of(name: str, precision: str, *, tf32: bool) -> float | None:
 
 
 def device_peak(device: torch.device, precision: str) -> float | None:
-    """`peak_of` this device, for a run at this precision."""
+    """`peak_of` this device for a run at this precision; None for a CPU."""
     if device.type != "cuda":
         return None
     tf32 = torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32

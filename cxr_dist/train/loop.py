@@ -1,7 +1,7 @@
 """The training run: restore; while steps remain: step, log, validate if due, save if due; close.
 
-The state of a run is the model, the optimizer and `TrainingState`; the place in the data is the step, so that a run
-can stop after any step.
+The state of a run is the model, the optimizer and `TrainingState`. The position in the data follows from the step, so
+that a run can stop after any step.
 """
 
 import dataclasses
@@ -42,14 +42,14 @@ class Outcome(Enum):
     """How a run ended."""
 
     FINISHED = "finished"
-    """All steps done, or no better validation for long enough."""
+    """All steps are done, or early stopping."""
     STOPPED = "stopped"
-    """Asked to stop; saved, and resumes from there."""
+    """Asked to stop; the run has saved and can be resumed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """What a run is made of; assembled by the command line, or by a test."""
+    """The parts of a run, which `assembly.py` or a test builds."""
 
     config: Config
     world: World
@@ -60,23 +60,23 @@ class Parts:
     step: TrainStep
     plan: Plan
     open_stream: Callable[[int], Iterator[Batch]]
-    """From a step on, this rank's micro-batches: for each step one per lane, in order."""
+    """This rank's micro-batches from a step on: for each step one per lane, in order."""
     validate: Callable[[Classifier], Validated]
     trackers: Trackers
     group_names: Sequence[str]
-    """Of the sampling groups, in their order: the classes, then what has none of them."""
+    """Names of the sampling groups, in their order: the classes, then samples without any of them."""
     bad_samples: BadSamples
     sample_keys: SampleKeys
 
     @property
     def total_steps(self) -> int:
-        """Optimizer steps of the whole run."""
+        """Number of optimizer steps of the whole run."""
         steps = self.config.train.epochs * self.plan.steps_per_epoch
         return min(steps, self.config.train.max_steps) if self.config.train.max_steps else steps
 
 
 def is_due(step: int, every: int, total: int) -> bool:
-    """Whether something that happens every so many steps, and at the end, happens after this step."""
+    """Whether something that happens every `every` steps and at the end is due after this step."""
     return step == total or step % every == 0
 
 
@@ -90,39 +90,28 @@ class TrainingRun:
         self.eval_every = self.train.eval_every or per_epoch
         self.save_every = self.train.save_every or self.eval_every
         self.state = TrainingState(
-            step=0,
-            progress=Progress(),
-            manifest_sha256=parts.manifest_sha256,
-            config=to_plain(parts.config),
+            step=0, progress=Progress(), manifest_sha256=parts.manifest_sha256, config=to_plain(parts.config)
         )
         self.drawn = torch.zeros(parts.plan.shard_group_counts.shape[1], dtype=torch.int64)
-        self._nonfinite = NonFiniteSteps(
-            self.train.max_nonfinite_steps,
-            parts.world,
-            parts.backend.device,
-            parts.trackers.say,
-            parts.sample_keys,
-        )
-        self._frozen: bool | None = None  # as the parallel wrapper was built
+        device, say = parts.backend.device, parts.trackers.say
+        limit = self.train.max_nonfinite_steps
+        self._nonfinite = NonFiniteSteps(limit, parts.world, device, say, parts.sample_keys)
+        self._frozen: bool | None = None  # whether the parallel wrapper was built with frozen encoders
         self._saved_step = -1
         self._claim = Claim(parts.run_dir)
         self._saver = BackgroundSaver(parts.run_dir, self.train.keep_checkpoints, self._claim.check)
         self._clock = Clock()
-        self._speed = Speed(parts.config, parts.model, parts.world, parts.backend.device, self._clock)
-        self._profile = StepProfile(
-            self.train.profiled_steps,
-            parts.run_dir / "profile" if parts.world.is_main else None,
-            parts.trackers.say,
-            self._clock.paused,
-        )
+        self._speed = Speed(parts.config, parts.model, parts.world, device, self._clock)
+        folder = parts.run_dir / "profile" if parts.world.is_main else None
+        self._profile = StepProfile(self.train.profiled_steps, folder, say, self._clock.paused)
 
     def run(self) -> Outcome:
-        """Train to the end, or to the step after which someone asked to stop (all ranks)."""
-        with self._saver:  # a write that has begun is finished, whatever happens
+        """Train until the run is finished or asked to stop (all ranks)."""
+        with self._saver:  # finishes a write that has begun, also after an error
             self.restore()
             outcome = self.take_steps()
             self.save()
-        wait_for_all()  # it is on disk: a rank that left earlier might have got rank 0 killed
+        wait_for_all()  # the first rank that exits may cause rank 0 to be killed, so the save comes first
         return outcome
 
     def take_steps(self) -> Outcome:
@@ -143,7 +132,7 @@ class TrainingRun:
 
     @property
     def finished(self) -> bool:
-        """All steps done, or early stopping."""
+        """Whether all steps are done or early stopping applies."""
         patience = self.train.early_stopping_patience
         return self.state.step >= self.total or bool(patience and self.state.progress.stale >= patience)
 
@@ -153,22 +142,22 @@ class TrainingRun:
         return self.state.step // self.parts.plan.steps_per_epoch
 
     def restore(self) -> None:
-        """Load the newest valid checkpoint, which rank 0 chooses, if there is any (all ranks)."""
+        """Load the newest valid checkpoint, chosen by rank 0, if there is one (all ranks)."""
         enter("restoring")
         parts, step = self.parts, torch.tensor(-1, device=self.parts.backend.device)
-        found = None
+        newest = None
         if parts.world.is_main:
             self._claim.take()
-            found, skipped = checkpoint.newest_valid(parts.run_dir)
+            newest, skipped = checkpoint.newest_valid(parts.run_dir)
             for reason in skipped:
                 parts.trackers.say(f"skipped a checkpoint: {reason}")
-            step.fill_(found.state.step if found else -1)
+            step.fill_(newest.state.step if newest else -1)
         chosen = int(from_main(step))
         if chosen >= 0:
-            loaded = found or checkpoint.load(parts.run_dir / "checkpoints" / f"step-{chosen:08d}")
+            loaded = newest or checkpoint.load(parts.run_dir / "checkpoints" / f"step-{chosen:08d}")
             if loaded.state.manifest_sha256 != parts.manifest_sha256:
                 raise UserError(
-                    "the checkpoint was made from other shards (manifest sha256): choose another --out"
+                    "the checkpoint was trained on other shards (manifest sha256): choose another --out"
                 )
             parts.backend.restore(loaded.model, loaded.optimizer)
             self.state = dataclasses.replace(loaded.state, config=self.state.config)
@@ -182,7 +171,7 @@ class TrainingRun:
             restarts.note_start(parts.run_dir, self.state.step)
 
     def one_step(self, stream: Iterator[Batch]) -> StepResult:
-        """Fetch this rank's micro-batches and update the model once (all ranks)."""
+        """Read this rank's micro-batches and update the model once (all ranks)."""
         parts, step, epoch = self.parts, self.state.step, self.epoch
         self._wrap()
         enter("waiting for data", step + 1)
@@ -203,7 +192,7 @@ class TrainingRun:
         return result
 
     def log_if_due(self, result: StepResult) -> None:
-        """Give the trackers one step (all ranks sum what they did)."""
+        """Log the step if it is due (all ranks, because the loss is summed over ranks)."""
         if not is_due(self.state.step, self.train.log_every, self.total):
             return
         enter("logging")
@@ -218,7 +207,7 @@ class TrainingRun:
         self.track({f"train/{name}": value for name, value in values.items()})
 
     def validate_if_due(self) -> None:
-        """Validate at the set steps, once each, also after a stop in between (all ranks)."""
+        """Validate once at each step at which it is due, also across a resume (all ranks)."""
         step, progress = self.state.step, self.state.progress
         if step == 0 or step == progress.validated_step or not is_due(step, self.eval_every, self.total):
             return
@@ -237,24 +226,24 @@ class TrainingRun:
                 self.save()
 
     def draws(self) -> dict[str, float]:
-        """draws/GROUP -> samples drawn since the last call, over all ranks (all ranks)."""
+        """draws/GROUP -> number of samples drawn since the last call, summed over ranks (all ranks)."""
         counts = sum_over_ranks(self.drawn.to(self.parts.backend.device)).tolist()
         self.drawn.zero_()
         return {f"draws/{name}": n for name, n in zip(self.parts.group_names, counts, strict=False)}
 
     def track(self, values: dict[str, float]) -> None:
-        """Give the trackers numbers of this step (rank 0)."""
+        """Pass values of this step to the trackers."""
         epoch = round(self.state.step / self.parts.plan.steps_per_epoch, 4)
         self.parts.trackers.log({"epoch": epoch, **values}, self.state.step)
 
     def save_if_due(self) -> None:
-        """Save at the set steps (all ranks). Raises what the write before has raised (rank 0)."""
+        """Save if it is due (all ranks). Raises the error of the previous write (rank 0)."""
         self._saver.check()
         if is_due(self.state.step, self.save_every, self.total):
             self.save()
 
     def save(self) -> None:
-        """Begin to write a checkpoint of this step, unless that was done already (all ranks)."""
+        """Start writing a checkpoint of this step unless there is one already (all ranks)."""
         if self._saved_step == self.state.step:
             return
         enter("saving", self.state.step)
@@ -267,7 +256,7 @@ class TrainingRun:
             self._saved_step = self.state.step
 
     def _wrap(self) -> None:
-        """Freeze or thaw the encoders as the epoch asks, and build the wrapper anew where that changed (all ranks)."""
+        """Freeze or unfreeze the encoders for the epoch, and rebuild the wrapper if that changes (all ranks)."""
         frozen = self.epoch < self.train.freeze_epochs
         if frozen == self._frozen:
             return

@@ -1,12 +1,11 @@
-"""Updates that were left out, because a loss or the gradient was not finite: said, counted, and too many in a row.
+"""Steps whose loss or gradient is not finite: reported, counted, and an error if there are too many in a row.
 
-The device left the update out already. The host looks at a step's numbers when the next step is queued, so that it
-never waits for the device, and before anything that waits anyway: a log line, a validation, a checkpoint.
+The device has already skipped the update. The host reads the results of a step after the next step is queued, so that
+it does not wait for the device, and before operations that wait anyway: a log line, a validation or a checkpoint.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 
@@ -18,22 +17,12 @@ from cxr_dist.errors import UserError
 from cxr_dist.train.step import StepResult
 
 SampleKeys = Callable[[int, Sequence[tuple[int, int]]], list[str]]
-"""From an epoch and (draw, stand-in) pairs to the keys of the samples that were read (`data.draws.keys_of`)."""
-_SHOWN = 5  # keys in the message
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Taken:
-    """A step that was queued, on this rank."""
-
-    step: int
-    epoch: int
-    result: StepResult
-    batches: Sequence[Batch]
+"""Maps an epoch and (draw, replacement) pairs to the keys of the samples that were read (`data.draws.keys_of`)."""
+_SHOWN = 5  # sample keys in the message
 
 
 class NonFiniteSteps:
-    """Watches the steps of a run (all ranks)."""
+    """Checks the steps of a run (all ranks)."""
 
     def __init__(
         self,
@@ -46,53 +35,51 @@ class NonFiniteSteps:
         self.limit, self.world, self.device = limit, world, device
         self.say, self.sample_keys = say, sample_keys
         self._in_a_row = 0
-        self._last: _Taken | None = None
+        self._last: tuple[int, int, StepResult, Sequence[Batch]] | None = None
 
     def follow(self, step: int, epoch: int, result: StepResult, batches: Sequence[Batch]) -> None:
-        """After a step was queued; looks at the one before (all ranks).
+        """Call after a step was queued; checks the previous step (all ranks).
 
-        `step` counts from 1 as in metrics.jsonl, `epoch` from 0. Raises UserError, on all ranks, where more than
-        `limit` updates in a row were left out.
+        `step` counts from 1 as in metrics.jsonl, `epoch` from 0. Raises UserError on all ranks if more than `limit`
+        updates in a row were skipped.
         """
         self.settle()
-        self._last = _Taken(step=step, epoch=epoch, result=result, batches=batches)
+        self._last = (step, epoch, result, batches)
 
     def settle(self) -> None:
-        """Look at the last step, which waits for it to end (all ranks); raises as `follow` does."""
-        taken, self._last = self._last, None
-        if taken is None:
+        """Check the last step, after waiting for it to finish (all ranks). Raises as `follow` does."""
+        if self._last is None:
             return
-        if math.isfinite(taken.result.gradient_norm):
+        (step, epoch, result, batches), self._last = self._last, None
+        if math.isfinite(result.gradient_norm):
             self._in_a_row = 0
             return
         self._in_a_row += 1
-        self.say(f"step {taken.step}: loss or gradient not finite, update left out")
+        self.say(f"step {step}: loss or gradient not finite, update left out")
         if self._in_a_row > self.limit:
             raise UserError(
-                f"loss or gradient not finite in {self._in_a_row} steps in a row, up to step {taken.step}, where "
-                f"{self._what(taken)}: lower optim.lr, use --precision fp32, or look at these samples"
+                f"loss or gradient not finite in {self._in_a_row} steps in a row, up to step {step}, where "
+                f"{self._what(epoch, result, batches)}: lower optim.lr, use --precision fp32, or look at these samples"
             )
 
-    def _what(self, taken: _Taken) -> str:
-        """Which samples the micro-batches hold whose loss is not finite, on any rank; else those of the whole step."""
-        rows = self._gathered(taken)
+    def _what(self, epoch: int, result: StepResult, batches: Sequence[Batch]) -> str:
+        """The samples of the micro-batches, on all ranks, whose loss is not finite; if there are none, of all."""
+        rows = self._gathered(result, batches)
         bad = [row for row in rows if not row[2]]
-        draws = sorted((draw, stand_in) for draw, stand_in, _ in bad or rows)
-        keys = self.sample_keys(taken.epoch, draws[:_SHOWN])
+        draws = sorted((draw, replacement) for draw, replacement, _ in bad or rows)
+        keys = self.sample_keys(epoch, draws[:_SHOWN])
         more = f" and {len(draws) - len(keys)} more" if len(draws) > len(keys) else ""
         what = (
-            "the loss is not finite in micro-batches of"
-            if bad
-            else "all losses are finite but not the gradient of"
+            "the loss is not finite in micro-batches" if bad else "all losses are finite but not the gradient"
         )
-        return f"{what} {', '.join(keys)}{more}"
+        return f"{what} of {', '.join(keys)}{more}"
 
-    def _gathered(self, taken: _Taken) -> list[list[int]]:
-        """(draw, stand-in, whether its micro-batch's loss is finite) of all samples of a step (all ranks)."""
+    def _gathered(self, result: StepResult, batches: Sequence[Batch]) -> list[list[int]]:
+        """(draw, replacement, whether the loss of its micro-batch is finite) of all samples of a step (all ranks)."""
         own = []
-        for batch, finite in zip(taken.batches, taken.result.lanes_finite, strict=True):
-            stand_ins = {row.draw: row.replacement for row in batch.replaced}
-            own += [[d, stand_ins.get(d, NOT_REPLACED), finite] for d in batch.sample_ids.tolist()]
+        for batch, finite in zip(batches, result.lanes_finite, strict=True):
+            replacements = {row.draw: row.replacement for row in batch.replaced}
+            own += [[d, replacements.get(d, NOT_REPLACED), finite] for d in batch.sample_ids.tolist()]
         rows = torch.tensor(own, dtype=torch.int64, device=self.device)
         gathered: list[list[int]] = gather_rows(rows, [len(own)] * self.world.world_size).tolist()
         return gathered

@@ -1,7 +1,7 @@
-"""`--train.profile START:STOP`: what some steps spend their time on, as a trace and a table of the ten largest costs.
+"""`--train.profile START:STOP`: profiles some steps, as a trace and a table of the operations that take the most time.
 
-Rank 0 records, because all ranks take the same steps. The trace holds names, shapes and times of operations: no data,
-no call stacks, no paths.
+Only rank 0 records, because all ranks run the same steps. The trace contains names, shapes and times of operations, but
+no data, call stacks or paths.
 """
 
 import gzip
@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import torch
@@ -20,13 +19,13 @@ from cxr_dist.distributed.watch.progress import enter
 from cxr_dist.files import write_whole
 
 _LARGEST = 10
-_STEP = "step"  # as the trace shows it
+_STEP = "step"  # name in the trace
 
 
 class StepProfile:
-    """Records this start's steps after the first START up to the STOP-th (all ranks call alike, rank 0 records).
+    """Profiles the steps from START + 1 to STOP of this start (called on all ranks, rank 0 records).
 
-    A context around the steps: where the run ends in between, what was recorded until then is written.
+    A context manager around all steps: if the run ends early, it writes the steps recorded so far.
     """
 
     def __init__(
@@ -36,18 +35,15 @@ class StepProfile:
         say: Callable[[str], None],
         paused: Callable[[], AbstractContextManager[None]],
     ) -> None:
-        """No `steps`: nothing is recorded. `folder` is for the trace; None on a rank that does not record.
-
-        The trace is written inside `paused`.
-        """
+        """`steps` may be empty; `folder` is None on ranks other than 0. The trace is written inside `paused`."""
         self.steps, self.folder, self.say, self.paused = steps, folder, say, paused
-        self._taken = 0  # steps of this start
-        self._first = 0  # recorded step, in the run's count
+        self._taken = 0  # steps of this start so far
+        self._first = 0  # number of the first recorded step in the run
         self._recorder: profile | None = None
 
     @contextmanager
     def step(self, number: int) -> Iterator[None]:
-        """Around one step, the run's `number`-th."""
+        """Context manager around step `number` of the run."""
         if self.steps and self._taken == self.steps.start:
             self._start(number)
         with record_function(_STEP):
@@ -60,15 +56,13 @@ class StepProfile:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         if kind is not None:
             if self._recorder:
                 self._recorder.stop()
         elif self.steps and self._taken <= self.steps.start:
             self.say(
-                f"nothing was profiled: this start ended after {self._taken} steps, and train.profile begins after "
+                f"nothing was profiled: this start ended after {self._taken} steps, but train.profile begins after "
                 f"{self.steps.start}"
             )
         elif self.steps and self._taken < self.steps.stop:
@@ -78,7 +72,7 @@ class StepProfile:
         self._first = number
         if self.folder is None:
             return
-        os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # it says on stderr that there is no GPU
+        os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # otherwise Kineto warns on stderr if there is no GPU
         activities = [ProfilerActivity.CPU]
         if torch.cuda.is_available():
             activities.append(ProfilerActivity.CUDA)
@@ -92,7 +86,7 @@ class StepProfile:
             return
         with self.paused():
             recorder.stop()
-            # TensorBoard's profiler plugin knows traces by this ending; Perfetto takes any.
+            # TensorBoard's profiler plugin requires this extension; Perfetto accepts any.
             path = self.folder / f"rank0-steps-{self._first}-{number}.pt.trace.json.gz"
             self.folder.mkdir(exist_ok=True)
             write_whole(path, gzip.compress(_trace(recorder), compresslevel=3, mtime=0))
@@ -100,7 +94,7 @@ class StepProfile:
 
 
 def _trace(recorder: profile) -> bytes:
-    """In Chrome's trace format, without the path to which torch wrote it."""
+    """The trace in Chrome's format, without the path of the file to which torch wrote it."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace.json"
         recorder.export_chrome_trace(str(path))
@@ -108,16 +102,15 @@ def _trace(recorder: profile) -> bytes:
 
 
 def largest_costs(recorder: profile) -> str:
-    """A table of what took most time itself: operations on the GPU, where it did anything, else also Python."""
-    # Kernels are listed once more by their own names, as events of the GPU.
-    events: list[Any] = [each for each in recorder.key_averages() if each.device_type.name == "CPU"]
+    """A table of the operations with the largest self time, on the GPU if it was used, else on the CPU."""
+    # Events of the GPU are excluded: they list the same kernels again under their own names.
+    events: list[Any] = [event for event in recorder.key_averages() if event.device_type.name == "CPU"]
     on_gpu = any(event.self_device_time_total for event in events)
     column = "self_device_time_total" if on_gpu else "self_cpu_time_total"
     microseconds = {event: getattr(event, column) for event in events}
     total = sum(microseconds.values()) or 1.0
-    lines = [
-        f"{'largest costs on the ' + ('GPU' if on_gpu else 'CPU'):<48}{'calls':>8}{'self ms':>12}{'share':>8}"
-    ]
+    title = f"largest costs on the {'GPU' if on_gpu else 'CPU'}"
+    lines = [f"{title:<48}{'calls':>8}{'self ms':>12}{'share':>8}"]
     for event in sorted(events, key=lambda event: -microseconds[event])[:_LARGEST]:
         own = microseconds[event]
         name = "Python, between operations" if event.key == _STEP else event.key

@@ -6,9 +6,9 @@ from cxr_dist.config.optim import OptimConfig
 
 
 def learning_rate(config: OptimConfig, step: int, total_steps: int, plateau_scale: float = 1.0) -> float:
-    """Learning rate of a step (counted from 0): linear warm-up, then the schedule.
+    """Learning rate of a step, counted from 0: linear warm-up, then the configured schedule.
 
-    `linear` and `cosine` reach 0 at `total_steps`; `plateau_scale` is `Progress.plateau_scale`.
+    `linear` and `cosine` reach 0 at `total_steps`. `plateau_scale` is `Progress.plateau_scale`.
     """
     if step < config.warmup_steps:
         return config.lr * (step + 1) / config.warmup_steps

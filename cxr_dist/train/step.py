@@ -1,10 +1,9 @@
-"""One optimizer step over a rank's lanes: the arithmetic, and nothing that happens once in a while.
+"""The computation of one optimizer step over a rank's lanes.
 
-All that is random (jitter, mixup, dropout) follows from (seed, epoch, step, lane, draw), so a lane computes
-the same wherever it runs; only the order of a sum over lanes differs between world sizes.
-
-The host never waits for the device to finish a step: it queues the whole step and then reads only the flags that
-crossed ranks before the first forward pass. So on CUDA it is at most one step ahead.
+All random numbers (jitter, mixup, dropout) follow from (seed, epoch, step, lane, draw), so that a lane computes the
+same on any rank. Only the order of the sum over lanes depends on the world size. The host does not wait for the device
+to finish a step: it queues the whole step and then reads the flags that were reduced before the first forward pass. On
+CUDA it is therefore at most one step ahead.
 """
 
 import dataclasses
@@ -31,13 +30,13 @@ from cxr_dist.model.inputs import Inputs
 from cxr_dist.model.losses import ClassificationLoss
 from cxr_dist.train.batchnorm import LaneStatistics
 
-_MIXUP, _MIXUP_PARTNER, _DROPOUT = 11, 12, 13  # first words of hashes
+_MIXUP, _MIXUP_PARTNER, _DROPOUT = 11, 12, 13  # first words of the hash keys
 _DTYPES = {"fp32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}
 
 
 @dataclass(frozen=True, kw_only=True)
 class MicroBatch:
-    """A micro-batch on the device, augmented and mixed."""
+    """A micro-batch on the device, after augmentation and mixup."""
 
     inputs: Inputs
     targets: torch.Tensor  # float [b, C]
@@ -46,32 +45,32 @@ class MicroBatch:
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """What one step computed."""
+    """The results of one step."""
 
     loss: torch.Tensor
-    """This rank's part of the loss; its sum over ranks is the loss."""
+    """This rank's share of the loss, which is the sum over ranks."""
     numbers: HostCopy
-    """The gradient's total norm, then the loss of each of this rank's lanes; `gradient_norm` reads them."""
+    """The norm of the gradient, then the losses of this rank's lanes. Reading them waits for the step."""
     stop_requested: bool
-    """Whether any rank asked to stop; the same on all ranks."""
+    """Whether any rank was asked to stop; the same on all ranks."""
     num_replaced: int
-    """Damaged samples that were replaced in this step, on all ranks together."""
+    """Number of damaged samples that were replaced in this step, summed over ranks."""
 
     @property
     def gradient_norm(self) -> float:
-        """Before clipping, the same on all ranks; not finite where the update was left out. Waits for the step."""
+        """Norm before clipping, the same on all ranks; not finite if the update was skipped. Waits for the step."""
         return self.numbers.read()[0]
 
     @property
     def lanes_finite(self) -> list[bool]:
-        """Whether the losses of this rank's lanes are finite. Waits for the step."""
+        """Whether the loss of each of this rank's lanes is finite. Waits for the step."""
         return [math.isfinite(loss) for loss in self.numbers.read()[1:]]
 
 
 class TrainStep:
-    """Callable: micro-batches of a step in, one update of the model out (all ranks).
+    """Callable that updates the model once from the micro-batches of a step (all ranks).
 
-    An update is left out, on all ranks, where a loss or the gradient's norm is not finite.
+    The update is skipped on all ranks if a loss or the norm of the gradient is not finite.
     """
 
     def __init__(
@@ -86,40 +85,34 @@ class TrainStep:
         self.statistics = LaneStatistics(backend.module, config.data.num_lanes)
 
     def __call__(self, step: int, epoch: int, batches: list[Batch], stop: bool) -> StepResult:
-        """Forward and backward over this rank's lanes, one update. `epoch` counts from 0."""
-        prepared = [
-            self.prepared(step, epoch, lane, batch) for lane, batch in zip(self.lanes, batches, strict=True)
-        ]
+        """Forward and backward passes over this rank's lanes, then one update. `epoch` counts from 0."""
+        numbered = zip(self.lanes, batches, strict=True)
+        prepared = [self.prepared(step, epoch, lane, batch) for lane, batch in numbered]
         num_replaced = sum(len(batch.replaced) for batch in batches)
         denominator, flags = self.totals(prepared, [float(stop), float(num_replaced)])
         self.statistics.start()
-        losses = [
-            self.lane(step, lane, each, denominator) for lane, each in zip(self.lanes, prepared, strict=True)
-        ]
+        lanes = zip(self.lanes, prepared, strict=True)
+        losses = [self.lane(step, lane, batch, denominator) for lane, batch in lanes]
         enter("update")
         norm = self.backend.update()
         self.statistics.finish(keep=norm.isfinite())
         numbers = HostCopy(torch.stack([norm.double(), *(loss.double() for loss in losses)]))
         stopping, replaced = flags.read()
-        return StepResult(
-            loss=torch.stack(losses).sum(),
-            numbers=numbers,
-            stop_requested=stopping > 0,
-            num_replaced=int(replaced),
-        )
+        loss = torch.stack(losses).sum()
+        return StepResult(loss=loss, numbers=numbers, stop_requested=stopping > 0, num_replaced=int(replaced))
 
     def totals(self, batches: list[MicroBatch], flags: list[float]) -> tuple[torch.Tensor, HostCopy]:
-        """What the summed loss is divided by, and the flags: sums over all ranks, in one message (all ranks)."""
+        """The denominator of the loss and the flags, summed over ranks in one message (all ranks)."""
         weights = [self.loss.weight_sum(each.targets, each.known).double() for each in batches]
         own = to_device(torch.tensor(flags, dtype=torch.float64), self.backend.device)
         summed = sum_over_ranks(torch.cat([torch.stack(weights).sum()[None], own]))
         return summed[0].clamp_min(1e-12).to(self.dtype), HostCopy(summed[1:])
 
     def lane(self, step: int, lane: int, batch: MicroBatch, denominator: torch.Tensor) -> torch.Tensor:
-        """Forward and backward of one micro-batch; its part of the loss, a scalar.
+        """Forward and backward pass of one micro-batch; returns its share of the loss, a scalar.
 
-        A loss that is not finite makes its whole gradient NaN. So the norm speaks for both, and what one rank
-        meets reaches the others with the sum of gradients, before the update.
+        A loss that is not finite makes its whole gradient NaN. The norm of the summed gradient thus shows on all ranks,
+        before the update, whether any loss or gradient was not finite.
         """
         torch.manual_seed(int(hash64(_DROPOUT, self.config.seed, step, lane)) >> 1)
         with self.backend.accumulate(is_last=lane == self.lanes[-1]):
@@ -130,7 +123,7 @@ class TrainStep:
         return loss.detach()
 
     def prepared(self, step: int, epoch: int, lane: int, batch: Batch) -> MicroBatch:
-        """A micro-batch moved to the device, normalised, jittered and, from its epoch on, mixed."""
+        """Move a micro-batch to the device, normalise and jitter its images, and apply mixup if it is on."""
         data, table = self.config.data, as_array(batch.view_rows)
         keys = film_keys(augmentation_key(self.config.seed, epoch, batch.sample_ids.numpy()), table)
         batch = batch.to(self.backend.device)
@@ -152,10 +145,10 @@ class TrainStep:
         targets: torch.Tensor,
         known: torch.Tensor,
     ) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]:
-        """Mixup (Zhang et al. 2018) inside a lane, on films and labels.
+        """Mixup (Zhang et al. 2018) of images and labels within a lane; returns images, targets and known labels.
 
-        The larger share stays with the sample whose report is read, so that text and label agree. Each film of a
-        study (`table`: Batch.view_rows on the host) is mixed with one of its partner's (views.py).
+        The larger weight is that of the sample whose report is used, so that text and labels agree. Each image of a
+        study (`table` is Batch.view_rows on the host) is mixed with an image of the partner study (views.py).
         """
         train = self.config.train
         if images is None or train.mixup_alpha == 0 or epoch + 1 < train.mixup_from_epoch:
@@ -167,7 +160,7 @@ class TrainStep:
         partner = to_device(torch.from_numpy(order), targets.device)
         both_known = known * known[partner]
         mixed = torch.lerp(targets[partner], targets, share) * both_known
-        films = partner
+        partners = partner
         if table is not None:
-            films = to_device(torch.from_numpy(partner_films(order, table)), images.device)
-        return torch.lerp(images[films], images, share), mixed, both_known
+            partners = to_device(torch.from_numpy(partner_films(order, table)), images.device)
+        return torch.lerp(images[partners], images, share), mixed, both_known

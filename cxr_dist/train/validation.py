@@ -1,4 +1,4 @@
-"""Validation: a model in; its score, which chooses the best checkpoint, and what trackers show out (all ranks)."""
+"""Validation during training: the score that selects the best checkpoint, and values and figures for the trackers."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Validated:
-    """What one validation found."""
+    """The results of one validation."""
 
     score: float | None
-    """Mean ROC AUC over the classes, by which checkpoints are compared; None where undefined; alike on all ranks."""
+    """Mean ROC AUC over the classes, by which checkpoints are compared; None if undefined. The same on all ranks."""
     values: dict[str, float] = field(default_factory=dict)
-    """validation/NAME -> number, for every defined metric (rank 0; empty on the others)."""
+    """validation/NAME -> value of every defined metric (rank 0; empty on other ranks)."""
     figures: dict[str, "Figure"] = field(default_factory=dict)
-    """validation/NAME -> figure (rank 0; empty on the others)."""
+    """validation/NAME -> figure (rank 0; empty on other ranks)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Validation:
-    """Callable: evaluates a model on the validation split (all ranks)."""
+    """Callable that evaluates a model on the validation split (all ranks)."""
 
     config: Config
     manifest: Manifest
@@ -42,25 +42,20 @@ class Validation:
     tokenizer: ReportTokenizer | None
 
     def __call__(self, model: Classifier) -> Validated:
-        """Predict the split on all ranks, compute metrics on rank 0, and tell all ranks the score."""
+        """Predict the split on all ranks, compute metrics on rank 0, and broadcast the score."""
+        config, manifest, world, device = self.config, self.manifest, self.world, self.device
         predictions = predict_split(
-            model,
-            self.config,
-            self.manifest,
-            "val",
-            tokenizer=self.tokenizer,
-            world=self.world,
-            device=self.device,
+            model, config, manifest, "val", tokenizer=self.tokenizer, world=world, device=device
         )
-        values, figures = described(predictions) if self.world.is_main else ({}, {})
+        values, figures = described(predictions) if world.is_main else ({}, {})
         score = values.get("validation/macro/roc_auc", torch.nan)
-        score = float(from_main(torch.tensor(score, dtype=torch.float64, device=self.device)))
+        score = float(from_main(torch.tensor(score, dtype=torch.float64, device=device)))
         return Validated(score=None if score != score else score, values=values, figures=figures)
 
 
 def described(predictions: Predictions) -> tuple[dict[str, float], dict[str, "Figure"]]:
-    """All defined metrics as validation/PATH, and the ROC and, for multiclass tasks, confusion figures."""
-    # Imported here: matplotlib and scikit-learn take seconds, and a job's first step need not wait for them.
+    """All defined metrics as validation/PATH; figures of the ROC and, for multiclass tasks, the confusion matrix."""
+    # Imported here because matplotlib and scikit-learn take seconds, which would delay the first step.
     from cxr_dist.evaluate.metrics import compute_metrics, confusion_matrix, curves
     from cxr_dist.report import plots
 
@@ -74,7 +69,7 @@ def described(predictions: Predictions) -> tuple[dict[str, float], dict[str, "Fi
 
 
 def _scalars(metrics: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float]]:
-    """The defined numbers of nested metrics, by path; counts and matrices are left out."""
+    """The defined values of nested metrics by path, without counts and matrices."""
     for name, value in metrics.items():
         if isinstance(value, Mapping):
             yield from _scalars(value, f"{prefix}{name}/")

@@ -237,7 +237,7 @@ def test_what_the_package_does_with_a_model_works_or_is_left_out(model, mine: st
     assert gradient_times_input(model, one, 0) is None
     counted = count_flops(model, 32)
     assert counted is not None
-    assert counted.film >= 2 * 32 * 32 * 36
+    assert counted.image >= 2 * 32 * 32 * 36
     config = configured(image_encoder=f"{mine}:Net", text_encoder=f"{mine}:Text", loss=f"{mine}:brier")
     found = footprint(config, 3, small_bert, "cpu")
     assert found is None or found.weights == 4 * sum(p.numel() for p in model.parameters())

@@ -75,7 +75,7 @@ def really_done(model, length, *, backward):
 def test_the_count_of_a_report_of_any_length_is_what_a_real_pass_does(build, mode, changes, length):
     model = build(mode, **changes).eval()
     flops = count_flops(model, SIZE)
-    forward = flops.film + flops.report[0] * length + flops.report[1] * length**2
+    forward = flops.image + flops.report[0] * length + flops.report[1] * length**2
     forward += flops.rest[0] + flops.rest[1] * length
     assert forward == pytest.approx(really_done(model, length, backward=False), rel=1e-12)
 
@@ -123,7 +123,7 @@ def test_an_encoder_that_needs_values_has_no_count(build):
     assert model.training
 
 
-FLOPS = ModelFlops(film=1000.0, report=(10.0, 1.0), rest=(100.0, 5.0))
+FLOPS = ModelFlops(image=1000.0, report=(10.0, 1.0), rest=(100.0, 5.0))
 
 
 @given(lengths=st.lists(st.integers(0, 40), min_size=1, max_size=6), padding=st.integers(0, 20))
