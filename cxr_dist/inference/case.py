@@ -1,6 +1,6 @@
-"""Assembly of `cxr-dist predict` for one case: a trained model, a film and a report in; JSON and a picture out.
+"""Assembly of `cxr-dist predict` for one case: from a trained model, an image and a report to JSON and a picture.
 
-Both hold the report's words; what is printed and logged does not.
+Both files hold the words of the report; what is printed and logged does not.
 """
 
 import dataclasses
@@ -28,53 +28,52 @@ from cxr_dist.model.monte_carlo import McDropout
 from cxr_dist.report.prediction_figure import CaseView, ReportView, explanation
 
 PRIVATE = 0o600
-"""Mode of the files that hold films, words or names."""
+"""Mode of the files that hold images, words or names."""
 _IN_FILES_ONLY = ("report", "heat_map")
-_NOTE = "research software, not for clinical use"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Predictor:
-    """A trained model, and what is asked of it."""
+    """A trained model, and the number and scope of its Monte-Carlo dropout passes."""
 
     trained: TrainedModel
     mc: McDropout
 
     @classmethod
-    def open(cls, run_dir: Path, mc: McDropout) -> "Predictor":
+    def open(cls, folder: Path, mc: McDropout) -> "Predictor":
         """The best checkpoint of a run, or an exported model, on this machine's device."""
-        return cls(trained=open_model(run_dir, start(World(), timeout_minutes=10)), mc=mc)
+        return cls(trained=open_model(folder, start(World(), timeout_minutes=10)), mc=mc)
 
     def answer(self, batch: Batch) -> Answers:
-        """What the model says of each case of a batch."""
+        """The model's predictions for every case of a batch."""
         trained = self.trained
-        # The same dropout masks for every case: what is said of it does not depend on its row or its neighbours.
+        # All cases use the same dropout masks, so that a prediction depends neither on its row nor on its neighbours.
         batch = dataclasses.replace(batch, sample_ids=torch.zeros_like(batch.sample_ids))
-        found = predict_passes(
+        passes = predict_passes(
             trained.classifier, batch, trained.config, trained.task, self.mc, trained.device
         )
-        return answers(*found, trained.task, trained.classes, trained.temperature)
+        return answers(*passes, trained.task, trained.classes, trained.temperature)
 
-    def explain(self, case: Case, batch: Batch, found: Answers) -> tuple[dict[str, Any], CaseView]:
-        """One case's JSON and picture; `batch` holds it alone, and `found` is what was answered."""
+    def explain(self, case: Case, batch: Batch, result: Answers) -> tuple[dict[str, Any], CaseView]:
+        """The JSON and the picture of one case; `batch` holds this case only, and `result` is its answer."""
         trained = self.trained
-        chosen = int(found.probabilities[0].argmax())
+        chosen = int(result.probabilities[0].argmax())
         inputs = inputs_of(trained.classifier, batch.to(trained.device))
         heat = grad_cam(trained.classifier, inputs, chosen) if inputs.images is not None else None
         report = self._words(case.report, inputs, chosen) if inputs.tokens is not None else None
         view = CaseView(
             film=None if batch.images is None else np.concatenate(batch.images[:, 0].numpy(), axis=1),
             heat=heat,
-            probabilities=found.shown[0],
-            interval=None if found.interval is None else found.interval[:, 0],
+            probabilities=result.shown[0],
+            interval=None if result.interval is None else result.interval[:, 0],
             classes=trained.classes,
             explained=trained.classes[chosen],
             report=report,
         )
-        return self._facts(found, view), view
+        return self._facts(result, view), view
 
     def _words(self, report: str, inputs: Inputs, chosen: int) -> ReportView | None:
-        """The report with what its words say; None for a text encoder that has no scores of words."""
+        """The report's words with their scores; None for a text encoder that gives no scores."""
         assert self.trained.tokenizer is not None
         words, cut = self.trained.tokenizer.words(report)
         attention = token_attention(self.trained.classifier, inputs)
@@ -88,22 +87,28 @@ class Predictor:
             cut=cut,
         )
 
-    def _facts(self, found: Answers, view: CaseView) -> dict[str, Any]:
-        config = self.trained.config
-        facts: dict[str, Any] = {"note": _NOTE, "run": config.run, "mode": config.model.mode}
-        facts |= {"checkpoint_step": self.trained.step, "temperature": self.trained.temperature}
-        facts |= found.to_dict(0) | {"mc_scope": self.mc.scope if self.mc.passes else None}
-        facts |= {"explained_class": view.explained}
-        facts["heat_map"] = None if view.heat is None else view.heat.round(4).tolist()
-        facts["report"] = None if view.report is None else _report_facts(view.report)
-        return facts
+    def _facts(self, result: Answers, view: CaseView) -> dict[str, Any]:
+        return {
+            "note": "research software, not for clinical use",
+            "run": self.trained.config.run,
+            "mode": self.trained.config.model.mode,
+            "checkpoint_step": self.trained.step,
+            "temperature": self.trained.temperature,
+            **result.to_dict(0),
+            "mc_scope": self.mc.scope if self.mc.passes else None,
+            "explained_class": view.explained,
+            "heat_map": None if view.heat is None else view.heat.round(4).tolist(),
+            "report": None if view.report is None else _report_facts(view.report),
+        }
 
 
-def predict_one(run_dir: Path, case: Case, mc: McDropout, out: Path) -> dict[str, Any]:
-    """Write the picture to `out` (.png) and the JSON beside it; returns what may be printed of it: no words."""
+def predict_one(folder: Path, case: Case, mc: McDropout, out: Path) -> dict[str, Any]:
+    """Write the picture to `out` (.png) and the JSON beside it; returns the JSON without the private fields."""
     if out.suffix.lower() != ".png":
-        raise UserError(f"--out ends in {out.suffix or 'nothing'}: the picture's name ends in .png")
-    predictor = Predictor.open(run_dir, mc)
+        raise UserError(
+            f"--out ends in {out.suffix or 'no suffix'}: the name of the picture must end in .png"
+        )
+    predictor = Predictor.open(folder, mc)
     batch = predictor.trained.batch([case])
     facts, view = predictor.explain(case, batch, predictor.answer(batch))
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -113,7 +118,7 @@ def predict_one(run_dir: Path, case: Case, mc: McDropout, out: Path) -> dict[str
 
 
 def write_case(facts: dict[str, Any], view: CaseView, picture: Path) -> None:
-    """Write PICTURE.png and PICTURE.json, readable by their owner alone."""
+    """Write PICTURE.png and PICTURE.json, which only their owner can read."""
     with io.BytesIO() as file:
         explanation(view).savefig(file, format="png", dpi=150)
         drawn = file.getvalue()
@@ -124,7 +129,7 @@ def write_case(facts: dict[str, Any], view: CaseView, picture: Path) -> None:
 
 
 def _report_facts(report: ReportView) -> dict[str, Any]:
-    """The words with their scores; both attentions sum to 1."""
+    """The words with their scores; the attention of all words and of the special tokens sums to 1."""
     scores = zip(
         report.words,
         [None] * len(report.words) if report.attention is None else report.attention.round(6).tolist(),

@@ -1,7 +1,7 @@
-"""What `cxr-dist predict --input` reads: a folder of films or a table in, cases one after the other out.
+"""The input of `cxr-dist predict --input`: a folder of images or a table, read as one case after the other.
 
-The rows of a table are checked and counted before the first is predicted, and read again as they are needed, so
-that memory does not grow with their number. Messages name rows, never files or cells.
+All rows of a table are checked and counted before the first prediction, and are read again as they are needed, so
+that memory does not grow with their number. Messages give row numbers, never file names or the content of cells.
 """
 
 import csv
@@ -13,7 +13,7 @@ from cxr_dist.config.model import ModelConfig
 from cxr_dist.errors import UserError
 from cxr_dist.inference.trained import Case
 
-_FILMS = (".png", ".jpg", ".jpeg")
+_IMAGES = (".png", ".jpg", ".jpeg")
 _REPORT = ".txt"
 
 
@@ -24,39 +24,40 @@ class NamedCase:
     row: int
     """Counted from 1."""
     name: str
-    """The film's name as the input gives it; for the output table alone."""
+    """The image's name as the input gives it; it is written to the output table only."""
     id: str = ""
-    """The table's own `id`."""
+    """The value of the table's column `id`."""
     image: Path | None
     report: str | Path
-    """The text, or the file that may hold it."""
+    """The text, or the path of the file that holds it, if that file exists."""
 
     def read(self) -> Case:
-        """The case with its report read; raises UserError. Whether the film can be read shows later."""
+        """The case with its report; the image is not opened yet. Raises UserError."""
         if self.image is None and not self.report:
-            raise UserError("the row names no film and has no report")
+            raise UserError("the row names no image and has no report")
         return Case(image=self.image, report=_text_of(self.report))
 
 
 @dataclass(frozen=True, kw_only=True)
 class CaseList:
-    """The cases of an input, which can be gone through again and again."""
+    """The cases of an input."""
 
     total: int
     without_report: int
-    """How many have no report, where the model reads one."""
+    """The number of cases without a report; 0 for a model that reads none."""
     has_ids: bool
     cases: Callable[[], Iterator[NamedCase]]
+    """Starts a new pass over the cases."""
 
 
 def read_input(source: Path, model: ModelConfig) -> CaseList:
-    """The cases of a folder or a .csv; raises UserError for one that is neither, is empty, or lacks a column."""
+    """The cases of a folder or a .csv; raises UserError if it is neither, is empty, or lacks a column."""
     if source.is_dir():
         return _folder(source, model)
     if source.is_file() and source.suffix.lower() == ".csv":
         return _table(source, model)
     raise UserError(
-        "--input is neither a folder nor a .csv file: give a folder of PNG or JPEG films, or a table with the "
+        "--input is neither a folder nor a .csv file: give a folder of PNG or JPEG images, or a table with the "
         "columns image and report"
     )
 
@@ -66,12 +67,12 @@ def _text_of(report: str | Path) -> str:
         return report
     try:
         return report.read_text(encoding="utf-8-sig").strip() if report.is_file() else ""
-    except (OSError, UnicodeDecodeError):  # whose message quotes the text
+    except (OSError, UnicodeDecodeError):  # their messages quote the text or its path
         raise UserError("the report cannot be read: expected a text file in UTF-8") from None
 
 
 def _folder(folder: Path, model: ModelConfig) -> CaseList:
-    endings = _FILMS if model.uses_image else (_REPORT,)
+    endings = _IMAGES if model.uses_image else (_REPORT,)
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in endings and path.is_file())
     if not files:
         raise UserError(f"--input holds no file that ends in {', '.join(endings)}")
@@ -79,21 +80,18 @@ def _folder(folder: Path, model: ModelConfig) -> CaseList:
     def cases() -> Iterator[NamedCase]:
         for row, path in enumerate(files, start=1):
             report = path.with_suffix(_REPORT) if model.uses_text else ""
-            image = path if model.uses_image else None
-            yield NamedCase(row=row, name=path.name, image=image, report=report)
+            yield NamedCase(row=row, name=path.name, image=path if model.uses_image else None, report=report)
 
-    lacking = 0
-    if model.uses_text:
-        lacking = sum(not path.with_suffix(_REPORT).is_file() for path in files)
-    return CaseList(total=len(files), without_report=lacking, has_ids=False, cases=cases)
+    without_report = sum(not path.with_suffix(_REPORT).is_file() for path in files) if model.uses_text else 0
+    return CaseList(total=len(files), without_report=without_report, has_ids=False, cases=cases)
 
 
 def _table(table: Path, model: ModelConfig) -> CaseList:
     header = next(_rows(table), [])
-    needed = [n for n, used in (("image", model.uses_image), ("report", model.uses_text)) if used]
+    needed = [name for name, used in (("image", model.uses_image), ("report", model.uses_text)) if used]
     absent = [name for name in needed if name not in header]
     if absent:
-        # Where the names are missing, the first row is somebody's data: it is not shown.
+        # If there is no header, the first row is a patient's data, so the message does not show it.
         raise UserError(
             f"--input has no column {absent[0]!r}; this model reads {' and '.join(needed)}: name the columns so "
             "in the first row of the table"
@@ -105,36 +103,35 @@ def _table(table: Path, model: ModelConfig) -> CaseList:
         for number, cells in enumerate(rows, start=1):
             if len(cells) != len(header):
                 raise UserError(
-                    f"row {number} of --input has {len(cells)} cells, and the first row names {len(header)}: "
+                    f"row {number} of --input has {len(cells)} cells, but the first row has {len(header)}: "
                     "put a cell that holds a comma in double quotes"
                 )
-            yield _case_of(number, dict(zip(header, cells, strict=True)), table.parent, model)
+            cell = dict(zip(header, cells, strict=True))
+            name = cell.get("image", "")
+            yield NamedCase(
+                row=number,
+                name=name,
+                id=cell.get("id", ""),
+                image=table.parent / name if name and model.uses_image else None,
+                report=cell["report"].strip() if model.uses_text else "",
+            )
 
-    total = lacking = 0
+    total = without_report = 0
     for case in cases():
-        total, lacking = total + 1, lacking + (model.uses_text and not case.report)
+        total += 1
+        without_report += model.uses_text and not case.report
     if not total:
         raise UserError("--input has no row below its column names")
-    return CaseList(total=total, without_report=lacking, has_ids="id" in header, cases=cases)
-
-
-def _case_of(number: int, cells: dict[str, str], folder: Path, model: ModelConfig) -> NamedCase:
-    name = cells.get("image", "")
-    return NamedCase(
-        row=number,
-        name=name,
-        id=cells.get("id", ""),
-        image=folder / name if name and model.uses_image else None,
-        report=cells["report"].strip() if model.uses_text else "",
-    )
+    return CaseList(total=total, without_report=without_report, has_ids="id" in header, cases=cases)
 
 
 def _rows(table: Path) -> Iterator[list[str]]:
-    """Rows of a .csv, blank lines left out; an error does not quote a cell, as the csv module's own would."""
+    """The rows of a .csv without blank lines; the csv module's own errors would quote cells."""
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
             yield from (cells for cells in csv.reader(file, strict=True) if cells)
     except (csv.Error, UnicodeDecodeError, OSError):
         raise UserError(
-            "--input cannot be read as a table: expected comma-separated values in UTF-8, with a first row of names"
+            "--input cannot be read as a table: expected comma-separated values in UTF-8, with the column names in "
+            "the first row"
         ) from None

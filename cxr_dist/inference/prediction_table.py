@@ -1,7 +1,8 @@
-"""Assembly of `cxr-dist predict --input`: many cases in; predictions.csv and, unless in batches, pictures out.
+"""Assembly of `cxr-dist predict --input`: from many cases to predictions.csv and, without --batch, pictures.
 
-Films are read in threads, one group ahead of the model, and rows are written as they come: memory does not grow
-with the number of cases. A case that cannot be read costs its row, and not the run.
+Images are read in threads, one group of cases ahead of the model, and every row is written as soon as it is
+predicted, so that memory does not grow with the number of cases. A case that cannot be read gets an error in its
+row; the others are still predicted.
 """
 
 import contextlib
@@ -10,13 +11,14 @@ import io
 import itertools
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from cxr_dist.data.read import SampleDict
 from cxr_dist.errors import UserError, out_of_files
 from cxr_dist.evaluate.answer import answers
 from cxr_dist.files import holds_something, whole_file
@@ -26,17 +28,17 @@ from cxr_dist.inference.trained import Case
 from cxr_dist.model.monte_carlo import McDropout
 from cxr_dist.shard.bar import image_progress
 
-_THREADS = 8  # that read and shrink films, at most
+_MAX_THREADS = 8  # for reading and shrinking images
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Loaded:
-    """A case whose film and report are in memory."""
+    """A case with its image and report in memory."""
 
     case: Case
-    sample: dict[str, Any]
+    sample: SampleDict
 
 
 _Group = list[tuple[NamedCase, _Loaded | str]]  # a string says why the case cannot be read
@@ -44,7 +46,7 @@ _Group = list[tuple[NamedCase, _Loaded | str]]  # a string says why the case can
 
 @dataclass(frozen=True, kw_only=True)
 class PredictionCounts:
-    """What became of an input."""
+    """How many cases of an input were predicted, and where their table is."""
 
     table: Path
     rows: int
@@ -52,34 +54,34 @@ class PredictionCounts:
     without_report: int
 
     def __str__(self) -> str:
-        said = f"{self.rows - self.failed} of {self.rows} cases predicted: {self.table}"
+        text = f"{self.rows - self.failed} of {self.rows} cases predicted: {self.table}"
         if self.without_report:
-            said += f"; {self.without_report} had no report"
+            text += f"; {self.without_report} had no report"
         if self.failed:
-            said += f"; {self.failed} could not be used: see the column error"
-        return said
+            text += f"; {self.failed} could not be used: see the column error"
+        return text
 
 
 def predict_many(
-    run_dir: Path, source: Path, mc: McDropout, out: Path, films_per_pass: int | None
+    folder: Path, source: Path, mc: McDropout, out: Path, batch_size: int | None
 ) -> PredictionCounts:
-    """Write OUT/predictions.csv and, where `films_per_pass` is None, a picture and JSON per case.
+    """Write OUT/predictions.csv and, if `batch_size` is None, a picture and JSON per case.
 
-    Raises UserError for an input that is no folder or table, and for an `out` that holds something.
+    Raises UserError if `source` is neither a folder nor a table, or `out` is not empty.
     """
     if holds_something(out):
-        raise UserError("--out holds something already: choose a new or empty folder")
-    predictor = Predictor.open(run_dir, mc)
+        raise UserError("--out is not empty: choose a new or empty folder")
+    predictor = Predictor.open(folder, mc)
     source_cases = read_input(source, predictor.trained.config.model)
     out.mkdir(mode=0o700, parents=True, exist_ok=True)
     table, failed = out / "predictions.csv", 0
     with (
         _table(table, _header(predictor, source_cases)) as write,
-        image_progress("films", source_cases.total) as advance,
-        ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool,
+        image_progress("images", source_cases.total) as advance,
+        ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool,
     ):
-        for group in _read_ahead(predictor, source_cases.cases(), films_per_pass or 1, pool):
-            for row in _predicted(predictor, group, out if films_per_pass is None else None):
+        for group in _read_ahead(predictor, source_cases.cases(), batch_size or 1, pool):
+            for row in _predicted(predictor, group, out if batch_size is None else None):
                 write(row)
                 advance()
                 failed += "error" in row
@@ -91,7 +93,7 @@ def predict_many(
 def _read_ahead(
     predictor: Predictor, cases: Iterator[NamedCase], size: int, pool: ThreadPoolExecutor
 ) -> Iterator[_Group]:
-    """Groups of `size` cases; the next one is being read while the caller is at work on this one."""
+    """Groups of `size` cases; the next group is read while the caller works on the current one."""
 
     def read(named: NamedCase) -> _Loaded | str:
         try:
@@ -100,7 +102,7 @@ def _read_ahead(
         except UserError as error:
             return str(out_of_files(error) or error)
 
-    def submitted() -> list[Any]:
+    def submitted() -> list[tuple[NamedCase, Future[_Loaded | str]]]:
         return [(case, pool.submit(read, case)) for case in itertools.islice(cases, size)]
 
     group = submitted()
@@ -111,34 +113,30 @@ def _read_ahead(
 
 
 def _predicted(predictor: Predictor, group: _Group, pictures: Path | None) -> Iterator[Row]:
-    """The group's rows, in order; draws a case where `pictures` is a folder."""
-    loaded = [found for _, found in group if isinstance(found, _Loaded)]
-    if loaded:
-        batch = predictor.trained.batch_of([found.sample for found in loaded])
-        said = predictor.answer(batch)
+    """The group's rows in order; also writes a picture and JSON per case if `pictures` is a folder."""
+    samples = [loaded.sample for _, loaded in group if isinstance(loaded, _Loaded)]
+    if samples:
+        batch = predictor.trained.batch_of(samples)
+        result = predictor.answer(batch)
     place = itertools.count()
-    for named, found in group:
+    for named, loaded in group:
         row: Row = {"row": named.row, "id": named.id, "image": named.name}
-        if isinstance(found, str):
-            yield row | {"error": found}
+        if isinstance(loaded, str):
+            yield row | {"error": loaded}
             continue
         if pictures is not None:
-            facts, view = predictor.explain(found.case, batch, said)
-            facts = {"row": named.row, "id": named.id, "image": named.name} | facts
-            write_case(facts, view, pictures / f"case-{named.row:05d}.png")
-        yield row | said.columns(next(place))
+            facts, view = predictor.explain(loaded.case, batch, result)
+            write_case(row | facts, view, pictures / f"case-{named.row:05d}.png")
+        yield row | result.columns(next(place))
 
 
 def _header(predictor: Predictor, cases: CaseList) -> list[str]:
-    """Column names, known before the first answer: of a made one."""
+    """The column names, taken from the answer to placeholder probabilities before the first case is predicted."""
     trained = predictor.trained
-    made = np.full((1, len(trained.classes)), 0.5)
-    passes = made[None] if predictor.mc.passes else None
-    named = ["row", *(["id"] if cases.has_ids else []), "image", "error"]
-    return [
-        *named,
-        *answers(made, passes, trained.task, trained.classes, trained.temperature).columns(0),
-    ]
+    placeholder = np.full((1, len(trained.classes)), 0.5)
+    passes = placeholder[None] if predictor.mc.passes else None
+    result = answers(placeholder, passes, trained.task, trained.classes, trained.temperature)
+    return ["row", *(["id"] if cases.has_ids else []), "image", "error", *result.columns(0)]
 
 
 @contextlib.contextmanager
@@ -149,4 +147,4 @@ def _table(path: Path, header: list[str]) -> Iterator[Callable[[Row], None]]:
         writer = csv.DictWriter(text, header, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         yield writer.writerow
-        text.detach()  # flushes, and leaves the file open to be made durable
+        text.detach()  # flushes without closing the file, which whole_file still has to sync to disk

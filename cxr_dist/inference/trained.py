@@ -1,4 +1,7 @@
-"""A trained model, ready for use: a run or exported folder in; network and settings out, and cases as batches."""
+"""A trained model, ready for use, and cases from outside the shards as its batches.
+
+It is opened from a run folder or an exported folder. Neither training nor any rank is needed to use it.
+"""
 
 import dataclasses
 import glob
@@ -17,7 +20,7 @@ from cxr_dist.data.augment import Augmentation
 from cxr_dist.data.batch import Batch
 from cxr_dist.data.loader import collate
 from cxr_dist.data.place import at, shards_folder
-from cxr_dist.data.read import decode
+from cxr_dist.data.read import SampleDict, decode
 from cxr_dist.data.text import ReportTokenizer, tokenizer_of
 from cxr_dist.errors import UserError, require
 from cxr_dist.evaluate.answer import answers
@@ -36,24 +39,24 @@ from cxr_dist.run.parts import changed_parts, read_parts, record_of
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One film and report from outside the shards."""
+    """The images and the report of one case from outside the shards."""
 
     image: Path | None = None
-    """A PNG or JPEG; None for a model that reads no film."""
+    """A PNG or JPEG; None for a model that reads no image."""
     more_images: tuple[Path, ...] = ()
-    """The study's other films, for a model that was trained on studies. No order of films is another answer."""
+    """The study's other images, for a model that was trained on studies. Their order does not matter."""
     report: str = ""
-    """The sections that the model was trained to see, joined; may be empty."""
+    """The sections that the model was trained on, joined; may be empty."""
 
     @classmethod
     def of(cls, images: Sequence[Path], report: str) -> "Case":
-        """A study's films, in any order, and its report."""
+        """The case of a study's images, in any order, and its report."""
         return cls(image=images[0] if images else None, more_images=tuple(images[1:]), report=report)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedModel(Description):
-    """The best checkpoint of a run, in eval mode, with all that is needed to use it."""
+    """The best checkpoint of a run, in eval mode, with its settings and its tokenizer."""
 
     classifier: Classifier
     tokenizer: ReportTokenizer | None
@@ -68,36 +71,35 @@ class TrainedModel(Description):
         mc_samples: int = 0,
         mc_scope: McScope = "head",
     ) -> dict[str, Any]:
-        """What the model says of one film and report, as JSON has it.
+        """Predict one case.
 
         Args:
-            image: A film, PNG or JPEG; a model that reads no film needs none. A model that was trained on studies
-                takes several films of one, in any order.
-            report: The report's text, as much of it as the model was trained to see.
-            mc_samples: Passes with Monte-Carlo dropout, for the intervals; 0: none.
-            mc_scope: Where dropout acts in them, as in `cxr-dist evaluate`.
+            image: A PNG or JPEG image; None for a model that reads no image. A model that was trained on studies
+                takes several images of one study, in any order.
+            report: The report's text: the sections that the model was trained on.
+            mc_samples: Number of Monte-Carlo dropout passes, which give the intervals; 0 for none.
+            mc_scope: Where dropout acts in these passes, as in `cxr-dist evaluate`.
 
         Returns:
-            For each quantity, class name -> value: `probability` of the deterministic pass; `calibrated`, the
-            same at the temperature that validation chose, if it chose one; with passes their `mc_mean`,
-            `mc_deviation`, and the bounds `mc_low` and `mc_high` of the middle 95%, and entropies in nats.
+            For each quantity a dictionary from class name to value: `probability` of the deterministic pass;
+            `calibrated`, the same at the temperature that was chosen on validation, if there is one; with
+            `mc_samples` also `mc_mean`, `mc_deviation`, and `mc_low` and `mc_high`, the bounds of the central 95%
+            of the passes. Entropies are single values, in nats.
 
-        Raises UserError for a film that cannot be used, or a film or report that the model does not read.
+        Raises UserError for an image that cannot be used, and for an image or report that the model does not read.
         """
-        films = [] if image is None else [image] if isinstance(image, str | Path) else image
-        batch = self.batch([Case.of(list(map(Path, films)), report)])
+        images = [] if image is None else [image] if isinstance(image, str | Path) else image
+        batch = self.batch([Case.of(list(map(Path, images)), report)])
         mc = McDropout(passes=mc_samples, scope=mc_scope)
-        found = predict_passes(
-            self.classifier, batch.to(self.device), self.config, self.task, mc, self.device
-        )
-        return answers(*found, self.task, self.classes, self.temperature).to_dict(0)
+        passes = predict_passes(self.classifier, batch, self.config, self.task, mc, self.device)
+        return answers(*passes, self.task, self.classes, self.temperature).to_dict(0)
 
     def batch(self, cases: Sequence[Case]) -> Batch:
-        """Cases through the very stages that a stored sample passes; sample ids count from 0. Raises UserError."""
+        """The cases as one batch, by the stages that a stored sample passes; ids count from 0. Raises UserError."""
         return self.batch_of([self.sample(case, number) for number, case in enumerate(cases)])
 
-    def batch_of(self, samples: Sequence[dict[str, Any]]) -> Batch:
-        """What `sample` made of one case or more, as one batch; samples are used up."""
+    def batch_of(self, samples: Sequence[SampleDict]) -> Batch:
+        """One batch of the results of `sample`; changes `samples`."""
         size = self.config.data.image_size if self.config.model.uses_image else None
         for sample in samples:
             decode(sample, self.image["short_side"], size)
@@ -105,76 +107,78 @@ class TrainedModel(Description):
         batch: Batch = next(iter(to_batch(iter([list(samples)]))))
         return batch
 
-    def sample(self, case: Case, number: int = 0) -> dict[str, Any]:
-        """A case as a stored sample with this sample id, its film read and compressed; raises UserError.
+    def sample(self, case: Case, number: int = 0) -> SampleDict:
+        """A case as a stored sample whose id is `number`, with its images read and compressed; raises UserError.
 
-        This is the slow part of `batch`, and threads may call it.
+        This is the slow part of `batch`; it is safe to call from several threads.
         """
-        uses = self.config.model
-        if uses.uses_image and case.image is None:
-            raise UserError("this run's model reads a film (--image FILE), and none was given")
-        if case.report and not uses.uses_text:
+        model = self.config.model
+        if model.uses_image and case.image is None:
+            raise UserError("this run's model reads an image (--image FILE), but none was given")
+        if case.report and not model.uses_text:
             raise UserError("this run's model reads no report: leave --report out")
         if case.more_images and len(case.more_images) >= self.views:
-            most = "one film" if self.views == 1 else f"at most {self.views} films of a study"
+            most = "one image" if self.views == 1 else f"at most {self.views} images of a study"
             raise UserError(
-                f"this run's model was trained on {most}, and {1 + len(case.more_images)} were given: leave some out"
+                f"this run's model was trained on {most}, but {1 + len(case.more_images)} were given: leave some out"
             )
-        labels = 1 if self.task == "multiclass" else len(self.classes)
-        sample: dict[str, Any] = {"__key__": f"case {number}", "__url__": "--image", "sample_id": number}
-        sample["record"] = np.zeros((), index_dtype(labels))
         sections = {self.config.data.text_sections[0]: case.report} if case.report else {}
-        sample["json"] = json.dumps({"text": sections})
-        if uses.uses_image and case.image is not None:
-            for view, film in enumerate((case.image, *case.more_images)):
-                sample[image_name(view)] = self._stored_form(film)
+        sample: SampleDict = {
+            "__key__": f"case {number}",
+            "__url__": "--image",
+            "sample_id": number,
+            "record": np.zeros((), index_dtype(1 if self.task == "multiclass" else len(self.classes))),
+            "json": json.dumps({"text": sections}),
+        }
+        if model.uses_image and case.image is not None:
+            for view, path in enumerate((case.image, *case.more_images)):
+                sample[image_name(view)] = self._stored_form(path)
         return sample
 
-    def _stored_form(self, film: Path) -> bytes:
-        """The film as sharding would have stored it: shrunk, grey, compressed."""
+    def _stored_form(self, path: Path) -> bytes:
+        """The image as sharding would have stored it: resized, greyscale and compressed."""
         try:
-            grey = ImageFile(path=film).read(self.image["short_side"])
+            grey = ImageFile(path=path).read(self.image["short_side"])
         except ImageProblem as problem:
-            raise UserError(f"the film cannot be used: {problem.reason}; expected a PNG or JPEG") from None
+            raise UserError(f"the image cannot be used: {problem.reason}; expected a PNG or JPEG") from None
         return encode_jpeg(grey, self.image["quality"])
 
 
 def open_model(folder: Path, device: torch.device) -> TrainedModel:
-    """The model of a run folder (whose shards are at hand) or an exported folder; raises UserError for another."""
+    """The model of a run folder, whose shards must still be there, or of an exported folder; else raises UserError."""
     if (folder / "config.yaml").is_file():
         return open_run(folder, device)[0]
     return open_export(folder, device)
 
 
 def open_run(run_dir: Path, device: torch.device, shards: str | None = None) -> tuple[TrainedModel, Manifest]:
-    """The best checkpoint of a run, and the manifest of its shards (`shards`: where they have moved)."""
+    """The best checkpoint of a run, and the manifest of its shards; `shards` is their new place, if they have moved."""
     config = load_config(run_dir / "config.yaml")
     config = dataclasses.replace(config, data=at(config.data, shards))
     manifest = load_manifest(shards_folder(config.data))
-    found = _best_checkpoint(run_dir)
+    best = _best_checkpoint(run_dir)
+    names = config.model.named_parts
     description = Description(
         config=config,
         task=manifest.task,
         classes=manifest.classes,
         image=manifest.image,
-        step=found.state.step,
-        manifest_sha256=found.state.manifest_sha256,
-        parts={
-            field: parts for field, parts in read_parts(run_dir).items() if field in config.model.named_parts
-        },
-        temperature=chosen_temperature(run_dir, found.state.step),
+        step=best.state.step,
+        manifest_sha256=best.state.manifest_sha256,
+        parts={field: parts for field, parts in read_parts(run_dir).items() if field in names},
+        temperature=_chosen_temperature(run_dir, best.state.step),
     )
-    return _assembled(description, found.model, run_dir, device), manifest
+    return _assembled(description, best.model, run_dir, device), manifest
 
 
 def open_export(folder: Path, device: torch.device) -> TrainedModel:
-    """The model of a folder that `cxr-dist export` wrote, checked by sha256; raises UserError for any other."""
+    """The model of a folder that `cxr-dist export` wrote, after a check of its sha256; else raises UserError."""
     description, tensors = exported.read(folder)
     for (name,) in description.config.model.named_parts.values():
         code = Path(name.rpartition(":")[0]).resolve()
         require(
             not code.is_relative_to(folder.resolve()) or code.suffix != ".py",
-            f"{code.name} lies in the exported folder, from which no code is run: if you trust it, move it elsewhere",
+            f"{code.name} is in the exported folder, from which no code is run: if you trust it, move it elsewhere",
         )
     return _assembled(description, tensors, folder, device)
 
@@ -182,16 +186,16 @@ def open_export(folder: Path, device: torch.device) -> TrainedModel:
 def _assembled(
     description: Description, tensors: dict[str, Tensor], folder: Path, device: torch.device
 ) -> TrainedModel:
-    """`folder` holds text_encoder/, where the model reads reports. Raises UserError for weights of another network."""
+    """The network with its weights; `folder` holds text_encoder/. Raises UserError if the weights do not fit."""
     config = description.config
     text = folder / exported.TEXT_ENCODER if config.model.uses_text else None
     _check_parts(description, folder)
-    made = dataclasses.replace(config.model, pretrained=False)  # its weights follow
-    classifier = build_classifier(made, len(description.classes), text)
+    untrained = dataclasses.replace(config.model, pretrained=False)  # the weights are loaded below
+    classifier = build_classifier(untrained, len(description.classes), text)
     classifier.to(device, torch.float64 if config.precision == "fp64" else torch.float32)
     try:
         classifier.load_state_dict(tensors)
-    except RuntimeError:  # whose message names every tensor
+    except RuntimeError:  # torch's message lists every tensor
         raise UserError(
             f"the weights in {folder} do not fit the network that this release of cxr_dist builds from their "
             "settings: use the release that wrote them, or train again"
@@ -205,20 +209,20 @@ def _assembled(
 
 
 def _check_parts(description: Description, folder: Path) -> None:
-    """Raise UserError where an encoder of the user's own is missing, or not the one that was trained."""
+    """Raise UserError if a user-defined encoder is missing, or differs from the one that was trained."""
     try:
         now = record_of(description.config.model.named_parts)
     except UserError as error:
-        raise UserError(f"the model in {folder} has an encoder that is not the package's: {error}") from None
+        raise UserError(f"the model in {folder} has a user-defined encoder: {error}") from None
     for field, name in changed_parts(description.parts, now):
         raise UserError(
-            f"{field}: {name} is defined by another file than the model in {folder} was trained with (its sha256 "
-            "differs): put that file back"
+            f"{field}: {name} is defined by another file than the one that the model in {folder} was trained with "
+            "(its sha256 differs): put that file back"
         )
 
 
-def chosen_temperature(run_dir: Path, step: int) -> float | None:
-    """The temperature of an evaluation of this checkpoint; None where there is none, or it found none."""
+def _chosen_temperature(run_dir: Path, step: int) -> float | None:
+    """The temperature that an evaluation of this checkpoint chose; None without such an evaluation or temperature."""
     for path in sorted(glob.glob("evaluation/*/metrics.json", root_dir=run_dir)):
         evaluation = json.loads((run_dir / path).read_text(encoding="utf-8"))
         temperature = (evaluation.get("calibration") or {}).get("temperature")
@@ -228,15 +232,15 @@ def chosen_temperature(run_dir: Path, step: int) -> float | None:
 
 
 def _best_checkpoint(run_dir: Path) -> checkpoint.Checkpoint:
-    """The one that validation chose; the newest where there was no validation."""
+    """The checkpoint that validation chose; the newest one if there was no validation."""
     best = run_dir / "best"
     if best.exists():
         try:
             return checkpoint.load(best.resolve(), model_only=True)
         except UserError as error:
             raise UserError(
-                f"the best checkpoint of {run_dir} cannot be used: {error}. Bring it back from a copy; or delete "
-                f"{best.name} there, to use the newest checkpoint that is whole"
+                f"the best checkpoint of {run_dir} cannot be used: {error}. Restore it from a copy, or delete "
+                f"{best.name} there to use the newest checkpoint that is undamaged"
             ) from None
     newest, _ = checkpoint.newest_valid(run_dir, model_only=True)
     if newest is None:

@@ -1,4 +1,4 @@
-"""A run folder with weights that make a difference, without training, and the model exported from it."""
+"""A run folder whose weights give different predictions per case, without training, and its exported model."""
 
 import csv
 import dataclasses
@@ -30,8 +30,8 @@ CPU = torch.device("cpu")
 SECRETS = {"patient": "PAT-ZYX-777", "file": "smith-john-1955", "word": "Featherstonehaugh"}
 RECIPE = """
 reader: table
-table: films.csv
-images: films
+table: images.csv
+images: images
 columns: {image: file, patient: patient, LABELS, text: {notes: notes}}
 labels: {task: TASK}
 split: {by: patient, train: 0.5, val: 0.2, test: 0.3, seed: 0}
@@ -46,17 +46,17 @@ LABELS = {
 
 @pytest.fixture(scope="session")
 def source(tmp_path_factory):
-    """A table of 60 films as PNG, whose patients, file names and notes hold secrets; and a local text encoder."""
+    """A table of 60 PNG images, whose patients, file names and notes hold secrets, and a local text encoder."""
     folder = tmp_path_factory.mktemp("source")
-    (folder / "films").mkdir()
+    (folder / "images").mkdir()
     rng = np.random.default_rng(0)
     notes = [f"{rng.choice(['cough', 'fever'])} for {i} days, {SECRETS['word']}" for i in range(60)]
-    with (folder / "films.csv").open("w", newline="") as file:
+    with (folder / "images.csv").open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["file", "patient", "finding", "Effusion", "Edema", "notes"])
         for i, note in enumerate(notes):
             name = f"{SECRETS['file']}-{i}.png"
-            cv2.imwrite(str(folder / "films" / name), rng.integers(0, 16 + 4 * i, (64, 80), np.uint8))
+            cv2.imwrite(str(folder / "images" / name), rng.integers(0, 16 + 4 * i, (64, 80), np.uint8))
             one, other = rng.choice(["1", "0", ""]), rng.choice(["1", "0"])
             rows.writerow([name, f"{SECRETS['patient']}-{i // 2}", ["sick", "well"][i % 2], one, other, note])
     for task, (columns, labels) in LABELS.items():
@@ -64,15 +64,15 @@ def source(tmp_path_factory):
         (folder / f"{task}.yaml").write_text(text)
         write_shards(load_recipe(folder / f"{task}.yaml"), folder, folder / f"{task}-shards", workers=1)
     prepare_text_folder(folder / "bert", None, iter(["cough fever days"] * 30))
-    written = json.loads((folder / "bert" / "config.json").read_text())
-    (folder / "bert" / "config.json").write_text(json.dumps(written | {"_name_or_path": str(folder)}))
+    bert = json.loads((folder / "bert" / "config.json").read_text())
+    (folder / "bert" / "config.json").write_text(json.dumps(bert | {"_name_or_path": str(folder)}))
     return folder
 
 
 def make_run_folder(
     source: Path, folder: Path, mode: str, task: str, image_encoder: str = "densenet-narrow"
 ) -> Path:
-    """A run folder as training leaves it, with weights that make a difference."""
+    """A run folder as training leaves it, whose weights give different predictions per case."""
     demo = named_run("demo")
     config = dataclasses.replace(
         demo,
@@ -112,7 +112,7 @@ def make_run_folder(
 
 @pytest.fixture(scope="session")
 def run_dir(source, tmp_path_factory):
-    """A fused run of two classes, evaluated on the test split with 3 passes."""
+    """A fused run with two classes, evaluated on the test split with 3 dropout passes."""
     folder = make_run_folder(source, tmp_path_factory.mktemp("runs") / "run", "fused", "multiclass")
     evaluate_runs([folder], folder, "test", McDropout(passes=3))
     return folder
@@ -120,7 +120,7 @@ def run_dir(source, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def exported(run_dir, tmp_path_factory):
-    """That run, exported with its ONNX graph; read-only."""
+    """The model of `run_dir`, exported with its ONNX graph; tests must not change it."""
     out = tmp_path_factory.mktemp("exports") / "model"
     export(run_dir, out, with_onnx=True)
     return out
@@ -128,38 +128,38 @@ def exported(run_dir, tmp_path_factory):
 
 @pytest.fixture
 def copy(exported, tmp_path):
-    """An exported model that a test may damage; without the graph."""
+    """A copy of the exported model, without the graph, that a test may damage."""
     shutil.copytree(exported, tmp_path / "copy")
     (tmp_path / "copy" / "model.onnx").unlink()
     return tmp_path / "copy"
 
 
 def read_cases(source: Path, task: str) -> dict[str, tuple[Path, str]]:
-    """Key -> the film's file and its note, from the private keys.csv and the table."""
-    with (source / "films.csv").open(newline="") as file:
+    """The image file and the note of every key, from the private keys.csv and the table."""
+    with (source / "images.csv").open(newline="") as file:
         notes = {row["file"]: row["notes"] for row in csv.DictReader(file)}
     with (source / f"{task}-shards" / "keys.csv").open(newline="") as file:
         rows = list(csv.reader(file))
     names = {cell: row for row in rows for cell in row if cell.split("/")[-1] in notes}
     return {
-        row[0]: (source / "films" / name.split("/")[-1], notes[name.split("/")[-1]])
+        row[0]: (source / "images" / name.split("/")[-1], notes[name.split("/")[-1]])
         for name, row in names.items()
     }
 
 
 @pytest.fixture(scope="session")
 def secrets() -> dict[str, str]:
-    """What no exported file may hold."""
+    """Words that no exported file may hold."""
     return SECRETS
 
 
 @pytest.fixture
 def a_run(source) -> Callable[..., Path]:
-    """`a_run(folder, mode, task)`: a run folder, not evaluated."""
+    """`a_run(folder, mode, task)` makes a run folder without an evaluation."""
     return lambda folder, mode, task: make_run_folder(source, folder, mode, task)
 
 
 @pytest.fixture
 def cases_of(source) -> Callable[[str], dict[str, tuple[Path, str]]]:
-    """`cases_of(task)`: key in the shards -> the film's file and its note."""
+    """`cases_of(task)` gives the image file and the note of every key in the shards."""
     return lambda task: read_cases(source, task)

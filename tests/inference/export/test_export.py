@@ -1,4 +1,4 @@
-"""What `cxr-dist export` writes, what it must not hold, and when it refuses."""
+"""What `cxr-dist export` writes, what the export must not hold, and what is refused."""
 
 import json
 import shutil
@@ -16,10 +16,10 @@ from cxr_dist.inference import onnx as graph
 from cxr_dist.inference.export import export
 
 
-def test_nothing_of_the_machine_or_of_a_patient_is_in_it(source, secrets, run_dir, exported):
+def test_an_export_holds_neither_local_paths_nor_patient_data(source, secrets, run_dir, exported):
     words = [*secrets.values(), str(source), str(run_dir.parent), str(Path(cxr_dist.__file__).parents[1])]
     files = [path for path in exported.rglob("*") if path.is_file()]
-    assert len({path.stat().st_mode for path in files}) == 1  # who may read one may read all
+    assert len({path.stat().st_mode for path in files}) == 1  # whoever can read one file can read all
     assert {path.suffix for path in files} == {".json", ".safetensors", ".onnx", ".md", ""}
     for path in files:
         content = path.read_bytes().lower()
@@ -29,9 +29,9 @@ def test_nothing_of_the_machine_or_of_a_patient_is_in_it(source, secrets, run_di
 def test_the_model_card_has_the_metrics_and_the_counts(run_dir, exported):
     card = huggingface_hub.ModelCard.load(exported / "README.md")
     metrics = json.loads((run_dir / "evaluation" / "test" / "metrics.json").read_text())["metrics"]
-    found = {result.metric_type: result.metric_value for result in card.data.eval_results}
-    assert found["accuracy"] == round(metrics["accuracy"], 4)
-    assert found["roc_auc"] == round(metrics["macro"]["roc_auc"], 4)
+    values = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    assert values["accuracy"] == round(metrics["accuracy"], 4)
+    assert values["roc_auc"] == round(metrics["macro"]["roc_auc"], 4)
     assert card.data.library_name == "cxr_dist"
     assert "Research software, not for clinical use" in card.text
     assert f"| test | {metrics['n']} | {metrics['patients']} |" in card.text
@@ -48,27 +48,27 @@ def test_the_same_run_gives_the_same_bytes_and_sha256sum_agrees(run_dir, tmp_pat
     subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=tmp_path / "one", check=True)
 
 
-def test_what_stands_at_out_is_never_touched(run_dir, tmp_path):
-    (tmp_path / "thesis.tex").write_text("mine")
+def test_files_in_out_are_never_changed(run_dir, tmp_path):
+    (tmp_path / "thesis.tex").write_text("chapter")
     with pytest.raises(UserError, match="exists already: remove it, or choose another --out"):
         export(run_dir, tmp_path, with_onnx=False)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_a_graph_that_differs_leaves_nothing(run_dir, tmp_path, monkeypatch):
+def test_a_graph_that_differs_from_the_network_is_not_exported(run_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(graph, "TOLERANCE", -1.0)
     with pytest.raises(UserError, match="differs from the network"):
         export(run_dir, tmp_path / "model", with_onnx=True)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_leaves_nothing(run_dir, full_disk):
+def test_a_full_disk_leaves_no_files(run_dir, full_disk):
     with pytest.raises(UserError, match="no space left to write model"):
         export(run_dir, full_disk / "model", with_onnx=False)
     assert not list(full_disk.iterdir())
 
 
-def test_runs_that_cannot_be_exported(source, run_dir, tmp_path):
+def test_runs_that_cannot_be_exported_are_refused(source, run_dir, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(run_dir, run, symlinks=True)
     with pytest.raises(UserError, match="the shards are not those that the run was trained on"):
@@ -84,8 +84,8 @@ def test_runs_that_cannot_be_exported(source, run_dir, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-def test_the_commands(run_dir, cases_of, tmp_path, monkeypatch, capsys):
-    film, report = next(iter(cases_of("multiclass").values()))
+def test_the_commands_export_and_predict_work_together(run_dir, cases_of, tmp_path, monkeypatch, capsys):
+    image, report = next(iter(cases_of("multiclass").values()))
     picture = tmp_path / "picture.png"
     for arguments in (
         ["export", run_dir, "--out", tmp_path / "model", "--onnx", "false"],
@@ -93,7 +93,7 @@ def test_the_commands(run_dir, cases_of, tmp_path, monkeypatch, capsys):
             "predict",
             tmp_path / "model",
             "--image",
-            film,
+            image,
             "--report",
             report,
             "--mc-samples",
@@ -104,7 +104,6 @@ def test_the_commands(run_dir, cases_of, tmp_path, monkeypatch, capsys):
     ):
         monkeypatch.setattr(sys, "argv", ["cxr-dist", *map(str, arguments)])
         main()
-    said = capsys.readouterr().out
-    assert '"probability"' in said
+    assert '"probability"' in capsys.readouterr().out
     assert picture.is_file()
     assert "SHA256SUMS" in {path.name for path in (tmp_path / "model").iterdir()}

@@ -1,4 +1,4 @@
-"""An export of a model whose image encoder its user wrote: it answers where that file is, and runs no other."""
+"""The export of a model with a user-defined image encoder needs the encoder's file, and runs no other code."""
 
 import hashlib
 import json
@@ -21,26 +21,28 @@ EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "own_encoder" / "en
 
 @pytest.fixture
 def site(source, tmp_path, monkeypatch):
-    """A folder to work in, with encoder.py, a run, its export with a graph, and a film."""
+    """A working directory with encoder.py, a run, its export with a graph, and an image."""
     monkeypatch.chdir(tmp_path)
     shutil.copy(EXAMPLE, tmp_path)
     name = f"{tmp_path}/encoder.py:FourConvolutions"
     make_run_folder(source, tmp_path / "run", "fused", "multiclass", name)
     export(Path("run"), Path("exported"), with_onnx=True)
-    shutil.copy(next((source / "films").iterdir()), tmp_path / "film.png")
+    shutil.copy(next((source / "images").iterdir()), tmp_path / "image.png")
     return tmp_path
 
 
-def test_it_answers_as_the_run_and_its_graph_do(site):
+def test_the_export_predicts_as_the_run_and_the_graph_do(site):
     run, _ = open_run(Path("run"), torch.device("cpu"))
-    found = cxr_dist.load("exported")
-    case = {"image": "film.png", "report": "cough for 3 days"}
-    assert found.predict(**case) == run.predict(**case)
-    batch = found.batch([Case.of([Path(case["image"])], case["report"])])
+    model = cxr_dist.load("exported")
+    case = {"image": "image.png", "report": "cough for 3 days"}
+    assert model.predict(**case) == run.predict(**case)
+    batch = model.batch([Case.of([Path(case["image"])], case["report"])])
     session = onnxruntime.InferenceSession("exported/model.onnx", providers=["CPUExecutionProvider"])
-    fed = {"images": batch.images, "input_ids": batch.tokens, "attention_mask": batch.attention_mask}
-    probabilities = session.run(["probabilities"], {name: part.numpy() for name, part in fed.items()})[0][0]
-    np.testing.assert_allclose(probabilities, list(found.predict(**case)["probability"].values()), atol=1e-5)
+    inputs = {"images": batch.images, "input_ids": batch.tokens, "attention_mask": batch.attention_mask}
+    probabilities = session.run(["probabilities"], {name: tensor.numpy() for name, tensor in inputs.items()})[
+        0
+    ][0]
+    np.testing.assert_allclose(probabilities, list(model.predict(**case)["probability"].values()), atol=1e-5)
     plain = json.loads((site / "exported" / "config.json").read_text())
     name = "encoder.py:FourConvolutions"
     sha256 = hashlib.sha256(EXAMPLE.read_bytes()).hexdigest()
@@ -52,13 +54,11 @@ def test_it_answers_as_the_run_and_its_graph_do(site):
     ]
 
 
-def test_without_the_file_or_with_another_it_is_refused(site, monkeypatch):
+def test_an_export_whose_encoder_file_is_missing_or_changed_is_refused(site, monkeypatch):
     elsewhere = site / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
-    with pytest.raises(
-        UserError, match=r"has an encoder that is not the package's: .*there is no file encoder\.py"
-    ):
+    with pytest.raises(UserError, match=r"has a user-defined encoder: .*there is no file encoder\.py"):
         cxr_dist.load(site / "exported")
     (elsewhere / "encoder.py").write_text(EXAMPLE.read_text() + "\n# another\n")
     with pytest.raises(
@@ -70,11 +70,9 @@ def test_without_the_file_or_with_another_it_is_refused(site, monkeypatch):
 def test_no_code_is_run_from_an_exported_folder(site, monkeypatch):
     (site / "exported" / "encoder.py").write_text("raise AssertionError('was run')")
     monkeypatch.chdir(site / "exported")
-    with pytest.raises(
-        UserError, match=r"encoder\.py lies in the exported folder, from which no code is run"
-    ):
+    with pytest.raises(UserError, match=r"encoder\.py is in the exported folder, from which no code is run"):
         cxr_dist.load(".")
 
 
-def test_an_export_of_our_own_encoders_has_no_parts(exported):
+def test_an_export_without_user_defined_encoders_lists_no_parts(exported):
     assert "parts" not in json.loads((exported / "config.json").read_text())

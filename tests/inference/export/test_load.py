@@ -1,4 +1,4 @@
-"""An exported model answers as its run did, opens without it, and is refused where it is not whole."""
+"""An exported model predicts as its run did, opens without the run, and is refused if it is damaged."""
 
 import dataclasses
 import json
@@ -30,13 +30,13 @@ from cxr_dist.model.monte_carlo import McDropout
 CPU = torch.device("cpu")
 
 
-def test_on_the_same_stored_films_it_gives_the_run_s_probabilities_bit_for_bit(run_dir, exported):
-    """The same batches through the same weights; predictions.csv holds every digit."""
+def test_an_exported_model_gives_the_probabilities_of_its_run_bit_for_bit(run_dir, exported):
+    """Both compute the same batches with the same weights, and predictions.csv holds every digit."""
     trained, manifest = open_run(run_dir, CPU)
     model = cxr_dist.load(exported)
     config = dataclasses.replace(model.config, data=trained.config.data)
     mc = McDropout(passes=3)
-    found = predict_split(
+    predictions = predict_split(
         model.classifier,
         config,
         manifest,
@@ -47,23 +47,23 @@ def test_on_the_same_stored_films_it_gives_the_run_s_probabilities_bit_for_bit(r
         mc=mc,
     )
     written = Predictions.read_csv(run_dir / "evaluation" / "test" / "predictions.csv")
-    np.testing.assert_array_equal(found.probabilities, written.probabilities)
-    np.testing.assert_array_equal(found.mc.mean, written.mc.mean)
-    # The cases differ, or equality would say little.
+    np.testing.assert_array_equal(predictions.probabilities, written.probabilities)
+    np.testing.assert_array_equal(predictions.mc.mean, written.mc.mean)
+    # Equality would prove little if all cases had the same probability.
     assert len(set(written.probabilities[:, 0])) == len(written)
     assert np.ptp(written.probabilities[:, 0]) > 0.01
 
 
-def test_three_lines_give_what_evaluation_gave_without_run_shards_or_network(
+def test_load_and_predict_give_the_evaluated_probabilities_without_run_shards_or_internet(
     source, run_dir, copy, cases_of, monkeypatch
 ):
-    """To 1e-6: one film at a time sums in another order than a batch of 32, and predict rounds to 6 digits."""
+    """Equal to 1e-6, because a single case sums in another order than a batch, and predict rounds to 6 digits."""
     written = Predictions.read_csv(run_dir / "evaluation" / "test" / "predictions.csv")
     temperature = json.loads((copy / "config.json").read_text())["temperature"]
     cases = cases_of("multiclass")
 
     def refuse(*_):
-        raise AssertionError("the network was asked for")
+        raise AssertionError("a connection was opened")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     hidden = {path: path.with_name(path.name + "-away") for path in (run_dir, source / "multiclass-shards")}
@@ -72,12 +72,12 @@ def test_three_lines_give_what_evaluation_gave_without_run_shards_or_network(
     try:
         model = cxr_dist.load(copy)
         for key, row in list(zip(written.keys, written.probabilities, strict=True))[:8]:
-            film, report = cases[key]
-            answer = model.predict(film, report=report)
+            image, report = cases[key]
+            answer = model.predict(image, report=report)
             assert list(answer["probability"]) == ["Sick", "Well"]
             np.testing.assert_allclose(list(answer["probability"].values()), row, atol=1e-6)
             assert ("calibrated" in answer) == (temperature is not None)
-        spread = model.predict(str(film), report, mc_samples=5)
+        spread = model.predict(str(image), report, mc_samples=5)
         assert spread["mc_low"]["Sick"] < spread["mc_mean"]["Sick"] < spread["mc_high"]["Sick"]
     finally:
         for path, away in hidden.items():
@@ -85,13 +85,13 @@ def test_three_lines_give_what_evaluation_gave_without_run_shards_or_network(
 
 
 @pytest.mark.parametrize(("mode", "task"), [("image", "multilabel"), ("text", "multiclass")])
-def test_models_of_one_input_and_of_several_labels_go_the_same_way(a_run, cases_of, tmp_path, mode, task):
+def test_models_of_one_input_and_multilabel_models_are_exported_too(a_run, cases_of, tmp_path, mode, task):
     run = a_run(tmp_path / "run", mode, task)
     export(run, tmp_path / "model", with_onnx=False)
     shutil.rmtree(run)
     model = cxr_dist.load(tmp_path / "model")
-    film, report = next(iter(cases_of(task).values()))
-    given = {"image": film} if mode == "image" else {"report": report}
+    image, report = next(iter(cases_of(task).values()))
+    given = {"image": image} if mode == "image" else {"report": report}
     likely = model.predict(**given)["probability"]
     assert list(likely) == list(model.classes)
     assert (sum(likely.values()) == pytest.approx(1)) == (task == "multiclass")
@@ -99,19 +99,19 @@ def test_models_of_one_input_and_of_several_labels_go_the_same_way(a_run, cases_
     assert "has not been evaluated" in (tmp_path / "model" / "README.md").read_text()
 
 
-def test_the_graph_beside_it_answers_alike(exported, cases_of):
+def test_the_exported_graph_gives_the_same_probabilities(exported, cases_of):
     model = cxr_dist.load(exported)
     batch = model.batch([Case(image=i, report=r) for i, r in list(cases_of("multiclass").values())[:3]])
     inputs = {"images": batch.images, "input_ids": batch.tokens, "attention_mask": batch.attention_mask}
     session = onnxruntime.InferenceSession(exported / "model.onnx", providers=["CPUExecutionProvider"])
     likely = session.run(["probabilities"], {name: values.numpy() for name, values in inputs.items()})[0]
     for row, (image, report) in zip(likely, cases_of("multiclass").values(), strict=False):
-        wanted = model.predict(image, report)["probability"]
-        np.testing.assert_allclose(row, list(wanted.values()), atol=1e-4)
+        expected = model.predict(image, report)["probability"]
+        np.testing.assert_allclose(row, list(expected.values()), atol=1e-4)
 
 
 @pytest.mark.parametrize("run", RUNS)
-def test_a_description_comes_back_as_it_was(run):
+def test_reading_a_description_gives_the_settings_that_the_model_needs(run):
     config = named_run(run)
     config = dataclasses.replace(
         config, model=dataclasses.replace(config.model, text_encoder="/home/me/MiniLM")
@@ -168,7 +168,7 @@ def test_changed_settings_and_other_weights_are_refused(copy):
         cxr_dist.load(copy)
 
 
-def test_weights_of_another_network_are_told_in_one_line(copy):
+def test_weights_of_another_network_are_refused_with_one_line(copy):
     settings = (copy / "config.json").read_text()
     (copy / "config.json").write_text(settings.replace('"fusion_dim": 32', '"fusion_dim": 64'))
     write_sums(copy)
@@ -176,7 +176,7 @@ def test_weights_of_another_network_are_told_in_one_line(copy):
         cxr_dist.load(copy)
 
 
-def test_a_field_that_this_release_does_not_know(copy):
+def test_an_unknown_field_is_refused(copy):
     settings = (copy / "config.json").read_text()
     (copy / "config.json").write_text(settings.replace('"fusion_dim"', '"fusion_width"'))
     write_sums(copy)
@@ -205,14 +205,14 @@ def test_missing_files_are_named(copy):
         ),
     ],
 )
-def test_foreign_and_newer_folders_are_told_apart(tmp_path, config, message):
+def test_other_folders_and_newer_formats_get_different_messages(tmp_path, config, message):
     if config is not None:
         (tmp_path / "config.json").write_text(config)
     with pytest.raises(UserError, match=message):
         cxr_dist.load(tmp_path)
 
 
-def test_a_folder_that_is_not_there():
+def test_a_missing_folder_is_refused():
     with pytest.raises(UserError, match="no folder nowhere"):
         cxr_dist.load("nowhere")
 

@@ -1,4 +1,4 @@
-"""Run folders of each mode, without training, and films with reports from outside the shards."""
+"""Run folders of every mode, without training, and images with reports from outside the shards."""
 
 import dataclasses
 import json
@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="session")
 def run_of(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """`run_of(mode)`: a run folder of `image`, `text` or `fused`, whose weights are random."""
+    """`run_of(mode)` gives a run folder of mode `image`, `text` or `fused` with random weights."""
     folders = tmp_path_factory.mktemp("predict")
 
     def make(mode: str) -> Path:
@@ -38,7 +38,7 @@ def run_of(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Calla
         manifest = load_manifest(tiny_shards)
         prepare_run_folder(config, manifest, World(), CPU)
         tensors = new_model(config, manifest, folder, CPU).state_dict()
-        tensors["head.output.weight"] *= 20  # so that cases differ
+        tensors["head.output.weight"] *= 20  # so that the predictions of the cases differ
         state = checkpoint.TrainingState(
             step=7, progress=Progress(), manifest_sha256=manifest_sha256(tiny_shards)
         )
@@ -50,9 +50,9 @@ def run_of(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Calla
 
 
 @pytest.fixture
-def films(tiny_shards: Path, tmp_path: Path) -> Path:
-    """A folder of five films smith-0.jpg …, with the reports of the first four beside them."""
-    folder = tmp_path / "films"
+def images(tiny_shards: Path, tmp_path: Path) -> Path:
+    """A folder with five images, smith-0.jpg to smith-4.jpg, and the reports of the first four."""
+    folder = tmp_path / "images"
     folder.mkdir()
     with tarfile.open(tiny_shards / "test-00000.tar") as tar:
         contents = {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]

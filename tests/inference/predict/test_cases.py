@@ -1,4 +1,4 @@
-"""Inputs of many cases: what is read, and what is refused without a word of what it holds."""
+"""Inputs of many cases are read row by row, and refused without quoting their content."""
 
 import csv
 import tempfile
@@ -20,26 +20,26 @@ CELL = (
 
 
 @given(st.lists(st.tuples(CELL, CELL, CELL), min_size=1, max_size=8))
-def test_every_cell_of_a_table_comes_back_with_its_row(rows):
+def test_every_cell_of_a_table_is_read_with_its_row(rows):
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder) / "cases.csv"
         with table.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([["id", "image", "report"], *rows])
-        found = read_input(table, FUSED)
-        for cases in (list(found.cases()), list(found.cases())):  # again and again
+        inputs = read_input(table, FUSED)
+        for cases in (list(inputs.cases()), list(inputs.cases())):  # a second pass gives the same cases
             assert [(case.id, case.name, case.report) for case in cases] == rows
             assert [case.row for case in cases] == [*range(1, len(rows) + 1)]
             assert all(case.image == Path(folder) / case.name for case in cases)
-        assert (found.total, found.without_report, found.has_ids) == (len(rows), 0, True)
+        assert (inputs.total, inputs.without_report, inputs.has_ids) == (len(rows), 0, True)
 
 
-def test_a_folder_is_read_in_the_order_of_names(tmp_path):
+def test_a_folder_is_read_in_the_order_of_its_file_names(tmp_path):
     for name in ("b.PNG", "a.jpeg", "c.jpg", "c.txt", "notes.md", "d.txt"):
         (tmp_path / name).write_text("x")
-    films = read_input(tmp_path, FUSED)
-    assert [case.name for case in films.cases()] == ["a.jpeg", "b.PNG", "c.jpg"]
-    assert [case.read().report for case in films.cases()] == ["", "", "x"]
-    assert (films.total, films.without_report) == (3, 2)
+    inputs = read_input(tmp_path, FUSED)
+    assert [case.name for case in inputs.cases()] == ["a.jpeg", "b.PNG", "c.jpg"]
+    assert [case.read().report for case in inputs.cases()] == ["", "", "x"]
+    assert (inputs.total, inputs.without_report) == (3, 2)
     assert [case.name for case in read_input(tmp_path, TEXT).cases()] == ["c.txt", "d.txt"]
     assert read_input(tmp_path, IMAGE).without_report == 0
 
@@ -48,9 +48,9 @@ def test_a_report_that_is_not_utf8_is_refused_without_quoting_it(tmp_path):
     (tmp_path / "a.png").write_bytes(b"")
     (tmp_path / "a.txt").write_bytes(SECRET.encode() + b"\xff")
     (case,) = read_input(tmp_path, FUSED).cases()
-    with pytest.raises(UserError, match=r"the report cannot be read: expected a text file in UTF-8") as found:
+    with pytest.raises(UserError, match=r"the report cannot be read: expected a text file in UTF-8") as error:
         case.read()
-    assert SECRET not in str(found.value)
+    assert SECRET not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_a_report_that_is_not_utf8_is_refused_without_quoting_it(tmp_path):
         (
             f"image,report\na.png,{SECRET}, too\n",
             FUSED,
-            "row 1 of --input has 3 cells, and the first row names 2",
+            "row 1 of --input has 3 cells, but the first row has 2",
         ),
         (
             f'image,report\na.png,"{SECRET}',
@@ -80,11 +80,11 @@ def test_a_report_that_is_not_utf8_is_refused_without_quoting_it(tmp_path):
 def test_a_wrong_table_is_refused_without_quoting_it(tmp_path, content, model, message):
     data = content if isinstance(content, bytes) else content.encode()
     (tmp_path / f"{SECRET}.csv").write_bytes(data)
-    with pytest.raises(UserError) as found:
+    with pytest.raises(UserError) as error:
         read_input(tmp_path / f"{SECRET}.csv", model)
-    assert message in str(found.value)
-    assert SECRET not in str(found.value)
-    assert found.value.__suppress_context__ or found.value.__context__ is None
+    assert message in str(error.value)
+    assert SECRET not in str(error.value)
+    assert error.value.__suppress_context__ or error.value.__context__ is None
 
 
 def test_other_inputs_are_refused(tmp_path):

@@ -1,4 +1,4 @@
-"""`cxr-dist predict --input`: a row per case whatever the batch, and an unreadable film costs its row alone."""
+"""`cxr-dist predict --input` gives a row per case at any batch size; an unreadable image affects its own row only."""
 
 import csv
 import dataclasses
@@ -21,23 +21,23 @@ def numbers(row):
 
 
 @pytest.fixture
-def table(films):
-    """A table beside the films: one report holds a comma and a line break, one row names no file, one a bad file."""
-    (films / "bad.png").write_text("not a film")
-    reports = [(films / f"smith-{i}.txt").read_text() for i in range(4)]
+def table(images):
+    """A table: one report holds a comma and a line break, one row names no file, and one names a bad file."""
+    (images / "bad.png").write_text("not an image")
+    reports = [(images / f"smith-{i}.txt").read_text() for i in range(4)]
     reports[1] = 'Heart "large",\nlungs clear'
-    with (films / "cases.csv").open("w", newline="") as file:
+    with (images / "cases.csv").open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["id", "image", "report"])
         rows.writerows([f"patient {i}", f"smith-{i}.jpg", report] for i, report in enumerate(reports))
-        rows.writerows([["patient 4", "", "no film"], ["patient 5", "bad.png", ""]])
-    return films / "cases.csv"
+        rows.writerows([["patient 4", "", "no image"], ["patient 5", "bad.png", ""]])
+    return images / "cases.csv"
 
 
-def test_a_folder_gives_a_row_a_picture_and_json_per_film(cxr_dist, run_of, films, tmp_path):
+def test_a_folder_gives_a_row_a_picture_and_json_per_image(cxr_dist, run_of, images, tmp_path):
     out = tmp_path / "out"
     status, printed, err = cxr_dist(
-        "predict", run_of("fused"), "--input", films, "--out", out, "--mc-samples", "3"
+        "predict", run_of("fused"), "--input", images, "--out", out, "--mc-samples", "3"
     )
     assert (status, err) == (0, "")
     assert f"5 of 5 cases predicted: {out}/predictions.csv; 1 had no report" in printed
@@ -57,7 +57,7 @@ def test_a_folder_gives_a_row_a_picture_and_json_per_film(cxr_dist, run_of, film
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 100])
-def test_batches_say_of_each_case_what_is_said_of_it_alone(cxr_dist, run_of, table, tmp_path, size):
+def test_a_case_gets_the_same_prediction_in_a_batch_as_alone(cxr_dist, run_of, table, tmp_path, size):
     given = ("--mc-samples", "3", "--input", table)
     status, printed, _ = cxr_dist(
         "predict", run_of("fused"), *given, "--batch", size, "--out", tmp_path / "out"
@@ -70,8 +70,8 @@ def test_batches_say_of_each_case_what_is_said_of_it_alone(cxr_dist, run_of, tab
     assert [row["id"] for row in rows] == [f"patient {i}" for i in range(6)]
     assert [row["error"] for row in rows] == [
         *[""] * 4,
-        "this run's model reads a film (--image FILE), and none was given",
-        "the film cannot be used: image not readable; expected a PNG or JPEG",
+        "this run's model reads an image (--image FILE), but none was given",
+        "the image cannot be used: image not readable; expected a PNG or JPEG",
     ]
     assert not any(rows[4][name] for name in rows[4] if name not in ("row", "id", "image", "error"))
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["predictions.csv"]
@@ -84,23 +84,23 @@ def test_batches_say_of_each_case_what_is_said_of_it_alone(cxr_dist, run_of, tab
     assert numbers(rows[1]) == pytest.approx(expected, abs=2e-6)
 
 
-def test_a_text_only_run_reads_the_reports_of_a_folder_or_table(cxr_dist, run_of, films, table, tmp_path):
-    for source, count in ((films, 4), (table, 5)):
+def test_a_text_only_run_reads_the_reports_of_a_folder_or_table(cxr_dist, run_of, images, table, tmp_path):
+    for source, count in ((images, 4), (table, 5)):
         out = tmp_path / str(count)
         cxr_dist("predict", run_of("text"), "--input", source, "--out", out, "--batch", "2")
         rows = rows_of(out)
         assert sum(not row["error"] for row in rows) == count
-    assert rows[5]["error"] == "the row names no film and has no report"
+    assert rows[5]["error"] == "the row names no image and has no report"
 
 
-def test_an_image_only_run_leaves_the_reports_alone(cxr_dist, run_of, table, tmp_path):
+def test_an_image_only_run_ignores_the_reports(cxr_dist, run_of, table, tmp_path):
     cxr_dist("predict", run_of("image"), "--input", table, "--out", tmp_path / "out", "--batch", "2")
     rows = rows_of(tmp_path / "out")
     assert [bool(row["error"]) for row in rows] == [False] * 4 + [True] * 2
 
 
-def test_a_run_on_several_labels_decides_each(cxr_dist, run_of, films, tmp_path, tiny_shards):
-    """The same weights taken for labels, each on its own."""
+def test_a_multilabel_run_decides_every_label_by_itself(cxr_dist, run_of, images, tmp_path, tiny_shards):
+    """The weights of the multiclass run are used as those of a multilabel run."""
     shards = shutil.copytree(tiny_shards, tmp_path / "shards")
     manifest = dataclasses.replace(load_manifest(shards), task="multilabel")
     (shards / "manifest.json").write_text(manifest.to_json())
@@ -108,7 +108,7 @@ def test_a_run_on_several_labels_decides_each(cxr_dist, run_of, films, tmp_path,
     config = (run_dir / "config.yaml").read_text()
     (run_dir / "config.yaml").write_text(config.replace(str(tiny_shards), str(shards)))
     status, _, err = cxr_dist(
-        "predict", run_dir, "--input", films, "--out", tmp_path / "out", "--mc-samples", "2"
+        "predict", run_dir, "--input", images, "--out", tmp_path / "out", "--mc-samples", "2"
     )
     assert (status, err) == (0, "")
     for row in rows_of(tmp_path / "out"):
@@ -116,9 +116,9 @@ def test_a_run_on_several_labels_decides_each(cxr_dist, run_of, films, tmp_path,
             assert int(row[f"predicted:{name}"]) == (float(row[f"probability:{name}"]) >= 0.5)
 
 
-def test_a_folder_that_holds_something_is_not_written_to(cxr_dist, run_of, films):
-    before = sorted(films.iterdir())
-    status, _, err = cxr_dist("predict", run_of("fused"), "--input", films, "--out", films)
+def test_a_folder_that_is_not_empty_is_not_written_to(cxr_dist, run_of, images):
+    before = sorted(images.iterdir())
+    status, _, err = cxr_dist("predict", run_of("fused"), "--input", images, "--out", images)
     assert status == 2
-    assert "--out holds something already: choose a new or empty folder" in err
-    assert sorted(films.iterdir()) == before
+    assert "--out is not empty: choose a new or empty folder" in err
+    assert sorted(images.iterdir()) == before

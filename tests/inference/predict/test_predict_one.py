@@ -1,4 +1,4 @@
-"""`cxr-dist predict --image`: a picture and JSON of one case, and nothing private anywhere else."""
+"""`cxr-dist predict --image` writes a picture and JSON of one case, and nothing private anywhere else."""
 
 import json
 import shutil
@@ -9,25 +9,25 @@ import pytest
 MODES = ("image", "text", "fused")
 
 
-def arguments(films, mode, out):
-    image = ("--image", films / "smith-0.jpg") if mode != "text" else ()
-    report = ("--report", (films / "smith-0.txt").read_text()) if mode != "image" else ()
+def arguments(images, mode, out):
+    image = ("--image", images / "smith-0.jpg") if mode != "text" else ()
+    report = ("--report", (images / "smith-0.txt").read_text()) if mode != "image" else ()
     return (*image, *report, "--mc-samples", "5", "--out", out)
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_one_case_is_a_picture_and_json(cxr_dist, run_of, films, tmp_path, mode):
+def test_one_case_gives_a_picture_and_json(cxr_dist, run_of, images, tmp_path, mode):
     out = tmp_path / "new" / "look.png"
-    status, printed, err = cxr_dist("predict", run_of(mode), *arguments(films, mode, out))
+    status, printed, err = cxr_dist("predict", run_of(mode), *arguments(images, mode, out))
     assert (status, err) == (0, "")
-    answer, said = json.loads(out.with_suffix(".json").read_text()), json.loads(printed)
+    answer, shown = json.loads(out.with_suffix(".json").read_text()), json.loads(printed)
     assert out.read_bytes().startswith(b"\x89PNG")
     assert "not for clinical use" in answer["note"]
     assert sum(answer["probability"].values()) == pytest.approx(1, abs=1e-5)
     assert (answer["mc_passes"], answer["mc_scope"], answer["temperature"]) == (5, "head", None)
     assert answer["probability"][answer["explained_class"]] == max(answer["probability"].values())
-    assert {name: answer[name] for name in said if name in answer} == {
-        name: said[name] for name in said if name in answer
+    assert {name: answer[name] for name in shown if name in answer} == {
+        name: shown[name] for name in shown if name in answer
     }
     assert (answer["heat_map"] is None) == (mode == "text")
     if mode != "text":
@@ -36,49 +36,47 @@ def test_one_case_is_a_picture_and_json(cxr_dist, run_of, films, tmp_path, mode)
 
 
 @pytest.mark.parametrize("mode", ["text", "fused"])
-def test_the_words_are_in_the_files_alone_which_only_their_owner_can_read(
-    cxr_dist, run_of, films, tmp_path, mode
-):
+def test_the_words_are_only_in_files_that_only_their_owner_can_read(cxr_dist, run_of, images, tmp_path, mode):
     out = tmp_path / "look.png"
-    _, printed, _ = cxr_dist("predict", run_of(mode), *arguments(films, mode, out))
-    report = (films / "smith-0.txt").read_text()
-    found = json.loads(out.with_suffix(".json").read_text())["report"]
-    words = [entry["word"] for entry in found["words"]]
+    _, printed, _ = cxr_dist("predict", run_of(mode), *arguments(images, mode, out))
+    report = (images / "smith-0.txt").read_text()
+    scored = json.loads(out.with_suffix(".json").read_text())["report"]
+    words = [entry["word"] for entry in scored["words"]]
     assert "".join(report.split()).startswith("".join(words))
-    assert found["words_cut_off"] > 0
-    held = sum(entry["attention"] for entry in found["words"]) + found["attention_on_special_tokens"]
-    assert held == pytest.approx(1, abs=1e-4)
+    assert scored["words_cut_off"] > 0
+    attention = sum(entry["attention"] for entry in scored["words"])
+    assert attention + scored["attention_on_special_tokens"] == pytest.approx(1, abs=1e-4)
     assert not [word for word in words if len(word) > 5 and word in printed]
     for path in (out, out.with_suffix(".json")):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_scopes_and_no_passes_at_all(cxr_dist, run_of, films, tmp_path):
-    given = arguments(films, "fused", tmp_path / "a.png")
+def test_every_scope_works_and_no_passes_give_no_intervals(cxr_dist, run_of, images, tmp_path):
+    given = arguments(images, "fused", tmp_path / "a.png")
     for scope in ("head", "text", "all"):
         _, printed, _ = cxr_dist("predict", run_of("fused"), *given, "--mc-scope", scope)
         assert json.loads(printed)["mc_scope"] == scope
     _, printed, _ = cxr_dist("predict", run_of("fused"), *given, "--mc-samples", "0")
-    said = json.loads(printed)
-    assert (said["mc_passes"], said["mc_scope"]) == (0, None)
-    assert "mc_mean" not in said
+    answer = json.loads(printed)
+    assert (answer["mc_passes"], answer["mc_scope"]) == (0, None)
+    assert "mc_mean" not in answer
     status, _, err = cxr_dist(
-        "predict", run_of("image"), *arguments(films, "image", tmp_path / "b.png"), "--mc-scope", "text"
+        "predict", run_of("image"), *arguments(images, "image", tmp_path / "b.png"), "--mc-scope", "text"
     )
     assert status == 2
     assert "--mc-scope text: this run's model reads no report; use head or all" in err
 
 
-def test_the_temperature_of_an_evaluation_calibrates(cxr_dist, run_of, films, tmp_path):
+def test_the_temperature_of_an_evaluation_calibrates_predictions(cxr_dist, run_of, images, tmp_path):
     run_dir = run_of("text")
     assert cxr_dist("evaluate", run_dir, "--mc-samples", "0")[0] == 0
-    _, printed, _ = cxr_dist("predict", run_dir, *arguments(films, "text", tmp_path / "a.png"))
+    _, printed, _ = cxr_dist("predict", run_dir, *arguments(images, "text", tmp_path / "a.png"))
     metrics = json.loads((run_dir / "evaluation" / "test" / "metrics.json").read_text())
-    said, temperature = json.loads(printed), metrics["calibration"]["temperature"]
-    assert said["temperature"] == temperature
-    powers = {name: p ** (1 / temperature) for name, p in said["probability"].items()}
+    answer, temperature = json.loads(printed), metrics["calibration"]["temperature"]
+    assert answer["temperature"] == temperature
+    powers = {name: p ** (1 / temperature) for name, p in answer["probability"].items()}
     for name, power in powers.items():
-        assert said["calibrated"][name] == pytest.approx(power / sum(powers.values()), abs=1e-4)
+        assert answer["calibrated"][name] == pytest.approx(power / sum(powers.values()), abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -88,17 +86,23 @@ def test_the_temperature_of_an_evaluation_calibrates(cxr_dist, run_of, films, tm
         ("fused", ("--image", "a.png", "--input", "b"), "say what to predict: --image FILE"),
         ("fused", ("--image", "a.png", "--batch", "8"), "--batch is the number of images per forward pass"),
         ("fused", ("--input", "b", "--batch", "0"), "1 or more, and goes with --input"),
-        ("fused", ("--report", "x"), "this run's model reads a film (--image FILE), and none was given"),
+        ("fused", ("--report", "x"), "this run's model reads an image (--image FILE), but none was given"),
         ("image", ("--image", "a.png", "--report", "x"), "reads no report: leave --report out"),
         (
             "fused",
             ("--image", "a.png"),
-            "the film cannot be used: image file missing; expected a PNG or JPEG",
+            "the image cannot be used: image file missing; expected a PNG or JPEG",
         ),
-        ("fused", ("--image", "a.png", "--out", "a.jpg"), "--out ends in .jpg: the picture's name ends in"),
+        (
+            "fused",
+            ("--image", "a.png", "--out", "a.jpg"),
+            "--out ends in .jpg: the name of the picture must end in .png",
+        ),
     ],
 )
-def test_bad_requests_are_one_line(cxr_dist, run_of, tmp_path, monkeypatch, mode, given, message):
+def test_invalid_requests_are_refused_with_one_line(
+    cxr_dist, run_of, tmp_path, monkeypatch, mode, given, message
+):
     run_dir = run_of(mode)
     monkeypatch.chdir(tmp_path)
     status, _, err = cxr_dist("predict", run_dir, *given)
@@ -107,20 +111,20 @@ def test_bad_requests_are_one_line(cxr_dist, run_of, tmp_path, monkeypatch, mode
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_that_is_no_film(cxr_dist, run_of, tmp_path):
+def test_a_file_that_is_not_an_image_is_refused_without_its_name(cxr_dist, run_of, tmp_path):
     (tmp_path / "smith.png").write_text("hello")
     status, _, err = cxr_dist("predict", run_of("image"), "--image", tmp_path / "smith.png")
     assert status == 2
-    assert "the film cannot be used: image not readable; expected a PNG or JPEG" in err
+    assert "the image cannot be used: image not readable; expected a PNG or JPEG" in err
     assert "smith" not in err
 
 
-def test_a_damaged_best_checkpoint_is_refused_with_two_ways_on(cxr_dist, run_of, films, tmp_path):
+def test_the_message_about_a_damaged_best_checkpoint_gives_two_remedies(cxr_dist, run_of, images, tmp_path):
     run_dir = shutil.copytree(run_of("image"), tmp_path / "run", symlinks=True)
     (run_dir / "best" / "model.safetensors").write_bytes(b"")
     status, _, err = cxr_dist(
-        "predict", run_dir, "--image", films / "smith-0.jpg", "--out", tmp_path / "p.png"
+        "predict", run_dir, "--image", images / "smith-0.jpg", "--out", tmp_path / "p.png"
     )
     assert status == 2
     assert "step-00000007: model.safetensors does not have the bytes that were written" in err
-    assert "Bring it back from a copy; or delete best there" in err
+    assert "Restore it from a copy, or delete best there" in err
