@@ -1,4 +1,7 @@
-"""Assembly of `cxr-dist evaluate` and `compare`: run folders in; metrics.json, predictions.csv and a page out."""
+"""Assembly of `cxr-dist evaluate` and `cxr-dist compare`.
+
+From run folders to metrics.json and predictions.csv, and from these to comparison.json and a page.
+"""
 
 import contextlib
 import dataclasses
@@ -44,10 +47,10 @@ def evaluate_runs(
     shards: str | None = None,
     at_sensitivity: float | None = None,
 ) -> None:
-    """Evaluate the best checkpoint of a run, or the mean of several, on a split; once per rank (all ranks).
+    """Evaluate the best checkpoint of a run, or an ensemble of several runs, on a split (all ranks).
 
-    Writes OUT/evaluation/SPLIT; for one run `out` is its own folder. Temperature and thresholds are chosen on
-    validation, which is evaluated first unless it was already, with these checkpoints on these shards.
+    Writes OUT/evaluation/SPLIT; for one run `out` is its own folder. The temperature and the thresholds are chosen
+    on validation, which is evaluated first unless these checkpoints were already evaluated on it with these shards.
     """
     check_sensitivity(at_sensitivity)
     if len({run_dir.resolve() for run_dir in run_dirs}) < len(run_dirs):
@@ -71,40 +74,34 @@ def evaluate_runs(
 
 
 class _Evaluation:
-    """The members of an ensemble (mostly one) on the same shards."""
+    """The members of an ensemble, often one, on the same shards."""
 
-    def __init__(
-        self,
-        members: Sequence[TrainedModel],
-        manifest: Manifest,
-        world: World,
-        out: Path,
-    ) -> None:
+    def __init__(self, members: Sequence[TrainedModel], manifest: Manifest, world: World, out: Path) -> None:
         self.members, self.manifest, self.world, self.out = members, manifest, world, out
         digests = {manifest_sha256(shards_folder(member.config.data)) for member in members}
         if len(digests) > 1:
             raise UserError(
-                "the runs of an ensemble were trained on different shards: name the ones to evaluate on, "
-                "with --shards"
+                "the runs of the ensemble were trained on different shards: choose the shards to evaluate on with "
+                "--shards"
             )
         self.manifest_sha256 = digests.pop()
         self.facts = [member_of(member.config, member.step) for member in members]
 
     def validation(self, mc: McDropout, at_sensitivity: float | None) -> Predictions | None:
-        """Predictions on validation, of an earlier evaluation of the same checkpoints where there is one (rank 0)."""
-        found = None
+        """Predictions on validation, from an earlier evaluation of the same checkpoints if there is one (rank 0)."""
+        earlier = None
         if self.world.is_main:
-            found = finished_predictions(self.out, "val", self.facts, self.manifest_sha256)
-        # Rank 0 decides for all: another rank may not see the same files.
-        if from_main(torch.tensor(int(found is not None), device=self.members[0].device)):
-            return found
+            earlier = finished_predictions(self.out, "val", self.facts, self.manifest_sha256)
+        # Rank 0 decides for all ranks, because they may not all see the same files.
+        if from_main(torch.tensor(int(earlier is not None), device=self.members[0].device)):
+            return earlier
         return self.run("val", mc, None, at_sensitivity)
 
     def run(
         self, split: str, mc: McDropout, validation: Predictions | None, at_sensitivity: float | None
     ) -> Predictions:
         """Predict, gather, assess and write (all ranks)."""
-        found = average(
+        predictions = average(
             [
                 predict_split(
                     member.classifier,
@@ -120,31 +117,21 @@ class _Evaluation:
             ]
         )
         if self.world.is_main:
-            self._write(split, mc, found, validation, at_sensitivity)
-        return found
-
-    def _write(
-        self,
-        split: str,
-        mc: McDropout,
-        found: Predictions,
-        validation: Predictions | None,
-        at_sensitivity: float | None,
-    ) -> None:
-        data, folder = self.members[0].config.data, self.out / "evaluation" / split
-        folder.mkdir(parents=True, exist_ok=True)
-        with contextlib.closing(open_store(data, self.manifest, split)) as store:
-            found = dataclasses.replace(found, attributes=read_attributes(store))
-        facts = self._facts(split, mc, data) | assess(found, validation, at_sensitivity)
-        found.write_csv(folder / "predictions.csv")
-        write_whole(folder / "metrics.json", strict_json(facts))
+            data, folder = self.members[0].config.data, self.out / "evaluation" / split
+            folder.mkdir(parents=True, exist_ok=True)
+            with contextlib.closing(open_store(data, self.manifest, split)) as store:
+                described = dataclasses.replace(predictions, attributes=read_attributes(store))
+            facts = self._facts(split, mc, data) | assess(described, validation, at_sensitivity)
+            described.write_csv(folder / "predictions.csv")
+            write_whole(folder / "metrics.json", to_json(facts))
+        return predictions
 
     def _facts(self, split: str, mc: McDropout, data: DataConfig) -> dict[str, Any]:
-        """What metrics.json says beside the blocks of `assess`."""
+        """The fields of metrics.json that `assess` does not give."""
         modes = {member["mode"] for member in self.facts}
         sections = [section for member in self.facts for section in member["text_sections"]]
-        own = self.manifest.labels_in_reports
-        return ({"labels_in_reports": own} if own else {}) | {
+        in_reports = self.manifest.labels_in_reports
+        return ({"labels_in_reports": in_reports} if in_reports else {}) | {
             "run": self.facts[0]["run"],
             "mode": modes.pop() if len(modes) == 1 else "fused",
             "members": self.facts,
@@ -166,8 +153,8 @@ def compare_runs(
 ) -> Comparison:
     """Write comparison.json and report.html of evaluated runs to the folder `out`.
 
-    With `examples_per_kind` the page shows so many of each run's most uncertain and most wrong cases, read from
-    `shards` (by default where the runs were trained on them): patient data.
+    `examples_per_kind` is the number of each run's most uncertain and of its most wrong cases that the page shows.
+    They are read from `shards`, by default the shards that the run was trained on. The page then holds patient data.
     """
     if examples_per_kind < 0:
         raise UserError(f"--with-examples is {examples_per_kind}; expected a number of cases, or 0 for none")

@@ -1,9 +1,9 @@
-"""The format of an exported model: a folder that needs no shards, no run folder and no network.
+"""The format of an exported model: a folder that can be used without shards, run folder or internet access.
 
     EXPORT/config.json  model.safetensors  text_encoder/  model.onnx  README.md  SHA256SUMS
 
-`sha256sum --check SHA256SUMS` checks all of it by hand; `read` checks what it reads, and can do without
-model.onnx, which is for other runtimes. README.md, the model card, has no sum: people edit it.
+`read` checks the files that it reads against SHA256SUMS, as `sha256sum --check SHA256SUMS` does for all. model.onnx
+is optional and is for other runtimes. README.md, the model card, has no checksum, so that people can edit it.
 """
 
 import dataclasses
@@ -30,55 +30,55 @@ from cxr_dist.model.image_encoder import image_encoder_kind
 from cxr_dist.model.weights import encoder_name
 from cxr_dist.run.parts import PartsRecord
 
-FORMAT = "cxr_dist model"
-FORMAT_VERSION = 1
+EXPORT_FORMAT = "cxr_dist model"
+EXPORT_FORMAT_VERSION = 1
 CONFIG, WEIGHTS, TEXT_ENCODER, GRAPH = "config.json", "model.safetensors", "text_encoder", "model.onnx"
 SUMS, CARD = "SHA256SUMS", "README.md"
 
-_OF_TRAINING_ONLY = ("weights", "gradient_checkpointing")  # fields of ModelConfig that change no answer
-_LATER = ("sync_batchnorm",)  # fields that exports of the first releases lack, and that have a default
+_OF_TRAINING_ONLY = ("weights", "gradient_checkpointing")  # fields of ModelConfig that change no prediction
+_LATER = ("sync_batchnorm",)  # fields with a default that the exports of the first releases do not have
 _MACHINE_KEYS = ("_name_or_path", "name_or_path", "tokenizer_file", "special_tokens_map_file")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """What there is to say of a trained model beside its tensors and its tokenizer."""
+    """Everything about a trained model but its tensors and its tokenizer."""
 
     config: Config
     task: Task
     classes: tuple[str, ...]
     image: dict[str, int]
-    """`short_side` (pixels) and `quality` of the JPEGs that it was trained on, and `views`: see Manifest.image."""
+    """`short_side` (pixels) and `quality` of the JPEGs that it was trained on, and `views`; see Manifest.image."""
     step: int
     """The checkpoint's optimizer step."""
     manifest_sha256: str
-    """Of the shards that it was trained on."""
-    parts: PartsRecord = dataclasses.field(default_factory=dict)
-    """Of encoders that the run's user wrote."""
+    """The sha256 of the manifest of the shards that it was trained on."""
+    parts: Record = dataclasses.field(default_factory=dict)
+    """The user-defined encoders."""
     temperature: float | None = None
-    """That an evaluation of this checkpoint chose on validation; None without one."""
+    """The temperature that an evaluation of this checkpoint chose on validation; None without one."""
 
     @property
     def views(self) -> int:
-        """Most films of a sample that it was trained on; 1 where each film was a sample."""
+        """The largest number of images per sample in training; 1 if every image was a sample."""
         return self.image.get("views", 1)
 
     def to_json(self) -> str:
-        """The text of config.json: the same description gives the same bytes."""
+        """The text of config.json; equal descriptions give equal bytes."""
         data, model = self.config.data, dataclasses.asdict(self.config.model)
         architecture = {name: model[name] for name in model if name not in _OF_TRAINING_ONLY}
         for encoder in ("image_encoder", "text_encoder"):
             architecture[encoder] = encoder_name(architecture[encoder])
         plain = {
-            "format": FORMAT,
-            "format_version": FORMAT_VERSION,
+            "format": EXPORT_FORMAT,
+            "format_version": EXPORT_FORMAT_VERSION,
             "cxr_dist_version": __version__,
             "run": self.config.run,
             "task": self.task,
             "classes": self.classes,
             "architecture": architecture,
             "stored_image": self.image,
-            "image": self._film() if self.config.model.uses_image else None,
+            "image": self._input_image() if self.config.model.uses_image else None,
             "text": {"sections": data.text_sections, "max_tokens": data.max_tokens}
             if self.config.model.uses_text
             else None,
@@ -92,28 +92,28 @@ class Description:
         plain |= {"parts": to_plain(self.parts)} if self.parts else {}
         return json.dumps(plain, indent=1, ensure_ascii=False) + "\n"
 
-    def _film(self) -> dict[str, int | float]:
+    def _input_image(self) -> dict[str, int | float]:
         mean, deviation = image_encoder_kind(self.config.model.image_encoder).levels
         return {"size": self.config.data.image_size, "channels": 1, "mean": mean, "deviation": deviation}
 
     @classmethod
     def from_plain(cls, plain: object, file: str = CONFIG) -> Self:
-        """From what `to_json` wrote; raises UserError where a field is missing, unknown or of no use."""
-        found = decode(_Settings, plain, file)
+        """The description that `to_json` wrote; raises UserError for a missing, unknown or invalid field."""
+        stored = decode(_Settings, plain, file)
         assert isinstance(plain, dict)
         for field in dataclasses.fields(ModelConfig):
             known = field.name in plain["architecture"] or field.name in (*_OF_TRAINING_ONLY, *_LATER)
             require(known, f"{file}: architecture.{field.name} is missing")
-        image = dataclasses.asdict(found.stored_image)
+        image = dataclasses.asdict(stored.stored_image)
         return cls(
-            config=found.config(),
-            task=found.task,
-            classes=found.classes,
+            config=stored.config(),
+            task=stored.task,
+            classes=stored.classes,
             image={name: value for name, value in image.items() if value is not None},
-            step=found.checkpoint_step,
-            manifest_sha256=found.manifest_sha256,
-            parts=found.parts,
-            temperature=found.temperature,
+            step=stored.checkpoint_step,
+            manifest_sha256=stored.manifest_sha256,
+            parts=stored.parts,
+            temperature=stored.temperature,
         )
 
 
@@ -134,7 +134,7 @@ class _StoredImage:
 
 @dataclass(frozen=True, kw_only=True)
 class _Image:
-    """The network's input; the means of its normalisation are those that the encoders' published weights need."""
+    """The image that the network reads, normalised by the mean and the deviation that its encoder needs."""
 
     size: int
     channels: Literal[1]
@@ -144,7 +144,7 @@ class _Image:
 
 @dataclass(frozen=True, kw_only=True)
 class _Text:
-    """What of a report the network reads."""
+    """The part of a report that the network reads."""
 
     sections: tuple[str, ...]
     max_tokens: int
@@ -152,7 +152,7 @@ class _Text:
 
 @dataclass(frozen=True, kw_only=True)
 class _Settings:
-    """config.json, field by field, in the order in which `to_json` writes it."""
+    """The fields of config.json, in the order in which `to_json` writes them."""
 
     format: str
     format_version: int
@@ -187,7 +187,7 @@ class _Settings:
         self.config()
 
     def config(self) -> Config:
-        """The configuration as far as using the model goes; what belongs to training has its defaults."""
+        """The settings that matter for using the model; those of training have their defaults."""
         data = DataConfig()
         if self.image is not None:
             data = dataclasses.replace(data, image_size=self.image.size)
@@ -201,15 +201,17 @@ class _Settings:
 
 
 def write_weights(folder: Path, description: Description, tensors: dict[str, Tensor]) -> None:
-    """Write config.json and model.safetensors into a folder that exists."""
+    """Write config.json and model.safetensors into an existing folder."""
     (folder / CONFIG).write_text(description.to_json(), encoding="utf-8")
-    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(whole, folder / WEIGHTS, metadata={"format": "pt"})
-    shutil.copymode(folder / CONFIG, folder / WEIGHTS)  # safetensors lets only the owner read
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    shutil.copymode(
+        folder / CONFIG, folder / WEIGHTS
+    )  # safetensors makes the file readable by its owner only
 
 
 def write_text_encoder(folder: Path, source: Path) -> None:
-    """Copy the run's text encoder, its JSON without the paths that other tools leave there."""
+    """Copy the run's text encoder, without the local paths that other tools write into its JSON files."""
     (folder / TEXT_ENCODER).mkdir()
     for path in sorted(source.iterdir()):
         content = path.read_bytes()
@@ -222,16 +224,16 @@ def write_text_encoder(folder: Path, source: Path) -> None:
 
 
 def write_sums(folder: Path) -> None:
-    """Write SHA256SUMS, as sha256sum does, over all files but the model card."""
+    """Write SHA256SUMS, in the format of sha256sum, for all files but the model card."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in (SUMS, CARD))
     lines = [f"{sha256_of(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
     (folder / SUMS).write_text("".join(lines), encoding="utf-8")
 
 
 def read(folder: Path) -> tuple[Description, dict[str, Tensor]]:
-    """The description and the tensors of an exported model, compared with their sha256 first.
+    """The description and the tensors of an exported model, after a check of their sha256.
 
-    Raises UserError for a folder that is missing, damaged, not an exported model, or of a newer release.
+    Raises UserError for a folder that is missing, damaged, not an exported model, or written by a newer release.
     """
     plain = _recognise(folder)
     _check_sums(folder)
@@ -247,16 +249,16 @@ def _recognise(folder: Path) -> dict[str, Any]:
         "folder that `cxr-dist export` or `cxr-dist train` wrote",
     )
     plain = parse_json(folder / CONFIG, f"{CONFIG} in {folder}")
-    if not isinstance(plain, dict) or plain.get("format") != FORMAT:
+    if not isinstance(plain, dict) or plain.get("format") != EXPORT_FORMAT:
         raise UserError(
-            f"{CONFIG} in {folder} does not describe a cxr_dist model: other Hugging Face folders open with "
-            "their own library"
+            f"{CONFIG} in {folder} does not describe a cxr_dist model: open other Hugging Face models with their own "
+            "library"
         )
     version = plain.get("format_version")
-    if version != FORMAT_VERSION:
+    if version != EXPORT_FORMAT_VERSION:
         raise UserError(
             f"the model in {folder} has format version {version}, written by cxr_dist "
-            f"{plain.get('cxr_dist_version')}; this release, {__version__}, reads version {FORMAT_VERSION}: "
+            f"{plain.get('cxr_dist_version')}; this release, {__version__}, reads version {EXPORT_FORMAT_VERSION}: "
             "install the release that wrote it, or a newer one"
         )
     return plain

@@ -1,7 +1,7 @@
-"""The evaluation network as one ONNX file: uint8 films and token ids in, logits and probabilities out.
+"""The evaluation network as one ONNX file: uint8 images and token ids in, logits and probabilities out.
 
-Normalisation and softmax (or sigmoid) are part of the graph, so that another runtime needs no line of ours. What
-is written was first run by onnxruntime beside the network itself.
+Normalisation and softmax (or sigmoid) are part of the graph, so that another runtime needs none of our code. Every
+graph is compared with the network in onnxruntime before it is used.
 """
 
 import copy
@@ -25,8 +25,8 @@ TOLERANCE = 1e-4
 
 _OUTPUTS = ("logits", "probabilities")
 _NEEDED = ("onnx", "onnxscript", "onnxruntime")
-_LEAST_VOCABULARY = 5  # of any tokenizer: its special tokens
-_LARGEST_BATCH = 4096  # torch.export wants a bound; the graph itself has none
+_MIN_VOCABULARY = 5  # every tokenizer has its special tokens
+_MAX_BATCH = 4096  # torch.export needs a bound; the graph itself has none
 
 
 class EvaluationGraph(nn.Module):
@@ -44,14 +44,14 @@ class EvaluationGraph(nn.Module):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Films uint8 [b, 1, H, W], ids and mask int64 [b, T] to logits and probabilities, float32 [b, C]."""
-        films = None if images is None else self.classifier.levels.normalise(images)
-        logits: Tensor = self.classifier(films, input_ids, attention_mask)
+        """Images uint8 [b, 1, H, W], ids and mask int64 [b, T] to logits and probabilities, float32 [b, C]."""
+        normalised = None if images is None else self.classifier.levels.normalise(images)
+        logits: Tensor = self.classifier(normalised, input_ids, attention_mask)
         return logits, logits.softmax(-1) if self.task == "multiclass" else logits.sigmoid()
 
 
 def check_onnx() -> None:
-    """Raise UserError where a package that `write_onnx` needs is not installed."""
+    """Raise UserError if a package that `write_onnx` needs is not installed."""
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
@@ -63,9 +63,9 @@ def check_onnx() -> None:
 def write_onnx(classifier: Classifier, task: Task, path: Path, *, image_size: int, max_tokens: int) -> float:
     """Write the network's graph to `path`; returns its largest difference from the network.
 
-    The number of samples and of tokens are free, the film's side is not. `path` stays if the two differ.
+    The numbers of samples and of tokens are free; the size of the image is fixed.
 
-    Raises UserError where a package is missing, or the two differ by more than `TOLERANCE`.
+    Raises UserError if a package is missing, or if the two differ by more than `TOLERANCE`; `path` is kept then.
     """
     check_onnx()
     graph = EvaluationGraph(classifier, task)
@@ -88,13 +88,13 @@ def write_onnx(classifier: Classifier, task: Task, path: Path, *, image_size: in
     if not difference <= TOLERANCE:
         raise UserError(
             f"the ONNX graph differs from the network by {difference:.2g}, more than {TOLERANCE:g}: export with "
-            "--onnx false, and report this"
+            "--onnx false, and report this as a bug"
         )
     return difference
 
 
 def _dynamic_shapes(graph: EvaluationGraph, inputs: dict[str, Tensor]) -> dict[str, dict[int, Any]]:
-    batch = torch.export.Dim("batch", min=1, max=_LARGEST_BATCH)
+    batch = torch.export.Dim("batch", min=1, max=_MAX_BATCH)
     if graph.classifier.text is None:
         return {"images": {0: batch}}
     longest: Any = graph.classifier.text.max_tokens
@@ -103,7 +103,7 @@ def _dynamic_shapes(graph: EvaluationGraph, inputs: dict[str, Tensor]) -> dict[s
 
 
 def _inputs(graph: EvaluationGraph, batch: int, length: int, image_size: int) -> dict[str, Tensor]:
-    """Noise of the shapes and ranges that the graph takes; the first report has no padding."""
+    """Random inputs of the shapes and ranges that the graph takes; the first report has no padding."""
     generator = torch.Generator().manual_seed(batch)
     inputs: dict[str, Tensor] = {}
     if graph.classifier.image is not None:
@@ -111,7 +111,7 @@ def _inputs(graph: EvaluationGraph, batch: int, length: int, image_size: int) ->
         inputs["images"] = torch.randint(256, size, generator=generator, dtype=torch.uint8)
     if graph.classifier.text is not None:
         embeddings = getattr(graph.classifier.text, "get_input_embeddings", None)
-        vocabulary = embeddings().num_embeddings if embeddings else _LEAST_VOCABULARY
+        vocabulary = embeddings().num_embeddings if embeddings else _MIN_VOCABULARY
         lengths = torch.randint(1, length + 1, (batch, 1), generator=generator)
         lengths[0] = length
         mask = (torch.arange(length) < lengths).long()
@@ -122,36 +122,33 @@ def _inputs(graph: EvaluationGraph, batch: int, length: int, image_size: int) ->
 
 @torch.no_grad()
 def _largest_difference(graph: EvaluationGraph, path: Path, image_size: int, max_tokens: int) -> float:
-    """Of two batch sizes and two lengths, neither of them only those that the graph was traced with."""
+    """The largest difference over two batch sizes and two lengths, other than those of the trace."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     differences = []
     for batch, length in ((1, max_tokens), (3, max_tokens // 2)):
         inputs = _inputs(graph, batch, length, image_size)
-        found = session.run(list(_OUTPUTS), {name: values.numpy() for name, values in inputs.items()})
-        wanted = graph(**inputs)
-        differences += [(torch.from_numpy(f) - w).abs().max() for f, w in zip(found, wanted, strict=True)]
+        outputs = session.run(list(_OUTPUTS), {name: values.numpy() for name, values in inputs.items()})
+        expected = graph(**inputs)
+        differences += [(torch.from_numpy(o) - e).abs().max() for o, e in zip(outputs, expected, strict=True)]
     return float(torch.stack(differences).max())
 
 
 def _forget_sources(model: Any) -> None:
-    """Leave out what torch notes beside each operation: its line of source, with the paths of this machine."""
+    """Remove the metadata in which torch records every operation's line of source, with paths of this machine."""
     model.metadata_props.clear()
-    model.graph.metadata_props.clear()
-    for node in model.graph.all_nodes():
-        node.metadata_props.clear()
-        for value in node.outputs:
-            value.metadata_props.clear()
-    for function in model.functions.values():
-        function.metadata_props.clear()
-        for node in function.all_nodes():
+    for graph in (model.graph, *model.functions.values()):
+        graph.metadata_props.clear()
+        for node in graph.all_nodes():
             node.metadata_props.clear()
+            for value in node.outputs:
+                value.metadata_props.clear()
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporters' remarks on what they cannot fold, and on names that they make unique."""
+    """Hide the exporters' messages about constants that they cannot fold and names that they change."""
     onnxscript = logging.getLogger("onnxscript")
     level = onnxscript.level
     onnxscript.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""config.json of an exported model: the same bytes in every release, and every field checked when it is read."""
+"""The config.json of an exported model has the same bytes in every release, and every field of it is checked."""
 
 import copy
 import dataclasses
@@ -39,18 +39,18 @@ VERSION_1 = """\
  "checkpoint_step": 3, "manifest_sha256": "DIGEST", "temperature": 1.25,
  "note": "research software, not for clinical use"}
 """.replace("DIGEST", DIGEST)
-"""What earlier releases wrote of DESCRIPTION, but for the line breaks."""
+"""What earlier releases wrote for DESCRIPTION, except for the line breaks."""
 
 
-def test_the_bytes_are_those_of_earlier_releases():
+def test_this_release_writes_the_same_bytes_as_earlier_ones():
     assert DESCRIPTION.to_json() == json.dumps(json.loads(VERSION_1), indent=1, ensure_ascii=False) + "\n"
 
 
-def test_the_first_exports_which_knew_no_sync_batchnorm_stay_readable():
+def test_the_first_exports_without_sync_batchnorm_can_still_be_read():
     plain = json.loads(VERSION_1.replace(',\n  "sync_batchnorm": false', ""))
-    found = Description.from_plain(plain)
-    assert found == Description.from_plain(json.loads(VERSION_1))
-    assert found.config.model == dataclasses.replace(
+    description = Description.from_plain(plain)
+    assert description == Description.from_plain(json.loads(VERSION_1))
+    assert description.config.model == dataclasses.replace(
         DESCRIPTION.config.model, gradient_checkpointing=ModelConfig().gradient_checkpointing
     )
 
@@ -90,7 +90,7 @@ DESCRIPTIONS = st.builds(
 
 @given(DESCRIPTIONS)
 @settings(max_examples=50, deadline=None)
-def test_every_description_comes_back_to_the_same_bytes(description):
+def test_writing_and_reading_a_description_keeps_its_bytes(description):
     back = Description.from_plain(json.loads(description.to_json()))
     assert back.to_json() == description.to_json()
     given = {f.name: getattr(description, f.name) for f in dataclasses.fields(description)}
@@ -98,7 +98,7 @@ def test_every_description_comes_back_to_the_same_bytes(description):
 
 
 def changed(path: str, value: Any) -> dict[str, Any]:
-    """Version 1 with another value at a path such as architecture.mode; without the field for ...."""
+    """VERSION_1 with `value` at a path such as architecture.mode; the value ... deletes the field."""
     plain = json.loads(VERSION_1)
     *outer, name = path.split(".")
     inner = plain
@@ -140,19 +140,19 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("path", "value", "message"), FAULTS)
-def test_a_fault_is_named_by_its_field(path, value, message):
+def test_the_message_names_the_invalid_field(path, value, message):
     with pytest.raises(UserError, match=f"^config.json: {message}"):
         Description.from_plain(changed(path, value))
 
 
 @given(st.data(), st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.text()))
 @settings(max_examples=150, deadline=None)
-def test_any_value_in_any_field_is_kept_or_refused_in_one_way(data, value):
+def test_any_value_in_any_field_is_either_accepted_or_a_user_error(data, value):
     plain = copy.deepcopy(json.loads(VERSION_1))
     inner = data.draw(st.sampled_from([plain, plain["architecture"], plain["stored_image"], plain["text"]]))
     inner[data.draw(st.sampled_from(sorted(inner)) | st.text())] = value
     try:
         Description.from_plain(plain)
     except UserError as error:
-        said = str(error)
-        assert said.startswith("config.json: "), said
+        message = str(error)
+        assert message.startswith("config.json: "), message

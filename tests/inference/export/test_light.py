@@ -1,4 +1,4 @@
-"""What `cxr_dist.load` brings into a program that only uses a model: no training, no ranks, none of their libraries."""
+"""`cxr_dist.load` imports neither training nor distributed code, nor the libraries that only they need."""
 
 import json
 import subprocess
@@ -26,14 +26,14 @@ LIBRARIES = ("deepspeed", "tensorboard", "submitit", "matplotlib")
 
 
 def modules_after_use(folder, image, report=""):
-    """All modules of a new process that opened the model and asked it once."""
+    """The modules of a new process after it loaded the model and made one prediction."""
     command = [sys.executable, "-c", USE, folder, image, report]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     return json.loads(done.stdout)
 
 
 def of(names, modules):
-    """The modules that are one of these packages or lie in one."""
+    """The modules that are one of these packages or are inside one of them."""
     return [
         module
         for module in modules
@@ -42,8 +42,8 @@ def of(names, modules):
 
 
 @pytest.mark.parametrize("kind", ["exported", "run"])
-def test_a_model_is_used_without_what_trained_it(request, cases_of, kind):
-    """A new process, which has to import torch and transformers (several seconds)."""
+def test_a_model_is_used_without_the_code_that_trained_it(request, cases_of, kind):
+    """Takes several seconds, because a new process has to import torch and transformers."""
     folder = request.getfixturevalue({"exported": "exported", "run": "run_dir"}[kind])
     modules = modules_after_use(folder, *next(iter(cases_of("multiclass").values())))
     assert of((*OF_TRAINING, *LIBRARIES), modules) == []
@@ -51,12 +51,12 @@ def test_a_model_is_used_without_what_trained_it(request, cases_of, kind):
         name.split(".")[1] for name in modules if name.count(".") > 1 and name.startswith("cxr_dist.")
     )
     assert set(rooms) == {"config", "data", "evaluate", "format", "inference", "model", "run"}
-    assert rooms["run"] == 2  # the formats of checkpoints and of own parts
+    assert rooms["run"] == 2  # the formats of checkpoints and of parts.json
     assert rooms.total() <= 60
 
 
-def test_nothing_of_ours_imports_accelerate_or_scipy_s_large_parts(a_run, cases_of, tmp_path):
-    """Where a report is read, transformers imports them, if they are installed; so this model reads films alone."""
+def test_the_package_itself_imports_neither_accelerate_nor_large_modules_of_scipy(a_run, cases_of, tmp_path):
+    """This model reads images only, because transformers, which reads reports, imports them if they are installed."""
     run = a_run(tmp_path / "run", "image", "multilabel")
     image, _ = next(iter(cases_of("multilabel").values()))
     large = ("accelerate", "transformers", "scipy.stats", "scipy.optimize")
