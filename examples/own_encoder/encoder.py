@@ -1,9 +1,9 @@
-"""An image encoder of your own: four convolutions, whose last feature map gives the tokens.
+"""A user-defined image encoder: four convolutions, whose last feature map gives the tokens.
 
     cxr-dist train demo --data.shards SHARDS --model.image-encoder examples/own_encoder/encoder.py:FourConvolutions
 
-The protocol is in cxr_dist/model/image_encoder.py. The encoder is tried on two made-up films before a run starts. The
-run folder keeps the sha256 of this file: resuming, evaluating and predicting need the same file.
+The protocol is in cxr_dist/model/image_encoder.py. Before a run starts, the encoder is tested on two synthetic images.
+The run folder keeps the sha256 of this file: resuming, evaluating and predicting need the same file.
 """
 
 import torch
@@ -13,9 +13,9 @@ from cxr_dist.config.model import ModelConfig
 
 
 class FourConvolutions(nn.Module):
-    """Films float [b, 1, H, W] to tokens [b, H/16 · W/16, 64], row by row, and their maximum [b, 64]."""
+    """Maps images, float [b, 1, H, W], to tokens [b, H/16 · W/16, 64], row by row, and to their maximum [b, 64]."""
 
-    mean, deviation = 0.5, 0.25  # films arrive as (grey level in 0 to 1 - mean) / deviation
+    mean, deviation = 0.5, 0.25  # the images are (grey level in [0, 1] - mean) / deviation
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -25,9 +25,9 @@ class FourConvolutions(nn.Module):
             layers += [nn.Conv2d(narrow, wide, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(wide)]
             layers += [nn.ReLU(), nn.Dropout(config.image_dropout)]
         self.layers = nn.Sequential(*layers)
-        # An encoder with weights of its own would load them here, if config.pretrained.
+        # A pretrained encoder would load its weights here, if config.pretrained.
 
-    def forward(self, films: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens, to which a report's tokens attend, and the pooled film."""
-        tokens = torch.flatten(self.layers(films), 2).transpose(1, 2)
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The tokens, to which the report's tokens attend, and the pooled image."""
+        tokens = torch.flatten(self.layers(images), 2).transpose(1, 2)
         return tokens, tokens.amax(dim=1)

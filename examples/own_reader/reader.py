@@ -1,8 +1,8 @@
-"""A site's own layout: a folder per patient with report.txt and PNGs, and labels.json beside the folders.
+"""A reader for the layout of one site: a folder per patient with report.txt and PNGs, and one labels.json.
 
-SOURCE/labels.json                  {"p0001": "effusion", …}: one word a patient, as two radiologists agreed
+SOURCE/labels.json                  {"p0001": "effusion", …}: one word per patient, on which two radiologists agreed
 SOURCE/p0001/report.txt             FINDINGS: … IMPRESSION: …
-SOURCE/p0001/pa.png, lateral.png    the films, named by their view
+SOURCE/p0001/pa.png, lateral.png    the images, named by their view
 """
 
 import json
@@ -15,7 +15,7 @@ from cxr_dist.shard.record import Record, Source
 
 
 def read(recipe: Recipe, folder: Path | None) -> Source:
-    """A record per PNG; the films of a patient are one study, and share label and report."""
+    """One record per PNG; the images of a patient form one study and share its label and report."""
     root = source_folder(folder, "of this site")
     labels: dict[str, str] = json.loads(inside(root, "labels.json", "reader").read_text(encoding="utf-8"))
     records = []
@@ -24,23 +24,25 @@ def read(recipe: Recipe, folder: Path | None) -> Source:
             (patient / "report.txt").read_text(encoding="utf-8").partition("IMPRESSION:")
         )
         text = {"findings": findings.replace("FINDINGS:", "").strip(), "impression": impression.strip()}
-        for film in sorted(patient.glob("*.png")):
-            name = f"{patient.name}/{film.name}"
+        for image in sorted(patient.glob("*.png")):
+            name = f"{patient.name}/{image.name}"
             records.append(
                 Record(
                     source_id=name,
                     image_id=name,
                     study=patient.name,
                     patient=patient.name,
-                    view=film.stem,
-                    values=(labels.get(patient.name, ""),),  # empty: no label, counted and left out
+                    view=image.stem,
+                    values=(
+                        labels.get(patient.name, ""),
+                    ),  # without a label the record is counted and left out
                     text=text,
-                    fields={"view": film.stem},  # what the recipe's `where` may look at
-                    pixels=ImageFile(path=film),
+                    fields={"view": image.stem},  # fields that the recipe's `where` can select by
+                    pixels=ImageFile(path=image),
                 )
             )
     return Source(
         records=records,
         text_sections=("findings", "impression"),
-        labels_from="two radiologists, who saw the films and not the reports",
+        labels_from="two radiologists, who saw the images and not the reports",
     )

@@ -1,4 +1,4 @@
-"""Commands as a user gives them in a folder of his own, outside the repository."""
+"""Commands as a user runs them in a folder outside the repository."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def at_site(tmp_path: Path) -> Callable[..., tuple[int, str]]:
-    """at_site(*arguments) -> (exit status, all that was printed) of `cxr-dist` as a process in tmp_path."""
+    """`at_site(*arguments)` runs `cxr-dist` as a process in tmp_path; returns its exit status and its output."""
 
     def run(*arguments: object) -> tuple[int, str]:
         done = subprocess.run(

@@ -1,4 +1,4 @@
-"""The examples of a reader and of a stage, copied to a site's own folder and run as a user would."""
+"""The examples of a reader and of stages, copied to a folder outside the repository and used there."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ SMALL = (
 
 @pytest.fixture
 def site(tmp_path):
-    """A folder with the examples' files and a source of 40 patients, of whom every second has a lateral film too."""
+    """A folder with the examples' files and the data of 40 patients, every second with a lateral image too."""
     for name in ("own_reader/reader.py", "own_reader/recipe.yaml", "own_stage/stages.py"):
         shutil.copy(EXAMPLES / name, tmp_path)
     rng = np.random.default_rng(0)
@@ -26,9 +26,9 @@ def site(tmp_path):
         patient = tmp_path / "source" / f"p{number:04d}"
         patient.mkdir(parents=True)
         for view in ("pa", "lateral")[: 1 + number % 2]:
-            film = rng.integers(0, 256, (64, 72), dtype=np.uint8)
-            (patient / f"{view}.png").write_bytes(bytes(cv2.imencode(".png", film)[1]))
-        (patient / "report.txt").write_text(f"FINDINGS: Film {number} is noise.\nIMPRESSION: Nothing.\n")
+            image = rng.integers(0, 256, (64, 72), dtype=np.uint8)
+            (patient / f"{view}.png").write_bytes(bytes(cv2.imencode(".png", image)[1]))
+        (patient / "report.txt").write_text(f"FINDINGS: Image {number} is noise.\nIMPRESSION: Nothing.\n")
         labels[patient.name] = ("normal", "effusion")[number // 2 % 2]
     (tmp_path / "source" / "labels.json").write_text(json.dumps(labels))
     return tmp_path
@@ -36,23 +36,23 @@ def site(tmp_path):
 
 @pytest.fixture
 def cxr_dist(at_site):
-    """Run a command in the site's folder; returns what it printed, once it succeeded."""
+    """Run a command in the folder, which must succeed; returns its output."""
 
     def run(*arguments):
-        status, said = at_site(*arguments)
-        assert status == 0, said
-        return said
+        status, output = at_site(*arguments)
+        assert status == 0, output
+        return output
 
     return run
 
 
-def test_the_examples_go_from_a_sites_own_layout_to_a_trained_model(site, cxr_dist):
-    """Takes about half a minute: four processes start, and three of them import torch."""
+def test_the_examples_lead_from_the_layout_of_a_site_to_a_trained_model(site, cxr_dist):
+    """Takes about half a minute, because four processes start, and three of them import torch."""
     cxr_dist("shard", "recipe.yaml", "--source", "source", "--out", "shards", "--workers", "2")
     manifest = json.loads((site / "shards" / "manifest.json").read_text())
-    assert sum(split["samples"] for split in manifest["splits"].values()) == 40  # frontal films alone
+    assert sum(split["samples"] for split in manifest["splits"].values()) == 40  # frontal images only
     assert manifest["reader"] == manifest["recipe"]["reader"] == "reader.py:read"
-    assert manifest["labels_from"] == "two radiologists, who saw the films and not the reports"
+    assert manifest["labels_from"] == "two radiologists, who saw the images and not the reports"
     assert str(site) not in (site / "shards" / "manifest.json").read_text()
     assert "as they were written" in cxr_dist("verify", "shards")
     stages = ("--data.stages", "stages.py:collimate", "stages.py:forget_indication")

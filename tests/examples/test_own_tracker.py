@@ -1,4 +1,4 @@
-"""The example of a tracker of one's own, outside the repository, in real training processes."""
+"""User-defined trackers in real training processes outside the repository."""
 
 import csv
 import json
@@ -28,7 +28,7 @@ NO_LOG = "def without_log(run_dir, config):\n    return object()\n"
 
 @pytest.fixture
 def train(tiny_shards, tmp_path, at_site):
-    """train(SOURCE, NAME, OUT) -> (exit status, what was printed): four steps with this tracker."""
+    """`train(source, name, out)` trains four steps with a tracker; returns the exit status and the output."""
     flags = ["--model.mode", "image", "--data.image-size", "32", "--data.global-batch", "16"]
     flags += ["--data.micro-batch", "16", "--train.max-steps", "4", "--train.log-every", "1"]
 
@@ -40,11 +40,11 @@ def train(tiny_shards, tmp_path, at_site):
     return run
 
 
-def test_the_example_writes_its_rows_and_a_resume_may_change_the_trackers(train, tmp_path):
-    """Two starts of training, some 5 s each."""
+def test_the_example_writes_its_rows_and_a_resumed_run_may_change_trackers(train, tmp_path):
+    """Takes over five seconds, because training starts twice."""
     shutil.copy(EXAMPLE, tmp_path)
-    status, said = train(EXAMPLE.read_text(), "CsvTracker", "run")
-    assert status == 0, said
+    status, output = train(EXAMPLE.read_text(), "CsvTracker", "run")
+    assert status == 0, output
     with (tmp_path / "run" / "values.csv").open() as file:
         rows = [(int(step), name, float(value)) for step, name, value in csv.reader(file)]
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -55,24 +55,24 @@ def test_the_example_writes_its_rows_and_a_resume_may_change_the_trackers(train,
     assert (4, "validation/macro/roc_auc", validation["mean_auc"]) in rows
     assert sum(value for _, name, value in rows if name.startswith("draws/")) == 4 * 16
     assert (tmp_path / "run" / "figures" / "validation" / "roc-4.png").stat().st_size > 1000
-    status, said = train(RAISES, "Raises", "run")
-    assert status == 0, said
+    status, output = train(RAISES, "Raises", "run")
+    assert status == 0, output
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["trackers"] == ["mine.py:Raises"]
 
 
-def test_a_tracker_that_raises_ends_no_training(train, tmp_path):
-    status, said = train(RAISES, "Raises", "run")
-    assert status == 0, said
+def test_a_tracker_that_raises_does_not_end_training(train, tmp_path):
+    status, output = train(RAISES, "Raises", "run")
+    assert status == 0, output
     line = "tracker 'mine.py:Raises' raised RuntimeError in line 8 of mine.py: it is not called again"
-    assert said.count(line) == 1
-    assert said.count("raised") == 1
-    assert "not to be repeated" not in said
+    assert output.count(line) == 1
+    assert output.count("raised") == 1
+    assert "not to be repeated" not in output
     assert (tmp_path / "run" / "finished.json").exists()
 
 
 def test_a_tracker_without_log_is_refused_before_training(train, tmp_path):
-    status, said = train(NO_LOG, "without_log", "run")
+    status, output = train(NO_LOG, "without_log", "run")
     assert status == 2
-    [line] = said.splitlines()
+    [line] = output.splitlines()
     assert "tracker 'mine.py:without_log' has no method 'log'; expected log(values, step)" in line
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
