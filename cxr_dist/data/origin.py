@@ -1,7 +1,7 @@
-"""Where shards come from: a folder, or a URL that fsspec reads (s3://, https://, …); a whole file at a time.
+"""Fetch whole files of a shard folder from a local path or from a URL that fsspec reads (s3://, https://, …).
 
-Credentials are fsspec's business: environment, profile, or its own configuration files. A failure names the
-file and the kind of error only, because what the libraries say of it holds the URL.
+fsspec takes credentials from the environment, a profile or its own configuration files. Error messages contain only
+the file's name and the kind of error, because the libraries' own messages contain the URL.
 """
 
 import errno
@@ -14,41 +14,42 @@ import fsspec
 from cxr_dist.data.store import ShardError
 from cxr_dist.errors import UserError, out_of_files
 
-_SILENT_SECONDS = 60  # a server that sends nothing for so long has failed
+_SILENT_SECONDS = 60  # a server that sends nothing for this long is taken to have failed
 
 
 def is_remote(shards: str) -> bool:
-    """Whether `data.shards` is a URL; anything else is a folder of this machine."""
+    """Whether `data.shards` is a URL and not a local folder."""
     return "://" in shards
 
 
-def fetch(shards: str, name: str, to: Path) -> None:
+def fetch_file(shards: str, name: str, to: Path) -> None:
     """Copy the file `name` of the folder or URL `shards` to the path `to`.
 
-    Raises ShardError where that fails, and UserError where the disk is full or the scheme's library is missing.
+    Raises ShardError if that fails, and UserError if the disk is full or the library for the URL is not installed.
     """
     file_system, path = _opened(shards, name)
     try:
-        file_system.get_file(path, str(to), callback=_Heard())
-    except Exception as error:  # each library has its own kinds
+        file_system.get_file(path, str(to), callback=_ReportsProgress())
+    except Exception as error:  # each library raises exceptions of its own
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise no_space(name) from None
         raise out_of_files(error) or _failed(name, error) from None
 
 
-class _Heard(fsspec.Callback):  # type: ignore[misc]
-    """Each piece of a file counts as progress."""
+class _ReportsProgress(fsspec.Callback):  # type: ignore[misc]
+    """Tells the watchdog after each block of a file that the rank is still making progress."""
 
     def relative_update(self, inc: int = 1) -> None:
-        """A piece has come."""
-        from cxr_dist.distributed.watch.progress import advance  # a model that is only used has no ranks
+        from cxr_dist.distributed.watch.progress import (
+            advance,
+        )  # `cxr_dist.load` must not import distributed/
 
         advance()
 
 
 @lru_cache(maxsize=4)
 def fetch_manifest(shards: str) -> bytes:
-    """The bytes of manifest.json at a URL, fetched once per process: one run sees one manifest."""
+    """Bytes of manifest.json at a URL. It is fetched once per process, so that a run sees a single manifest."""
     file_system, path = _opened(shards, "manifest.json")
     try:
         return bytes(file_system.cat_file(path))
@@ -57,22 +58,22 @@ def fetch_manifest(shards: str) -> bytes:
 
 
 def no_space(name: str) -> UserError:
-    """The error of a full staging disk."""
+    """The error to raise when the staging disk is full."""
     return UserError(
-        f"no space left to stage {name}: free some, name another folder with --data.stage-dir, or read a shard "
-        "folder where it lies with --data.stage-dir none"
+        f"no space left to stage {name}: free some space, choose another folder with --data.stage-dir, or read a "
+        "shard folder in place with --data.stage-dir none"
     )
 
 
-def _opened(shards: str, name: str) -> tuple[Any, str]:
-    """fsspec's file system, and the path in it. fsspec keeps one per process, a forked one included."""
+def _opened(shards: str, name: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The fsspec file system (cached by fsspec for each process, also after a fork) and the file's path in it."""
     scheme = shards.partition("://")[0] if is_remote(shards) else "file"
     try:
         file_system, path = fsspec.url_to_fs(f"{shards.rstrip('/')}/{name}", **_options(scheme))
     except ImportError:
         raise UserError(
-            f"reading {scheme}:// needs another library: pip install 'cxr_dist[remote]' has those of s3:// and "
-            "https://, for others see fsspec's list"
+            f"reading {scheme}:// needs another library: pip install 'cxr_dist[remote]' installs those for s3:// and "
+            "https://; for other schemes see fsspec's documentation"
         ) from None
     except Exception as error:
         raise UserError(f"data.shards: {scheme}:// cannot be opened ({_kind(error)})") from None
@@ -80,20 +81,20 @@ def _opened(shards: str, name: str) -> tuple[Any, str]:
 
 
 def _options(scheme: str) -> dict[str, Any]:
-    """aiohttp's own limit of 5 minutes for a whole file would fail a large shard on a slow line."""
+    """Options of fsspec: no total timeout, because aiohttp's 5 minutes are too short for a large shard."""
     if scheme not in ("http", "https"):
         return {}
     import aiohttp
 
-    wait = aiohttp.ClientTimeout(total=None, sock_connect=_SILENT_SECONDS, sock_read=_SILENT_SECONDS)
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=_SILENT_SECONDS, sock_read=_SILENT_SECONDS)
     configured = fsspec.config.conf.get("http", {}) | fsspec.config.conf.get("https", {})
-    return {"client_kwargs": {"timeout": wait} | configured.get("client_kwargs", {})}
+    return {"client_kwargs": {"timeout": timeout} | configured.get("client_kwargs", {})}
 
 
 def _failed(name: str, error: Exception) -> ShardError:
     return ShardError(
-        f"{name} cannot be fetched ({_kind(error)}): is --data.shards what `cxr-dist shard` wrote, and may this "
-        "machine read it?"
+        f"{name} cannot be fetched ({_kind(error)}): check that --data.shards names a folder written by `cxr-dist "
+        "shard` and that this machine has permission to read it"
     )
 
 

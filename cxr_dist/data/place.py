@@ -1,8 +1,8 @@
-"""Which shards are read from where: the configuration and the environment in, an opened ShardStore out.
+"""Decide from the configuration and the environment where shards are read, and open a ShardStore there.
 
-A local folder is staged only where that was asked for: by data.stage_dir, or by a job whose site sets
-$SLURM_TMPDIR, a folder on the node's own disk for just that. $TMPDIR alone asks for nothing, because laptops
-and login nodes set it too. A URL cannot be read in place, so it is always staged.
+A local folder is staged only if data.stage_dir is set or the site sets $SLURM_TMPDIR, which is a folder on the node's
+own disk for this purpose. $TMPDIR alone does not turn staging on, because laptops and login nodes set it too. Shards
+at a URL cannot be read in place, so they are always staged.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cxr_dist.config.data import DataConfig
-from cxr_dist.data.origin import fetch, fetch_manifest, is_remote
+from cxr_dist.data.origin import fetch_file, fetch_manifest, is_remote
 from cxr_dist.data.stage import StagedShards
 from cxr_dist.data.stage_space import StageSpace
 from cxr_dist.data.store import ShardStore
@@ -25,7 +25,7 @@ from cxr_dist.format.shard_list import column
 
 
 def open_store(data: DataConfig, manifest: Manifest, split: str) -> ShardStore:
-    """The samples of a split, read in place or from staged copies; raises UserError where staging cannot work."""
+    """Open a split's samples in place or from staged copies; raises UserError if they cannot be staged."""
     root = stage_root(data)
     if root is None:
         return ShardStore(Path(data.shards), manifest, split)
@@ -35,7 +35,7 @@ def open_store(data: DataConfig, manifest: Manifest, split: str) -> ShardStore:
     if 0 < limit_bytes < largest.bytes:
         raise UserError(
             f"data.stage_gib {data.stage_gib:g} does not hold one shard: {largest.file} has "
-            f"{largest.bytes / 2**30:.3g} GiB"
+            f"{largest.bytes / 2**30:.3g} GiB; choose a larger limit"
         )
     folder = _dataset_folder(root, sha256_of(shards_folder(data) / "manifest.json"))
     stage = StagedShards(data.shards, folder, StageSpace(root=folder.parent, limit_bytes=limit_bytes))
@@ -43,7 +43,7 @@ def open_store(data: DataConfig, manifest: Manifest, split: str) -> ShardStore:
 
 
 def shards_folder(data: DataConfig) -> Path:
-    """A folder of this machine that holds manifest.json: `data.shards`, or where that of a URL was fetched to."""
+    """The local folder that holds manifest.json: `data.shards`, or the folder that it was fetched to from a URL."""
     root = stage_root(data)
     if not is_remote(data.shards) or root is None:
         return Path(data.shards)
@@ -51,24 +51,24 @@ def shards_folder(data: DataConfig) -> Path:
     folder = _dataset_folder(root, hashlib.sha256(content).hexdigest())
     for table, sha256 in tables_in(content.decode("utf-8", "replace")).items():
         if not (folder / table).is_file() or sha256_of(folder / table) != sha256:
-            aside = folder / f"{table}.{os.getpid()}.partial"
-            fetch(data.shards, table, aside)
-            aside.replace(folder / table)
+            partial = folder / f"{table}.{os.getpid()}.partial"
+            fetch_file(data.shards, table, partial)
+            partial.replace(folder / table)
     if not (folder / "manifest.json").is_file():
         write_whole(folder / "manifest.json", content)
     return folder
 
 
 def at(data: DataConfig, shards: str | None) -> DataConfig:
-    """The configuration for reading a run's shards elsewhere than in its training: in `shards` if they moved there.
+    """The configuration for reading a trained run's shards, which have moved to `shards` unless that is None.
 
-    The training job's staging folder was that of its node: here the environment decides.
+    The training job's staging folder is dropped, because it was on the disk of that job's node.
     """
     return dataclasses.replace(data, stage_dir="", shards=shards or data.shards)
 
 
 def stage_root(data: DataConfig, environment: Mapping[str, str] = os.environ) -> Path | None:
-    """Where shards are staged; None: they are read where they lie."""
+    """The folder in which shards are staged, or None if they are read in place."""
     if data.stage_dir == "none" and is_remote(data.shards):
         raise UserError("data.stage_dir is none, but shards at a URL can only be read from staged copies")
     if data.stage_dir:
@@ -76,14 +76,14 @@ def stage_root(data: DataConfig, environment: Mapping[str, str] = os.environ) ->
     job = environment.get("SLURM_TMPDIR")
     if is_remote(data.shards):
         return Path(job or environment.get("TMPDIR") or tempfile.gettempdir())
-    # On the disk that they are on already, for one because the job script put them there, a copy gains nothing.
+    # A copy on the same disk gains nothing, for example if the job script has already put the shards there.
     if job and _device(Path(job)) != _device(Path(data.shards)):
         return Path(job)
     return None
 
 
 def _dataset_folder(root: Path, manifest_sha256: str) -> Path:
-    """The folder of one data set's copies, which only this user can enter."""
+    """The folder for the copies of one data set. Only this user has access to it."""
     own = root / f"cxr_dist-{os.getuid()}"
     folder = own / manifest_sha256[:32]
     try:
@@ -93,18 +93,18 @@ def _dataset_folder(root: Path, manifest_sha256: str) -> Path:
             return folder
     except OSError as error:
         raise UserError(
-            f"{own} cannot be made ({error.strerror}): name another folder with --data.stage-dir"
+            f"{own} cannot be created ({error.strerror}): choose another folder with --data.stage-dir"
         ) from None
     raise UserError(
-        f"{own} is not a folder that only you can enter (mode 0700): remove it, or name another folder with "
+        f"{own} is not a folder that only you can enter (mode 0700): remove it, or choose another folder with "
         "--data.stage-dir"
     )
 
 
 def _is_private(folder: Path) -> bool:
-    """In a place that all may write to, as /tmp, another user could have made the folder, or a link, first."""
-    found = folder.lstat()
-    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
+    """Whether the folder is this user's own: in /tmp another user could have created it, or a link, beforehand."""
+    status = folder.lstat()
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o077
 
 
 def _device(path: Path) -> int | None:

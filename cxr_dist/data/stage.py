@@ -1,12 +1,12 @@
-"""Copies of shards on a disk of the node: a shard of a slow or remote place in, an open file of this node out.
+"""Copy shards from a slow or remote place to a disk of the node, and open the copies.
 
-    ROOT/cxr_dist-UID/MANIFEST_SHA256/train-00000.tar         whole, and checked against the manifest's sha256
-                                      train-00000.tar.lock    held while copying; the digest that was checked;
-                                                              its time is that of the last use
-                                      train-00000.tar.partial and .reserved: a copy under way
+    ROOT/cxr_dist-UID/MANIFEST_SHA256/train-00000.tar         complete and checked against the manifest's sha256
+                                      train-00000.tar.lock    locked during the copy; contains the checked sha256;
+                                                              its modification time is the time of the last use
+                                      train-00000.tar.partial, .reserved    a copy that is not finished
 
-All processes of a user on a node share the copies: one copies, the others wait for its lock. What a sample is
-does not depend on any of it. Copies are not fsynced: after a power cut the crc32 of each read tells.
+All processes of a user on a node share the copies: one process copies and the others wait for its lock. Copies are
+not fsynced, because damage after a power cut is detected by the crc32 of each read.
 """
 
 import contextlib
@@ -18,45 +18,45 @@ from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
 
-from cxr_dist.data.origin import fetch
+from cxr_dist.data.origin import fetch_file
 from cxr_dist.data.stage_space import StageSpace
 from cxr_dist.data.store import ShardError
 from cxr_dist.errors import UserError
 from cxr_dist.files import locked, sha256_of, take_lock
 from cxr_dist.format.manifest import ShardEntry
 
-_POLL_SECONDS = 0.1  # while copies under way hold the room
-_Wanted = tuple[ShardEntry, int]  # and when it was asked for, nanoseconds of the epoch
+_POLL_SECONDS = 0.1  # while unfinished copies occupy the space
+_Request = tuple[ShardEntry, int]  # a shard and the time of the request, in nanoseconds since the epoch
 
 
 class StagedShards:
-    """The staged shards of one data set. Safe to make before a fork: nothing is open, no thread runs until used."""
+    """The staged shards of one data set. Safe to create before a fork: files and threads are opened on first use."""
 
     def __init__(self, shards: str, folder: Path, space: StageSpace) -> None:
         self.shards, self.folder, self._space = shards, folder, space
-        self._wanted: SimpleQueue[_Wanted | None] | None = None
+        self._requests: SimpleQueue[_Request | None] | None = None
 
     def open_tar(self, shard: ShardEntry) -> int:
-        """Descriptor of the shard's copy, made or waited for; raises ShardError where it cannot be had.
+        """Copy the shard if needed and return a file descriptor; raises ShardError if it cannot be copied.
 
-        It stays good when the copy is deleted to make room.
+        The descriptor stays valid when the copy is deleted to free space.
         """
         with locked(self._lock_of(shard.file)) as lock:
             assert lock is not None
-            descriptor = self._found(lock, shard.file, shard.sha256, shard.bytes)
+            descriptor = self._open_existing(lock, shard.file, shard.sha256, shard.bytes)
             if descriptor is None:
                 while not self._space.reserve(shard.file, self.folder, shard.bytes):
                     time.sleep(_POLL_SECONDS)
-                descriptor = self._copied(shard)
+                descriptor = self._copy(shard)
             _note_use(lock, shard.sha256)
-        take_lock(descriptor, fcntl.LOCK_SH)  # shows that somebody reads it, until it is closed
+        take_lock(descriptor, fcntl.LOCK_SH)  # marks the copy as being read until the descriptor is closed
         return descriptor
 
     def bring_index(self, shard: ShardEntry) -> None:
-        """Have the shard's index in `folder`; of under 1% of the tar's bytes, it is not counted nor deleted."""
+        """Copy the shard's index to `folder`. Indices are small, so they are neither counted nor deleted."""
         with locked(self._lock_of(shard.index)) as lock:
             assert lock is not None
-            descriptor = self._found(lock, shard.index, shard.index_sha256, None)
+            descriptor = self._open_existing(lock, shard.index, shard.index_sha256, None)
             if descriptor is None:
                 self._fetch_checked(shard.index, shard.index_sha256)
                 self._partial(shard.index).replace(self.folder / shard.index)
@@ -65,63 +65,63 @@ class StagedShards:
             _note_use(lock, shard.index_sha256)
 
     def doubt(self, shard: ShardEntry) -> None:
-        """A read of the copy met damage: the next opening checks its sha256 again, and copies where it differs."""
+        """Check the copy's sha256 again when it is opened next, because a read has found damage."""
         with locked(self._lock_of(shard.file)) as lock:
             assert lock is not None
             os.ftruncate(lock, 0)
 
     def prefetch(self, shards: Iterable[ShardEntry]) -> None:
-        """Copy shards in the background, in this order, where nobody does yet.
+        """Copy shards in the background in this order, except those that another process is already copying.
 
-        Only shards go for it that are not read and were last used before this call, so never one another.
+        To free space it deletes only shards that no process is reading and that were last used before this call.
         """
-        if self._wanted is None:
-            self._wanted = SimpleQueue()
-            Thread(target=self._prefetch_wanted, args=(self._wanted,), daemon=True, name="stage").start()
+        if self._requests is None:
+            self._requests = SimpleQueue()
+            Thread(target=self._serve, args=(self._requests,), daemon=True, name="stage").start()
         for shard in shards:
-            self._wanted.put((shard, time.time_ns()))
+            self._requests.put((shard, time.time_ns()))
 
     def close(self) -> None:
-        """End the background copying after the copy under way."""
-        if self._wanted is not None:
-            self._wanted.put(None)
-            self._wanted = None
+        """Stop copying in the background after the current copy."""
+        if self._requests is not None:
+            self._requests.put(None)
+            self._requests = None
 
-    def _prefetch_wanted(self, wanted: SimpleQueue[_Wanted | None]) -> None:
-        while (each := wanted.get()) is not None:
-            shard, asked = each
-            # Whoever reads the shard meets the same error, and raises it there.
+    def _serve(self, requests: SimpleQueue[_Request | None]) -> None:
+        while (request := requests.get()) is not None:
+            shard, requested_at = request
+            # The process that reads the shard will meet the same error and raise it.
             with contextlib.suppress(UserError, OSError):
                 self.bring_index(shard)
-                self._bring_tar(shard, asked)
+                self._prefetch_tar(shard, requested_at)
 
-    def _bring_tar(self, shard: ShardEntry, asked: int) -> None:
+    def _prefetch_tar(self, shard: ShardEntry, requested_at: int) -> None:
         with locked(self._lock_of(shard.file), wait=False) as lock:
             if lock is None:
-                return  # another process copies it: take the next one meanwhile
-            descriptor = self._found(lock, shard.file, shard.sha256, shard.bytes)
+                return  # another process is copying it
+            descriptor = self._open_existing(lock, shard.file, shard.sha256, shard.bytes)
             if descriptor is None:
-                if not self._space.reserve(shard.file, self.folder, shard.bytes, unused_since=asked):
+                if not self._space.reserve(shard.file, self.folder, shard.bytes, unused_since=requested_at):
                     return
-                descriptor = self._copied(shard)
+                descriptor = self._copy(shard)
             os.close(descriptor)
             _note_use(lock, shard.sha256)
 
-    def _found(self, lock: int, name: str, sha256: str, size: int | None) -> int | None:
-        """Descriptor of a whole copy that is there; its sha256 is computed once, then the lock file vouches."""
+    def _open_existing(self, lock: int, name: str, sha256: str, size: int | None) -> int | None:
+        """Descriptor of a complete copy, or None. The sha256 is computed only if the lock file does not record it."""
         path = self.folder / name
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
-        whole = size in (None, os.fstat(descriptor).st_size)
-        if whole and (_digest_in(lock) == sha256 or sha256_of(path) == sha256):
+        right_size = size in (None, os.fstat(descriptor).st_size)
+        if right_size and (_recorded_sha256(lock) == sha256 or sha256_of(path) == sha256):
             return descriptor
         os.close(descriptor)
         return None
 
-    def _copied(self, shard: ShardEntry) -> int:
-        """Descriptor of a new copy, for which room is reserved."""
+    def _copy(self, shard: ShardEntry) -> int:
+        """Copy a shard for which space is reserved, and return a descriptor of the copy."""
         try:
             self._fetch_checked(shard.file, shard.sha256)
             descriptor = os.open(self._partial(shard.file), os.O_RDONLY | os.O_CLOEXEC)
@@ -132,15 +132,15 @@ class StagedShards:
             raise
 
     def _fetch_checked(self, name: str, sha256: str) -> None:
-        """Fetch to NAME.partial; what does not come, or comes damaged, is asked for once more."""
+        """Fetch a file to NAME.partial; a failed or damaged transfer is repeated once."""
         for last in (False, True):
             try:
-                fetch(self.shards, name, self._partial(name))
-                if sha256_of(self._partial(name)) == sha256:  # of what was written, not of what was received
+                fetch_file(self.shards, name, self._partial(name))
+                if sha256_of(self._partial(name)) == sha256:  # read back from the disk
                     return
                 raise ShardError(
-                    f"{name} came twice without the sha256 of the manifest: it was damaged or replaced there; "
-                    "run `cxr-dist verify` on it, or copy it there again"
+                    f"{name} was fetched twice and does not have the manifest's sha256: the source file is damaged or "
+                    "was replaced; run `cxr-dist verify` on the source, or copy the file there again"
                 )
             except ShardError:
                 if last:
@@ -148,20 +148,20 @@ class StagedShards:
 
     def _lock_of(self, name: str) -> Path:
         if Path(name).name != name or name.startswith("."):
-            raise ShardError("the manifest names a shard outside of its folder: do not use these shards")
+            raise ShardError("the manifest names a shard outside its folder: do not use these shards")
         return self.folder / f"{name}.lock"
 
     def _partial(self, name: str) -> Path:
         return self.folder / f"{name}.partial"
 
 
-def _digest_in(lock: int) -> str:
+def _recorded_sha256(lock: int) -> str:
     return os.pread(lock, 64, 0).decode("ascii", "replace")
 
 
 def _note_use(lock: int, sha256: str) -> None:
-    if _digest_in(lock) != sha256:
+    if _recorded_sha256(lock) != sha256:
         os.ftruncate(lock, 0)
         os.pwrite(lock, sha256.encode("ascii"), 0)
-    now = time.time_ns()  # the kernel's own stamps are some milliseconds coarse
+    now = time.time_ns()  # the kernel's own timestamps are accurate to some milliseconds only
     os.utime(lock, ns=(now, now))

@@ -1,7 +1,7 @@
-"""Positioned reads from the shards: (shard, sample) in, an ordinary WebDataset sample dict out.
+"""Random access to samples in shards: (shard, sample) in, an ordinary WebDataset sample dict out.
 
-No tar is parsed: the index says where a sample lies, one `pread` brings all its members, and a crc32 over those
-bytes catches rot and truncation at every read. Errors name the shard, the index and the reason, never content.
+No tar is parsed: the index has the position of a sample, one `pread` reads all its members, and their crc32 is checked
+at every read. Error messages contain the shard, the number of the sample and the reason, never content.
 """
 
 import hashlib
@@ -19,50 +19,45 @@ from cxr_dist.errors import UserError, out_of_files
 from cxr_dist.format.manifest import Manifest, ShardEntry, index_in
 from cxr_dist.format.stored_sample import CUT_SHORT, OTHER_BYTES, members_in
 
-OPEN_SHARDS = 64  # whose descriptor and index are kept; a lane's window spans a few
+OPEN_SHARDS = 64  # shards whose descriptor and index are kept open; a lane's window spans a few
 
 
 class ShardError(UserError):
-    """A shard that is not what the manifest and its index say.
+    """A shard does not agree with the manifest or with its index.
 
-    It ends a run with any budget of bad samples: which samples are lost is then not known, another node may have
-    them, and stand-ins would have to come from shards that this node was not meant to read.
+    This ends a run whatever its budget of bad samples is: it is not known which samples are lost, and replacements
+    would have to come from shards that this node does not read.
     """
 
 
 class SampleError(ShardError):
-    """One damaged sample in a shard that is otherwise readable; `reason` is one of `stored_sample.REASONS`."""
+    """One sample is damaged, and the rest of the shard can be read. `reason` is one of `stored_sample.REASONS`."""
 
     def __init__(self, file: str, sample: int, reason: str) -> None:
         super().__init__(
-            f"{file}: sample {sample} {reason}: copy the shard again, or run `cxr-dist verify` for all that is wrong"
+            f"{file}: sample {sample} {reason}: copy the shard again, or run `cxr-dist verify` to list all damage"
         )
         self.reason = reason
 
 
 class ShardCopies(Protocol):
-    """What a store needs of `stage.StagedShards`: copies of shards of a slow or remote place, in the store's folder."""
+    """The methods of `stage.StagedShards`, which documents them, that a store calls."""
 
-    def open_tar(self, shard: ShardEntry) -> int:
-        """Descriptor of the shard's copy."""
+    def open_tar(self, shard: ShardEntry) -> int: ...
 
-    def bring_index(self, shard: ShardEntry) -> None:
-        """Have the shard's index in the folder."""
+    def bring_index(self, shard: ShardEntry) -> None: ...
 
-    def doubt(self, shard: ShardEntry) -> None:
-        """Check the copy again at the next opening."""
+    def doubt(self, shard: ShardEntry) -> None: ...
 
-    def prefetch(self, shards: Iterable[ShardEntry]) -> None:
-        """Copy shards in the background."""
+    def prefetch(self, shards: Iterable[ShardEntry]) -> None: ...
 
-    def close(self) -> None:
-        """End the background copying."""
+    def close(self) -> None: ...
 
 
 class ShardStore:
-    """Random access to the samples of one split. Safe to make before a fork: files open on first use.
+    """Random access to the samples of one split. Files are opened on first use, so a store may be forked before.
 
-    With `copies`, the shards of `folder` are the staged ones, and come when they are needed.
+    With `copies`, `folder` holds staged copies, which are made when they are needed.
     """
 
     def __init__(
@@ -73,22 +68,22 @@ class ShardStore:
         self._num_labels, self._views, self._copies = manifest.num_labels, manifest.views, copies
         self._tars: OrderedDict[int, int] = OrderedDict()
         self._indices: OrderedDict[int, NDArray[Any]] = OrderedDict()
-        weakref.finalize(self, _close_all, self._tars)  # of a stream that nobody read to its end
+        weakref.finalize(self, _close_all, self._tars)  # for a stream that is not read to its end
 
     @property
     def staged(self) -> bool:
-        """Whether shards are copied before use, so that `expect` has an effect."""
+        """Whether shards are copied before use. `expect` has an effect only then."""
         return self._copies is not None
 
     def expect(self, current: set[int], upcoming: Iterable[int]) -> None:
-        """Say which shards are read now, so that all others close, and which to copy ahead, in this order."""
+        """Close all shards except the `current` ones, and start to copy the `upcoming` ones in this order."""
         if self._copies is not None:
             for shard in self._tars.keys() - current:
                 os.close(self._tars.pop(shard))
             self._copies.prefetch([self.shards[shard] for shard in upcoming])
 
     def index(self, shard: int) -> NDArray[Any]:
-        """The shard's index, shape [samples]; dtype of `manifest.index_dtype`."""
+        """The shard's index, [samples] of dtype `manifest.index_dtype`."""
         if shard in self._indices:
             self._indices.move_to_end(shard)
             return self._indices[shard]
@@ -103,29 +98,24 @@ class ShardStore:
     def read(self, shard: int, sample: int) -> dict[str, Any]:
         """Read one sample: {"__key__", "__url__", "jpg": bytes, "json": bytes, "record": its index record}.
 
-        A study's other films are "1.jpg", "2.jpg" and so on, as WebDataset has them.
-
-        Raises SampleError for damage of this sample, ShardError where the shard or its index is another one.
+        Further images of a study are "1.jpg", "2.jpg" and so on, as in WebDataset. Raises SampleError if this sample is
+        damaged, and ShardError if the shard or its index is not the one that the manifest describes.
         """
-        record = self.index(shard)[sample]
+        record, file = self.index(shard)[sample], self.shards[shard].file
         start, data = int(record["offset"]), self._bytes_of(shard, record)
         if reason := _damage(data, record):
-            raise SampleError(self.shards[shard].file, sample, reason)
-        found = {"__key__": record["key"].decode("ascii"), "__url__": self.shards[shard].file}
-        members = {
-            name: data[offset - start : offset - start + size] for name, offset, size in members_in(record)
-        }
-        return found | members | {"record": record}
+            raise SampleError(file, sample, reason)
+        members = {name: data[at - start : at - start + size] for name, at, size in members_in(record)}
+        return {"__key__": record["key"].decode("ascii"), "__url__": file, "record": record} | members
 
     def close(self) -> None:
-        """Close all files."""
         self._indices.clear()
         _close_all(self._tars)
         if self._copies is not None:
             self._copies.close()
 
     def _bytes_of(self, shard: int, record: Any) -> bytes:
-        """The sample's bytes in the tar; where a staged copy has gone bad, those of a new one."""
+        """The sample's bytes in the tar. A staged copy that is damaged is replaced first."""
         data = os.pread(self._tar(shard), int(record["size"]), int(record["offset"]))
         if self._copies is None or not _damage(data, record):
             return data
@@ -134,7 +124,6 @@ class ShardStore:
         return os.pread(self._tar(shard), int(record["size"]), int(record["offset"]))
 
     def _tar(self, shard: int) -> int:
-        """Descriptor of the shard's tar."""
         if shard in self._tars:
             self._tars.move_to_end(shard)
             return self._tars[shard]
@@ -145,15 +134,15 @@ class ShardStore:
         return self._tars[shard]
 
     def _index_bytes(self, entry: ShardEntry) -> bytes:
-        another = ShardError(
+        wrong = ShardError(
             f"{entry.index} is missing or not the one that was written (sha256): copy it again"
         )
         try:
             content = (self.folder / entry.index).read_bytes()
         except OSError as error:
-            raise out_of_files(error) or another from None
+            raise out_of_files(error) or wrong from None
         if hashlib.sha256(content).hexdigest() != entry.index_sha256:
-            raise another
+            raise wrong
         return content
 
     def _open_tar(self, entry: ShardEntry) -> int:
@@ -162,14 +151,12 @@ class ShardStore:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             raise out_of_files(error) or ShardError(
-                f"{entry.file} cannot be opened ({error.strerror}): copy it again, and let this machine read it"
+                f"{entry.file} cannot be opened ({error.strerror}): copy it again, or allow this user to read it"
             ) from None
-        found = os.fstat(descriptor).st_size
-        if found != entry.bytes:
+        size = os.fstat(descriptor).st_size
+        if size != entry.bytes:
             os.close(descriptor)
-            raise ShardError(
-                f"{entry.file} has {found} bytes; the manifest says {entry.bytes}: copy it again"
-            )
+            raise ShardError(f"{entry.file} has {size} bytes; the manifest says {entry.bytes}: copy it again")
         return descriptor
 
 
@@ -179,7 +166,7 @@ def _close_all(descriptors: OrderedDict[int, int]) -> None:
 
 
 def _damage(data: bytes, record: Any) -> str:
-    """What is wrong with a sample's bytes; empty where nothing is."""
+    """The reason why a sample's bytes are damaged, or "" if they are not."""
     if len(data) < int(record["size"]):
         return CUT_SHORT
     return "" if zlib.crc32(data) == int(record["crc32"]) else OTHER_BYTES

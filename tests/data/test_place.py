@@ -1,4 +1,4 @@
-"""Where shards are staged, and that only their user can enter there."""
+"""Shards are staged only where this was requested, in a folder to which only their user has access."""
 
 import dataclasses
 import os
@@ -16,7 +16,7 @@ from cxr_dist.format.manifest import load_manifest
 
 @pytest.fixture
 def other_disk():
-    """A folder on another file system than the temporary one."""
+    """A folder that is not on the file system of the temporary folder."""
     if not os.path.isdir("/dev/shm") or os.stat("/dev/shm").st_dev == os.stat(tempfile.gettempdir()).st_dev:
         pytest.skip("needs /dev/shm as a second file system")
     folder = Path(tempfile.mkdtemp(dir="/dev/shm"))
@@ -24,14 +24,14 @@ def other_disk():
     shutil.rmtree(folder)
 
 
-def test_a_folder_is_staged_only_where_that_was_asked_for(tmp_path, other_disk):
+def test_a_folder_is_staged_only_on_request(tmp_path, other_disk):
     shards = DataConfig(shards=str(tmp_path))
     assert stage_root(shards, {}) is None
     assert stage_root(shards, {"TMPDIR": str(other_disk)}) is None
     assert stage_root(shards, {"SLURM_TMPDIR": str(other_disk)}) == other_disk
-    assert stage_root(shards, {"SLURM_TMPDIR": str(tmp_path)}) is None  # on that disk already
-    asked = DataConfig(shards=str(tmp_path), stage_dir=str(tmp_path / "disk"))
-    assert stage_root(asked, {"SLURM_TMPDIR": str(other_disk)}) == tmp_path / "disk"
+    assert stage_root(shards, {"SLURM_TMPDIR": str(tmp_path)}) is None  # the shards are already on that disk
+    requested = DataConfig(shards=str(tmp_path), stage_dir=str(tmp_path / "disk"))
+    assert stage_root(requested, {"SLURM_TMPDIR": str(other_disk)}) == tmp_path / "disk"
     assert stage_root(DataConfig(shards=str(tmp_path), stage_dir="none"), {"SLURM_TMPDIR": "/x"}) is None
 
 
@@ -45,13 +45,13 @@ def test_a_url_is_always_staged():
         stage_root(never, {})
 
 
-def test_reading_elsewhere_forgets_the_training_job_s_folder():
+def test_reading_elsewhere_drops_the_training_jobs_staging_folder():
     trained = DataConfig(shards="s3://bucket/shards", stage_dir="/job/123")
     assert at(trained, None) == DataConfig(shards="s3://bucket/shards")
     assert at(trained, "s3://other/shards") == DataConfig(shards="s3://other/shards")
 
 
-def test_the_staging_folder_is_private_and_one_for_each_data_set(tiny_shards, tmp_path):
+def test_the_staging_folder_is_private_and_each_data_set_has_its_own(tiny_shards, tmp_path):
     data = DataConfig(shards=str(tiny_shards), stage_dir=str(tmp_path / "disk"))
     manifest = load_manifest(tiny_shards)
     folder = open_store(data, manifest, "train").folder
@@ -63,7 +63,7 @@ def test_the_staging_folder_is_private_and_one_for_each_data_set(tiny_shards, tm
     assert open_store(again, load_manifest(other), "train").folder != folder
 
 
-def test_a_folder_that_others_can_enter_or_that_cannot_be_made_is_refused(tiny_shards, tmp_path):
+def test_a_folder_that_others_can_enter_or_that_cannot_be_created_is_refused(tiny_shards, tmp_path):
     data = DataConfig(shards=str(tiny_shards), stage_dir=str(tmp_path))
     own = tmp_path / f"cxr_dist-{os.getuid()}"
     own.mkdir(mode=0o755)
@@ -77,7 +77,7 @@ def test_a_folder_that_others_can_enter_or_that_cannot_be_made_is_refused(tiny_s
     (tmp_path / "file").touch()
     data = DataConfig(shards=str(tiny_shards), stage_dir=str(tmp_path / "file"))
     with pytest.raises(
-        UserError, match=r"cannot be made \(Not a directory\): name another folder with --data"
+        UserError, match=r"cannot be created \(Not a directory\): choose another folder with --data"
     ):
         open_store(data, load_manifest(tiny_shards), "train")
 
@@ -95,7 +95,7 @@ def test_a_url_with_a_secret_is_refused_without_repeating_it():
     [
         (
             "gs://bucket/shards",
-            r"reading gs:// needs another library: pip install 'cxr_dist\[remote\]' has those",
+            r"reading gs:// needs another library: pip install 'cxr_dist\[remote\]' installs those",
         ),
         ("nonsense://x", r"data\.shards: nonsense:// cannot be opened \(ValueError\)"),
     ],

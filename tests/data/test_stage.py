@@ -1,4 +1,4 @@
-"""Staged shards: copied once, whole and checked, under a limit; and never of influence on what is trained."""
+"""Staged shards are copied once, completely, checked and within a limit, and do not influence training."""
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ import pytest
 from shard_server import serving
 
 from cxr_dist.config.data import DataConfig
-from cxr_dist.data.origin import fetch
+from cxr_dist.data.origin import fetch_file
 from cxr_dist.data.place import open_store, shards_folder
 from cxr_dist.data.stage import StagedShards
 from cxr_dist.data.stage_space import StageSpace
@@ -37,7 +37,7 @@ def at_server(server, tmp_path):
 
 
 def read_split(data: DataConfig, split: str = "train"):
-    """All samples of a split, as a process of a job would read them."""
+    """All samples of a split, read as a process of a job reads them."""
     store = open_store(data, load_manifest(shards_folder(data)), split)
     read = [store.read(s, i) for s, entry in enumerate(store.shards) for i in range(entry.samples)]
     store.close()
@@ -62,7 +62,7 @@ def in_new_process(work, *arguments):
 def wait_until(condition):
     deadline = time.monotonic() + 10
     while not condition():
-        assert time.monotonic() < deadline, "nothing happened for 10 s"
+        assert time.monotonic() < deadline, "the condition was not met within 10 s"
         time.sleep(0.01)
 
 
@@ -74,8 +74,8 @@ def test_processes_that_start_at_once_copy_each_file_once(server, at_server, tin
         manifest = load_manifest(shards_folder(at_server))
         barrier.wait()
         store = open_store(at_server, manifest, "train")
-        found = [store.read(s, i) for s, entry in enumerate(store.shards) for i in range(entry.samples)]
-        same.put([(s["__key__"], s["jpg"], s["json"]) for s in found] == expected)
+        read = [store.read(s, i) for s, entry in enumerate(store.shards) for i in range(entry.samples)]
+        same.put([(s["__key__"], s["jpg"], s["json"]) for s in read] == expected)
 
     barrier, same = fork.Barrier(workers), fork.Queue()
     processes = [in_new_process(work, barrier, same) for _ in range(workers)]
@@ -87,11 +87,9 @@ def test_processes_that_start_at_once_copy_each_file_once(server, at_server, tin
     assert copied == {name: 1 for shard in train for name in (shard.file, shard.index)}
 
 
-def test_when_the_copying_process_is_killed_a_waiting_one_goes_on(server, tiny_shards, tmp_path):
-    shard, stage = (
-        load_manifest(tiny_shards).split("train").shards[0],
-        stage_of(server.http, tmp_path / "d/x"),
-    )
+def test_when_the_copying_process_is_killed_a_waiting_process_takes_over(server, tiny_shards, tmp_path):
+    shard = load_manifest(tiny_shards).split("train").shards[0]
+    stage = stage_of(server.http, tmp_path / "d/x")
     server.stalled[shard.file] = fork.Event()
     copying = in_new_process(stage.open_tar, shard)
     assert server.half_sent.wait(10)
@@ -106,24 +104,25 @@ def test_when_the_copying_process_is_killed_a_waiting_one_goes_on(server, tiny_s
     assert not names(tmp_path, "*.partial") | names(tmp_path, "*.reserved")
 
 
-def test_a_byte_flipped_on_the_way_is_fetched_again(server, at_server, tiny_shards):
+def test_a_file_that_is_damaged_in_transfer_is_fetched_again(server, at_server, tiny_shards):
     server.damaged.update(["train-00001.tar", "train-00002.index.npy"])
     assert read_split(at_server) == read_split(DataConfig(shards=str(tiny_shards)))
     assert server.requests["train-00001.tar"] == server.requests["train-00002.index.npy"] == 2
     assert server.requests["train-00000.tar"] == 1
 
 
-def test_damage_at_the_source_is_an_error_that_names_the_file_only(server, at_server, tmp_path):
+def test_damage_at_the_source_is_an_error_that_contains_only_the_file_name(server, at_server, tmp_path):
     server.damaged["train-00001.tar"] = 9
-    with pytest.raises(ShardError, match=r"^train-00001\.tar came twice without the sha256 of the manifest"):
+    message = r"^train-00001\.tar was fetched twice and does not have the manifest's sha256"
+    with pytest.raises(ShardError, match=message):
         read_split(at_server)
     assert server.requests["train-00001.tar"] == 2
     assert not names(tmp_path, "train-00001.tar") | names(tmp_path, "train-00001.tar.*partial")
 
 
-def test_what_is_absent_or_unreachable_is_named_without_the_url(server, tiny_shards, tmp_path):
+def test_the_error_for_a_missing_file_or_server_does_not_contain_the_url(server, tiny_shards, tmp_path):
     with pytest.raises(ShardError, match=r"^absent\.tar cannot be fetched \(FileNotFoundError\)") as caught:
-        fetch(server.http, "absent.tar", tmp_path / "x")
+        fetch_file(server.http, "absent.tar", tmp_path / "x")
     assert "127.0.0.1" not in str(caught.value)
     data = DataConfig(shards="http://127.0.0.1:9/secret-place", stage_dir=str(tmp_path))
     with pytest.raises(ShardError, match=r"^manifest\.json cannot be fetched \(ClientConnector") as caught:
@@ -132,14 +131,14 @@ def test_what_is_absent_or_unreachable_is_named_without_the_url(server, tiny_sha
     assert "127.0.0.1" not in str(caught.value)
 
 
-def test_a_second_run_uses_what_is_there(server, at_server, tmp_path):
+def test_a_second_run_uses_the_existing_copies(server, at_server, tmp_path):
     first = read_split(at_server)
     before = dict(server.requests)
     assert read_split(at_server) == first
     assert dict(server.requests) == before
 
 
-def test_a_copy_that_nothing_vouches_for_is_checked_before_use(server, at_server, tmp_path):
+def test_a_copy_without_a_recorded_sha256_is_checked_before_use(server, at_server, tmp_path):
     first = read_split(at_server)
     for lock in tmp_path.rglob("*.tar.lock"):
         lock.write_bytes(b"")
@@ -149,7 +148,7 @@ def test_a_copy_that_nothing_vouches_for_is_checked_before_use(server, at_server
     assert (server.requests["train-00000.tar"], server.requests["train-00001.tar"]) == (1, 2)
 
 
-def test_a_copy_that_goes_bad_on_the_disk_is_replaced(server, at_server, tmp_path):
+def test_a_copy_that_is_damaged_on_the_disk_is_replaced(server, at_server, tmp_path):
     first = read_split(at_server)
     (bad,) = tmp_path.rglob("train-00001.tar")
     flip_a_byte(bad)
@@ -163,7 +162,7 @@ def flip_a_byte(tar: Path) -> None:
     tar.write_bytes(data)
 
 
-def test_the_least_recently_used_shard_goes_first_and_its_reader_reads_on(tiny_shards, tmp_path):
+def test_the_least_recently_used_shard_is_deleted_first_and_stays_readable(tiny_shards, tmp_path):
     shards = load_manifest(tiny_shards).split("train").shards[:4]
     size = max(shard.bytes for shard in shards)
     stage = stage_of(str(tiny_shards), tmp_path / "d/x", 2 * size)
@@ -173,7 +172,7 @@ def test_the_least_recently_used_shard_goes_first_and_its_reader_reads_on(tiny_s
     os.close(second)
     os.close(stage.open_tar(shards[2]))
     assert names(tmp_path, "*.tar") == {shards[0].file, shards[2].file}
-    # One that is read outlives an older use of one that is not.
+    # A shard that is being read is kept although another one was used more recently.
     third, _ = stage.open_tar(shards[0]), os.close(stage.open_tar(shards[2]))
     os.close(stage.open_tar(shards[1]))
     assert names(tmp_path, "*.tar") == {shards[0].file, shards[1].file}
@@ -200,7 +199,7 @@ def test_the_limit_holds_for_all_data_sets_and_processes_together(server, tiny_s
     assert 1 <= len(list((tmp_path / "d").rglob("*.tar"))) <= 2
 
 
-def test_prefetching_brings_what_comes_next_and_takes_nothing_from_readers(server, tiny_shards, tmp_path):
+def test_prefetching_copies_the_next_shards_and_deletes_none_that_is_read(server, tiny_shards, tmp_path):
     manifest = load_manifest(tiny_shards)
     shards = manifest.split("train").shards
     size, folder = max(shard.bytes for shard in shards), tmp_path / "d/x"
@@ -217,18 +216,18 @@ def test_prefetching_brings_what_comes_next_and_takes_nothing_from_readers(serve
     store.close()
 
 
-def test_a_full_disk_is_said_and_leaves_no_part(tiny_shards, tmp_path, full_disk):
+def test_a_full_disk_is_reported_and_leaves_no_unfinished_copy(tiny_shards, tmp_path, full_disk):
     shards = load_manifest(tiny_shards).split("train").shards
     stage = stage_of(str(tiny_shards), full_disk / "d/x")
     (full_disk / "other").write_bytes(bytes(256 * 1024 - 3 * shards[0].bytes))
-    for shard in shards:  # room for two of them: the others go
+    for shard in shards:  # there is space for two of them
         os.close(stage.open_tar(shard))
         assert 1 <= len(names(full_disk, "*.tar")) <= 2
     for tar in full_disk.rglob("*.tar"):
         tar.unlink()
     with (full_disk / "other").open("ab") as other:
         other.write(bytes(2 * shards[0].bytes))
-    with pytest.raises(UserError, match=r"^no space left to stage train-00000\.tar: free some, name another"):
+    with pytest.raises(UserError, match=r"^no space left to stage train-00000\.tar: free some space, choose"):
         stage.open_tar(shards[0])
     assert not names(full_disk, "*.partial") | names(full_disk, "*.reserved") | names(full_disk, "*.tar")
 
@@ -239,26 +238,24 @@ def test_a_limit_below_one_shard_is_refused(tiny_shards, tmp_path):
         read_split(data)
 
 
-def test_a_manifest_cannot_name_files_outside_of_its_folder(tiny_shards, tmp_path):
+def test_a_manifest_cannot_name_files_outside_its_folder(tiny_shards, tmp_path):
     shard = dataclasses.replace(load_manifest(tiny_shards).split("train").shards[0], file="../elsewhere.tar")
-    with pytest.raises(ShardError, match="names a shard outside of its folder"):
+    with pytest.raises(ShardError, match="names a shard outside its folder"):
         stage_of(str(tiny_shards), tmp_path / "d/x").open_tar(shard)
 
 
 SMALL = "--data.global-batch 16 --data.micro-batch 4 --data.image-size 48 --data.max-tokens 32 --train.max-steps 6"
 SMALL += " --train.log-every 1 --train.eval-every 6 --data.shuffle-shards 2"
-
-
-CLOCKED = ("samples_per_second", "data_wait_share", "model_tflops_per_second", "seconds")
+TIMES = ("samples_per_second", "data_wait_share", "model_tflops_per_second", "seconds")
 
 
 def logged(run_dir: Path) -> list[dict]:
-    """What the run logged, but for the times."""
+    """The metrics that the run logged, without those that depend on time."""
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in CLOCKED} for line in lines]
+    return [{k: v for k, v in line.items() if k not in TIMES} for line in lines]
 
 
-def test_training_from_a_folder_http_and_s3_logs_the_same_bytes(server, tiny_shards, tmp_path):
+def test_training_from_a_folder_http_and_s3_logs_the_same_metrics(server, tiny_shards, tmp_path):
     environment = os.environ | {"TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1"} | server.s3_environment
     command = [sys.executable, "-m", "cxr_dist", "train", "demo-baseline", *SMALL.split()]
 
@@ -275,8 +272,8 @@ def test_training_from_a_folder_http_and_s3_logs_the_same_bytes(server, tiny_sha
         start("s3", "s3://bucket/shards", "--data.workers", 0, *limit),
     ]
     for run in runs:
-        said, _ = run.communicate()
-        assert run.returncode == 0, said
+        output, _ = run.communicate()
+        assert run.returncode == 0, output
     local = logged(tmp_path / "local")
     assert len(local) >= 6
     assert logged(tmp_path / "http") == logged(tmp_path / "s3") == local

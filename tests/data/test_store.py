@@ -1,4 +1,4 @@
-"""Damage of a shard is noticed at the read that meets it, and named without its content."""
+"""Damage of a shard is detected when the damaged part is read, and the error does not contain its content."""
 
 import dataclasses
 import json
@@ -25,10 +25,10 @@ def read_all(folder):
     return [store.read(s, i) for s, entry in enumerate(store.shards) for i in range(entry.samples)]
 
 
-def what_reading_says(folder, expected):
-    """The error's message; empty where all samples came back as expected."""
+def reading_error(folder, expected):
+    """The message of the error that reading raises, or "" if all samples are as expected."""
     try:
-        assert contents(read_all(folder)) == expected, "silently other data"
+        assert contents(read_all(folder)) == expected, "other data was read without an error"
     except ShardError as error:
         return str(error)
     return ""
@@ -38,7 +38,7 @@ def contents(samples):
     return [(s["__key__"], s["jpg"], s["json"]) for s in samples]
 
 
-def test_no_flipped_bit_of_a_sample_is_silent(shards):
+def test_every_flipped_bit_of_a_sample_is_detected(shards):
     whole, victim = contents(read_all(shards)), shards / "train-00001.tar"
     data, chance, noticed = victim.read_bytes(), random.Random(0), 0
     for _ in range(200):
@@ -46,15 +46,15 @@ def test_no_flipped_bit_of_a_sample_is_silent(shards):
         damaged = bytearray(data)
         damaged[place] ^= 1 << chance.randrange(8)
         victim.write_bytes(damaged)
-        message = what_reading_says(shards, whole)
+        message = reading_error(shards, whole)
         assert message == "" or re.fullmatch(
             r"train-00001\.tar: sample \d+ does not .* \(crc32\): .*", message
         )
         noticed += message != ""
-    assert noticed > 100  # the others lie in the tar's closing blocks, which hold nothing
+    assert noticed > 100  # the other bits are in the empty blocks at the end of the tar
 
 
-def test_a_truncated_shard_says_both_sizes(shards):
+def test_the_error_for_a_truncated_shard_has_both_sizes(shards):
     victim = shards / "train-00000.tar"
     size = victim.stat().st_size
     victim.write_bytes(victim.read_bytes()[: size // 2])
@@ -96,7 +96,7 @@ def test_a_manifest_of_another_version_or_kind_is_refused(shards):
         load_manifest(shards)
 
 
-def test_any_changed_bit_of_the_manifest_is_noticed(shards):
+def test_any_changed_bit_of_the_manifest_is_detected(shards):
     path = shards / "manifest.json"
     whole = path.read_bytes()
     for bit in np.random.default_rng(0).choice(8 * len(whole), 300, replace=False).tolist():
@@ -119,13 +119,13 @@ def test_an_empty_split_is_named(shards):
         load_manifest(shards).split("val")
 
 
-def test_a_store_that_is_forgotten_leaves_no_file_open(shards):
+def test_a_store_that_is_garbage_collected_leaves_no_file_open(shards):
     def open_files():
         return [link for link in Path("/proc/self/fd").iterdir() if str(shards) in str(link.resolve())]
 
     store = ShardStore(shards, load_manifest(shards), "train")
     store.read(0, 0)
     store.read(1, 0)
-    assert len(open_files()) == 2  # the tars; an index is closed once it is read
+    assert len(open_files()) == 2  # the tars; an index is closed after it is read
     del store
     assert open_files() == []

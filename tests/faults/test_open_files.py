@@ -20,7 +20,7 @@ from lane_batches import lane_batches
 
 from cxr_dist.config.data import DataConfig
 from cxr_dist.data.loader import evaluation_loader
-from cxr_dist.data.origin import fetch
+from cxr_dist.data.origin import fetch_file
 from cxr_dist.data.place import open_store
 from cxr_dist.data.store import ShardError, ShardStore
 from cxr_dist.errors import UserError, out_of_files
@@ -150,8 +150,8 @@ def opening_an_index(shards: Path) -> Callable[[], object]:
 
 
 def fetching_a_shard(shards: Path) -> Callable[[], object]:
-    fetch(str(shards), "manifest.json", shards / "manifest.json.copy")
-    return lambda: fetch(str(shards), "train-00000.tar", shards / "copy.tar")
+    fetch_file(str(shards), "manifest.json", shards / "manifest.json.copy")
+    return lambda: fetch_file(str(shards), "train-00000.tar", shards / "copy.tar")
 
 
 def reading_an_image(shards: Path) -> Callable[[], object]:
