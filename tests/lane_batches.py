@@ -1,11 +1,11 @@
-"""The training stream of all ranks, one after the other: what each lane's micro-batch of each step is."""
+"""Read the training streams of all ranks one after the other."""
 
 from cxr_dist.data.loader import training_batches, training_plan
 from cxr_dist.distributed.world import World, lanes_of
 
 
 def lane_batches(data, manifest, seed, *, steps, first_step=0, world_size=1):
-    """Yield ((step, lane), batch) for `steps` steps of every rank, with films and without reports."""
+    """Yield ((step, lane), batch) for `steps` steps of every rank, with images and without reports."""
     plan = training_plan(data, manifest, seed)
     for rank in range(world_size):
         lanes = lanes_of(World(rank=rank, world_size=world_size), plan.num_lanes)

@@ -1,4 +1,4 @@
-"""From the draws of an epoch to samples: the plan says where a draw lands, the shard's index what lies there."""
+"""Find the samples of an epoch's draws: the plan gives the place in a shard, and the shard's index the sample there."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ NOT_REPLACED = -1
 
 
 def samples_of(plan: Plan, store: ShardStore, epoch: int, draws: Integers) -> tuple[Integers, Integers]:
-    """Number of the shard, and of the sample in it, for each draw [n] of an epoch."""
+    """The number of the shard and of the sample in it for each draw [n] of an epoch."""
     shards, places = plan.locate(epoch, draws)
     samples = np.empty_like(draws)
     for shard in np.unique(shards):
@@ -27,17 +27,16 @@ def samples_of(plan: Plan, store: ShardStore, epoch: int, draws: Integers) -> tu
 def keys_of(
     config: DataConfig, manifest: Manifest, plan: Plan, epoch: int, draws: Sequence[tuple[int, int]]
 ) -> list[str]:
-    """Keys in the shards of (draw, stand-in) pairs: what was read for a draw of an epoch.
+    """Keys of the samples that were read for the draws of an epoch.
 
-    The stand-in is the sample that replaced a damaged one, or NOT_REPLACED.
+    Each draw comes with the number of the sample that replaced a damaged one, or NOT_REPLACED.
     """
     store = open_store(config, manifest, "train")
     try:
         shards, samples = samples_of(plan, store, epoch, np.array([draw for draw, _ in draws]))
-        read = [
-            (shard, sample if stand_in == NOT_REPLACED else stand_in)
-            for shard, sample, (_, stand_in) in zip(shards.tolist(), samples.tolist(), draws, strict=True)
-        ]
-        return [store.index(shard)[sample]["key"].decode("ascii") for shard, sample in read]
+        replacements = np.array([replacement for _, replacement in draws])
+        read = np.where(replacements == NOT_REPLACED, samples, replacements)
+        pairs = zip(shards.tolist(), read.tolist(), strict=True)
+        return [store.index(shard)[sample]["key"].decode("ascii") for shard, sample in pairs]
     finally:
         store.close()

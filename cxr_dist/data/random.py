@@ -1,8 +1,8 @@
 """Random numbers as a pure function of integers: the same on every machine, release, rank and worker.
 
-NumPy's generators keep no promise about their streams between releases and cost 20 µs each to seed; a hash
-of (seed, epoch, draw, ...) needs no state. The mixing step is the finaliser of SplitMix64 (Steele, Lea and
-Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014).
+A hash of (seed, epoch, draw, ...) needs no state, whereas NumPy's generators are slow to seed and their streams may
+change between releases. The mixing step is the finaliser of SplitMix64 (Steele, Lea and Flood, "Fast splittable
+pseudorandom number generators", OOPSLA 2014).
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ _SECOND = np.uint64(0x94D049BB133111EB)
 
 
 def hash64(*words: ArrayLike) -> NDArray[np.uint64]:
-    """Mix integers (scalars or arrays that broadcast) into 64 uniform bits; the order of words counts."""
+    """Mix integers (scalars or arrays that broadcast) into 64 uniform bits. The order of the words matters."""
     with np.errstate(over="ignore"):
         mixed: NDArray[np.uint64] = np.zeros((), np.uint64)
         for word in words:
@@ -26,15 +26,15 @@ def hash64(*words: ArrayLike) -> NDArray[np.uint64]:
 
 
 def uniform(*words: ArrayLike) -> NDArray[np.float64]:
-    """Uniform numbers in [0, 1), one for each broadcast element of the words."""
+    """Uniform numbers in [0, 1), one for each element of the broadcast words."""
     return (hash64(*words) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def integer_below(limit: int, *words: int) -> int:
-    """A uniform integer in [0, limit); the modulo's bias is below limit / 2^64."""
+    """A uniform integer in [0, limit). The bias of the modulo is below limit / 2^64."""
     return int(hash64(*words)) % limit
 
 
 def permutation(length: int, *words: int) -> NDArray[np.int64]:
-    """A permutation of range(length): the order of the hashes of (words, i)."""
+    """A permutation of range(length), given by the order of the hashes of (words, i)."""
     return np.argsort(hash64(*words, np.arange(length)), kind="stable").astype(np.int64)

@@ -1,4 +1,4 @@
-"""The plan's promises, for any shards, weights and batch sizes: no process, no file."""
+"""The plan keeps its promises for any shards, weights and batch sizes. No test needs a process or a file."""
 
 from collections import Counter
 
@@ -33,7 +33,7 @@ def plan_of(
 
 
 def samples_of(plan: Plan, epoch: int) -> list[tuple[int, int]]:
-    """(shard, sample) of every draw of an epoch, lane by lane, window by window."""
+    """(shard, sample) of every draw of an epoch, by lane and window."""
     drawn = []
     for lane in range(plan.num_lanes):
         for window in range(-(-plan.draws_per_lane // plan.window)):
@@ -74,7 +74,7 @@ def test_equal_weights_draw_each_sample_at_most_once(rows, epoch, batches):
     assert len(drawn) == len(set(drawn)) == plan.num_samples // batches[0] * batches[0]
 
 
-def test_the_samples_that_sit_out_change_every_epoch():
+def test_the_samples_that_are_left_out_change_every_epoch():
     plan = plan_of([[10, 3], [10, 0], [4, 4]], global_batch=10, micro_batch=5)
     everyone = {(s, i) for s, n in enumerate([13, 10, 8]) for i in range(n)}
     out = [frozenset(everyone - set(samples_of(plan, epoch))) for epoch in range(20)]
@@ -99,7 +99,7 @@ def test_a_lane_touches_only_its_stretch_of_the_shards():
         assert len(np.unique(plan.locate(2, draws)[0])) <= 64 / plan.num_lanes + 2
 
 
-def test_epochs_and_seeds_give_other_orders_and_the_same_seed_the_same():
+def test_the_order_differs_between_epochs_and_seeds_and_is_the_same_for_the_same_seed():
     rows = [[50, 3]] * 6
     first = samples_of(plan_of(rows, [1, 5], seed=1), 0)
     assert samples_of(plan_of(rows, [1, 5], seed=1), 0) == first
@@ -107,16 +107,17 @@ def test_epochs_and_seeds_give_other_orders_and_the_same_seed_the_same():
     assert samples_of(plan_of(rows, [1, 5], seed=2), 0) != first
 
 
-def test_an_epoch_is_mixed_like_a_full_permutation_where_lanes_are_short_and_by_windows_where_long():
-    found = shuffling_beside_a_permutation()
-    full, short, long = found["full permutation"], found["plan, 16 lanes"], found["plan, 2 lanes"]
+def test_short_lanes_shuffle_like_a_full_permutation_and_long_lanes_within_windows():
+    measured = shuffling_beside_a_permutation()
+    full, short, long = measured["full permutation"], measured["plan, 16 lanes"], measured["plan, 2 lanes"]
     for quality in (short, full):
-        assert abs(quality["position_correlation"]) < 4.5 / 100_000**0.5  # standard errors of no correlation
-    # In long lanes the samples of a shard move together: the shards' own permutation is what mixes.
+        # 4.5 standard errors of an uncorrelated sample
+        assert abs(quality["position_correlation"]) < 4.5 / 100_000**0.5
+    # In long lanes the samples of a shard move together, so only the permutation of the shards counts.
     assert abs(long["position_correlation"]) < 3 / 100**0.5
     assert short["neighbour_distance"] == pytest.approx(full["neighbour_distance"], rel=0.05)
     assert short["shards_per_batch"] == pytest.approx(full["shards_per_batch"], rel=0.05)
-    # Samples stored side by side stay inside their window: 8 of a lane's 50 shards, about a third of it apart.
+    # Neighbouring samples stay inside their window, which spans 8 of a lane's 50 shards.
     assert long["neighbour_distance"] == pytest.approx(full["neighbour_distance"] * 8 / 50, rel=0.15)
     assert long["shards_per_batch"] >= 15
 
@@ -129,14 +130,14 @@ def test_group_weights_follow_the_inverse_frequency(temper):
     np.testing.assert_allclose(weights[:3] / weights[0], (900 / counts[:3]) ** temper, rtol=1e-4)
 
 
-def test_expected_draws_are_what_an_epoch_draws():
+def test_an_epoch_draws_each_group_as_often_as_expected():
     plan = plan_of([[90, 4], [80, 2], [75, 1]], list(group_weights(np.array([245, 7]), 1.0)), 12, 4)
     heavy = sum(sample >= [90, 80, 75][shard] for shard, sample in samples_of(plan, 0))
     assert abs(heavy - plan.expected_draws()[1]) <= 7
     np.testing.assert_allclose(plan.expected_draws(), plan.num_draws / 2, rtol=1e-3)
 
 
-def test_positions_stay_exact_at_a_thousand_million_samples():
+def test_positions_are_exact_with_a_billion_samples():
     plan = plan_of([[10_000_000, 7]] * 100, [65536, 65536 * 999], global_batch=8192, micro_batch=32)
     draws = np.array([0, 1, plan.num_draws // 2, plan.num_draws - 1])
     order, before, offset = plan._epoch(3)
