@@ -1,7 +1,7 @@
-"""One affine warp from a decoded film to the network's input: crop, resize, rotate, shift, zoom and flip at once.
+"""Crop, resize, rotate, shift, zoom and flip a decoded image to the network's input in one affine warp.
 
-The parameters follow from a draw's 64-bit key alone, so that no worker and no rank enters. Brightness and
-contrast are left to the device (`jitter`), where they cost nothing.
+The parameters depend only on a draw's 64-bit key, and not on the worker or the rank. Brightness and contrast are
+changed on the device (`jitter`), where this costs almost nothing.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ Grey = NDArray[np.uint8]
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """Ranges of the random affine map; all zero is the plain centre crop of evaluation."""
+    """Ranges of the random affine map. If all are zero, it is the centre crop used in evaluation."""
 
     rotation_degrees: float = 0.0
     shift: float = 0.0
@@ -30,7 +30,7 @@ class Augmentation:
 
     @classmethod
     def of(cls, config: DataConfig) -> "Augmentation":
-        """The training augmentation that the configuration asks for."""
+        """The training augmentation of a configuration."""
         return cls(
             rotation_degrees=config.rotation_degrees,
             shift=config.shift,
@@ -41,10 +41,10 @@ class Augmentation:
     def matrices(
         self, shapes: Sequence[tuple[int, ...]], size: int, keys: NDArray[np.uint64]
     ) -> NDArray[np.float64]:
-        """Maps [b, 2, 3] from output pixels [size, size] to input pixels of films of shapes [h, w].
+        """Affine maps [b, 2, 3] from output pixels [size, size] to input pixels of images of shapes [h, w].
 
-        The square of a film's short side, in its centre, fills the output; then the random part acts about
-        the centre. Same (self, shape, key): same map.
+        The central square, whose side is the image's short side, fills the output; the random part is applied about
+        its centre. The same (self, shape, key) always gives the same map.
         """
         width_height = np.array(shapes, dtype=np.float64)[:, ::-1]
         side = width_height.min(axis=1)
@@ -63,21 +63,21 @@ class Augmentation:
         return maps
 
 
-def warp(film: Grey, matrix: NDArray[np.float64], out: Grey) -> None:
-    """Fill `out` [size, size] from `film` [h, w] by bilinear interpolation; what lies outside is black."""
+def warp(image: Grey, matrix: NDArray[np.float64], out: Grey) -> None:
+    """Fill `out` [size, size] from `image` [h, w] by bilinear interpolation. Pixels outside the image are black."""
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    cv2.warpAffine(film, matrix, (out.shape[1], out.shape[0]), dst=out, flags=flags)
+    cv2.warpAffine(image, matrix, (out.shape[1], out.shape[0]), dst=out, flags=flags)
 
 
 def jitter(
     images: torch.Tensor, sample_keys: NDArray[np.uint64], brightness: float, contrast: float
 ) -> torch.Tensor:
-    """Per-sample contrast and brightness on normalised images, float [b, 1, H, W], on their device.
+    """Change contrast and brightness of normalised images, float [b, 1, H, W], on their device.
 
     Args:
-        sample_keys: [b] 64-bit keys (`plan.augmentation_key`).
-        brightness: added, uniform in ± this, in units of the normalised grey (deviations).
-        contrast: factor about the mean grey, uniform in 1 ± this.
+        sample_keys: 64-bit keys [b] (`plan.augmentation_key`).
+        brightness: The added value is uniform in ± this, in units of the normalised grey level (standard deviations).
+        contrast: The factor about the mean grey level is uniform in 1 ± this.
     """
     signed = 2.0 * uniform(sample_keys[:, None], np.arange(5, 7)) - 1.0
     factors = to_device(torch.from_numpy(signed).to(images.dtype), images.device)

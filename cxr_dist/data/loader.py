@@ -1,16 +1,16 @@
-"""The streams of micro-batches, as webdataset pipelines: a source of samples, then small stages.
+"""Streams of micro-batches as webdataset pipelines: a source of samples is followed by small stages.
 
-    source    (epoch, lane, step) or a batch's range -> lists of WebDataset sample dicts, decoded (read.py):
-              "jpg" grey uint8 [h, w], "json" a dict
-    own       --data.stages: the user's functions on each training sample (own_stages.py)
-    collate   one affine warp per film into uint8 [n, 1, H, W]; the reports tokenized together -> Batch
+    source    reads (epoch, lane, step), or the range of an evaluation batch, into a list of decoded sample dicts
+              (read.py): "jpg" is grey uint8 [h, w], "json" is a dict
+    own       --data.stages: applies the user's functions to each training sample (own_stages.py)
+    collate   warps each image into uint8 [n, 1, H, W] and tokenizes the reports, which gives a Batch
 
-A stage is a function from an iterator to an iterator.
-DataLoader worker j of M makes the rank's micro-batches j, j + M, ... and the DataLoader returns them in order.
-A worker's error comes back as a value, so that what the user reads is its one line and not a traceback.
+A stage is a function from an iterator to an iterator. Worker j of M makes the rank's micro-batches j, j + M, ..., and
+the DataLoader returns them in order. A worker returns an error as a value, so that the user sees no traceback.
 """
 
 import contextlib
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -31,7 +31,7 @@ from cxr_dist.data.plan import Plan, augmentation_key, evaluation_batches, group
 from cxr_dist.data.read import Read, Replacing, SampleDict, reader
 from cxr_dist.data.store import ShardError, ShardStore
 from cxr_dist.data.text import ReportTokenizer, report_text
-from cxr_dist.data.views import film_keys, row_table
+from cxr_dist.data.views import image_keys, row_table
 from cxr_dist.data.workers import check_open_files, ending_its_workers, start_worker
 from cxr_dist.errors import UserError, out_of_files
 from cxr_dist.format.manifest import Manifest
@@ -42,7 +42,7 @@ Samples = list[SampleDict]
 
 
 def training_plan(config: DataConfig, manifest: Manifest, seed: int) -> Plan:
-    """The plan of the training split: uniform, or weighted by the sampling groups' inverse frequency."""
+    """The plan of the training split, with uniform weights or weights by the inverse frequency of the groups."""
     counts = column(manifest.split("train").shards, "group_counts")
     temper = config.sampling_temper if config.sampling == "weighted" else 0.0
     return Plan(
@@ -56,7 +56,7 @@ def training_plan(config: DataConfig, manifest: Manifest, seed: int) -> Plan:
 
 
 class TrainingSource(IterableDataset[Samples]):
-    """Samples of the rank's micro-batches from a step on, for ever: step by step, lane by lane."""
+    """An endless stream of the rank's micro-batches from a given step on: step by step, and lane by lane in a step."""
 
     def __init__(self, read: Replacing, plan: Plan, lanes: range, first_step: int) -> None:
         self.read, self.plan, self.lanes, self.first_step = read, plan, lanes, first_step
@@ -64,14 +64,13 @@ class TrainingSource(IterableDataset[Samples]):
 
     def __iter__(self) -> Iterator[Samples]:
         worker, num_workers = _worker()
-        turn = worker
-        while True:
-            step, lane = self.first_step + turn // len(self.lanes), self.lanes[turn % len(self.lanes)]
-            yield self.micro_batch(*divmod(step, self.plan.steps_per_epoch), lane)
-            turn += num_workers
+        for number in itertools.count(worker, num_workers):
+            steps, place = divmod(number, len(self.lanes))
+            epoch, step = divmod(self.first_step + steps, self.plan.steps_per_epoch)
+            yield self.micro_batch(epoch, step, self.lanes[place])
 
     def micro_batch(self, epoch: int, step: int, lane: int) -> Samples:
-        """The samples of (epoch, step in the epoch, lane): the pure function that all else follows from."""
+        """The samples of (epoch, step in the epoch, lane). This is a pure function of its arguments and the plan."""
         size = self.plan.micro_batch
         rows = [self._at(epoch, lane, position) for position in range(step * size, (step + 1) * size)]
         keys = augmentation_key(self.plan.seed, epoch, np.array([draw for draw, _, _ in rows]))
@@ -81,7 +80,7 @@ class TrainingSource(IterableDataset[Samples]):
         ]
 
     def _at(self, epoch: int, lane: int, position: int) -> tuple[int, int, int]:
-        """(draw, shard, sample) at a position of a lane; a lane's current window is kept resolved."""
+        """(draw, shard, sample) at a position of a lane. The samples of a lane's current window are cached."""
         window, place = divmod(position, self.plan.window)
         known, rows = self._windows.get(lane, ((-1, -1), []))
         if known != (epoch, window):
@@ -95,7 +94,7 @@ class TrainingSource(IterableDataset[Samples]):
         return draw, shard, sample
 
     def _expect(self, epoch: int, lane: int, window: int) -> None:
-        """Have the shards of a lane's new window copied, and then those of its next."""
+        """Start to copy the shards of a lane's new window, and then those of its next window."""
         last = (window + 1) * self.plan.window >= self.plan.draws_per_lane
         upcoming = []
         for e, w in ((epoch, window), (epoch + 1, 0) if last else (epoch, window + 1)):
@@ -106,7 +105,7 @@ class TrainingSource(IterableDataset[Samples]):
 
 
 class EvaluationSource(IterableDataset[Samples]):
-    """Samples of the rank's canonical evaluation batches, each once, in order."""
+    """The samples of the rank's canonical evaluation batches, each once and in order."""
 
     def __init__(self, store: ShardStore, read: Read, batches: list[range]) -> None:
         self.store, self.read, self.batches, self._shard = store, read, batches, -1
@@ -120,7 +119,7 @@ class EvaluationSource(IterableDataset[Samples]):
 
     def _read(self, sample_id: int) -> SampleDict:
         shard = int(np.searchsorted(self.first, sample_id, side="right")) - 1
-        if shard != self._shard:  # they come in order
+        if shard != self._shard:  # sample ids ascend, so a shard is never needed again after the next one
             self._shard = shard
             self.store.expect({shard}, range(shard + 1, min(shard + 3, len(self.store.shards))))
         return self.read(shard, sample_id - int(self.first[shard])) | {"sample_id": sample_id}
@@ -133,9 +132,9 @@ def collate(
     sections: tuple[str, ...],
     views: int = 1,
 ) -> Stage:
-    """Stage: a list of decoded samples, of up to `views` films each, to a Batch."""
+    """The stage that turns a list of decoded samples, with up to `views` images each, into a Batch."""
 
-    def films(samples: Samples) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    def warped(samples: Samples) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         if image_size is None:
             return None, None
         names = [image_names(sample) for sample in samples]
@@ -143,16 +142,16 @@ def collate(
         rows = None if views == 1 else row_table([len(own) for own in names], views)
         keys = np.array([sample.get("augmentation_key", 0) for sample in samples], np.uint64)
         images = np.empty((len(stored), 1, image_size, image_size), np.uint8)
-        maps = augmentation.matrices([film.shape for film in stored], image_size, film_keys(keys, rows))
-        for film, matrix, out in zip(stored, maps, images, strict=True):
-            warp(film, matrix, out[0])
+        maps = augmentation.matrices([image.shape for image in stored], image_size, image_keys(keys, rows))
+        for image, matrix, out in zip(stored, maps, images, strict=True):
+            warp(image, matrix, out[0])
         return torch.from_numpy(images), None if rows is None else torch.from_numpy(rows)
 
     def stage(batches: Iterator[Samples]) -> Iterator[Batch]:
         for samples in batches:
             texts = [report_text(sample["json"], sections) for sample in samples]
             tokens, mask = tokenizer(texts) if tokenizer else (None, None)
-            images, view_rows = films(samples)
+            images, view_rows = warped(samples)
             yield Batch(
                 images=images,
                 view_rows=view_rows,
@@ -175,13 +174,13 @@ def _worker() -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class _Failure:
-    """An error of a worker, on its way to the training process."""
+    """The message of a worker's error, sent to the training process."""
 
     message: str
 
 
 def _errors_as_values(batches: Iterator[Batch]) -> Iterator[Batch | _Failure]:
-    """Last stage: the DataLoader itself would bring a traceback along with the message."""
+    """The last stage. Without it the DataLoader would add a traceback to the message."""
     try:
         yield from batches
     except (UserError, OSError) as error:
@@ -222,7 +221,7 @@ def training_batches(
     tokenizer: ReportTokenizer | None,
     with_images: bool,
 ) -> Iterator[Batch]:
-    """The rank's micro-batches from a global step on, without end: for each step, one per lane, in order."""
+    """An endless stream of the rank's micro-batches from a global step on: for each step one per lane, in order."""
     size = config.image_size if with_images else None
     store = open_store(config, manifest, "train")
     read = reader(store, manifest.image["short_side"], size)
@@ -242,7 +241,7 @@ def evaluation_loader(
     tokenizer: ReportTokenizer | None,
     with_images: bool,
 ) -> Iterator[Batch]:
-    """The rank's canonical evaluation batches of a split, without augmentation; damage is always an error."""
+    """The rank's canonical evaluation batches of a split, without augmentation. A damaged sample is always an error."""
     size = config.image_size if with_images else None
     batches = evaluation_batches(manifest.split(split).samples, config.evaluation_batch, rank, world_size)
     store = open_store(config, manifest, split)

@@ -1,29 +1,29 @@
-"""Which tokens of a padded batch the text encoder computes: the mask in, places in the flattened batch out.
+"""Choose which tokens of a padded batch the text encoder computes.
 
-The loader finds them on the host, where the mask is. On the device nobody would know how many there are without
-waiting for it.
+The loader does this on the host, because on the device the host would have to wait for the number of tokens.
 """
 
 import torch
 from torch import Tensor
 
-_SHARE_BITS = 4  # rounding adds at most 1 / 2^4, or makes multiples of 2^4
+_SHARE_BITS = 4  # rounding adds at most 1 / 2^4, or gives a multiple of 2^4
 
 
 def round_up_tokens(tokens: int) -> int:
-    """A number of tokens rounded up by at most a sixteenth, or to 16: at most 16 different results a doubling.
+    """Round a number of tokens up by at most a sixteenth, or to 16.
 
-    Few results keep few compiled kernels, and multiples of 16 suit tensor cores.
+    There are at most 16 results between a number and its double, which limits the number of compiled kernels, and
+    multiples of 16 suit tensor cores.
     """
     step = 1 << max(_SHARE_BITS, tokens.bit_length() - 1 - _SHARE_BITS)
     return -(-tokens // step) * step
 
 
 def packed_positions(attention_mask: Tensor) -> Tensor:
-    """Places int64 [N], ascending, of the real tokens of a batch [b, T] in its b · T.
+    """Positions int64 [N], ascending, of the real tokens of a batch [b, T] in the flattened batch.
 
-    The first padding of the batch fills them up to a rounded number. Attention is masked, so that to compute some
-    padding changes no token.
+    The first padding tokens are added to reach a rounded number. They change no other token, because attention is
+    masked.
     """
     real = attention_mask.flatten().bool()
     wanted = min(round_up_tokens(max(1, int(real.sum()))), len(real))

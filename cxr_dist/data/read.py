@@ -1,9 +1,10 @@
-"""One sample, decoded: (shard, sample) in, pixels and facts out, or an error; and the replacement of damaged ones.
+"""Read and decode samples, and replace damaged ones.
 
-A replacement is a pure function of (seed, epoch, draw) and the shard, so that a run with damaged samples is the
-same at any world size and after a resume. What was replaced travels with the sample to the ledger.
+A replacement is a pure function of (seed, epoch, draw) and the shard, so a run with damaged samples is the same at any
+world size and after a resume. The replacement sample records what it replaces.
 """
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -15,18 +16,16 @@ from cxr_dist.data.store import SampleError, ShardStore
 from cxr_dist.format.stored_sample import REASONS, DamagedSample, decode_facts, decode_jpeg, image_names
 
 SampleDict = dict[str, Any]
-"""A sample as webdataset has it: "__key__", "json", "jpg", a study's further films, and what the pipeline adds."""
+"""A WebDataset sample: "__key__", "json", "jpg", further images of a study, and fields that the pipeline adds."""
 Read = Callable[[int, int], SampleDict]
-"""From (shard, sample) to a decoded sample; raises SampleError."""
+"""A function from (shard, sample) to a decoded sample. It raises SampleError for a damaged one."""
 
 
-def decode(sample: SampleDict, short_side: int, image_size: int | None) -> None:
-    """In place: "jpg" to grey uint8 [h, w], "json" to a dict; `image_size` None leaves films out (text mode).
+def decode_sample(sample: SampleDict, short_side: int, image_size: int | None) -> None:
+    """Decode a sample in place: "json" to a dict, "jpg" (and "1.jpg", … of a study) to grey uint8 [h, w].
 
-    So is each further film of a study, "1.jpg" and so on.
-
-    A film stored at twice the needed size or more is decoded at half size: the JPEG's own low-pass, and faster.
-    Raises DamagedSample.
+    If `image_size` is None, images are not decoded (text mode). An image that is stored at twice the needed size or
+    more is decoded at half size, which is faster and uses the JPEG's own low-pass filter. Raises DamagedSample.
     """
     sample["json"] = decode_facts(sample["json"])
     if image_size is not None:
@@ -37,41 +36,38 @@ def decode(sample: SampleDict, short_side: int, image_size: int | None) -> None:
 
 
 def reader(store: ShardStore, short_side: int, image_size: int | None) -> Read:
-    """Reads and decodes samples of a store."""
+    """The function that reads and decodes samples of a store."""
 
     def read(shard: int, sample: int) -> SampleDict:
-        found = store.read(shard, sample)
+        stored = store.read(shard, sample)
         try:
-            decode(found, short_side, image_size)
+            decode_sample(stored, short_side, image_size)
         except DamagedSample as damage:
             raise SampleError(store.shards[shard].file, sample, damage.reason) from None
-        return found
+        return stored
 
     return read
 
 
 class Replacing:
-    """Reads what a draw asks for, or what stands in for it; without `replace` damage is an error."""
+    """Reads the sample of a draw, or a replacement if it is damaged. Without `replace` damage is an error."""
 
     def __init__(self, store: ShardStore, read: Read, seed: int, *, replace: bool) -> None:
         self.store, self.read, self.seed, self.replace = store, read, seed, replace
 
     def __call__(self, epoch: int, draw: int, shard: int, sample: int) -> SampleDict:
-        """The sample, with "replaced" where it is another one; raises SampleError where none of the shard is whole."""
+        """The sample, or another one with "replaced" set; raises SampleError if the whole shard is damaged."""
         try:
             return self.read(shard, sample)
         except SampleError as error:
             if not self.replace:
                 raise
-            return self._instead(epoch, draw, shard, sample, error)
+            return self._replacement(epoch, draw, shard, sample, error)
 
-    def _instead(self, epoch: int, draw: int, shard: int, sample: int, error: SampleError) -> SampleDict:
+    def _replacement(self, epoch: int, draw: int, shard: int, sample: int, error: SampleError) -> SampleDict:
         groups = self.store.index(shard)["group"]
         for other in replacement_order(self.seed, epoch, draw, sample, groups).tolist():
-            try:
-                found = self.read(shard, other)
-            except SampleError:
-                continue
-            reason = REASONS.index(error.reason)
-            return found | {"replaced": Replaced(draw, shard, sample, other, reason)}
+            replaced = Replaced(draw, shard, sample, other, REASONS.index(error.reason))
+            with contextlib.suppress(SampleError):
+                return self.read(shard, other) | {"replaced": replaced}
         raise error

@@ -1,7 +1,7 @@
-"""Reports to token ids: which sections are read, in which order, and the tokenizer that every rank shares.
+"""Select the sections of a report, and tokenize reports with the tokenizer that all ranks share.
 
-`prepare_text_folder` (rank 0, once per run) writes RUN_DIR/text_encoder: config.json and the tokenizer, so that
-evaluation needs neither the bundle nor the network. Report text stays in memory; only token ids leave.
+`prepare_text_folder` (rank 0, once per run) writes config.json and the tokenizer to RUN_DIR/text_encoder, so that
+evaluation needs neither the weights bundle nor the network. Report text is kept in memory only.
 """
 
 import json
@@ -21,10 +21,10 @@ from cxr_dist.errors import UserError
 
 _SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json")
-_WORDS_KEPT = 100_000  # about 15 MB; a large hospital's reports have as many different words
-PAD_MULTIPLE = 16  # few distinct shapes, and sizes that tensor cores like
+_CACHED_WORDS = 100_000  # about 15 MB, enough for the different words in the reports of a large hospital
+PAD_MULTIPLE = 16  # gives few distinct shapes, with sizes that suit tensor cores
 
-# The demo's text encoder: BERT's own class, small enough for two CPU cores.
+# The text encoder `tiny`: a BERT that is small enough to train on two CPU cores.
 _TINY_BERT: dict[str, Any] = {
     "model_type": "bert",
     "hidden_size": 64,
@@ -39,29 +39,27 @@ _TINY_BERT: dict[str, Any] = {
 
 
 def report_text(sample: dict[str, Any], sections: tuple[str, ...]) -> str:
-    """The chosen sections of a sample's JSON, in the order asked for; absent ones are skipped."""
+    """The given sections of a sample's JSON in the given order, without those that are missing."""
     return " ".join(text for name in sections if (text := sample["text"].get(name)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportWord:
-    """A word of a report, and where its tokens stand."""
+    """A word as it is written in a report, and the positions of its tokens in the row of token ids."""
 
     text: str
-    """As the report has it."""
     tokens: tuple[int, ...]
-    """Positions in the row of token ids."""
 
 
 class ReportTokenizer:
-    """A Hugging Face fast tokenizer from a local folder; batches in, padded id tensors out.
+    """A Hugging Face fast tokenizer from a local folder, which turns reports into padded tensors of token ids.
 
-    The tokenizers library does the work. BERT's kind splits at spaces before all else, so that a word's ids do not
-    depend on its neighbours: they are asked for once and kept, and a report costs a lookup per word.
+    BERT's tokenizers split text at spaces first, so that the ids of a word do not depend on its neighbours. They are
+    computed once per word and cached.
     """
 
     def __init__(self, folder: Path, max_tokens: int) -> None:
-        from transformers import AutoTokenizer  # reads 1,600 files, and runs on films alone need none of it
+        from transformers import AutoTokenizer  # slow to import, and not needed by image-only runs
 
         loaded = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
         self._tokenizer: Tokenizer = loaded.backend_tokenizer
@@ -74,7 +72,7 @@ class ReportTokenizer:
         self._ids_of_word: dict[str, list[int]] = {}
 
     def __call__(self, reports: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Token ids and attention mask, int64 [b, T]; T is the longest report's, rounded up to 16."""
+        """Token ids and attention mask, int64 [b, T]. T is the longest report's length, rounded up to 16."""
         encoded = [self._encode(report) for report in reports]
         longest = max(map(len, encoded), default=0)
         width = -(-longest // PAD_MULTIPLE) * PAD_MULTIPLE
@@ -86,7 +84,7 @@ class ReportTokenizer:
         return torch.from_numpy(tokens), torch.from_numpy(mask)
 
     def _encode(self, report: str) -> list[int]:
-        """The ids of a report with special tokens, cut at the limit."""
+        """The ids of a report including special tokens, truncated to `max_tokens`."""
         if not self._whole_words:
             return list(self._tokenizer.encode(report).ids)
         ids = [self._ends[0]]
@@ -97,14 +95,14 @@ class ReportTokenizer:
 
     def _encode_word(self, word: str) -> list[int]:
         ids = list(self._tokenizer.encode(word, add_special_tokens=False).ids)
-        if len(self._ids_of_word) < _WORDS_KEPT:
+        if len(self._ids_of_word) < _CACHED_WORDS:
             self._ids_of_word[word] = ids
         return ids
 
     def words(self, report: str) -> tuple[list[ReportWord], int]:
-        """The words that the tokens of one report stand for, in order, and how many words were cut off.
+        """The words of a report that the text encoder reads, in order, and the number of words that are cut off.
 
-        Special tokens and padding belong to no word. A word with a token before the cut counts as read.
+        Special tokens and padding belong to no word. A word counts as read if one of its tokens is.
         """
         encoded = self._tokenizer.encode(report)
         tokens: dict[int, list[int]] = {}
@@ -120,18 +118,18 @@ class ReportTokenizer:
 
 
 def tokenizer_of(config: Config, folder: Path) -> ReportTokenizer | None:
-    """The tokenizer of a run folder or exported folder; None for a model that reads no report."""
+    """The tokenizer of a run folder or an exported folder, or None for a model that does not read reports."""
     if not config.model.uses_text:
         return None
     return ReportTokenizer(folder / "text_encoder", config.data.max_tokens)
 
 
 def learn_wordpiece(reports: Iterable[str], size: int = 2000, min_reports: int = 20) -> Tokenizer:
-    """A lower-case WordPiece tokenizer: the words that stand in most reports, and single characters.
+    """A lower-case WordPiece tokenizer of single characters and the words that occur in most reports.
 
-    The library's own trainer breaks ties by hash order, so that no two runs get the same vocabulary; sorting
-    by (count, word) gives one vocabulary for one set of reports. A word in fewer than `min_reports` reports,
-    such as a name, is spelt in characters and does not enter the file.
+    The library's own trainer breaks ties by hash order, so its vocabulary differs from run to run. Sorting by (count,
+    word) always gives the same vocabulary for the same reports. A word in fewer than `min_reports` reports, for example
+    a name, is split into characters and is not written to the file.
     """
     normalizer, splitter = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
     counts: Counter[str] = Counter()
@@ -149,23 +147,23 @@ def learn_wordpiece(reports: Iterable[str], size: int = 2000, min_reports: int =
 
 
 def prepare_text_folder(folder: Path, source: Path | None, reports: Iterator[str]) -> None:
-    """Write config.json and tokenizer into `folder`: copied from `source`, or made from `reports` (tiny).
+    """Write config.json and the tokenizer to `folder`: copied from `source`, or made from `reports` if that is None.
 
-    Does nothing where the folder is whole already; appears under its name only when whole.
+    Does nothing if the folder is complete. It gets its name only when it is complete.
     """
     if (folder / "config.json").is_file():
         return
-    aside = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
     if source is None:
         tokenizer = learn_wordpiece(reports)
-        tokenizer.save(str(aside / "tokenizer.json"))
+        tokenizer.save(str(partial / "tokenizer.json"))
         names = {f"{t.strip('[]').lower()}_token": t for t in _SPECIAL}
         settings = {"tokenizer_class": "BertTokenizerFast", "do_lower_case": True} | names
-        (aside / "tokenizer_config.json").write_text(json.dumps(settings, indent=1))
+        (partial / "tokenizer_config.json").write_text(json.dumps(settings, indent=1))
         config = _TINY_BERT | {"vocab_size": tokenizer.get_vocab_size()}
-        (aside / "config.json").write_text(json.dumps(config, indent=1))
+        (partial / "config.json").write_text(json.dumps(config, indent=1))
     else:
         if not (source / "config.json").is_file():
             raise UserError(
@@ -173,5 +171,5 @@ def prepare_text_folder(folder: Path, source: Path | None, reports: Iterator[str
             )
         for name in ("config.json", *_TOKENIZER_FILES):
             if (source / name).is_file():
-                shutil.copyfile(source / name, aside / name)
-    aside.rename(folder)
+                shutil.copyfile(source / name, partial / name)
+    partial.rename(folder)

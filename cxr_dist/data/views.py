@@ -1,8 +1,8 @@
-"""Samples of several films: which row of a batch's images is which film of which sample. Pure functions of integers.
+"""Map the images of a batch to its samples, which may have several images each. Pure functions of integers.
 
-A batch holds only films that exist, sample by sample, and a table int64 [b, V] of their rows: -1 where a sample has
-fewer than V films. So a missing film has no pixels that anything could see, BatchNorm least of all, and costs nothing.
-A batch of samples of one film each has no table (None): row i is sample i.
+A batch holds only images that exist, sample by sample, and a table int64 [b, V] of their rows, padded with -1 for
+samples with fewer than V images. A missing image therefore costs nothing and cannot enter BatchNorm's statistics. If
+each sample has one image, there is no table (None), and row i belongs to sample i.
 """
 
 from collections.abc import Sequence
@@ -16,25 +16,25 @@ from cxr_dist.data.random import hash64
 MISSING = -1
 
 
-def row_table(films: Sequence[int], views: int) -> NDArray[np.int64]:
-    """The table [b, views] for samples of 1 to `views` films."""
-    counts, places = np.asarray(films)[:, None], np.arange(views)
+def row_table(counts_of_samples: Sequence[int], views: int) -> NDArray[np.int64]:
+    """The table [b, views] for samples with the given numbers of images, 1 to `views` each."""
+    counts, places = np.asarray(counts_of_samples)[:, None], np.arange(views)
     first = np.cumsum(counts, axis=0) - counts
     return np.where(places < counts, first + places, MISSING).astype(np.int64)
 
 
-def film_keys(keys: NDArray[np.uint64], table: NDArray[np.int64] | None) -> NDArray[np.uint64]:
-    """A 64-bit key for each film [n] from those of the samples [b]; a sample's first film has the sample's own."""
+def image_keys(keys: NDArray[np.uint64], table: NDArray[np.int64] | None) -> NDArray[np.uint64]:
+    """A 64-bit key for each image [n] from the keys of the samples [b]. A sample's first image has the sample's key."""
     if table is None:
         return keys
     samples, views = np.nonzero(table != MISSING)
     return np.where(views == 0, keys[samples], hash64(keys[samples], views))
 
 
-def partner_films(order: NDArray[np.int64], table: NDArray[np.int64] | None) -> NDArray[np.int64]:
-    """The film that each film [n] is mixed with, where sample i meets sample order[i].
+def partner_images(order: NDArray[np.int64], table: NDArray[np.int64] | None) -> NDArray[np.int64]:
+    """The image that each image [n] is mixed with when sample i is mixed with sample order[i].
 
-    It is the partner's film of the same place, or its first where it has fewer.
+    It is the image in the same place of the partner, or the partner's first image if it has none there.
     """
     if table is None:
         return order
@@ -45,5 +45,5 @@ def partner_films(order: NDArray[np.int64], table: NDArray[np.int64] | None) -> 
 
 
 def as_array(table: torch.Tensor | None) -> NDArray[np.int64] | None:
-    """The host's table of a batch."""
+    """The `view_rows` of a batch on the host as an array, or None."""
     return None if table is None else table.numpy()

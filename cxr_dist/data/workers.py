@@ -1,7 +1,7 @@
-"""The worker processes of a loader: what they do first, and that they end.
+"""Start the worker processes of a loader and make sure that they end.
 
-They end with the loader that started them, and with the process, whatever ends it. Other children of the process are
-not touched, because it may be a program that uses this package beside other things.
+They end with the loader that started them and with their parent process, however that ends. Other child processes are
+not touched, because the parent may be any program that uses this package.
 """
 
 import contextlib
@@ -24,31 +24,30 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from cxr_dist.data.store import OPEN_SHARDS
 from cxr_dist.errors import require
 
-T = TypeVar("T")
+Item = TypeVar("Item")
 _PR_SET_PDEATHSIG = 1
-_BEFORE_ALL_ELSE = 100  # of multiprocessing's own priorities at exit the highest is 15
-
+_FIRST_AT_EXIT = 100  # multiprocessing's own exit priorities are 15 at most
 _FILES_OF_BATCHES = (
-    56  # that a worker has open for batches on their way: seven of eight tensors; 42 were measured
+    56  # open files of a worker for the batches that it has sent: seven batches of eight tensors
 )
 
 
 def check_open_files(workers: int) -> None:
-    """Raise UserError where a worker could run out of descriptors.
+    """Raise UserError if a worker could run out of file descriptors.
 
-    It would lose the batch that it could not send, and the training process would wait for it without end.
+    The worker would lose the batch that it could not send, and the training process would wait for it forever.
     """
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = len(os.listdir("/dev/fd")) + 4 * workers + OPEN_SHARDS + _FILES_OF_BATCHES
     require(
         not workers or limit >= needed or limit == resource.RLIM_INFINITY,
-        f"a loader worker may have {needed} files open at once, and the limit is {limit}: raise it before the command "
-        "with `ulimit -n NUMBER`, or set --data.workers 0",
+        f"a loader worker may have {needed} files open at once, and the limit is {limit}: raise the limit with "
+        "`ulimit -n NUMBER` before running the command, or set --data.workers 0",
     )
 
 
 def start_worker(worker: int) -> None:
-    """In a loader worker: leave signals to the training process, which must save first; one thread each."""
+    """Prepare a loader worker: ignore signals, so that the training process can save first, and use one thread."""
     for name in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(name, signal.SIG_IGN)
     end_with_parent()
@@ -58,34 +57,33 @@ def start_worker(worker: int) -> None:
 
 
 def end_with_parent() -> None:
-    """In a forked worker, on Linux: be killed when the thread that forked it ends, however that happens.
+    """Have the kernel kill this forked worker when the thread that forked it ends (on Linux).
 
-    torch's DataLoader workers look for their parent only between two batches, and every 5 s.
+    torch's DataLoader workers check for their parent only between two batches.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         parent = multiprocessing.parent_process()
-        if parent is not None and os.getppid() != parent.pid:  # it ended before
+        if parent is not None and os.getppid() != parent.pid:  # the parent has already ended
             os._exit(1)
 
 
-def ending_its_workers(loader: DataLoader[T]) -> Iterator[T]:
-    """The loader's iterator; its workers are killed when it is forgotten, or where this process exits before.
+def ending_its_workers(loader: DataLoader[Item]) -> Iterator[Item]:
+    """The loader's iterator. Its workers are killed when it is garbage-collected or when this process exits.
 
-    They ignore TERM, by which multiprocessing ends daemonic processes at exit, and then it would wait for ever.
+    At exit multiprocessing sends SIGTERM to daemonic processes and waits, but the workers ignore SIGTERM.
     """
     iterator = iter(loader)
     if isinstance(iterator, _MultiProcessingDataLoaderIter):
-        # Not weakref.finalize: at exit it may run after multiprocessing has begun to wait, and it runs in forked
-        # processes too.
-        Finalize(iterator, _end, (id(iterator), iterator._workers), exitpriority=_BEFORE_ALL_ELSE)
+        # weakref.finalize may run after multiprocessing has begun to wait, and also runs in forked processes.
+        Finalize(iterator, _kill, (id(iterator), iterator._workers), exitpriority=_FIRST_AT_EXIT)
     return iterator
 
 
-def _end(owner: int, workers: Sequence[BaseProcess]) -> None:
+def _kill(owner: int, workers: Sequence[BaseProcess]) -> None:
     alive = [worker for worker in workers if worker.is_alive()]
     if alive:
-        # torch's handler of SIGCHLD would raise an error for a worker that it knows of.
+        # torch's SIGCHLD handler would raise an error for a worker in its list.
         with contextlib.suppress(ValueError):
             torch._C._remove_worker_pids(owner)
     for worker in alive:

@@ -20,7 +20,7 @@ from cxr_dist.data.augment import Augmentation
 from cxr_dist.data.batch import Batch
 from cxr_dist.data.loader import collate
 from cxr_dist.data.place import at, shards_folder
-from cxr_dist.data.read import SampleDict, decode
+from cxr_dist.data.read import decode_sample
 from cxr_dist.data.text import ReportTokenizer, tokenizer_of
 from cxr_dist.errors import UserError, require
 from cxr_dist.evaluate.answer import answers
@@ -102,7 +102,7 @@ class TrainedModel(Description):
         """One batch of the results of `sample`; changes `samples`."""
         size = self.config.data.image_size if self.config.model.uses_image else None
         for sample in samples:
-            decode(sample, self.image["short_side"], size)
+            decode_sample(sample, self.image["short_side"], size)
         to_batch = collate(size, Augmentation(), self.tokenizer, self.config.data.text_sections, self.views)
         batch: Batch = next(iter(to_batch(iter([list(samples)]))))
         return batch

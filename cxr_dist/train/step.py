@@ -21,7 +21,7 @@ from cxr_dist.data.batch import Batch
 from cxr_dist.data.plan import augmentation_key
 from cxr_dist.data.random import hash64, permutation, uniform
 from cxr_dist.data.transfer import HostCopy, to_device
-from cxr_dist.data.views import as_array, film_keys, partner_films
+from cxr_dist.data.views import as_array, image_keys, partner_images
 from cxr_dist.distributed.engine import Backend
 from cxr_dist.distributed.reduce import sum_over_ranks
 from cxr_dist.distributed.watch.progress import enter
@@ -125,7 +125,7 @@ class TrainStep:
     def prepared(self, step: int, epoch: int, lane: int, batch: Batch) -> MicroBatch:
         """Move a micro-batch to the device, normalise and jitter its images, and apply mixup if it is on."""
         data, table = self.config.data, as_array(batch.view_rows)
-        keys = film_keys(augmentation_key(self.config.seed, epoch, batch.sample_ids.numpy()), table)
+        keys = image_keys(augmentation_key(self.config.seed, epoch, batch.sample_ids.numpy()), table)
         batch = batch.to(self.backend.device)
         images = None
         if batch.images is not None:
@@ -162,5 +162,5 @@ class TrainStep:
         mixed = torch.lerp(targets[partner], targets, share) * both_known
         partners = partner
         if table is not None:
-            partners = to_device(torch.from_numpy(partner_films(order, table)), images.device)
-        return torch.lerp(images[partners], images, share), mixed, both_known
+            films = to_device(torch.from_numpy(partner_images(order, table)), images.device)
+        return torch.lerp(images[films], images, share), mixed, both_known

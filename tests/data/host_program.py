@@ -1,6 +1,7 @@
-"""A program with a child process of its own that also reads shards: python host_program.py SHARDS FOLDER ENDING
+"""A program that has a child process of its own and reads shards: python host_program.py SHARDS FOLDER ENDING
 
-ENDING is `raise` or `end`; either way a loader is then still in use. Prints the process ids of all loader workers.
+ENDING is `raise` or `end`. In both cases a loader is still in use when the program ends. The program prints the
+process ids of all loader workers.
 """
 
 import multiprocessing
@@ -13,7 +14,7 @@ shards, folder, ending = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 
 
 def finish(*_):
-    """What the program's own child does when it is told to end."""
+    """Handle SIGTERM in the program's own child process."""
     (folder / "finished").touch()
     sys.exit()
 
@@ -33,7 +34,7 @@ from cxr_dist.format.manifest import load_manifest  # noqa: E402
 
 
 def loader():
-    """One whose workers have begun."""
+    """A loader whose workers have started."""
     config = DataConfig(shards=str(shards), workers=2, evaluation_batch=2)
     manifest = load_manifest(shards)
     batches = evaluation_loader(
@@ -46,11 +47,11 @@ def loader():
     return batches
 
 
-for _ in loader():  # to its end
+for _ in loader():  # read to the end
     pass
 assert multiprocessing.active_children() == [own]
-forgotten = loader()
-del forgotten
+deleted = loader()
+del deleted
 assert multiprocessing.active_children() == [own]
 in_use = loader()
 while not (folder / "ready").exists():

@@ -1,4 +1,4 @@
-"""The affine map: a plain centre crop without augmentation, inside its ranges with it, the same for one key."""
+"""The affine map is a centre crop without augmentation, stays in its ranges with it, and depends on the key alone."""
 
 import cv2
 import numpy as np
@@ -13,15 +13,15 @@ def matrix_of(ranges, shape, size, key):
     return ranges.matrices([shape], size, np.array([key], np.uint64))[0]
 
 
-def test_without_augmentation_it_is_the_resized_centre_square():
+def test_without_augmentation_the_result_is_the_resized_centre_square():
     rng = np.random.default_rng(0)
-    film = cv2.GaussianBlur(rng.integers(0, 256, (96, 160), np.uint8), (0, 0), 4)
+    image = cv2.GaussianBlur(rng.integers(0, 256, (96, 160), np.uint8), (0, 0), 4)
     out = np.empty((96, 96), np.uint8)
-    warp(film, matrix_of(Augmentation(), film.shape, 96, key=7), out)
-    np.testing.assert_array_equal(out, film[:, 32:128])
+    warp(image, matrix_of(Augmentation(), image.shape, 96, key=7), out)
+    np.testing.assert_array_equal(out, image[:, 32:128])
     small = np.empty((48, 48), np.uint8)
-    warp(film, matrix_of(Augmentation(), film.shape, 48, key=7), small)
-    reference = cv2.resize(film[:, 32:128], (48, 48), interpolation=cv2.INTER_LINEAR)
+    warp(image, matrix_of(Augmentation(), image.shape, 48, key=7), small)
+    reference = cv2.resize(image[:, 32:128], (48, 48), interpolation=cv2.INTER_LINEAR)
     assert np.abs(small.astype(int) - reference).max() <= 2
 
 
@@ -40,21 +40,21 @@ def test_rotation_zoom_and_shift_stay_in_their_ranges(key, height, width):
     np.testing.assert_array_equal(matrix, matrix_of(ranges, (height, width), 64, key))
 
 
-def test_a_films_map_does_not_depend_on_its_batch():
+def test_the_map_of_an_image_does_not_depend_on_its_batch():
     ranges = Augmentation(rotation_degrees=7, shift=0.05, zoom=0.1, flip_probability=0.5)
     shapes, keys = [(40, 60), (80, 50), (64, 64)], np.array([3, 2**63, 11], np.uint64)
     for row, matrix in enumerate(ranges.matrices(shapes, 32, keys)):
         np.testing.assert_array_equal(matrix, matrix_of(ranges, shapes[row], 32, int(keys[row])))
 
 
-def test_a_certain_flip_is_a_mirror_image():
-    film = np.random.default_rng(0).integers(0, 256, (32, 32), np.uint8)
-    out = np.empty_like(film)
-    warp(film, matrix_of(Augmentation(flip_probability=1.0), film.shape, 32, key=3), out)
-    np.testing.assert_array_equal(out, film[:, ::-1])
+def test_a_flip_with_probability_one_mirrors_the_image():
+    image = np.random.default_rng(0).integers(0, 256, (32, 32), np.uint8)
+    out = np.empty_like(image)
+    warp(image, matrix_of(Augmentation(flip_probability=1.0), image.shape, 32, key=3), out)
+    np.testing.assert_array_equal(out, image[:, ::-1])
 
 
-def test_jitter_follows_the_key_and_not_the_batch():
+def test_jitter_depends_on_the_key_and_not_on_the_batch():
     images = torch.randn(6, 1, 4, 4, dtype=torch.float64)
     keys = np.arange(6, dtype=np.uint64) * np.uint64(2**60)
     whole = jitter(images, keys, brightness=0.4, contrast=0.1)

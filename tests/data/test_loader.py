@@ -1,4 +1,4 @@
-"""The streams: the same samples at any number of ranks and workers, from any step on, and what a stage does."""
+"""The streams hold the same samples at any number of ranks and workers and from any step on."""
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ from cxr_dist.format.manifest import load_manifest
 
 
 def ledger(config, manifest, steps, first_step=0, world_size=1, workers=0):
-    """(step, lane) -> what the micro-batch holds, over all ranks."""
+    """The content of each micro-batch by (step, lane), over all ranks."""
     data = dataclasses.replace(config.data, workers=workers)
     stream = lane_batches(
         data, manifest, config.seed, steps=steps, first_step=first_step, world_size=world_size
@@ -37,20 +37,22 @@ def config(tiny_config):
 
 
 @pytest.mark.parametrize(("world_size", "workers"), [(1, 2), (2, 0), (3, 1), (4, 0), (6, 3), (12, 0)])
-def test_ranks_and_workers_change_nothing(config, manifest, world_size, workers):
-    steps = training_plan(config.data, manifest, config.seed).steps_per_epoch + 2  # over an epoch's end
-    alone = ledger(config, manifest, steps)
-    assert ledger(config, manifest, steps, world_size=world_size, workers=workers) == alone
+def test_the_stream_does_not_depend_on_ranks_and_workers(config, manifest, world_size, workers):
+    steps = (
+        training_plan(config.data, manifest, config.seed).steps_per_epoch + 2
+    )  # beyond the end of an epoch
+    single_rank = ledger(config, manifest, steps)
+    assert ledger(config, manifest, steps, world_size=world_size, workers=workers) == single_rank
 
 
-def test_a_resume_at_any_step_continues_the_ledger(config, manifest):
+def test_a_resume_at_any_step_continues_the_same_stream(config, manifest):
     whole = ledger(config, manifest, 7)
     for first in range(7):
         part = ledger(config, manifest, 7 - first, first_step=first, world_size=2)
         assert part == {key: value for key, value in whole.items() if key[0] >= first}
 
 
-def test_the_stored_sample_is_what_webdataset_reads(tiny_shards, manifest):
+def test_a_stored_sample_equals_what_webdataset_reads(tiny_shards, manifest):
     store = ShardStore(tiny_shards, manifest, "train")
     urls = [str(tiny_shards / shard.file) for shard in store.shards]
     theirs = {s["__key__"]: s for s in webdataset.WebDataset(urls, shardshuffle=False)}

@@ -1,4 +1,4 @@
-"""Stages of the user's own: the documented example runs, and is the same at any number of ranks and workers."""
+"""Stages that the user writes: the documented example runs with the same result at any number of ranks and workers."""
 
 import dataclasses
 import re
@@ -20,40 +20,41 @@ from cxr_dist.train.assembly import check_against
 
 @pytest.fixture
 def example(tmp_path):
-    """stages.py as the module's docstring has it."""
+    """The stages.py of the module's docstring."""
     text = re.search(r"# stages\.py\n(.*?)\n\n    cxr-dist train", documented.__doc__, re.DOTALL)[1]
     (tmp_path / "stages.py").write_text(textwrap.dedent(text))
     return f"{tmp_path}/stages.py:salt"
 
 
-def films(config, stages, world_size=1, workers=0, first_step=0, steps=5):
-    """(step, lane) -> pixels and labels of the micro-batch, over all ranks."""
+def stream(config, stages, world_size=1, workers=0, first_step=0, steps=5):
+    """Pixels and labels of each micro-batch by (step, lane), over all ranks."""
     data = dataclasses.replace(config.data, stages=tuple(stages), workers=workers)
     manifest = load_manifest(Path(data.shards))
-    stream = lane_batches(
+    batches = lane_batches(
         data, manifest, config.seed, steps=steps, first_step=first_step, world_size=world_size
     )
-    return {place: (batch.images.numpy(), batch.labels.tolist()) for place, batch in stream}
+    return {place: (batch.images.numpy(), batch.labels.tolist()) for place, batch in batches}
 
 
-def alike(a, b):
+def equal(a, b):
     return a.keys() == b.keys() and all(np.array_equal(a[k][0], b[k][0]) and a[k][1] == b[k][1] for k in a)
 
 
 def test_the_documented_example_changes_training_and_the_stream_stays_pure(tiny_config, example):
-    plain, salted = films(tiny_config, []), films(tiny_config, [example])
+    plain, salted = stream(tiny_config, []), stream(tiny_config, [example])
     assert {k: labels for k, (_, labels) in salted.items()} == {k: labels for k, (_, labels) in plain.items()}
     brighter = [np.mean(salted[k][0] > plain[k][0]) for k in plain]
     assert min(brighter) > 0.001
     assert max(brighter) < 0.2
-    assert alike(films(tiny_config, [example], world_size=2, workers=1), salted)
-    resumed = films(tiny_config, [example], first_step=3, steps=2)
-    assert alike(resumed, {k: found for k, found in salted.items() if k[0] >= 3})
-    twice = films(tiny_config, [example, example])
-    assert np.mean([np.mean(twice[k][0] != salted[k][0]) for k in plain]) > 0.001  # its own random numbers
+    assert equal(stream(tiny_config, [example], world_size=2, workers=1), salted)
+    resumed = stream(tiny_config, [example], first_step=3, steps=2)
+    assert equal(resumed, {k: batch for k, batch in salted.items() if k[0] >= 3})
+    twice = stream(tiny_config, [example, example])
+    # The second stage has random numbers of its own.
+    assert np.mean([np.mean(twice[k][0] != salted[k][0]) for k in plain]) > 0.001
 
 
-def test_evaluation_is_left_alone(tiny_config, example):
+def test_evaluation_does_not_run_stages(tiny_config, example):
     def read(data):
         manifest = load_manifest(Path(data.shards))
         loader = evaluation_loader(
@@ -95,7 +96,7 @@ def stages(tmp_path):
 
 
 def test_a_stage_cannot_change_labels_or_ids(tiny_config, stages):
-    assert alike(films(tiny_config, [f"{stages}:relabel"]), films(tiny_config, []))
+    assert equal(stream(tiny_config, [f"{stages}:relabel"]), stream(tiny_config, []))
 
 
 @pytest.mark.parametrize(
@@ -106,17 +107,17 @@ def test_a_stage_cannot_change_labels_or_ids(tiny_config, stages):
         ("silent", 'a dict with "text", a dict of texts'),
     ],
 )
-def test_what_is_no_sample_is_refused(tiny_config, stages, name, message):
+def test_a_stage_that_returns_no_valid_sample_is_refused(tiny_config, stages, name, message):
     with pytest.raises(UserError, match=rf"data\.stages: stage .*:{name}' .*{message}"):
-        films(tiny_config, [f"{stages}:{name}"])
+        stream(tiny_config, [f"{stages}:{name}"])
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_stage_that_fails_is_named_with_its_line_and_without_content(tiny_config, stages, workers):
+def test_the_error_of_a_failing_stage_has_its_line_and_no_content(tiny_config, stages, workers):
     with pytest.raises(
         (UserError, ShardError), match=r":fails' raised KeyError in line 11 of mine\.py"
     ) as caught:
-        films(tiny_config, [f"{stages}:fails"], workers=workers)
+        stream(tiny_config, [f"{stages}:fails"], workers=workers)
     assert "Featherstonehaugh" not in str(caught.value)
 
 
@@ -132,7 +133,7 @@ def test_a_stage_that_fails_is_named_with_its_line_and_without_content(tiny_conf
         ("json:no_such", "'json:no_such': json defines no 'no_such' that can be called"),
     ],
 )
-def test_a_name_that_leads_nowhere_is_refused(name, message):
+def test_a_name_that_does_not_exist_is_refused(name, message):
     with pytest.raises(UserError, match=f"^data.stages: stage {message}"):
         own_stages([name])
 
@@ -147,24 +148,24 @@ def test_a_stage_that_breaks_the_protocol_is_refused_before_the_start(tiny_confi
 
 TAKES_ALL = """
 def every_part(sample, random):
-    films, facts = [name for name in sample if name.endswith("jpg")], sample["json"]
-    assert films == FILMS and set(facts["text"]) == {"indication", "findings", "impression"}
-    assert all(isinstance(sample[name], bytes) == (MODE == "text") for name in films)
+    images, facts = [name for name in sample if name.endswith("jpg")], sample["json"]
+    assert images == IMAGES and set(facts["text"]) == {"indication", "findings", "impression"}
+    assert all(isinstance(sample[name], bytes) == (MODE == "text") for name in images)
     return sample
 """
 
 
 @pytest.mark.parametrize("mode", ["fused", "text"])
-def test_the_made_up_sample_is_as_the_shards_and_the_model_have_it(tiny_config, study_config, tmp_path, mode):
-    for config, films in ((tiny_config, ["jpg"]), (study_config, ["jpg", "1.jpg"])):
-        path = tmp_path / f"{len(films)}.py"
-        path.write_text(f"FILMS, MODE = {films}, {mode!r}\n{TAKES_ALL}")
+def test_the_synthetic_sample_has_the_parts_of_a_stored_one(tiny_config, study_config, tmp_path, mode):
+    for config, images in ((tiny_config, ["jpg"]), (study_config, ["jpg", "1.jpg"])):
+        path = tmp_path / f"{len(images)}.py"
+        path.write_text(f"IMAGES, MODE = {images}, {mode!r}\n{TAKES_ALL}")
         data = dataclasses.replace(config.data, stages=(f"{path}:every_part",))
         model = dataclasses.replace(config.model, mode=mode)
         check_against(dataclasses.replace(config, data=data, model=model), load_manifest(Path(data.shards)))
 
 
-def test_the_dry_run_refuses_it_too(cxr_dist, tiny_shards, stages):
+def test_the_dry_run_refuses_invalid_stages_too(cxr_dist, tiny_shards, stages):
     for stage, message in (
         ("nowhere:x", "there is no module"),
         (f"{stages}:floats", "did not return a sample"),

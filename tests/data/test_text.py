@@ -1,4 +1,4 @@
-"""Reports to ids: chosen sections in order, padding to 16, one vocabulary for one set of reports."""
+"""Reports become token ids: chosen sections in order, padding to a multiple of 16, a reproducible vocabulary."""
 
 import json
 import random
@@ -19,7 +19,7 @@ REPORTS = [
 ] * 30
 
 
-def test_sections_come_in_the_order_asked_for_and_absent_ones_are_skipped():
+def test_sections_come_in_the_requested_order_and_missing_ones_are_skipped():
     sample = {"text": {"findings": "clear lungs", "impression": "normal", "indication": ""}}
     assert report_text(sample, ("impression", "comparison", "indication", "findings")) == "normal clear lungs"
     assert report_text(sample, ("comparison",)) == ""
@@ -61,7 +61,7 @@ def test_ids_are_those_of_a_bert_tokenizer_padded_to_sixteen(folder):
     ),
     cased=st.booleans(),
 )
-def test_words_kept_give_the_ids_of_the_library_for_any_text(tokenizers_by_case, text, cased):
+def test_cached_words_give_the_ids_of_the_library_for_any_text(tokenizers_by_case, text, cased):
     folder, tokenizer = tokenizers_by_case[cased]
     tokens, mask = tokenizer([text, "[MASK] Heart-size  is normal."])
     reference = BertTokenizerFast.from_pretrained(folder)
@@ -71,8 +71,8 @@ def test_words_kept_give_the_ids_of_the_library_for_any_text(tokenizers_by_case,
 
 @pytest.fixture(scope="module")
 def tokenizers_by_case(tmp_path_factory):
-    """Lower-cased without accents, as the tiny one, and as it is, like Bio_ClinicalBERT's."""
-    found = {}
+    """A tokenizer that lower-cases and strips accents, like that of `tiny`, and one that does not."""
+    tokenizers = {}
     for cased in (False, True):
         folder = tmp_path_factory.mktemp("case") / "text_encoder"
         prepare_text_folder(folder, None, iter(REPORTS))
@@ -84,12 +84,12 @@ def tokenizers_by_case(tmp_path_factory):
             settings_file.write_text(
                 json.dumps(json.loads(settings_file.read_text()) | {"do_lower_case": False})
             )
-        found[cased] = folder, ReportTokenizer(folder, max_tokens=24)
-    return found
+        tokenizers[cased] = folder, ReportTokenizer(folder, max_tokens=24)
+    return tokenizers
 
 
-def test_another_kind_of_tokenizer_goes_to_the_library_whole(folder):
-    """Byte-level BPE knows a word by the space before it."""
+def test_a_tokenizer_of_another_kind_is_not_given_single_words(folder):
+    """For a tokenizer such as byte-level BPE, the ids of a word depend on the space before it."""
     plain = json.loads((folder / "tokenizer.json").read_text())
     plain["pre_tokenizer"] = {
         "type": "Metaspace",
@@ -111,18 +111,18 @@ def test_a_folder_without_config_is_refused_and_leaves_nothing(tmp_path):
     assert not (tmp_path / "text_encoder").exists()
 
 
-def test_words_are_the_reports_own_and_each_ordinary_token_belongs_to_one(folder):
+def test_words_are_spelt_as_in_the_report_and_each_ordinary_token_belongs_to_one(folder):
     tokenizer = ReportTokenizer(folder, max_tokens=64)
     words, cut = tokenizer.words("Élevated hearts, no Effusion.")
     assert [word.text for word in words] == ["Élevated", "hearts", ",", "no", "Effusion", "."]
     assert cut == 0
     assert [len(word.tokens) for word in words] == [1, 2, 1, 1, 1, 1]  # [UNK]; heart and ##s
     _, mask = tokenizer(["Élevated hearts, no Effusion."])
-    owned = [position for word in words for position in word.tokens]
-    assert owned == list(range(1, int(mask.sum()) - 1))  # [CLS] and [SEP] belong to none
+    positions = [position for word in words for position in word.tokens]
+    assert positions == list(range(1, int(mask.sum()) - 1))  # [CLS] and [SEP] belong to no word
 
 
-def test_words_beyond_the_cut_are_counted(folder):
+def test_words_that_are_cut_off_are_counted(folder):
     words, cut = ReportTokenizer(folder, max_tokens=8).words("Heart size is normal. " * 4)
     assert [word.text for word in words] == ["Heart", "size", "is", "normal", ".", "Heart"]
     assert cut == 4 * 5 - 6

@@ -12,7 +12,7 @@ from run_losses import losses
 from test_step import NothingIsRead, parts_for
 
 from cxr_dist.config.run import Config
-from cxr_dist.data.views import partner_films, row_table
+from cxr_dist.data.views import partner_images, row_table
 from cxr_dist.doctor.dry_run import describe
 from cxr_dist.format.manifest import load_manifest
 from cxr_dist.inference.evaluation import evaluate_runs
@@ -56,7 +56,7 @@ def test_mixing_blends_each_film_with_one_of_its_partners(config):
     share = blended.diagonal().clone()
     order = (blended - torch.diag(share)).argmax(1).numpy()
     kept = share < 1
-    partners = torch.from_numpy(partner_films(order, table)).double()
+    partners = torch.from_numpy(partner_images(order, table)).double()
     owners = torch.from_numpy(np.nonzero(table >= 0)[0])
     expected = share[owners] * images[:, 0, 0, 0] + (1 - share[owners]) * partners
     found = mixed[:, 0, 0, 0]
