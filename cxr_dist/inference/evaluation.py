@@ -123,7 +123,7 @@ class _Evaluation:
                 described = dataclasses.replace(predictions, attributes=read_attributes(store))
             facts = self._facts(split, mc, data) | assess(described, validation, at_sensitivity)
             described.write_csv(folder / "predictions.csv")
-            write_whole(folder / "metrics.json", to_json(facts))
+            write_whole(folder / "metrics.json", strict_json(facts))
         return predictions
 
     def _facts(self, split: str, mc: McDropout, data: DataConfig) -> dict[str, Any]:

@@ -53,7 +53,7 @@ class Description:
     """The checkpoint's optimizer step."""
     manifest_sha256: str
     """The sha256 of the manifest of the shards that it was trained on."""
-    parts: Record = dataclasses.field(default_factory=dict)
+    parts: PartsRecord = dataclasses.field(default_factory=dict)
     """The user-defined encoders."""
     temperature: float | None = None
     """The temperature that an evaluation of this checkpoint chose on validation; None without one."""

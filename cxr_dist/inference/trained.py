@@ -20,7 +20,7 @@ from cxr_dist.data.augment import Augmentation
 from cxr_dist.data.batch import Batch
 from cxr_dist.data.loader import collate
 from cxr_dist.data.place import at, shards_folder
-from cxr_dist.data.read import decode_sample
+from cxr_dist.data.read import SampleDict, decode_sample
 from cxr_dist.data.text import ReportTokenizer, tokenizer_of
 from cxr_dist.errors import UserError, require
 from cxr_dist.evaluate.answer import answers

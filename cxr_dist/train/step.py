@@ -162,5 +162,5 @@ class TrainStep:
         mixed = torch.lerp(targets[partner], targets, share) * both_known
         partners = partner
         if table is not None:
-            films = to_device(torch.from_numpy(partner_images(order, table)), images.device)
-        return torch.lerp(images[films], images, share), mixed, both_known
+            partners = to_device(torch.from_numpy(partner_images(order, table)), images.device)
+        return torch.lerp(images[partners], images, share), mixed, both_known
