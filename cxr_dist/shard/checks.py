@@ -40,7 +40,7 @@ class FailureLimit:
         )
 
 
-def check_any_film(samples: Sequence[Sample], left_out: Counter[str]) -> None:
+def check_any_image(samples: Sequence[Sample], left_out: Counter[str]) -> None:
     """Raise UserError if no image exists at all: the folder or the file ending is wrong."""
     images = [image for sample in samples for image in sample.images]
     expected = len(images) + left_out[MISSING_IMAGE]

@@ -25,7 +25,7 @@ from cxr_dist.shard.recipe import Recipe
 from cxr_dist.shard.record import Pixels, Record, Source
 from cxr_dist.shard.redact import Redaction
 from cxr_dist.shard.split import assign_splits, checked_official
-from cxr_dist.shard.studies import Unit, films_alone, films_of_studies
+from cxr_dist.shard.studies import Unit, units_of_images, units_of_studies
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,7 @@ def select(recipe: Recipe, source: Source) -> Selection:
         else:
             kept.append((record, label))
     by_study = recipe.samples == "study"
-    units = films_of_studies(kept, recipe.max_views, left_out) if by_study else films_alone(kept)
+    units = units_of_studies(kept, recipe.max_views, left_out) if by_study else units_of_images(kept)
     samples = _samples(recipe, units, len(labelled.classes))
     return Selection(classes=labelled.classes, samples=samples, left_out=+left_out)
 

@@ -30,12 +30,12 @@ class Unit:
         return self.records[0]
 
 
-def films_alone(kept: Sequence[_Labelled]) -> list[Unit]:
+def units_of_images(kept: Sequence[_Labelled]) -> list[Unit]:
     """Make every image a sample."""
     return [Unit(records=(record,), label=label) for record, label in kept]
 
 
-def films_of_studies(kept: Sequence[_Labelled], max_views: int, left_out: Counter[str]) -> list[Unit]:
+def units_of_studies(kept: Sequence[_Labelled], max_views: int, left_out: Counter[str]) -> list[Unit]:
     """Make every study of a patient a sample of up to `max_views` images; counts the excluded ones in `left_out`."""
     studies: defaultdict[tuple[str, str], list[_Labelled]] = defaultdict(list)
     for record, label in kept:
@@ -45,13 +45,13 @@ def films_of_studies(kept: Sequence[_Labelled], max_views: int, left_out: Counte
         if any(_shared(image) != _shared(images[0]) for image in images):
             left_out[CONTRADICTION] += len(images)
             continue
-        ordered = films_in_order([record for record, _ in images])
+        ordered = in_view_order([record for record, _ in images])
         left_out[MORE_IMAGES] += len(ordered[max_views:])
         units.append(Unit(records=tuple(ordered[:max_views]), label=images[0][1]))
     return units
 
 
-def films_in_order(records: Sequence[Record]) -> list[Record]:
+def in_view_order(records: Sequence[Record]) -> list[Record]:
     """The images of a study in their fixed order; within a projection they are ordered by `source_id`."""
     seen: Counter[str] = Counter()
     ranks = {}

@@ -19,7 +19,7 @@ from cxr_dist.files import sync_path, whole_file, write_whole
 from cxr_dist.format.left_out import ImageProblem
 from cxr_dist.format.manifest import Manifest, with_tables
 from cxr_dist.shard.bar import image_progress
-from cxr_dist.shard.checks import FailureLimit, check_any_film, check_splits
+from cxr_dist.shard.checks import FailureLimit, check_any_image, check_splits
 from cxr_dist.shard.deal import PlannedShard, ShardPlan, plan_shards
 from cxr_dist.shard.describe import Written, manifest_of, plain_recipe
 from cxr_dist.shard.encode import Encoded, encode_all
@@ -51,7 +51,7 @@ def write_shards(
     """
     plan = plan_shards(recipe, source)
     limit = FailureLimit.of(plan.selection, allow_left_out)
-    check_any_film(plan.selection.samples, plan.selection.left_out)
+    check_any_image(plan.selection.samples, plan.selection.left_out)
     limit.check(plan.selection.left_out)
     check_splits(recipe, plan.selection.classes, plan.selection.samples)
     existing = prepare(out, plain_recipe(recipe), plan.source_sha256)

@@ -11,7 +11,7 @@ import numpy as np
 from cxr_dist.shard.recipe import Columns, ImageFormat, Labels, Recipe, ShardSize, Split
 
 
-def write_film(path: Path, seed: int, side: int = 24) -> None:
+def write_image(path: Path, seed: int, side: int = 24) -> None:
     """Write a grey PNG of noise."""
     pixels = np.random.default_rng(seed).integers(0, 256, (side, side + 8), dtype=np.uint8)
     path.write_bytes(bytes(cv2.imencode(".png", pixels)[1]))
@@ -24,7 +24,7 @@ def make_source(folder: Path, patients: int = 40, films: int = 2) -> Path:
     for patient in range(patients):
         for image in range(films):
             name = f"secret.film-{patient}-{image}.png"
-            write_film(folder / "images" / name, seed=patient * films + image)
+            write_image(folder / "images" / name, seed=patient * films + image)
             rows.append(
                 [name, f"MRN{patient:04d}", ("sick", "well")[patient % 2], "PA", f"Report {patient} says ü."]
             )

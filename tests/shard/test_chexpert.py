@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from table_source import write_film
+from table_source import write_image
 
 from cxr_dist.errors import UserError
 from cxr_dist.shard.columns import PartOf
@@ -89,7 +89,7 @@ def test_shards_of_the_first_rows_are_valid(table, tmp_path):
     first.to_csv(root / "CheXpert-v1.0" / "train.csv", index=False)
     for number, path in enumerate(first["Path"]):
         (root / path).parent.mkdir(parents=True, exist_ok=True)
-        write_film(root / path, seed=number)
+        write_image(root / path, seed=number)
     manifest = write_shards(CHEXPERT, root, tmp_path / "shards", workers=0)
     assert verify(tmp_path / "shards") == []
     assert manifest.attributes == ("view", "sex", "age")

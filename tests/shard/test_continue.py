@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from table_source import contents, make_source, table_recipe, write_film
+from table_source import contents, make_source, table_recipe, write_image
 
 from cxr_dist.errors import UserError
 from cxr_dist.shard.deal import plan_shards
@@ -105,7 +105,7 @@ def test_images_that_failed_before_an_interruption_are_tried_again(source, out, 
     with pytest.raises(Killed):
         write_shards(table_recipe(), source, out, workers=0, allow_left_out=0.1, fill=killed_after(5))
     if repaired:
-        write_film(image, seed=6)
+        write_image(image, seed=6)
     manifest = write_shards(table_recipe(), source, out, workers=0, allow_left_out=0.1)
     assert manifest.left_out == ({} if repaired else {"image not readable": 1})
     write_shards(table_recipe(), source, tmp_path / "whole", workers=0, allow_left_out=0.1)

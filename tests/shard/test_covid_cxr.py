@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from table_source import write_film, write_rows
+from table_source import write_image, write_rows
 
 from cxr_dist.format.manifest import open_index
 from cxr_dist.shard.recipe import load_recipe
@@ -71,7 +71,7 @@ def test_ct_rows_are_left_out_and_hierarchical_findings_are_mapped(tmp_path):
     (tmp_path / "images").mkdir()
     write_rows(tmp_path / "metadata.csv", header, rows)
     for patient in range(40):
-        write_film(tmp_path / "images" / f"{patient}.png", seed=patient)
+        write_image(tmp_path / "images" / f"{patient}.png", seed=patient)
     manifest = write_shards(load_recipe(COVID), tmp_path, tmp_path / "shards", workers=0)
     assert sum(split.label_counts["COVID-19"]["positive"] for split in manifest.splits.values()) == 14
     assert sum(split.samples for split in manifest.splits.values()) == 40

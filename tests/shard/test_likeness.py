@@ -5,9 +5,9 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 import pytest
-from films import DISTORTIONS, texture
 from hypothesis import given
 from hypothesis import strategies as st
+from textured_images import DISTORTIONS, texture
 
 from cxr_dist.shard.likeness import correlation, fingerprint, nearest_neighbours
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from films import DISTORTIONS, texture
 from PIL import Image
 from table_source import make_source, source_names, table_recipe
+from textured_images import DISTORTIONS, texture
 
 from cxr_dist.format.image import ImageFile
 from cxr_dist.format.manifest import load_manifest, open_index

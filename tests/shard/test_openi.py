@@ -32,7 +32,7 @@ are clear.</AbstractText><AbstractText Label="IMPRESSION">No acute disease.</Abs
 </eCitation>"""
 
 
-def write_film(path: Path) -> None:
+def write_image(path: Path) -> None:
     cv2.imwrite(str(path), np.full((8, 8), 90, np.uint8))
 
 
@@ -51,7 +51,7 @@ def openi(tmp_path: Path) -> Path:
         (tmp_path / "ecgen-radiology" / f"{number}.xml").write_text(text)
     (tmp_path / "ecgen-radiology" / "3.xml").write_text("<eCitation>")
     for name in ("CXR1_1_IM-0001-3001.png", "CXR1_1_IM-0001-4001.png", "1_IM-0001-3001.dcm.png"):
-        write_film(tmp_path / "images" / name)
+        write_image(tmp_path / "images" / name)
     return tmp_path
 
 
@@ -114,7 +114,7 @@ def collection(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     with tarfile.open(real_data / "openi" / "NLMCXR_reports.tgz") as tar:
         tar.extractall(folder, filter="data")
     (folder / "images").mkdir()
-    write_film(folder / "image.png")
+    write_image(folder / "image.png")
     for record in read(folder).records:
         os.link(folder / "image.png", folder / "images" / f"{record.source_id}.png")
     return folder

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from table_source import write_film
+from table_source import write_image
 
 from cxr_dist.shard.readers import read_source
 from cxr_dist.shard.recipe import load_recipe
@@ -85,7 +85,7 @@ def test_shards_of_the_first_rows_are_valid(published_tables, tmp_path):
     (root / "images").mkdir(parents=True)
     first.to_csv(root / PADCHEST.table, index=False)
     for number, name in enumerate(first["ImageID"]):
-        write_film(root / "images" / name, seed=number)
+        write_image(root / "images" / name, seed=number)
     classes = {name: PADCHEST.labels.classes[name] for name in ("Normal", "Cardiomegaly")}
     labels = dataclasses.replace(PADCHEST.labels, classes=classes, drop=())
     manifest = write_shards(

@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import webdataset
-from films import texture
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from rich.console import Console
 from table_source import contents, make_source, table_recipe
+from textured_images import texture
 
 from cxr_dist.errors import UserError
 from cxr_dist.format.image import ImageFile, encode_jpeg
@@ -27,7 +27,7 @@ from cxr_dist.shard.projection import projection
 from cxr_dist.shard.readers import check_recipe
 from cxr_dist.shard.recipe import ImageFormat
 from cxr_dist.shard.record import Record
-from cxr_dist.shard.studies import films_in_order
+from cxr_dist.shard.studies import in_view_order
 from cxr_dist.shard.summary import print_summary
 from cxr_dist.shard.verify import verify
 from cxr_dist.shard.write import write_shards
@@ -226,7 +226,7 @@ def test_the_order_of_images_alternates_projections_and_ignores_the_order_of_row
         Record(source_id=f"{i}", image_id=f"{i}", study="s", patient="p", view=view, values=(), text={}, pixels=None)
         for i, view in enumerate(views)
     ]  # fmt: skip
-    ordered = films_in_order(records)
+    ordered = in_view_order(records)
     assert sorted(ordered, key=records.index) == records
     kinds = [projection(record.view) for record in ordered]
     turns = [
@@ -234,7 +234,7 @@ def test_the_order_of_images_alternates_projections_and_ignores_the_order_of_row
         for place, kind in enumerate(kinds)
     ]
     assert turns == sorted(turns)
-    assert films_in_order(rng.sample(records, len(records))) == ordered
+    assert in_view_order(rng.sample(records, len(records))) == ordered
 
 
 def test_the_closing_table_counts_studies(source, tmp_path):

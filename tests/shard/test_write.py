@@ -10,7 +10,7 @@ import pytest
 import webdataset
 from PIL import Image
 from rich.console import Console
-from table_source import contents, make_source, source_names, table_recipe, write_film
+from table_source import contents, make_source, source_names, table_recipe, write_image
 
 from cxr_dist.errors import UserError
 from cxr_dist.format.image import ImageFile, encode_jpeg
@@ -130,7 +130,7 @@ def test_the_leftovers_of_a_failed_run_are_replaced(source, out, tmp_path):
         write_shards(table_recipe(shard=table_recipe().shard), source, out, workers=0)
     assert not (out / "manifest.json").exists()
     (out / "train-00099.tar").write_text("of an older attempt")
-    write_film(source / "images" / "secret.film-3-0.png", seed=6)
+    write_image(source / "images" / "secret.film-3-0.png", seed=6)
     write_shards(table_recipe(), source, out, workers=0)
     assert contents(out) == contents(tmp_path / "whole")
 
@@ -177,7 +177,7 @@ def test_a_full_disk_leaves_only_whole_files(source, full_disk):
         shard=dataclasses.replace(table_recipe().shard, samples=4),
     )
     for path in (source / "images").iterdir():
-        write_film(path, seed=1, side=128)
+        write_image(path, seed=1, side=128)
     with pytest.raises(UserError, match=r"no space left to write train-\d+\.tar: free some"):
         write_shards(recipe, source, full_disk, workers=0)
     written = sorted(path.name for path in full_disk.iterdir())
