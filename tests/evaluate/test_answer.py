@@ -1,4 +1,4 @@
-"""What is said of a case: the passes' middle 95%, the temperature applied, and no number that is none."""
+"""Answers for a case: the interval over the passes, the calibrated probability, and no value that is not finite."""
 
 import json
 
@@ -16,37 +16,36 @@ PASSES = softmax(RANDOM.normal(size=(41, 3, 4)))
 CLASSES = ("a", "b", "c", "d")
 
 
-def test_the_interval_leaves_one_pass_in_forty_outside_at_either_end() -> None:
-    found = answers(CERTAIN, PASSES, "multiclass", CLASSES, None)
-    assert found.interval is not None
+def test_the_interval_excludes_one_pass_in_forty_at_each_end() -> None:
+    result = answers(CERTAIN, PASSES, "multiclass", CLASSES, None)
+    assert result.interval is not None
     ordered = np.sort(PASSES, axis=0)
-    np.testing.assert_allclose(
-        found.interval, ordered[[1, 39]], rtol=1e-12
-    )  # 2.5% and 97.5% of 41 fall on passes
-    np.testing.assert_array_equal(found.shown, PASSES.mean(axis=0))
+    # The 2.5% and 97.5% percentiles of 41 passes are the second and the second last.
+    np.testing.assert_allclose(result.interval, ordered[[1, 39]], rtol=1e-12)
+    np.testing.assert_array_equal(result.shown, PASSES.mean(axis=0))
 
 
-def test_a_case_in_json_and_as_a_row() -> None:
-    found = answers(CERTAIN, PASSES, "multiclass", CLASSES, 2.0)
-    said = json.loads(json.dumps(found.to_dict(1)))
-    assert list(said["probability"]) == list(CLASSES)
-    assert list(said["calibrated"].values()) == tempered(CERTAIN, 2.0, "multiclass")[1].round(6).tolist()
+def test_json_and_table_row_of_a_case_agree() -> None:
+    result = answers(CERTAIN, PASSES, "multiclass", CLASSES, 2.0)
+    in_json = json.loads(json.dumps(result.to_dict(1)))
+    assert list(in_json["probability"]) == list(CLASSES)
+    assert list(in_json["calibrated"].values()) == tempered(CERTAIN, 2.0, "multiclass")[1].round(6).tolist()
     for name in CLASSES:
-        assert 0 <= said["mc_low"][name] <= said["mc_mean"][name] <= said["mc_high"][name] <= 1
-        assert found.columns(1)[f"mc_low:{name}"] == said["mc_low"][name]
-    shared = said["expected_entropy_nats"] + said["mutual_information_nats"]
-    assert said["predictive_entropy_nats"] == pytest.approx(shared, abs=2e-6)
-    assert said["mc_passes"] == 41
-    assert found.columns(1)["predicted"] == CLASSES[CERTAIN[1].argmax()]
+        assert 0 <= in_json["mc_low"][name] <= in_json["mc_mean"][name] <= in_json["mc_high"][name] <= 1
+        assert result.columns(1)[f"mc_low:{name}"] == in_json["mc_low"][name]
+    total = in_json["expected_entropy_nats"] + in_json["mutual_information_nats"]
+    assert in_json["predictive_entropy_nats"] == pytest.approx(total, abs=2e-6)
+    assert in_json["mc_passes"] == 41
+    assert result.columns(1)["predicted"] == CLASSES[CERTAIN[1].argmax()]
 
 
-def test_without_passes_or_temperature_they_are_left_out() -> None:
-    found = answers(CERTAIN, None, "multiclass", CLASSES, None)
-    assert set(found.to_dict(0)) == {"probability", "mc_passes"}
-    np.testing.assert_array_equal(found.shown, CERTAIN)
+def test_without_passes_and_temperature_their_fields_are_omitted() -> None:
+    result = answers(CERTAIN, None, "multiclass", CLASSES, None)
+    assert set(result.to_dict(0)) == {"probability", "mc_passes"}
+    np.testing.assert_array_equal(result.shown, CERTAIN)
 
 
-def test_several_labels_are_decided_each_for_itself() -> None:
+def test_multilabel_decides_each_label_separately() -> None:
     row = answers(np.array([[0.5, 0.49]]), None, "multilabel", ("x", "y"), None).columns(0)
     assert (row["predicted:x"], row["predicted:y"]) == (1, 0)
 

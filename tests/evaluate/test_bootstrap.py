@@ -1,4 +1,4 @@
-"""The vectorised resampling against scikit-learn on repeated rows."""
+"""The vectorised bootstrap agrees with scikit-learn on repeated rows."""
 
 import numpy as np
 import pytest
@@ -12,8 +12,8 @@ from cxr_dist.evaluate.bootstrap import patient_weights, weighted_areas
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 6), st.integers(0, 3)), min_size=1, max_size=60))
-def test_weighted_areas_are_scikit_learns_on_repeated_rows(rows: list[tuple[bool, int, int]]) -> None:
-    """Few distinct scores, so that ties are common."""
+def test_weighted_areas_equal_scikit_learn_on_repeated_rows(rows: list[tuple[bool, int, int]]) -> None:
+    """There are few distinct scores, so ties are common."""
     truth, score, weight = (np.array(column) for column in zip(*rows, strict=True))
     weights = weight[None].astype(np.float64)
     auc, precision = (area[0] for area in weighted_areas(truth, score / 6, weights))
@@ -26,22 +26,22 @@ def test_weighted_areas_are_scikit_learns_on_repeated_rows(rows: list[tuple[bool
         assert precision == pytest.approx(sk.average_precision_score(repeated, scores), abs=1e-12)
 
 
-def test_no_sample_has_no_area() -> None:
+def test_the_area_of_no_samples_is_nan() -> None:
     areas = weighted_areas(np.zeros(0, dtype=bool), np.zeros(0), np.zeros((3, 0)))
     assert np.isnan(areas).tolist() == [[True] * 3] * 2
 
 
-def test_patients_are_drawn_whole() -> None:
-    made = make_predictions(n=60, passes=0)
-    [weights] = patient_weights(made.patients, 50, seed=0)
-    patients = np.array(made.patients)
-    for patient in set(made.patients):
+def test_all_samples_of_a_patient_are_drawn_together() -> None:
+    predictions = make_predictions(n=60, passes=0)
+    [weights] = patient_weights(predictions.patients, 50, seed=0)
+    patients = np.array(predictions.patients)
+    for patient in set(predictions.patients):
         assert (weights[:, patients == patient].std(axis=1) == 0).all()
-    first = [made.patients.index(patient) for patient in sorted(set(made.patients))]
+    first = [predictions.patients.index(patient) for patient in sorted(set(predictions.patients))]
     assert (weights[:, first].sum(axis=1) == len(first)).all()
 
 
-def test_chunks_do_not_change_the_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunk_size_does_not_change_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     patients = make_predictions(n=60, passes=0).patients
     [whole] = patient_weights(patients, 64, seed=1)
     monkeypatch.setattr(bootstrap, "_CELLS", 7 * len(patients))
@@ -50,8 +50,8 @@ def test_chunks_do_not_change_the_draws(monkeypatch: pytest.MonkeyPatch) -> None
     assert np.array_equal(np.concatenate(chunks), whole)
 
 
-def test_draws_depend_on_the_patients_and_not_on_the_order_of_their_samples() -> None:
-    """What makes the difference of two runs a paired one."""
+def test_weights_do_not_depend_on_the_order_of_samples() -> None:
+    """Otherwise differences of two runs would not be paired."""
     patients = make_predictions(n=60, passes=0).patients
-    [weights], [turned] = patient_weights(patients, 20, seed=1), patient_weights(patients[::-1], 20, seed=1)
-    assert np.array_equal(weights, turned[:, ::-1])
+    [weights], [reverse] = patient_weights(patients, 20, seed=1), patient_weights(patients[::-1], 20, seed=1)
+    assert np.array_equal(weights, reverse[:, ::-1])

@@ -1,4 +1,4 @@
-"""Ensembles: the mean over members, the passes of all as one set, and a folder that takes nobody's place."""
+"""Ensembles average members, pool their passes, and never overwrite another folder."""
 
 import dataclasses
 from pathlib import Path
@@ -14,40 +14,42 @@ from cxr_dist.evaluate.uncertainty import summarise
 
 
 @pytest.mark.parametrize("task", ["multiclass", "multilabel"])
-def test_the_passes_of_all_members_count_as_one_set(task: str) -> None:
+def test_the_passes_of_all_members_are_pooled(task: str) -> None:
     passes = np.random.default_rng(0).dirichlet(np.full(5, 0.5), size=(3, 8, 40))  # members, passes, samples
     members = [
         dataclasses.replace(make_predictions(task=task, n=40, seed=seed), mc=summarise(passes[seed], task))
         for seed in range(3)
     ]
-    found, together = average(members), summarise(passes.reshape(24, 40, 5), task)
+    result, together = average(members), summarise(passes.reshape(24, 40, 5), task)
     np.testing.assert_array_equal(
-        found.probabilities, np.mean([member.probabilities for member in members], axis=0)
+        result.probabilities, np.mean([member.probabilities for member in members], axis=0)
     )
-    assert found.mc is not None
+    assert result.mc is not None
     for name in ("mean", "variance", "predictive_entropy", "expected_entropy"):
-        np.testing.assert_allclose(getattr(found.mc, name), getattr(together, name), rtol=1e-10, err_msg=name)
-    assert found.mc.passes == 24
+        np.testing.assert_allclose(
+            getattr(result.mc, name), getattr(together, name), rtol=1e-10, err_msg=name
+        )
+    assert result.mc.passes == 24
 
 
-def test_one_member_is_itself_and_members_without_passes_have_none() -> None:
+def test_one_member_is_unchanged_and_no_passes_stay_no_passes() -> None:
     one = make_predictions()
     assert average([one]) is one
     assert average([make_predictions(passes=0), make_predictions(passes=0, seed=1)]).mc is None
 
 
 @pytest.mark.parametrize("other", [{"data": 8}, {"n": 20}, {"classes": ("a", "b")}, {"task": "multilabel"}])
-def test_members_on_other_samples_or_classes_are_refused(other: dict) -> None:
+def test_members_with_different_samples_or_classes_are_refused(other: dict) -> None:
     with pytest.raises(UserError, match="use runs of one data set"):
         average([make_predictions(), make_predictions(**other)])
 
 
-def test_the_folder_is_not_laid_over_a_run_or_anything_else(tmp_path: Path) -> None:
+def test_a_folder_with_other_content_is_refused(tmp_path: Path) -> None:
     run, other = (make_run(tmp_path / name, make_predictions(n=20)) for name in ("a", "b"))
     with pytest.raises(UserError, match="not an ensemble's folder: choose an empty or new folder for --out"):
         prepare_ensemble_folder(other, run)
     prepare_ensemble_folder(tmp_path / "new", run)
-    prepare_ensemble_folder(tmp_path / "new", run)  # again, as for another split
+    prepare_ensemble_folder(tmp_path / "new", run)  # a second time, for example for another split
     assert (tmp_path / "new").stat().st_mode & 0o077 == 0
     with pytest.raises(UserError, match="has no evaluation"):
         compare([tmp_path / "new"])

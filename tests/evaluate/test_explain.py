@@ -1,4 +1,4 @@
-"""Grad-CAM against the paper's formula written out, and against hiding one part of the film after the other."""
+"""Grad-CAM agrees with the formula of the paper, and with occluding one part of the image after the other."""
 
 import numpy as np
 import pytest
@@ -11,14 +11,10 @@ from cxr_dist.model.classifier import Classifier, build_classifier
 from cxr_dist.model.inputs import Inputs
 
 NARROW = ModelConfig(mode="image", image_encoder="densenet-narrow", pretrained=False)
-CELL, CELLS = 32, 4  # the film is 4 × 4 cells of 32 pixels, one per image token
+CELL, CELLS = 32, 4  # an image has 4 × 4 cells of 32 pixels, one per image token
 
 
-def film(images: torch.Tensor) -> Inputs:
-    return Inputs(images)
-
-
-def test_the_heat_is_the_papers_formula_written_out() -> None:
+def test_the_heat_map_follows_the_formula_of_the_paper() -> None:
     """Selvaraju et al. 2017, equations 1 and 2: α_k = 1/Z Σ_ij ∂y/∂A_k,ij, and ReLU(Σ_k α_k A_k)."""
     torch.manual_seed(3)
     model = build_classifier(NARROW, 3, None).eval()
@@ -36,14 +32,14 @@ def test_the_heat_is_the_papers_formula_written_out() -> None:
         heat += alpha * maps[0, k].detach().numpy()
     heat = np.maximum(heat, 0)
     assert heat.max() > 0
-    found = grad_cam(model, film(image), 2)
-    assert found.shape == (3, 5)
-    np.testing.assert_allclose(found, heat / heat.max(), atol=1e-4)
+    result = grad_cam(model, Inputs(image), 2)
+    assert result.shape == (3, 5)
+    np.testing.assert_allclose(result, heat / heat.max(), atol=1e-4)
 
 
 @pytest.fixture(scope="module")
 def spot_finder() -> Classifier:
-    """Trained for a few seconds to tell films with a bright spot somewhere from films without."""
+    """A classifier trained for a few seconds to recognise images with a bright spot."""
     torch.manual_seed(0)
     model = build_classifier(NARROW, 2, None)
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
@@ -66,37 +62,35 @@ def put_spot(image: torch.Tensor, row: int, column: int) -> None:
     image[..., top : top + CELL // 2, left : left + CELL // 2] += 3
 
 
-def by_hiding(model: Classifier, image: torch.Tensor, ground: torch.Tensor) -> np.ndarray:
-    """How far the class's logit falls when a cell shows the bare ground (Zeiler and Fergus 2014), [cells, cells]."""
-    falls = np.zeros((CELLS, CELLS))
+def by_occlusion(model: Classifier, image: torch.Tensor, background: torch.Tensor) -> np.ndarray:
+    """Decrease of the class's logit if a cell shows only background (Zeiler and Fergus 2014), [cells, cells]."""
+    decrease = np.zeros((CELLS, CELLS))
     with torch.no_grad():
-        whole = model(image, None, None)[0, 1]
+        logit = model(image, None, None)[0, 1]
         for row, column in np.ndindex(CELLS, CELLS):
-            hidden, cell = (
-                image.clone(),
-                (..., slice(row * CELL, (row + 1) * CELL), slice(column * CELL, (column + 1) * CELL)),
-            )
-            hidden[cell] = ground[cell]
-            falls[row, column] = whole - model(hidden, None, None)[0, 1]
-    return falls
+            cell = (..., slice(row * CELL, (row + 1) * CELL), slice(column * CELL, (column + 1) * CELL))
+            occluded = image.clone()
+            occluded[cell] = background[cell]
+            decrease[row, column] = logit - model(occluded, None, None)[0, 1]
+    return decrease
 
 
-def test_the_heat_is_highest_where_hiding_hurts_most(spot_finder: Classifier) -> None:
+def test_the_heat_is_highest_where_occlusion_lowers_the_logit_most(spot_finder: Classifier) -> None:
     generator = torch.Generator().manual_seed(5)
     for row, column in [(0, 1), (1, 2), (2, 0), (3, 3)]:
-        ground, other = 0.3 * torch.randn(2, 1, 1, CELL * CELLS, CELL * CELLS, generator=generator)
-        image = ground.clone()
+        background, other = 0.3 * torch.randn(2, 1, 1, CELL * CELLS, CELL * CELLS, generator=generator)
+        image = background.clone()
         put_spot(image, row, column)
-        falls, heat = by_hiding(spot_finder, image, other), grad_cam(spot_finder, film(image), 1)
-        assert np.unravel_index(falls.argmax(), falls.shape) == (row, column)
+        decrease, heat = by_occlusion(spot_finder, image, other), grad_cam(spot_finder, Inputs(image), 1)
+        assert np.unravel_index(decrease.argmax(), decrease.shape) == (row, column)
         hottest = np.array(np.unravel_index(heat.argmax(), heat.shape))
-        assert np.abs(hottest - (row, column)).max() <= 1  # a token sees its neighbours' part of the film too
+        assert np.abs(hottest - (row, column)).max() <= 1  # receptive fields of neighbouring tokens overlap
         assert heat[row, column] > 0.8
 
 
-def test_the_heat_is_zero_where_nothing_speaks_for_the_class() -> None:
+def test_the_heat_is_zero_if_no_token_increases_the_logit() -> None:
     model = build_classifier(NARROW, 2, None).eval()
     with torch.no_grad():
         for parameter in model.head.output.parameters():
             parameter.zero_()
-    assert not grad_cam(model, film(torch.randn(1, 1, 64, 64)), 0).any()
+    assert not grad_cam(model, Inputs(torch.randn(1, 1, 64, 64)), 0).any()

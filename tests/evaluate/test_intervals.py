@@ -1,4 +1,4 @@
-"""Each resample has the metrics of its repeated rows, and the intervals are what theory expects."""
+"""Each resample has the metrics of its repeated rows, and intervals agree with theory."""
 
 import dataclasses
 from typing import Any
@@ -13,88 +13,90 @@ from cxr_dist.evaluate.metrics import compute_metrics
 from cxr_dist.evaluate.predictions import Predictions
 
 
-def repeated(made: Predictions, weights: np.ndarray) -> Predictions:
-    return made.select(np.repeat(np.arange(len(made)), weights.astype(int)))
+def repeated(predictions: Predictions, weights: np.ndarray) -> Predictions:
+    return predictions.select(np.repeat(np.arange(len(predictions)), weights.astype(int)))
 
 
 @pytest.mark.parametrize("task", ["multiclass", "multilabel"])
 def test_each_resample_has_the_metrics_of_its_repeated_rows(task: str) -> None:
-    """So every interval is the bootstrap of scikit-learn's own number."""
-    made = make_predictions(task=task, n=90, passes=5)
-    [weights] = patient_weights(made.patients, 6, seed=3)
-    values = resampled(made, 6, seed=3)
+    """Every interval is therefore a bootstrap of the value that scikit-learn computes."""
+    predictions = make_predictions(task=task, n=90, passes=5)
+    [weights] = patient_weights(predictions.patients, 6, seed=3)
+    values = resampled(predictions, 6, seed=3)
     assert {path[0] for path in values} >= {"accuracy", "macro", "micro", "per_class", "uncertainty", "brier"}
     for b, row in enumerate(weights):
-        metrics = compute_metrics(repeated(made, row))
-        for path, found in values.items():
+        metrics = compute_metrics(repeated(predictions, row))
+        for path, result in values.items():
             expected: Any = metrics
             for key in path:
                 expected = expected[key]
-            assert found[b] == pytest.approx(expected, abs=1e-9), path
+            assert result[b] == pytest.approx(expected, abs=1e-9), path
 
 
-def test_nested_is_the_tree_of_the_paths() -> None:
+def test_nested_builds_a_tree_from_paths() -> None:
     assert nested({("a", "b"): 1, ("a", "c"): 2, ("d",): 3}) == {"a": {"b": 1, "c": 2}, "d": 3}
 
 
-def test_interval_holds_the_value_and_has_the_width_of_theory() -> None:
-    """One film per patient: the accuracy's interval is ± 1.96 √(p (1 - p) / n)."""
-    made = make_predictions(n=1000, passes=0)
-    made = dataclasses.replace(made, patients=made.keys)
-    found, accuracy = intervals(made)["accuracy"], compute_metrics(made)["accuracy"]
+def test_the_interval_has_the_position_and_width_of_theory() -> None:
+    """With one image per patient, the interval of the accuracy p is p ± 1.96 √(p (1 - p) / n)."""
+    predictions = make_predictions(n=1000, passes=0)
+    predictions = dataclasses.replace(predictions, patients=predictions.keys)
+    result, accuracy = intervals(predictions)["accuracy"], compute_metrics(predictions)["accuracy"]
     half = 1.96 * np.sqrt(accuracy * (1 - accuracy) / 1000)
-    assert found["low"] == pytest.approx(accuracy - half, abs=0.005)
-    assert found["high"] == pytest.approx(accuracy + half, abs=0.005)
+    assert result["low"] == pytest.approx(accuracy - half, abs=0.005)
+    assert result["high"] == pytest.approx(accuracy + half, abs=0.005)
 
 
-def test_films_of_the_same_patient_add_no_evidence() -> None:
-    made = make_predictions(n=100, passes=0)
-    once = dataclasses.replace(made, patients=made.keys)
+def test_copies_of_an_image_do_not_narrow_the_interval() -> None:
+    predictions = make_predictions(n=100, passes=0)
+    once = dataclasses.replace(predictions, patients=predictions.keys)
     twice = repeated(once, np.full(100, 2))
-    for name, found in intervals(twice)["macro"].items():
-        assert found == pytest.approx(intervals(once)["macro"][name], abs=1e-12)
+    for name, result in intervals(twice)["macro"].items():
+        assert result == pytest.approx(intervals(once)["macro"][name], abs=1e-12)
 
 
-def test_seed_and_nothing_else_decides() -> None:
-    made = make_predictions(passes=0)
-    assert intervals(made, seed=1) == intervals(made, seed=1)
-    assert intervals(made, seed=1)["accuracy"] != intervals(made, seed=2)["accuracy"]
+def test_the_seed_determines_the_intervals() -> None:
+    predictions = make_predictions(passes=0)
+    assert intervals(predictions, seed=1) == intervals(predictions, seed=1)
+    assert intervals(predictions, seed=1)["accuracy"] != intervals(predictions, seed=2)["accuracy"]
 
 
 def test_resamples_without_a_rare_class_are_skipped_and_counted() -> None:
-    made = make_predictions(n=100, passes=0)
-    made = dataclasses.replace(made, patients=made.keys)
-    made.labels[made.labels == 4] = 0
-    made.labels[0] = 4
-    found = intervals(made, n_bootstrap=1000)
-    skipped = found["per_class"]["nodule"]["roc_auc"]["skipped"]
-    assert skipped == pytest.approx(1000 * 0.99**100, rel=0.15)  # (1 - 1/n)^n: the patient was never drawn
-    assert found["macro"]["roc_auc"]["skipped"] == found["balanced_accuracy"]["skipped"] == skipped
-    assert found["accuracy"]["skipped"] == 0
+    predictions = make_predictions(n=100, passes=0)
+    predictions = dataclasses.replace(predictions, patients=predictions.keys)
+    predictions.labels[predictions.labels == 4] = 0
+    predictions.labels[0] = 4
+    result = intervals(predictions, n_bootstrap=1000)
+    skipped = result["per_class"]["nodule"]["roc_auc"]["skipped"]
+    assert skipped == pytest.approx(
+        1000 * 0.99**100, rel=0.15
+    )  # (1 - 1/n)^n: the probability that the only patient is not drawn
+    assert result["macro"]["roc_auc"]["skipped"] == result["balanced_accuracy"]["skipped"] == skipped
+    assert result["accuracy"]["skipped"] == 0
 
 
-def test_class_that_the_split_lacks_does_not_empty_the_macro_interval() -> None:
-    made = make_predictions(passes=0)
-    made.labels[made.labels == 4] = 0
-    found = intervals(made, n_bootstrap=50)
-    assert found["per_class"]["nodule"]["roc_auc"] == {"low": None, "high": None, "skipped": 50}
-    assert found["macro"]["roc_auc"]["low"] < found["macro"]["roc_auc"]["high"]
+def test_a_class_without_samples_does_not_remove_the_macro_interval() -> None:
+    predictions = make_predictions(passes=0)
+    predictions.labels[predictions.labels == 4] = 0
+    result = intervals(predictions, n_bootstrap=50)
+    assert result["per_class"]["nodule"]["roc_auc"] == {"low": None, "high": None, "skipped": 50}
+    assert result["macro"]["roc_auc"]["low"] < result["macro"]["roc_auc"]["high"]
 
 
 @pytest.mark.parametrize("task", ["multiclass", "multilabel"])
 def test_one_patient_has_no_interval(task: str) -> None:
-    made = make_predictions(task=task, n=5, passes=0)
-    made = dataclasses.replace(made, patients=["same"] * 5)
-    assert intervals(made, n_bootstrap=10)["accuracy"] == {"low": None, "high": None, "skipped": 10}
+    predictions = make_predictions(task=task, n=5, passes=0)
+    predictions = dataclasses.replace(predictions, patients=["same"] * 5)
+    assert intervals(predictions, n_bootstrap=10)["accuracy"] == {"low": None, "high": None, "skipped": 10}
 
 
-def test_single_class_and_all_unknown_have_no_interval() -> None:
+def test_undefined_metrics_have_no_interval() -> None:
     single = make_predictions(passes=0)
     single.labels[:] = 1
-    found = intervals(single, n_bootstrap=20)
-    assert found["balanced_accuracy"]["low"] is found["macro"]["roc_auc"]["low"] is None
-    assert found["accuracy"]["low"] is not None
+    result = intervals(single, n_bootstrap=20)
+    assert result["balanced_accuracy"]["low"] is result["macro"]["roc_auc"]["low"] is None
+    assert result["accuracy"]["low"] is not None
     unknown = make_predictions(task="multilabel", passes=3)
     unknown.labels[:] = -1
-    found = intervals(unknown, n_bootstrap=20)
-    assert found["accuracy"]["low"] is found["brier"]["low"] is found["uncertainty"]["aurc"]["low"] is None
+    result = intervals(unknown, n_bootstrap=20)
+    assert result["accuracy"]["low"] is result["brier"]["low"] is result["uncertainty"]["aurc"]["low"] is None

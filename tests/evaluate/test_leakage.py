@@ -1,4 +1,4 @@
-"""Patients on both sides are counted from the shards, and an earlier evaluation is taken only where it fits."""
+"""Leakage is counted from the shards, and an earlier evaluation is reused only if it is of the same checkpoints."""
 
 import contextlib
 import dataclasses
@@ -22,7 +22,7 @@ def test_patients_in_training_are_counted(tiny_shards: Path) -> None:
     assert patients_in_training(data, manifest, "train") == 0
 
 
-def test_redaction_is_what_the_recipe_says(tiny_shards: Path) -> None:
+def test_redaction_is_read_from_the_recipe(tiny_shards: Path) -> None:
     manifest = load_manifest(tiny_shards)
     assert not label_terms_redacted(manifest)
     recipe = manifest.recipe | {"redact": ["nodule"]}
@@ -32,21 +32,21 @@ def test_redaction_is_what_the_recipe_says(tiny_shards: Path) -> None:
 def test_attributes_are_read_in_the_order_of_the_split(tiny_shards: Path) -> None:
     manifest = load_manifest(tiny_shards)
     with contextlib.closing(ShardStore(tiny_shards, manifest, "train")) as store:
-        found = read_attributes(store)
-    assert len(found["view"]) == manifest.splits["train"].samples
-    assert set(found["view"]) == {"PA", "LATERAL"}
-    assert set(found["sex"]) == {"F", "M"}
-    assert set(found["age_band"]) == {"18 to 39", "40 to 64", "65 and over"}
+        result = read_attributes(store)
+    assert len(result["view"]) == manifest.splits["train"].samples
+    assert set(result["view"]) == {"PA", "LATERAL"}
+    assert set(result["sex"]) == {"F", "M"}
+    assert set(result["age_band"]) == {"18 to 39", "40 to 64", "65 and over"}
 
 
-def test_an_earlier_evaluation_is_used_for_its_own_checkpoint_and_shards_only(tmp_path: Path) -> None:
-    made = make_predictions(n=20)
+def test_an_earlier_evaluation_is_reused_only_for_the_same_checkpoint_and_shards(tmp_path: Path) -> None:
+    predictions = make_predictions(n=20)
     members = [{"seed": 42, "checkpoint_step": 180}]
-    run = make_run(tmp_path / "a", made, manifest_sha256="b" * 64, members=members)
+    run = make_run(tmp_path / "a", predictions, manifest_sha256="b" * 64, members=members)
     other = [{"seed": 42, "checkpoint_step": 181}]
-    found = finished_predictions(run, "test", members, "b" * 64)
-    assert found is not None
-    assert found.keys == made.keys
+    result = finished_predictions(run, "test", members, "b" * 64)
+    assert result is not None
+    assert result.keys == predictions.keys
     assert finished_predictions(run, "test", other, "b" * 64) is None
     assert finished_predictions(run, "test", members, "c" * 64) is None
     assert finished_predictions(run, "val", members, "b" * 64) is None

@@ -1,4 +1,4 @@
-"""DeLong against a published example and the definition, and p-values that hold their level."""
+"""DeLong's test agrees with a published example and its definition, and p-values keep their level."""
 
 import dataclasses
 
@@ -22,9 +22,9 @@ from cxr_dist.evaluate.paired import (
 
 
 def test_standard_error_of_a_published_example() -> None:
-    """109 CT scans rated 1 to 5 (Hanley and McNeil, Radiology 1982, table I).
+    """Ratings of 109 CT scans from 1 to 5 (Hanley and McNeil, Radiology 1982, table I).
 
-    Stata's manual, `roctab`, gives the area 0.8932, DeLong's standard error 0.0307, and 0.83295 to 0.95339.
+    The expected area, standard error by DeLong and interval are those of Stata's manual for `roctab`.
     """
     normal, abnormal = (33, 6, 6, 11, 2), (3, 2, 2, 11, 33)
     score = np.concatenate([np.repeat(np.arange(5.0), counts) for counts in (normal, abnormal)])
@@ -40,40 +40,40 @@ def test_standard_error_of_a_published_example() -> None:
 
 
 def slow_placements(truth: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Every pair: the definition, O(positives · negatives)."""
+    """The definition over all pairs, in O(positives · negatives)."""
     gap = score[truth][:, None] - score[~truth][None]
     wins = (gap > 0) + 0.5 * (gap == 0)
     return wins.mean(axis=1), wins.mean(axis=0)
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 9), st.integers(0, 9)), min_size=4, max_size=40))
-def test_fast_delong_is_the_definition(rows: list[tuple[bool, int, int]]) -> None:
+def test_fast_delong_agrees_with_the_definition(rows: list[tuple[bool, int, int]]) -> None:
     truth, first, second = (np.array(column) for column in zip(*rows, strict=True))
     positive, negative = int(truth.sum()), int((~truth).sum())
-    found = delong(truth, first, second, np.arange(len(truth)))
+    result = delong(truth, first, second, np.arange(len(truth)))
     if not positive or not negative:
-        assert found.value is None
+        assert result.value is None
         return
     (a10, a01), (b10, b01) = slow_placements(truth, first), slow_placements(truth, second)
     np.testing.assert_allclose(placements(truth, first)[0], a10, atol=1e-12)
     np.testing.assert_allclose(placements(truth, first)[1], a01, atol=1e-12)
     expected = roc_auc_score(truth, first) - roc_auc_score(truth, second)
-    assert found.value == pytest.approx(expected, abs=1e-12)
+    assert result.value == pytest.approx(expected, abs=1e-12)
     if positive < 2 or negative < 2:
-        assert found.p is None
+        assert result.p is None
         return
     s10, s01 = np.cov(a10, b10), np.cov(a01, b01)
     contrast = np.array([1, -1])
     variance = contrast @ (s10 / positive + s01 / negative) @ contrast
-    assert found.high is not None
-    assert found.value is not None
-    assert found.high - found.value == pytest.approx(1.959964 * np.sqrt(max(variance, 0)), abs=1e-6)
+    assert result.high is not None
+    assert result.value is not None
+    assert result.high - result.value == pytest.approx(1.959964 * np.sqrt(max(variance, 0)), abs=1e-6)
 
 
-def test_copies_of_a_film_are_no_new_patients() -> None:
-    """Three copies of each film, as one cluster each, give nearly the variance of the films alone."""
-    made, other = make_predictions(n=80, passes=0), make_predictions(n=80, passes=0, seed=1)
-    one, two = made.one_class(0), other.one_class(0)
+def test_copies_of_an_image_do_not_count_as_new_patients() -> None:
+    """Three copies of each image, clustered, give the p-value of the images alone; unclustered, a smaller one."""
+    predictions, other = make_predictions(n=80, passes=0), make_predictions(n=80, passes=0, seed=1)
+    one, two = predictions.one_class(0), other.one_class(0)
     once = delong(one.truth, one.score, two.score, np.arange(80))
     thrice = [np.repeat(values, 3) for values in (one.truth, one.score, two.score)]
     clustered = delong(*thrice, np.repeat(np.arange(80), 3))
@@ -85,19 +85,21 @@ def test_copies_of_a_film_are_no_new_patients() -> None:
 
 
 def test_clustered_interval_agrees_with_the_bootstrap_over_patients() -> None:
-    made = [make_predictions(n=400, passes=0, seed=seed, skill=skill) for seed, skill in ((0, 1.0), (1, 1.6))]
+    predictions = [
+        make_predictions(n=400, passes=0, seed=seed, skill=skill) for seed, skill in ((0, 1.0), (1, 1.6))
+    ]
     path = ("per_class", "effusion", "roc_auc")
-    values = [compute_metrics(p)["per_class"]["effusion"]["roc_auc"] for p in made]
-    resamples = [resampled(p, 1000, 0) for p in made]
+    values = [compute_metrics(p)["per_class"]["effusion"]["roc_auc"] for p in predictions]
+    resamples = [resampled(p, 1000, 0) for p in predictions]
     bootstrap = bootstrap_difference((values[1], values[0]), (resamples[1], resamples[0]), path)
-    analytic = auc_difference(made[1], made[0], 2)
+    analytic = auc_difference(predictions[1], predictions[0], 2)
     assert analytic.value == pytest.approx(bootstrap.value)
     for side in ("low", "high"):
         assert getattr(analytic, side) == pytest.approx(getattr(bootstrap, side), abs=0.01)
 
 
-def test_p_values_hold_their_level_where_nothing_differs() -> None:
-    """Two runs of the same skill: p ≤ 0.1 in about a tenth of 100 data sets, by either test."""
+def test_p_values_keep_their_level_under_the_null_hypothesis() -> None:
+    """For two runs of equal skill, either test gives p ≤ 0.1 in about a tenth of 100 data sets."""
     small = {"bootstrap": 0, "delong": 0}
     for data in range(100):
         pair = [make_predictions(n=60, passes=0, classes=("a", "b"), seed=s, data=100 + data) for s in (1, 2)]
@@ -106,12 +108,12 @@ def test_p_values_hold_their_level_where_nothing_differs() -> None:
         values = mean_auc(pair[0]), mean_auc(pair[1])
         small["bootstrap"] += bootstrap_difference(values, resamples, HEADLINE["macro_roc_auc"]).p <= 0.1
         small["delong"] += auc_difference(*pair, 0).p <= 0.1
-    assert all(3 <= count <= 19 for count in small.values()), small  # a binomial's middle 99%
+    assert all(3 <= count <= 19 for count in small.values()), small  # middle 99% of the binomial distribution
 
 
-def test_what_is_not_defined_has_no_difference() -> None:
-    made = make_predictions(n=30, passes=0)
-    resamples = resampled(made, 10, 0)
+def test_undefined_metrics_have_no_difference() -> None:
+    predictions = make_predictions(n=30, passes=0)
+    resamples = resampled(predictions, 10, 0)
     assert bootstrap_difference((None, 0.5), (resamples, resamples), ("accuracy",)).p is None
     one_patient = delong(np.array([True, False, True]), np.arange(3.0), np.arange(3.0), np.zeros(3))
     assert (one_patient.value, one_patient.p) == (0, None)

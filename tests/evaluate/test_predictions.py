@@ -1,4 +1,4 @@
-"""predictions.csv reads back exactly, and says so when it cannot."""
+"""predictions.csv reads back exactly, and damaged or missing files are refused."""
 
 from pathlib import Path
 
@@ -36,15 +36,15 @@ def test_round_trip_is_exact(
 ) -> None:
     path = tmp_path_factory.mktemp("csv") / "predictions.csv"
     classes = ("COVID-19, ARDS", 'other "finding"', "žádný")
-    made = make_predictions(task=task, n=n, passes=passes, seed=seed, classes=classes)
-    made.write_csv(path)
+    predictions = make_predictions(task=task, n=n, passes=passes, seed=seed, classes=classes)
+    predictions.write_csv(path)
     first = path.read_bytes()
-    assert_same(made, Predictions.read_csv(path))
+    assert_same(predictions, Predictions.read_csv(path))
     Predictions.read_csv(path).write_csv(path)
     assert path.read_bytes() == first
 
 
-def test_columns_are_readable_by_a_person(tmp_path: Path) -> None:
+def test_columns_have_readable_names(tmp_path: Path) -> None:
     make_predictions(n=2).write_csv(tmp_path / "predictions.csv")
     header = (tmp_path / "predictions.csv").read_text().splitlines()[0].split(",")
     assert header[:5] == ["key", "patient", "attribute:view", "label", "predicted"]
@@ -52,9 +52,9 @@ def test_columns_are_readable_by_a_person(tmp_path: Path) -> None:
 
 
 def test_unknown_labels_are_empty_cells(tmp_path: Path) -> None:
-    made = make_predictions(task="multilabel", n=1, passes=0, classes=("a", "b"))
-    made.labels[:] = [[-1, 1]]
-    made.write_csv(tmp_path / "p.csv")
+    predictions = make_predictions(task="multilabel", n=1, passes=0, classes=("a", "b"))
+    predictions.labels[:] = [[-1, 1]]
+    predictions.write_csv(tmp_path / "p.csv")
     header, row = [line.split(",") for line in (tmp_path / "p.csv").read_text().splitlines()]
     assert (row[header.index("label:a")], row[header.index("label:b")]) == ("", "1")
 
@@ -73,22 +73,22 @@ def test_damaged_file_is_refused(tmp_path: Path, damage) -> None:  # type: ignor
         Predictions.read_csv(path)
 
 
-def test_nan_is_a_diverged_model() -> None:
-    made = make_predictions(n=3, passes=0)
-    broken = made.probabilities.copy()
+def test_a_nan_probability_is_refused_as_a_diverged_model() -> None:
+    predictions = make_predictions(n=3, passes=0)
+    broken = predictions.probabilities.copy()
     broken[1] = np.nan
     with pytest.raises(UserError, match=r"1 of 3 samples .* not a number: the model diverged"):
         Predictions(
-            task=made.task,
-            classes=made.classes,
-            keys=made.keys,
-            patients=made.patients,
-            labels=made.labels,
+            task=predictions.task,
+            classes=predictions.classes,
+            keys=predictions.keys,
+            patients=predictions.patients,
+            labels=predictions.labels,
             probabilities=broken,
         )
 
 
 def test_equal_probabilities_choose_the_first_class() -> None:
-    made = make_predictions(n=1, passes=0, classes=("a", "b"))
-    made.probabilities[:] = 0.5
-    assert made.predicted.tolist() == [0]
+    predictions = make_predictions(n=1, passes=0, classes=("a", "b"))
+    predictions.probabilities[:] = 0.5
+    assert predictions.predicted.tolist() == [0]

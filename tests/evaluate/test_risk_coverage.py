@@ -1,4 +1,4 @@
-"""Risk over coverage against counting every order of equally uncertain answers."""
+"""Risk–coverage curves agree with enumerating every order of equally uncertain answers."""
 
 import itertools
 
@@ -46,22 +46,22 @@ def test_area_is_the_mean_over_all_orders_of_ties(pairs: list[tuple[int, bool]])
 def test_weights_repeat_answers(pairs: list[tuple[int, bool]], data: st.DataObject) -> None:
     uncertainty, right = arrays(pairs)
     weight = np.array(data.draw(st.lists(st.integers(0, 3), min_size=len(right), max_size=len(right))))
-    found = weighted_aurc(uncertainty, right, weight[None].astype(np.float64))[0]
+    result = weighted_aurc(uncertainty, right, weight[None].astype(np.float64))[0]
     if weight.sum() == 0:
-        assert np.isnan(found)
+        assert np.isnan(result)
     else:
         repeated = np.repeat(uncertainty, weight), np.repeat(right, weight)
         once = np.ones((1, weight.sum()))
-        assert found == pytest.approx(weighted_aurc(*repeated, once)[0], abs=1e-12)
+        assert result == pytest.approx(weighted_aurc(*repeated, once)[0], abs=1e-12)
 
 
 def test_figures_by_hand() -> None:
-    """Right, right, wrong, right, wrong from sure to unsure: risks 0, 0, 1/3, 1/4, 2/5; at best 0, 0, 0, 1/4, 2/5."""
+    """The mistakes rank third and fifth: risks 0, 0, 1/3, 1/4, 2/5; a perfect ranking has 0, 0, 0, 1/4, 2/5."""
     right = np.array([True, True, False, True, False])
-    found = coverage_figures(np.arange(5.0), right)
-    assert found["aurc"] == pytest.approx((1 / 3 + 1 / 4 + 2 / 5) / 5)
-    assert found["excess_aurc"] == pytest.approx(1 / 15)
-    assert found["accuracy_at_coverage"] == {
+    result = coverage_figures(np.arange(5.0), right)
+    assert result["aurc"] == pytest.approx((1 / 3 + 1 / 4 + 2 / 5) / 5)
+    assert result["excess_aurc"] == pytest.approx(1 / 15)
+    assert result["accuracy_at_coverage"] == {
         "0.80": 0.75,
         "0.90": pytest.approx(0.6),
         "0.95": pytest.approx(0.6),
@@ -71,7 +71,7 @@ def test_figures_by_hand() -> None:
     assert risk == pytest.approx([0, 0, 1 / 3, 1 / 4, 2 / 5])
 
 
-def test_a_perfect_ranking_has_no_excess_and_knows_its_errors() -> None:
+def test_a_perfect_ranking_has_no_excess_and_an_auroc_of_one() -> None:
     right = np.array([True] * 7 + [False] * 3)
     assert coverage_figures(1 - right * 1.0, right)["excess_aurc"] == 0
     assert error_auroc(1 - right * 1.0, right) == 1
@@ -79,35 +79,35 @@ def test_a_perfect_ranking_has_no_excess_and_knows_its_errors() -> None:
     assert error_auroc(np.zeros(3), np.ones(3, dtype=bool)) is None
 
 
-def test_coverage_of_equal_uncertainty_is_the_accuracy() -> None:
+def test_with_equal_uncertainty_every_coverage_has_the_overall_accuracy() -> None:
     right = np.array([True, False, True, True, False] * 4)
     assert [accuracy_at(c, np.zeros(20), right) for c in (0.8, 0.95, 1.0)] == pytest.approx([0.6] * 3)
     order = np.arange(20.0)
     assert accuracy_at(0.95, order, right) == right[:19].mean()
 
 
-def test_metrics_judge_the_answer_of_the_mean_by_each_measure() -> None:
-    made = make_predictions()
-    assert made.mc is not None
-    found, (doubt, right) = mc_metrics(made, made.mc), mc_answers(made)
-    assert right.tolist() == (made.mc.mean.argmax(1) == made.labels[:, 0]).tolist()
-    assert found["variance"] == pytest.approx(made.mc.variance.mean())
-    assert list(found["error_auroc"]) == ["predictive_entropy", "mutual_information", "variance"]
-    wins = stats.mannwhitneyu(doubt[~right], doubt[right]).statistic
+def test_metrics_refer_to_the_prediction_of_the_mean_and_to_each_measure() -> None:
+    predictions = make_predictions()
+    assert predictions.mc is not None
+    result, (uncertainty, right) = mc_metrics(predictions, predictions.mc), mc_answers(predictions)
+    assert right.tolist() == (predictions.mc.mean.argmax(1) == predictions.labels[:, 0]).tolist()
+    assert result["variance"] == pytest.approx(predictions.mc.variance.mean())
+    assert list(result["error_auroc"]) == ["predictive_entropy", "mutual_information", "variance"]
+    wins = stats.mannwhitneyu(uncertainty[~right], uncertainty[right]).statistic
     pairs = right.sum() * (~right).sum()
-    assert found["error_auroc"]["predictive_entropy"] == pytest.approx(wins / pairs)
-    assert 0 < found["excess_aurc"] < found["aurc"] < 1 - found["accuracy"]
+    assert result["error_auroc"]["predictive_entropy"] == pytest.approx(wins / pairs)
+    assert 0 < result["excess_aurc"] < result["aurc"] < 1 - result["accuracy"]
 
 
 def test_multilabel_answers_are_the_known_labels() -> None:
-    made = make_predictions(task="multilabel", n=3, classes=("a", "b"))
-    made.labels[:] = [[1, -1], [0, 1], [-1, -1]]
-    assert samples_of_answers(made).tolist() == [0, 1, 1]
-    found = measures(made)
-    assert list(found) == ["predictive_entropy", "variance"]
-    assert {len(values) for values in found.values()} == {3}
+    predictions = make_predictions(task="multilabel", n=3, classes=("a", "b"))
+    predictions.labels[:] = [[1, -1], [0, 1], [-1, -1]]
+    assert samples_of_answers(predictions).tolist() == [0, 1, 1]
+    result = measures(predictions)
+    assert list(result) == ["predictive_entropy", "variance"]
+    assert {len(values) for values in result.values()} == {3}
 
 
-def test_no_answer_has_no_figure() -> None:
-    found = coverage_figures(np.zeros(0), np.zeros(0, dtype=bool))
-    assert found["aurc"] is found["excess_aurc"] is found["accuracy_at_coverage"]["0.90"] is None
+def test_without_answers_all_figures_are_null() -> None:
+    result = coverage_figures(np.zeros(0), np.zeros(0, dtype=bool))
+    assert result["aurc"] is result["excess_aurc"] is result["accuracy_at_coverage"]["0.90"] is None

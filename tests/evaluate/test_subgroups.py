@@ -1,4 +1,4 @@
-"""A subgroup's numbers are those of its samples alone."""
+"""The metrics of a subgroup are those of its samples alone."""
 
 import dataclasses
 
@@ -11,39 +11,39 @@ from cxr_dist.evaluate.metrics import compute_metrics
 from cxr_dist.evaluate.subgroups import age_band, attributes_of, subgroups
 
 
-def test_values_and_intervals_are_those_of_the_subgroup_alone() -> None:
-    made = make_predictions(n=150)
-    found = subgroups(made, n_bootstrap=100)["view"]
-    assert list(found) == ["AP", "PA", "lateral", "not recorded"]
-    assert sum(group["n"] for group in found.values()) == 150
-    rows = np.flatnonzero(np.array(made.attributes["view"]) == "AP")
-    alone = made.select(rows)
+def test_values_and_intervals_equal_those_of_the_subgroup_alone() -> None:
+    predictions = make_predictions(n=150)
+    result = subgroups(predictions, n_bootstrap=100)["view"]
+    assert list(result) == ["AP", "PA", "lateral", "not recorded"]
+    assert sum(group["n"] for group in result.values()) == 150
+    rows = np.flatnonzero(np.array(predictions.attributes["view"]) == "AP")
+    alone = predictions.select(rows)
     metrics, bounds = compute_metrics(alone), intervals(alone, 100)
-    assert found["AP"]["macro_roc_auc"]["value"] == metrics["macro"]["roc_auc"]
-    assert found["AP"]["accuracy"] == {
+    assert result["AP"]["macro_roc_auc"]["value"] == metrics["macro"]["roc_auc"]
+    assert result["AP"]["accuracy"] == {
         "value": metrics["accuracy"],
         "low": bounds["accuracy"]["low"],
         "high": bounds["accuracy"]["high"],
     }
-    assert found["AP"]["patients"] == len(set(alone.patients))
+    assert result["AP"]["patients"] == len(set(alone.patients))
 
 
-def test_small_groups_carry_a_note_and_lacking_classes_are_named() -> None:
-    made = make_predictions(n=60, passes=0)
-    views = ["PA" if label == 0 or i % 2 else "AP" for i, label in enumerate(made.labels[:, 0])]
-    found = subgroups(dataclasses.replace(made, attributes={"view": views}), n_bootstrap=10)["view"]
-    assert found["AP"]["note"] == "fewer than 30 images: too few to judge"
-    assert found["PA"]["note"] == ""
-    assert "normal" not in found["AP"]["classes"]
-    assert "normal" in found["PA"]["classes"]
+def test_small_groups_have_a_note_and_missing_classes_are_not_listed() -> None:
+    predictions = make_predictions(n=60, passes=0)
+    views = ["PA" if label == 0 or i % 2 else "AP" for i, label in enumerate(predictions.labels[:, 0])]
+    result = subgroups(dataclasses.replace(predictions, attributes={"view": views}), n_bootstrap=10)["view"]
+    assert result["AP"]["note"] == "fewer than 30 images: too few to judge"
+    assert result["PA"]["note"] == ""
+    assert "normal" not in result["AP"]["classes"]
+    assert "normal" in result["PA"]["classes"]
 
 
-def test_an_attribute_of_one_value_makes_no_subgroup() -> None:
-    made = dataclasses.replace(make_predictions(n=10, passes=0), attributes={"view": ["PA"] * 10})
-    assert subgroups(made, n_bootstrap=5) == {}
+def test_an_attribute_with_one_value_has_no_subgroups() -> None:
+    predictions = dataclasses.replace(make_predictions(n=10, passes=0), attributes={"view": ["PA"] * 10})
+    assert subgroups(predictions, n_bootstrap=5) == {}
 
 
-def test_attributes_come_from_the_samples_and_ages_only_as_bands() -> None:
+def test_attributes_are_read_from_samples_and_ages_only_kept_as_bands() -> None:
     samples = [{"view": "PA", "age": 52, "sex": None}, {"view": " AP ", "sex": "F"}, {"age": "017Y"}]
     assert attributes_of(samples) == {
         "view": ["PA", "AP", ""],

@@ -1,4 +1,4 @@
-"""Thresholds are the best that an exhaustive search finds on validation, and test has no say in them."""
+"""Thresholds are optimal on validation by exhaustive search, and do not depend on the test split."""
 
 import numpy as np
 import pytest
@@ -44,11 +44,11 @@ def test_no_other_threshold_is_better(rows: list[tuple[bool, int]], at_sensitivi
 
 
 @pytest.mark.parametrize("task", ["multiclass", "multilabel"])
-def test_applied_values_are_scikit_learns_at_the_chosen_threshold(task: str) -> None:
+def test_applied_values_equal_scikit_learn_at_the_chosen_threshold(task: str) -> None:
     validation, test = (make_predictions(task=task, passes=0, data=data) for data in (1, 2))
-    found = operating_points(validation, test, 0.9, n_bootstrap=100)
+    result = operating_points(validation, test, 0.9, n_bootstrap=100)
     for c, name in enumerate(CLASSES):
-        point, one = found["per_class"][name], test.one_class(c)
+        point, one = result["per_class"][name], test.one_class(c)
         answers = one.score >= point["threshold"]
         applied = point["applied"]
         assert applied["confusion"] == sk.confusion_matrix(one.truth, answers).tolist()
@@ -61,7 +61,7 @@ def test_applied_values_are_scikit_learns_at_the_chosen_threshold(task: str) -> 
         assert applied["recall"]["low"] <= applied["recall"]["value"] <= applied["recall"]["high"]
 
 
-def test_test_labels_do_not_move_a_threshold() -> None:
+def test_thresholds_do_not_depend_on_test_labels() -> None:
     validation, test = (make_predictions(passes=0, data=data) for data in (1, 2))
     before = operating_points(validation, test, None, n_bootstrap=10)
     test.labels[:] = (test.labels + 1) % 5
@@ -71,7 +71,7 @@ def test_test_labels_do_not_move_a_threshold() -> None:
         assert before["per_class"][name]["applied"] != after["per_class"][name]["applied"]
 
 
-def test_class_that_validation_lacks_has_a_reason() -> None:
+def test_a_class_that_validation_lacks_has_a_reason_and_no_threshold() -> None:
     validation, test = (make_predictions(passes=0, data=data) for data in (1, 2))
     validation.labels[validation.labels == 4] = 0
     point = operating_points(validation, test, None, n_bootstrap=10)["per_class"]["nodule"]
@@ -79,18 +79,18 @@ def test_class_that_validation_lacks_has_a_reason() -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, -0.1, 1.5, 90.0])
-def test_a_sensitivity_is_a_share(share: float) -> None:
-    made = make_predictions(n=10, passes=0)
+def test_a_sensitivity_outside_0_to_1_is_refused(share: float) -> None:
+    predictions = make_predictions(n=10, passes=0)
     with pytest.raises(UserError, match=r"--at-sensitivity is .*; expected a share above 0 and up to 1"):
-        operating_points(made, made, share)
+        operating_points(predictions, predictions, share)
 
 
-def test_what_was_chosen_says_on_which_samples() -> None:
+def test_the_result_records_the_samples_it_was_chosen_on() -> None:
     validation, test = make_predictions(n=80, passes=0, data=1), make_predictions(passes=0, data=2)
-    found = assess(test, validation, 0.8, n_bootstrap=10)
+    result = assess(test, validation, 0.8, n_bootstrap=10)
     chosen_on = {"split": "val", "n": 80, "patients": len(set(validation.patients))}
-    assert found["calibration"]["chosen_on"] == found["operating_points"]["chosen_on"] == chosen_on
-    assert found["operating_points"]["rule"] == "the highest specificity with a sensitivity of at least 0.8"
+    assert result["calibration"]["chosen_on"] == result["operating_points"]["chosen_on"] == chosen_on
+    assert result["operating_points"]["rule"] == "the highest specificity with a sensitivity of at least 0.8"
     alone = assess(test, None, n_bootstrap=10)
     assert alone["calibration"] is alone["operating_points"] is None
-    assert alone["metrics"] == found["metrics"]
+    assert alone["metrics"] == result["metrics"]

@@ -1,4 +1,4 @@
-"""The MC-dropout summary against its definitions, and the two figures against a count by hand."""
+"""The summary of Monte-Carlo dropout agrees with its definitions, and the quarter's figures with a count by hand."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ def passes(seed: int, shape: tuple[int, int, int] = (30, 7, 4)) -> np.ndarray:
     return np.random.default_rng(seed).dirichlet(np.full(shape[2], 0.4), size=shape[:2])
 
 
-def test_multiclass_entropies_are_torchs() -> None:
+def test_multiclass_entropies_equal_torch() -> None:
     samples = passes(0)
     summary = summarise(samples, "multiclass")
     mean = torch.tensor(samples).mean(0)
@@ -26,15 +26,15 @@ def test_multiclass_entropies_are_torchs() -> None:
     assert summary.passes == 30
 
 
-def test_multilabel_entropy_is_the_sum_of_the_binary_ones() -> None:
+def test_multilabel_entropy_is_the_sum_of_binary_entropies() -> None:
     samples = np.random.default_rng(1).uniform(size=(5, 3, 2))
     binary = torch.distributions.Bernoulli(probs=torch.tensor(samples)).entropy().sum(-1).mean(0)
     np.testing.assert_allclose(summarise(samples, "multilabel").expected_entropy, binary, rtol=1e-12)
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from(["multiclass", "multilabel"]))
-def test_bounds(seed: int, task: str) -> None:
-    """0 ≤ mutual information ≤ predictive entropy ≤ the entropy of knowing nothing (Jensen)."""
+def test_entropies_and_mutual_information_keep_their_bounds(seed: int, task: str) -> None:
+    """0 ≤ mutual information ≤ predictive entropy ≤ entropy of the uniform distribution (Jensen)."""
     summary = summarise(passes(seed), task)
     most = np.log(4) if task == "multiclass" else 4 * np.log(2)
     assert (summary.mutual_information >= 0).all()
@@ -48,13 +48,13 @@ def test_certain_and_agreeing_passes_have_no_uncertainty() -> None:
     assert summary.mutual_information.tolist() == [0, 0, 0]
 
 
-def test_certain_but_disagreeing_passes_are_all_mutual_information() -> None:
+def test_the_uncertainty_of_certain_but_disagreeing_passes_is_mutual_information() -> None:
     summary = summarise(np.array([[[1.0, 0.0]], [[0.0, 1.0]]]), "multiclass")
     assert summary.mutual_information[0] == pytest.approx(np.log(2))
     assert summary.expected_entropy[0] == 0
 
 
-def test_takes_tensors_and_rounding_never_makes_information_negative() -> None:
+def test_tensors_are_accepted_and_mutual_information_is_never_negative() -> None:
     one = torch.softmax(torch.randn(50, 3, generator=torch.Generator().manual_seed(0)), dim=1)
     summary = summarise(one.repeat(7, 1, 1), "multiclass")
     assert summary.mean.dtype == np.float64
@@ -62,23 +62,23 @@ def test_takes_tensors_and_rounding_never_makes_information_negative() -> None:
     np.testing.assert_allclose(summary.mutual_information, 0, atol=1e-12)
 
 
-def test_entropy_at_zero_probability() -> None:
+def test_entropy_is_defined_at_zero_probability() -> None:
     assert entropy(np.array([0.0, 1.0, 0.0]), "multilabel") == 0
 
 
 @given(st.lists(st.floats(0, 3), min_size=1, max_size=40))
-def test_the_quarter_is_a_quarter_and_holds_the_largest(values: list[float]) -> None:
+def test_the_quarter_has_the_right_size_and_holds_the_largest(values: list[float]) -> None:
     uncertainty = np.array(values)
     mask = most_uncertain_quarter(uncertainty)
     assert mask.sum() == -(-len(values) // 4)
     assert mask.all() or uncertainty[mask].min() >= uncertainty[~mask].max()
 
 
-def test_ties_take_the_earlier_sample() -> None:
+def test_of_equal_samples_the_earlier_are_taken() -> None:
     assert most_uncertain_quarter(np.ones(8)).tolist() == [True, True] + [False] * 6
 
 
-def test_the_two_figures_by_hand() -> None:
+def test_quarter_figures_by_hand() -> None:
     uncertainty = np.array([0.9, 0.1, 0.8, 0.2, 0.3, 0.4, 0.5, 0.6])
     right = np.array([False, True, True, True, False, True, True, True])
     figures = quarter_figures(uncertainty, right)
@@ -86,5 +86,5 @@ def test_the_two_figures_by_hand() -> None:
     assert figures["rest"] == {"n": 6, "correct": 5, "share_correct": 5 / 6}
 
 
-def test_one_sample_has_no_rest() -> None:
+def test_the_share_of_an_empty_rest_is_null() -> None:
     assert quarter_figures(np.ones(1), np.ones(1, dtype=bool))["rest"]["share_correct"] is None

@@ -1,4 +1,4 @@
-"""Scores of words: shares that sum to 1, products that add up in a linear model, and the planted word on top."""
+"""Word scores: attention sums to 1, gradient × input is exact for a linear model, and a planted word ranks first."""
 
 import json
 from pathlib import Path
@@ -38,14 +38,14 @@ def build(folder: Path, mode: str = "text", model: dict[str, Any] | None = None,
     return build_classifier(ModelConfig(mode=mode, **(narrow | fields)), 2, folder).eval()
 
 
-def report(*tokens: int, padding: int = 0, film: bool = False) -> Inputs:
+def report(*tokens: int, padding: int = 0, image: bool = False) -> Inputs:
     ids = torch.tensor([[*tokens, *[0] * padding]])
-    images = torch.randn(1, 1, 64, 64, generator=torch.Generator().manual_seed(1)) if film else None
+    images = torch.randn(1, 1, 64, 64, generator=torch.Generator().manual_seed(1)) if image else None
     return Inputs(images=images, tokens=ids, attention_mask=(ids != 0).long())
 
 
 @given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 8), st.integers(0, 2**31))
-def test_rows_of_a_rollout_are_shares(layers: int, heads: int, tokens: int, seed: int) -> None:
+def test_rows_of_a_rollout_sum_to_one(layers: int, heads: int, tokens: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     attentions = [
         (5 * torch.randn(heads, tokens, tokens, generator=generator)).softmax(-1) for _ in range(layers)
@@ -56,7 +56,7 @@ def test_rows_of_a_rollout_are_shares(layers: int, heads: int, tokens: int, seed
 
 
 def test_a_rollout_by_hand() -> None:
-    """Two layers of one head on two tokens: the residual halves, multiplied from the last layer to the first."""
+    """Two layers with one head on two tokens: each is averaged with the identity, and the last is multiplied first."""
     first, second = torch.tensor([[[0.0, 1.0], [1.0, 0.0]]]), torch.tensor([[[1.0, 0.0], [0.5, 0.5]]])
     expected = torch.tensor([[1.0, 0.0], [0.25, 0.75]]) @ torch.tensor([[0.5, 0.5], [0.5, 0.5]])
     torch.testing.assert_close(attention_rollout([first, second]).float(), expected)
@@ -64,7 +64,7 @@ def test_a_rollout_by_hand() -> None:
 
 @pytest.mark.parametrize("model", ["bert", "roberta", "distilbert"])
 @pytest.mark.parametrize("mode", ["text", "fused"])
-def test_attention_is_shared_among_the_real_tokens_and_the_model_is_left_as_it_was(
+def test_attention_goes_to_real_tokens_and_the_model_is_left_unchanged(
     tmp_path: Path, mode: str, model: str
 ) -> None:
     settings = BERT | {"model_type": model}
@@ -72,19 +72,19 @@ def test_attention_is_shared_among_the_real_tokens_and_the_model_is_left_as_it_w
         settings |= {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48}
     classifier = build(tmp_path, mode, settings)
     assert classifier.text is not None
-    inputs = report(2, 9, 11, 3, padding=4, film=mode == "fused")
+    inputs = report(2, 9, 11, 3, padding=4, image=mode == "fused")
     before = classifier(*inputs)
     attention = classifier.text.encoder.config._attn_implementation
-    found = token_attention(classifier, inputs)
-    assert found is not None
-    assert found[:4].min() > 0
-    assert np.abs(found[4:]).max() == 0
-    assert found.sum() == pytest.approx(1, abs=1e-6)
+    result = token_attention(classifier, inputs)
+    assert result is not None
+    assert result[:4].min() > 0
+    assert np.abs(result[4:]).max() == 0
+    assert result.sum() == pytest.approx(1, abs=1e-6)
     assert torch.equal(classifier(*inputs), before)
     assert classifier.text.encoder.config._attn_implementation == attention != "eager"
 
 
-def test_padding_moves_no_score(tmp_path: Path) -> None:
+def test_padding_does_not_change_scores(tmp_path: Path) -> None:
     classifier = build(tmp_path).double()
     short, padded = report(2, 9, 11, 3), report(2, 9, 11, 3, padding=5)
     for scores in (
@@ -95,15 +95,15 @@ def test_padding_moves_no_score(tmp_path: Path) -> None:
         assert not scores(padded)[4:].any()
 
 
-def test_a_fusion_that_takes_nothing_of_the_report_has_no_scores(tmp_path: Path) -> None:
+def test_a_fusion_that_ignores_the_report_has_no_attention_and_zero_gradients(tmp_path: Path) -> None:
     classifier = build(tmp_path, "fused", fusion="pooled")
-    inputs = report(2, 9, 11, 3, film=True)
+    inputs = report(2, 9, 11, 3, image=True)
     assert token_attention(classifier, inputs) is None
     np.testing.assert_allclose(gradient_times_input(classifier, inputs, 0), 0, atol=1e-9)
 
 
 class LinearEncoder(nn.Module):
-    """Token vectors are the token embeddings; an encoder of the user's own."""
+    """A user's own encoder whose token vectors are the token embeddings."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -117,7 +117,7 @@ class LinearEncoder(nn.Module):
         return vectors
 
 
-def test_in_a_linear_model_the_scores_sum_to_the_logit_less_its_value_without_tokens(tmp_path: Path) -> None:
+def test_in_a_linear_model_the_scores_sum_to_the_logit_minus_the_bias(tmp_path: Path) -> None:
     linear = build(tmp_path)
     linear.text = LinearEncoder()  # type: ignore[assignment]
     linear.summary.projection = nn.Linear(6, 5)
@@ -134,7 +134,7 @@ def test_in_a_linear_model_the_scores_sum_to_the_logit_less_its_value_without_to
 
 
 def train_to_find(classifier: Classifier, steps: int) -> torch.Generator:
-    """Class 1: the decisive word stands somewhere. Goes on until the network is saturated."""
+    """Train until saturation on reports of which class 1 contains the decisive word."""
     classifier.train()
     generator = torch.Generator().manual_seed(0)
     optimizer = torch.optim.Adam(classifier.parameters(), lr=3e-3)
@@ -152,7 +152,7 @@ def train_to_find(classifier: Classifier, steps: int) -> torch.Generator:
     return generator
 
 
-def test_a_planted_decisive_word_has_the_highest_score_and_all_add_up(tmp_path: Path) -> None:
+def test_a_planted_decisive_word_has_the_highest_score_and_scores_sum_to_the_effect(tmp_path: Path) -> None:
     classifier = build(tmp_path)
     generator = train_to_find(classifier, steps=80)
     for place in range(1, 11):
@@ -161,9 +161,9 @@ def test_a_planted_decisive_word_has_the_highest_score_and_all_add_up(tmp_path: 
         inputs = report(2, *tokens, 3)
         scores, against = (gradient_times_input(classifier, inputs, label) for label in (1, 0))
         assert scores.argmax() == place
-        assert against.argmin() == place  # it speaks against the other class
-        risen = logit_of(classifier, inputs) - logit_without_words(classifier, inputs)
-        assert scores.sum() == pytest.approx(risen, rel=0.2)  # 16 steps of a steep way
+        assert against.argmin() == place  # it lowers the logit of the other class
+        effect = logit_of(classifier, inputs) - logit_without_words(classifier, inputs)
+        assert scores.sum() == pytest.approx(effect, rel=0.2)  # 16 steps along a steep path
 
 
 @torch.no_grad()
@@ -182,7 +182,7 @@ def logit_without_words(classifier: Classifier, inputs: Inputs) -> float:
         embeddings.weight.data.copy_(kept)
 
 
-def test_a_words_score_is_the_sum_over_its_tokens() -> None:
+def test_the_score_of_a_word_is_the_sum_over_its_tokens() -> None:
     words = [ReportWord(text="large", tokens=(1,)), ReportWord(text="effusions", tokens=(2, 3))]
     assert per_word(np.array([9.0, 1.0, 2.0, 4.0, 9.0]), words).tolist() == [1.0, 6.0]
     assert per_word(np.array([9.0, 9.0]), []).shape == (0,)
