@@ -1,4 +1,4 @@
-"""What all benchmarks share: flags, a clock, taking turns, tables, and the file of a result with what it ran on.
+"""The code that all benchmarks share: flags, timing, alternating measurements, tables and result files.
 
 It imports torch only where it is used, because some benchmarks measure processes that have not imported it.
 """
@@ -24,10 +24,10 @@ Measured = TypeVar("Measured")
 
 
 def arguments(doc: str | None, **defaults: Any) -> argparse.Namespace:
-    """The command line's flags: `--micro-batch` for `micro_batch`, parsed with the type of its default.
+    """Parse the command line; `micro_batch=8` becomes the flag `--micro-batch` with the type of its default.
 
-    A list takes several values, a bool also has `--no-NAME`, and a type in place of a default makes the flag optional
-    (None). A tuple is (default, help).
+    A list takes several values, and a bool also has `--no-NAME`. A type instead of a default makes the flag optional,
+    with the default None. A tuple is (default, help).
     """
     parser = argparse.ArgumentParser(
         prog=f"python -m {_module()}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -46,20 +46,20 @@ def arguments(doc: str | None, **defaults: Any) -> argparse.Namespace:
 
 
 def _module() -> str:
-    """The name after `python -m`."""
+    """The module name after `python -m`."""
     spec = sys.modules["__main__"].__spec__
     return spec.name.removesuffix(".__main__") if spec else "benchmarks"
 
 
 def this_device() -> "torch.device":
-    """The GPU where there is one, else the CPU."""
+    """The GPU if there is one, else the CPU."""
     import torch
 
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def timed(call: Callable[[], object], device: "torch.device | None" = None, times: int = 1) -> float:
-    """Seconds of so many calls in a row; a GPU is waited for, before and after."""
+    """Seconds for `times` calls in a row; waits for the GPU before and after."""
     _finish(device)
     start = time.perf_counter()
     for _ in range(times):
@@ -78,52 +78,52 @@ def _finish(device: "torch.device | None") -> None:
 def in_turns(
     ways: Mapping[str, Callable[[], Measured]], turns: int, *, warm_up: int = 1
 ) -> dict[str, list[Measured]]:
-    """What each way returned, turn by turn, after `warm_up` turns that do not count.
+    """The results of each way, turn by turn, after `warm_up` turns whose results are dropped.
 
-    The order is reversed in every second turn, so that a machine that becomes slower does so for all ways.
+    Every second turn reverses the order, so that a machine that becomes slower affects all ways equally.
     """
-    found: dict[str, list[Measured]] = {name: [] for name in ways}
+    results: dict[str, list[Measured]] = {name: [] for name in ways}
     for turn in range(-warm_up, turns):
         for name in list(ways)[:: 1 if turn % 2 == 0 else -1]:
             result = ways[name]()
-            found[name] += [result] if turn >= 0 else []
-    return found
+            results[name] += [result] if turn >= 0 else []
+    return results
 
 
 def medians(values: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """The median by name."""
+    """The median for each name."""
     return {name: statistics.median(each) for name, each in values.items()}
 
 
 def show(
     values: Mapping[str, Sequence[float]], digits: int, more: Callable[[str], str] = lambda name: ""
 ) -> None:
-    """Print a line per name: the median, the lowest and highest value, and what `more` says of the name."""
+    """Print one line per name: the median, the lowest and highest value, and the text that `more` gives."""
     for name, each in values.items():
         spread = f"({min(each):.{digits}f} to {max(each):.{digits}f})"
         print(f"  {name:<44}{statistics.median(each):9.{digits}f}  {spread:<22}{more(name)}", flush=True)
 
 
 def show_numbers(numbers: Mapping[str, float]) -> None:
-    """Print a line per name."""
+    """Print one line per number."""
     for name, number in numbers.items():
         print(f"  {name:<56}{number:10.3f}")
 
 
 def peak_bytes() -> int:
-    """The most physical memory that this process has had, bytes; rusage's figure begins with its parent's."""
+    """The peak physical memory of this process in bytes; the value of rusage would include its parent's peak."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
 
 
 def torchrun(ranks: int, *command: str) -> list[str]:
-    """The command that runs `-m MODULE ARGUMENTS` in so many processes of this machine."""
+    """The command that runs `-m MODULE ARGUMENTS` in `ranks` processes on this machine."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
     return [*launcher, *command]
 
 
 def describe_machine() -> dict[str, object]:
-    """What a benchmark ran on: plain values for a JSON file."""
+    """A description of the machine as plain values for a JSON file."""
     import torch
 
     lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -141,8 +141,8 @@ def describe_machine() -> dict[str, object]:
 
 
 def _version(package: str) -> str | None:
-    """None where it is not installed under this name."""
-    import importlib.metadata  # here, because it would add 2 MiB to processes whose memory is measured
+    """The installed version; None if the package is not installed."""
+    import importlib.metadata  # here, because it adds memory to processes whose memory is measured
 
     try:
         return importlib.metadata.version(package)
@@ -151,7 +151,7 @@ def _version(package: str) -> str | None:
 
 
 def result_path(name: str, device_type: str = "cpu") -> Path:
-    """benchmarks/results/NAME.json, or NAME-cuda.json for what a GPU computed: neither overwrites the other."""
+    """benchmarks/results/NAME.json, or NAME-cuda.json for results of a GPU."""
     return RESULTS / f"{name}{'' if device_type == 'cpu' else f'-{device_type}'}.json"
 
 
@@ -162,7 +162,7 @@ def write_result(
     device: "torch.device | None" = None,
     **found: object,
 ) -> None:
-    """Write what was found, with the options (but paths, which are this machine's), the device and the machine."""
+    """Write `found` with the options (without paths, which are local), the device and the machine."""
     result: dict[str, object] = {"what": what}
     if options is not None:
         given = vars(options).items()

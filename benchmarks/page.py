@@ -1,8 +1,8 @@
-"""docs/speed.md out of benchmarks/results: a table for each question, a part for each device that was measured.
+"""Write docs/speed.md from benchmarks/results: tables for each topic, by device.
 
     python -m benchmarks.page
 
-No figure stands in this file. `make bench` and `make bench-gpu` end with it.
+All figures come from the results. `make bench` and `make bench-gpu` run this module last.
 """
 
 import json
@@ -14,33 +14,33 @@ from typing import Any
 from benchmarks.harness import RESULTS, ROOT, medians, result_path
 
 PAGE = ROOT / "docs" / "speed.md"
-DEVICES = {"cpu": "", "cuda": "-cuda"}  # and how their results' names end
+DEVICES = {"cpu": "", "cuda": "-cuda"}  # device: suffix of its results' names
 MIB, GIB = 2**20, 2**30
 
 Result = dict[str, Any]
 INTRODUCTION = """\
-# How fast, how much memory, how far
+# Speed, memory and scaling
 
-Written by `python -m benchmarks.page` from the files in `benchmarks/results`, which have every single time, the
-options and the versions. `make bench` measures all of it anew, `make bench-gpu` what a GPU can. DenseNet-121 with
-224-pixel films of one channel, BERT-base, random weights (the time is the same). Times are medians of ways that took
-turns in one run.
+This page is written by `python -m benchmarks.page` from the files in `benchmarks/results`, which also hold every single
+measurement, the options and the versions. `make bench` repeats all measurements, and `make bench-gpu` those on a GPU.
+The models are DenseNet-121 with 224-pixel images of one channel and BERT-base, with random weights, which take the same
+time as pretrained ones. Times are medians; the ways that a table compares took turns in one run.
 """
 
 
 def markdown(header: str, rows: Iterable[str]) -> str:
-    """A table, whose columns after the first are numbers; cells stand between ` | `."""
+    """A Markdown table whose columns after the first are numbers; ` | ` separates the cells of `header` and `rows`."""
     lines = [header, " | ".join(["---", *["---:"] * header.count(" | ")]), *rows]
     return "\n".join(f"| {line} |" for line in lines) + "\n"
 
 
-def cells(*found: str) -> str:
-    """A row."""
-    return " | ".join(found)
+def cells(*texts: str) -> str:
+    """A row of these cells."""
+    return " | ".join(texts)
 
 
 def training(result: Result) -> str:
-    """Samples a second of each way of benchmarks.original."""
+    """Samples per second of each way of benchmarks.original."""
     parts = []
     for run, kinds in result["runs"].items():
         rows = []
@@ -52,17 +52,19 @@ def training(result: Result) -> str:
                 f"{name}{end} | {rate:.2f} | {rate / original:.2f} × | {first[name]:.1f}"
                 for name, rate in rates.items()
             ]
-        parts.append(markdown(f"{run} | samples a second | of the original | first update, s", rows))
+        parts.append(
+            markdown(f"{run} | samples per second | relative to the original | first update, s", rows)
+        )
     return "\n".join(parts)
 
 
 def ceilings(result: Result) -> str:
-    """Operations, bytes and shares of the ceilings of both encoders."""
+    """Operations, bytes and shares of the ceilings for both encoders."""
     parts = []
     for precision, tables in result["precisions"].items():
         most = tables["ceilings"]
         parts.append(
-            f"{precision}: products at most {most['operations_per_second'] / 1e12:.2f} TFLOP/s, copies "
+            f"{precision}: matrix products reach {most['operations_per_second'] / 1e12:.2f} TFLOP/s, copies "
             f"{most['bytes_per_second'] / 1e9:.1f} GB/s.\n"
         )
         rows = (
@@ -70,12 +72,14 @@ def ceilings(result: Result) -> str:
             f"{row['seconds_per_sample'] * 1e3:.2f} | {row['of_product_ceiling']:.0%} | {row['of_copy_ceiling']:.0%}"
             for name, row in tables["encoders"].items()
         )
-        parts.append(markdown("a sample | GFLOP | MB | ms | of products | of copies", rows))
+        parts.append(
+            markdown("per sample | GFLOP | MB | ms | share of product rate | share of copy rate", rows)
+        )
     return "\n".join(parts)
 
 
 def phases(result: Result) -> str:
-    """Where the time of the enhanced run's step goes, three columns per precision."""
+    """The phases of the enhanced run's step, three columns per precision."""
     tables = {precision: each["phases"] for precision, each in result["precisions"].items()}
 
     def figures(row: Result) -> str:
@@ -84,13 +88,13 @@ def phases(result: Result) -> str:
 
     names = next(iter(tables.values()))
     rows = (cells(phase, *(figures(table[phase]) for table in tables.values())) for phase in names)
-    header = cells("", *(f"{name}, ms | of the step | of products" for name in tables))
+    header = cells("", *(f"{name}, ms | share of the step | share of product rate" for name in tables))
     size = f"{result['options']['lanes']} micro-batches of {result['options']['micro_batch']}"
-    return f"A step of {size}; `data` is one loader's work, beside the step.\n\n{markdown(header, rows)}"
+    return f"A step of {size}; `data` is the work of one loader, parallel to the step.\n\n{markdown(header, rows)}"
 
 
 def text(result: Result) -> str:
-    """Operations on padding, and times, by layout of the reports."""
+    """Operations on padding and times, by layout of the reports."""
     layouts = ["padded to the limit", "padded to the longest", "packed"]
     rows = (
         cells(f"{name}, {size}", *(f"{shares[layout]:.1%}" for layout in layouts))
@@ -104,7 +108,7 @@ def text(result: Result) -> str:
         cells(precision, *(f"{found[layout]:.3f}" for layout in layouts))
         for precision, found in times.items()
     )
-    words = f"A micro-batch of {result['options']['batch']}, as long as Open-i's reports:"
+    words = f"A micro-batch of {result['options']['batch']} reports with the lengths of Open-i's:"
     return f"{padding}\n{words}\n\n{markdown(cells('forward and backward, s', *layouts), rows)}"
 
 
@@ -133,14 +137,14 @@ def memory(result: Result) -> str:
         )
         for row in found
     )
-    words = f"The largest micro-batch whose step stays below {found[0]['limit'] / GIB:.1f} GiB a rank:"
-    table = markdown("MiB of a rank | micro-batch | predicted | tensors | process | error", rows)
-    header = " | predicted | as measured | predicted MiB | tensors MiB | error"
+    words = f"The largest micro-batch whose step stays below {found[0]['limit'] / GIB:.1f} GiB per rank:"
+    table = markdown("MiB per rank | micro-batch | predicted | tensors | process | error", rows)
+    header = " | predicted | measured | predicted MiB | tensors MiB | error"
     return f"{table}\n{words}\n\n{markdown(header, largest)}"
 
 
 def scaling(result: Result) -> str:
-    """Measured steps, bytes by engine, and the model's predictions."""
+    """Measured steps, bytes by engine, and predictions for larger clusters."""
     measured, first = result["measured"], result["measured"]["1"]
     weak_1, strong_1 = (statistics.median(each) for each in (first["weak"]["fp32"]["with"], first["strong"]))
     rows = []
@@ -158,15 +162,17 @@ def scaling(result: Result) -> str:
         if ranks != "1"
         for name, found in each["weak"].items()
     ]
-    header = "gradients | MB sent by a rank | buckets | sum alone, s | step, s | without sum, s"
+    header = (
+        "gradients | MB sent per rank | buckets | all-reduce alone, s | step, s | step without all-reduce, s"
+    )
     engines = (
         cells(name, *(f"{size / 1e6:.0f}" for size in each["model_bytes_by_formula_by_lanes"].values()))
         for name, each in result["bytes_by_engine"].items()
     )
     parts += [
         markdown(header, crossing) if crossing else "",
-        "Bytes by engine at 2 ranks, by formulas that agreed with what a small network sent:\n",
-        markdown("MB sent by a rank | 1 lane | 4 lanes", engines),
+        "Bytes by engine at 2 ranks, from formulas that agreed with the bytes counted for a small network:\n",
+        markdown("MB sent per rank | 1 lane | 4 lanes", engines),
     ]
     if check := result["check"]:
         ranks, crowding = check["ranks"], check["ranks_per_core"]
@@ -174,13 +180,13 @@ def scaling(result: Result) -> str:
             f"{name} | {seconds:.2f} | {check['measured_seconds'][name]:.2f} | {check['error'][name]:+.0%}"
             for name, seconds in check["predicted_seconds"].items()
         ]
-        parts.append(f"From 1 and 2 ranks, the model expected of {ranks}, {crowding:.0f} to a core:\n")
-        parts.append(markdown(" | expected, s | seen, s | error", rows))
+        parts.append(f"Predicted from 1 and 2 ranks for {ranks} ranks, {crowding:.0f} per core:\n")
+        parts.append(markdown(" | predicted, s | measured, s | error", rows))
     return "\n".join([*parts, predicted(result["predicted"])])
 
 
 def predicted(found: Result) -> str:
-    """All-reduce and shortest step by network and ranks."""
+    """Predicted all-reduce and shortest step, by network and ranks."""
     rows: dict[str, list[str]] = {}
     for row in found["rows"]:
         name = f"{row['network']}, {'float32' if row['comm_hook'] == 'none' else 'bf16'}"
@@ -188,17 +194,17 @@ def predicted(found: Result) -> str:
         rows.setdefault(name, [name]).append(cell)
     ranks = sorted({row["ranks"] for row in found["rows"]})
     return (
-        "**Predicted, not measured**: milliseconds of the sum over GPUs, and of the shortest step of one micro-batch "
-        f"that it leaves {found['efficiency_of_shortest_step']:.0%} efficient ({found['gpus_per_node']} GPUs a node, "
-        "NVLink inside; the network is a node's). A step that takes longer, by its log line, is not held up.\n\n"
+        "**Predicted, not measured**: milliseconds of the all-reduce, and of the shortest step of one micro-batch "
+        f"that is still {found['efficiency_of_shortest_step']:.0%} efficient, with {found['gpus_per_node']} GPUs per "
+        "node and NVLink; the network rate is that of a node. A longer step is at least as efficient.\n\n"
         + markdown(cells("network, gradients", *map(str, ranks)), (cells(*row) for row in rows.values()))
-        + f"\nAssumed: {'; '.join(found['assumptions'])}; links reach "
+        + f"\nAssumptions: {'; '.join(found['assumptions'])}; links reach "
         f"{found['links']['share_of_nominal']:.0%} of their nominal rate.\n"
     )
 
 
 def startup(result: Result) -> str:
-    """Seconds by phase and way, and of commands."""
+    """Seconds of each phase of a start, and of commands."""
     ways = result["starts"]
     names = dict.fromkeys(phase for spent in ways.values() for phase in spent if phase != "total")
     rows = (
@@ -206,7 +212,7 @@ def startup(result: Result) -> str:
         for phase in [*names, "total"]
     )
     commands = (f"{name} | {seconds:.2f}" for name, seconds in result["commands"].items())
-    header = cells("from the command to the end of the first step, s", *ways)
+    header = cells("seconds until the end of the first step", *ways)
     return f"{markdown(header, rows)}\n{markdown(' | s', commands)}"
 
 
@@ -218,16 +224,16 @@ def accuracy(result: Result) -> str:
     words = f"{statistics.mean(differences):+.3f} ± {statistics.stdev(differences):.3f}"
     options = result["options"]
     return (
-        f"The demo's baseline, {options['epochs']} epochs, {options['seeds']} seeds, validation AUC:\n\n"
+        f"Validation AUC of the demo's baseline after {options['epochs']} epochs, over {options['seeds']} seeds:\n\n"
         + markdown(" | mean | standard deviation over seeds", rows)
-        + f"\nbf16 less float32 with the same seed: {words} (mean, standard deviation).\n"
+        + f"\nThe difference bf16 - float32 with the same seed is {words} (mean ± standard deviation).\n"
     )
 
 
 SECTIONS: tuple[tuple[str, str, Callable[[Result], str]], ...] = (
-    ("From the original notebook to ours", "original", training),
-    ("Ceilings of the device, and how near the encoders come", "roofline", ceilings),
-    ("Where a step's time goes", "roofline", phases),
+    ("From the original notebook to this package", "original", training),
+    ("Device limits, and the encoders' share of them", "roofline", ceilings),
+    ("Phases of a training step", "roofline", phases),
     ("Reports without padding", "text", text),
     ("Memory", "memory", memory),
     ("Scaling", "scaling", scaling),
@@ -237,14 +243,14 @@ SECTIONS: tuple[tuple[str, str, Callable[[Result], str]], ...] = (
 
 
 def page(results: Path) -> str:
-    """The whole page; a device that was not measured has no part in it."""
+    """The whole page, with the devices that were measured."""
     parts = [INTRODUCTION]
     if not any(results.glob("*-cuda.json")):
-        parts.append("No GPU was at hand: what stands here is a CPU's.\n")
+        parts.append("No GPU was available; all figures are those of a CPU.\n")
     for title, name, describe in SECTIONS:
         parts.append(f"## {title}\n")
         if name == "original":
-            parts.append("![Samples a second of the original notebook and of each step to ours](speed.svg)\n")
+            parts.append("![Samples per second of the original notebook and after each change](speed.svg)\n")
         for end in DEVICES.values():
             path = results / f"{name}{end}.json"
             if path.is_file():
@@ -254,7 +260,7 @@ def page(results: Path) -> str:
 
 
 def show(name: str, device_type: str) -> None:
-    """Print what the page says of a result."""
+    """Print the tables of a result."""
     result = json.loads(result_path(name, device_type).read_text(encoding="utf-8"))
     print("\n".join(describe(result) for _, of, describe in SECTIONS if of == name))
 

@@ -1,8 +1,8 @@
-"""The picture of the way from the original notebook to ours: samples a second of each step, one panel a run and device.
+"""Draw docs/speed.svg from the results of benchmarks.original: samples per second of each way, by run and device.
 
-In: results of benchmarks.original, of a CPU and, where there is one, of a GPU. Out: docs/speed.svg, without a
-background, in mid-tone colours that can be read on white and on black paper alike. `python -m
-benchmarks.original.picture` draws it again.
+    python -m benchmarks.original.picture
+
+The picture has no background and mid-tone colours, which can be read on white and on black.
 """
 
 import json
@@ -18,13 +18,13 @@ from benchmarks.resized_run.picture import BLUE, GREEN, INK, QUIET, STYLE
 
 PICTURE = ROOT / "docs" / "speed.svg"
 _BAR = 0.24  # inches
-_NAMES = {"enhanced": "enhanced (film and report)", "baseline": "baseline (film)"}
+_NAMES = {"enhanced": "enhanced (image and report)", "baseline": "baseline (image)"}
 
 
 def draw(path: Path = PICTURE) -> None:
-    """Write the picture; the same results give the same bytes."""
-    found = [result_path("original", kind) for kind in ("cpu", "cuda")]
-    results = [json.loads(file.read_text()) for file in found if file.is_file()]
+    """Write the picture; equal results give equal bytes."""
+    files = [result_path("original", kind) for kind in ("cpu", "cuda")]
+    results = [json.loads(file.read_text()) for file in files if file.is_file()]
     runs = list(results[0]["runs"])
     rows = max(len(_bars(result["runs"][run])) for result in results for run in runs)
     with mpl.rc_context(STYLE | {"svg.hashsalt": "speed"}):
@@ -38,7 +38,7 @@ def draw(path: Path = PICTURE) -> None:
 
 
 def _bars(tables: dict[str, Any]) -> list[tuple[str, float, float, str]]:
-    """Name, samples a second, multiple of the original and colour of each bar; the whole loops come last."""
+    """Name, samples per second, multiple of the original and colour of each bar; the whole loops come last."""
     found = []
     for kind, table in tables.items():
         original = next(iter(table["medians"].values()))
@@ -63,7 +63,7 @@ def _draw_panel(axes: Axes, result: dict[str, Any], run: str) -> None:
         words = shown if multiple == 1 else f"{shown}  ({multiple:.{2 if multiple < 10 else 0}f} ×)"
         axes.text(rate, place, words, va="center", fontsize=9)
     axes.set_title(f"{_NAMES.get(run, run)} on {_device(result)}", fontsize=10, color=INK, loc="left")
-    axes.set_xlabel("Samples a second")
+    axes.set_xlabel("Samples per second")
 
 
 def _device(result: dict[str, Any]) -> str:

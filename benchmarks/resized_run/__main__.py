@@ -1,11 +1,11 @@
-"""One run, killed, preempted and resized 4 -> 2 -> 1 -> 4 ranks, beside the same run left alone on one rank.
+"""Compare a run that is killed, preempted and resized 4 -> 2 -> 1 -> 4 ranks with an undisturbed run on one rank.
 
     python -m benchmarks.resized_run
 
-The demo's data and network, mixup and dropout on, gloo between the ranks. A killed run goes back to its newest
-checkpoint (every 5 steps); a preempted one (TERM) saves where it stands. In float32, and in float64, where what
-rounding alone does is gone; also four ranks left alone in float32, which shows how much that is. Writes
-benchmarks/results/resized_run.json and the picture docs/resized_run.svg.
+The demo's data and network with mixup and dropout, and gloo between the ranks. A killed run resumes from its newest
+checkpoint, which it writes every 5 steps; a preempted run (TERM) saves a checkpoint first. All runs are trained in
+float32 and in float64, where rounding has almost no effect. An undisturbed run on four ranks in float32 shows how large
+this effect is. Writes benchmarks/results/resized_run.json and the picture docs/resized_run.svg.
 """
 
 import json
@@ -30,16 +30,16 @@ FLAGS = (  # noqa: SIM905  (a command line reads better)
     "--data.global-batch 64 --data.micro-batch 16 --optim.lr 2e-3 --optim.schedule cosine --optim.warmup-steps 10 "
     "--train.max-steps 60 --train.log-every 1 --train.save-every 5 --train.eval-every 1000"
 ).split()
-_SECONDS = 600  # for one stage, on a busy machine
+_SECONDS = 600  # limit for one stage on a busy machine
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """So many ranks, and what ends them."""
+    """A number of ranks, and how they end."""
 
     ranks: int
     end_after: int | None = None
-    """Logged steps; None: the run's own end."""
+    """Logged steps after which the ranks are ended; None lets the run finish."""
     ended_by: signal.Signals = signal.SIGKILL
 
 
@@ -53,7 +53,7 @@ STAGES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A run folder, and what its ranks are started with."""
+    """A run folder, its shards and its precision."""
 
     shards: Path
     folder: Path
@@ -61,7 +61,7 @@ class Run:
 
 
 def start_ranks(run: Run, ranks: int) -> list[subprocess.Popen[bytes]]:
-    """The run's ranks as plain processes of this machine."""
+    """Start the run's ranks as processes on this machine."""
     with closing(socket.socket()) as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -76,7 +76,7 @@ def start_ranks(run: Run, ranks: int) -> list[subprocess.Popen[bytes]]:
 
 
 def losses(run_dir: Path) -> dict[int, float]:
-    """Step -> loss, as far as logged in whole lines; fails where a step stands there twice."""
+    """The loss of every completely logged step; fails if a step was logged twice."""
     path = run_dir / "metrics.jsonl"
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     records = [json.loads(line) for line in lines if line.endswith("\n")]
@@ -86,7 +86,7 @@ def losses(run_dir: Path) -> dict[int, float]:
 
 
 def run_stage(run: Run, stage: Stage) -> list[int]:
-    """Run one stage to its end; the ranks' exit statuses."""
+    """Run one stage to its end; returns the ranks' exit statuses."""
     processes = start_ranks(run, stage.ranks)
     deadline = time.monotonic() + _SECONDS
     try:
@@ -103,7 +103,7 @@ def run_stage(run: Run, stage: Stage) -> list[int]:
 
 
 def disturb(run: Run) -> list[dict[str, object]]:
-    """All stages, one after the other; what happened at the end of each but the last."""
+    """Run all stages in turn; returns what happened at the end of each but the last."""
     events: list[dict[str, object]] = []
     for stage, following in pairwise(STAGES):
         statuses = run_stage(run, stage)
@@ -123,30 +123,30 @@ def disturb(run: Run) -> list[dict[str, object]]:
 
 
 def left_alone(run: Run, ranks: int) -> list[float]:
-    """The losses of a run that nothing happens to."""
+    """The losses of an undisturbed run."""
     assert run_stage(run, Stage(ranks=ranks)) == [0] * ranks
     return list(losses(run.folder).values())
 
 
 def measure(folder: Path, precision: str) -> dict[str, object]:
-    """Losses of the run left alone at one and at four ranks, and of the disturbed one."""
+    """The losses of the undisturbed runs on one and on four ranks, and of the disturbed run."""
     alone, together, disturbed = (
         Run(shards=folder / "shards", folder=folder / f"{name}-{precision}", precision=precision)
         for name in ("one", "four", "disturbed")
     )
     events = disturb(disturbed)
-    found = losses(disturbed.folder)
-    assert list(found) == list(range(1, len(found) + 1))
+    logged = losses(disturbed.folder)
+    assert list(logged) == list(range(1, len(logged) + 1))
     return {
         "events": events,
-        "disturbed": list(found.values()),
+        "disturbed": list(logged.values()),
         "one rank": left_alone(alone, 1),
         "four ranks": left_alone(together, 4),
     }
 
 
 def main() -> None:
-    """Measure, print, write, draw."""
+    """Measure, write the result and the picture, and print the largest difference."""
     arguments(__doc__)
     with tempfile.TemporaryDirectory() as name:
         demo_shards(Path(name))

@@ -1,7 +1,6 @@
-"""The picture of a resized run: its loss over the undisturbed one's, and their relative difference beneath.
+"""Draw the result of benchmarks.resized_run: the losses of both runs, and below their relative difference.
 
-In: the result of benchmarks.resized_run. Out: an SVG without a background, whose mid-tone colours can be read
-on white and on black paper alike.
+The picture is an SVG without a background, whose mid-tone colours can be read on white and on black.
 """
 
 from itertools import pairwise
@@ -23,20 +22,20 @@ STYLE = {
 }
 _WORDS = {"SIGKILL": "kill -9", "SIGTERM": "preempted"}
 _LINES = (  # precision, run, colour, name
-    ("fp32", "four ranks", QUIET, "float32, four ranks left alone"),
+    ("fp32", "four ranks", QUIET, "float32, four ranks undisturbed"),
     ("fp32", "disturbed", ORANGE, "float32, disturbed"),
     ("fp64", "disturbed", GREEN, "float64, disturbed"),
 )
 
 
 def residual(result: dict[str, Any], precision: str, run: str = "disturbed") -> list[float]:
-    """Per step, how far a run's loss is from that of one rank left alone, relative to it."""
+    """The relative difference, per step, between a run's loss and that of the undisturbed run on one rank."""
     losses = result[precision]
     return [abs(loss - alone) / alone for loss, alone in zip(losses[run], losses["one rank"], strict=True)]
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
-    """Write the picture; the same result gives the same bytes."""
+    """Write the picture; equal results give equal bytes."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(8.6, 5.6), layout="constrained")
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
@@ -51,14 +50,16 @@ def draw(result: dict[str, Any], path: Path) -> None:
 
 def _draw_losses(axes: Axes, losses: dict[str, Any]) -> None:
     steps = range(1, len(losses["disturbed"]) + 1)
-    axes.plot(steps, losses["one rank"], color=BLUE, linewidth=5, alpha=0.55, label="one rank left alone")
+    axes.plot(steps, losses["one rank"], color=BLUE, linewidth=5, alpha=0.55, label="one rank undisturbed")
     axes.plot(steps, losses["disturbed"], color=ORANGE, linewidth=1.4, label="disturbed")
-    axes.set(ylabel="Training loss (float64)", ylim=(None, max(losses["one rank"]) * 1.12))  # room for words
+    axes.set(
+        ylabel="Training loss (float64)", ylim=(None, max(losses["one rank"]) * 1.12)
+    )  # room for the labels
     axes.legend(loc="lower left", frameon=False, labelcolor=INK)
 
 
 def _draw_residuals(axes: Axes, result: dict[str, Any]) -> None:
-    """On a logarithmic axis; a step without any difference has no dot."""
+    """Draw the differences on a logarithmic axis; a step without a difference has no dot."""
     for precision, run, colour, name in _LINES:
         dots = [(i, r) for i, r in enumerate(residual(result, precision, run), start=1) if r > 0]
         axes.plot(*zip(*dots, strict=True), "o-", color=colour, markersize=2.4, linewidth=0.9, label=name)
@@ -71,7 +72,7 @@ def _draw_residuals(axes: Axes, result: dict[str, Any]) -> None:
 
 
 def _name_stages(axes: Axes, losses: dict[str, Any]) -> None:
-    """Above the curve: how many ranks, and what happened between."""
+    """Write the number of ranks above each stage, and what ended it."""
     events, last = losses["events"], len(losses["disturbed"])
     edges = [0.5, *(event["after_step"] + 0.5 for event in events), last + 0.5]
     sizes = [events[0]["ranks"], *(event["ranks_then"] for event in events)]
@@ -81,5 +82,5 @@ def _name_stages(axes: Axes, losses: dict[str, Any]) -> None:
     for event in events:
         again = event["after_step"] - event["resumed_after_step"]
         what = f"{_WORDS[event['signal']]}\nafter step {event['after_step']}\n"
-        what += f"{again} step{'s' * (again != 1)} done again" if again else "saved there"
+        what += f"{again} step{'s' * (again != 1)} repeated" if again else "saved there"
         axes.text(event["after_step"] + 1.1, 0.97, what, fontsize=8.5, va="top", **place | {"ha": "left"})
