@@ -1,9 +1,10 @@
-"""Does bf16 cost accuracy? The demo's baseline in float32 and in bf16, with the same seeds: mean validation AUC.
+"""Compare the mean validation AUC of the demo's baseline in float32 and in bf16, with the same seeds.
 
     python -m benchmarks.bf16_auc [--seeds 10] [--epochs 4] [--threads 2]
 
-A seed fixes first weights, order and augmentation of the films, and dropout. So the two precisions differ by rounding
-alone, and that is compared with what another seed does. Writes benchmarks/results/bf16_auc.json.
+A seed fixes the initial weights, the order and augmentation of the images, and dropout, so the two precisions differ
+by rounding only. This difference is compared with the variation between seeds. Writes
+benchmarks/results/bf16_auc.json.
 """
 
 import argparse
@@ -27,7 +28,7 @@ PRECISIONS = ("fp32", "bf16")
 
 
 def shortened(shards: Path, out: Path, seed: int, precision: str, epochs: int) -> Config:
-    """The demo's baseline for so many epochs, validated at the end."""
+    """The demo's baseline for `epochs` epochs, validated at the end."""
     config = named_run("demo-baseline")
     return dataclasses.replace(
         config,
@@ -40,13 +41,13 @@ def shortened(shards: Path, out: Path, seed: int, precision: str, epochs: int) -
 
 
 def final_auc(run_dir: Path) -> float:
-    """The mean AUC of the last validation, here the only one."""
+    """The mean AUC of the last validation."""
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     return float([line["validation"]["mean_auc"] for line in lines if "validation" in line][-1])
 
 
 def main() -> None:
-    """Train each seed in both precisions, print the table, write the result."""
+    """Train every seed in both precisions, print the table and write the result."""
     options = arguments(__doc__, seeds=10, epochs=4, threads=2)
     torch.set_num_threads(options.threads)
     aucs: dict[str, list[float]] = {precision: [] for precision in PRECISIONS}
@@ -61,7 +62,7 @@ def main() -> None:
 
 
 def report(aucs: dict[str, list[float]], options: argparse.Namespace) -> None:
-    """Write the result, and print the table with the two differences that matter."""
+    """Write the result and print the table."""
     means = {name: statistics.mean(values) for name, values in aucs.items()}
     spreads = {name: statistics.stdev(values) for name, values in aucs.items()}
     pairs = [half - single for single, half in zip(aucs["fp32"], aucs["bf16"], strict=True)]

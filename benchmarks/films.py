@@ -1,4 +1,4 @@
-"""Shards of made films and reports, and the package's training stream over shards."""
+"""Shards of synthetic images and reports, and the package's training stream over shards."""
 
 import json
 import tempfile
@@ -35,7 +35,7 @@ shard: {{samples: {per_shard}}}
 def make_shards(
     folder: Path, studies: int, side: int, *, train: float = 0.9, quality: int = 92, per_shard: int = 64
 ) -> Path:
-    """FOLDER/shards of made studies with images of `side` pixels; `train` is the training split's share of patients."""
+    """Write FOLDER/shards of synthetic studies; `train` is the share of the training patients."""
     fields = {"studies": studies, "side": side, "quality": quality, "per_shard": per_shard}
     text = RECIPE.format(train=train, rest=round((1 - train) / 2, 3), **fields)
     (folder / "recipe.yaml").write_text(text)
@@ -43,7 +43,7 @@ def make_shards(
 
 
 def demo_shards(folder: Path) -> Path:
-    """FOLDER/shards of the demo."""
+    """Write FOLDER/shards of the demo."""
     return _write(ROOT / "shards" / "demo.yaml", folder, workers=2)
 
 
@@ -54,10 +54,10 @@ def _write(recipe: Path, folder: Path, workers: int) -> Path:
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """What all readers of a benchmark read."""
+    """The data that all readers of a benchmark read."""
 
     folder: Path
-    """For what a reader writes first."""
+    """Where a reader writes its own copy of the data."""
     shards: Path
     sections: tuple[str, ...]
     tokenizer: ReportTokenizer
@@ -68,7 +68,7 @@ class Data:
         return samples_of(self.shards, self.sections)
 
     def config(self, batch: int, size: int) -> DataConfig:
-        """The package's settings for batches of one lane, with films of `size` pixels."""
+        """The package's settings for batches of one lane, with images of `size` pixels."""
         return DataConfig(
             shards=str(self.shards),
             global_batch=batch,
@@ -91,7 +91,7 @@ def samples_of(shards: Path, sections: tuple[str, ...]) -> Iterator[dict[str, An
 
 @contextmanager
 def prepared(shards: Path, workers: int, sections: tuple[str, ...] = SECTIONS) -> Iterator[Data]:
-    """The shards, and a tokenizer learned from their reports."""
+    """The shards with a tokenizer that is trained on their reports."""
     with tempfile.TemporaryDirectory() as name:
         text = Path(name) / "text"
         prepare_text_folder(text, None, (sample["text"] for sample in samples_of(shards, sections)))
@@ -102,7 +102,7 @@ def prepared(shards: Path, workers: int, sections: tuple[str, ...] = SECTIONS) -
 def stream(
     config: DataConfig, tokenizer: ReportTokenizer | None, *, seed: int = 0, lanes: range | None = None
 ) -> Iterator[Batch]:
-    """The package's training stream from the first step on, of all lanes or of some."""
+    """The package's training stream from the first step on, of all lanes or of `lanes`."""
     manifest = load_manifest(Path(config.shards))
     return training_batches(
         config,

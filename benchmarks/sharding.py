@@ -1,12 +1,12 @@
-"""Films per second of `cxr-dist shard`, beside decoding and resizing the same films and doing nothing with them.
+"""Measure images per second of `cxr-dist shard`, and of only decoding and resizing the same images.
 
     python -m benchmarks.sharding [--films 600] [--side 2048] [--workers CORES] [--repeats 5]
 
-Made films are written once as PNGs into a temporary folder: 48 different ones, the rest are links to them. Three ways
-take turns: decoding and resizing alone in one process (a third of the films), the same in all processes at once, and
-the whole of sharding, from the table to the manifest; both with the start of their processes. Medians and their
-spread go into benchmarks/results/sharding.json. The bar: sharding ≥ 0.85 × workers × the rate of one process alone.
-On a machine that others use, too, the processor seconds per film say what sharding costs beside decoding.
+Synthetic images are written as PNGs into a temporary folder: 48 different images, and links to them. Three ways take
+turns: decoding and resizing in one process (a third of the images), the same in all processes at once, and the whole of
+sharding, from the table to the manifest. The last two include the start of their processes. The target is sharding at
+0.85 × workers × the rate of one process. On a shared machine, compare the processor seconds per image instead. Writes
+benchmarks/results/sharding.json.
 """
 
 import argparse
@@ -23,7 +23,7 @@ import numpy as np
 from benchmarks.harness import arguments, in_turns, medians, show, show_numbers, timed, write_result
 from cxr_dist.format.image import ImageFile
 
-# The rest is imported where it is used: every worker process imports this module first, as it does cxr-dist's own.
+# Other modules are imported where they are used, because every worker process imports this module.
 
 BAR = 0.85
 SHORT_SIDE, DIFFERENT = 256, 48
@@ -41,8 +41,8 @@ shard: {{samples: 256}}
 
 
 def make_source(folder: Path, films: int, side: int) -> list[Path]:
-    """`films` PNGs of side × side pixels with a film's noise, a table with reports, and a recipe."""
-    from cxr_dist.shard.phantom.phantom_image import PhantomImage
+    """Write `films` PNGs of side × side pixels with realistic noise, a table with reports, and a recipe."""
+    from cxr_dist.shard.phantom.film import PhantomFilm
     from cxr_dist.shard.phantom.study import draw_study
 
     images = folder / "images"
@@ -57,29 +57,29 @@ def make_source(folder: Path, films: int, side: int) -> list[Path]:
         film = cv2.resize(drawn, (side, side), interpolation=cv2.INTER_CUBIC).astype(np.float32)
         film += np.random.default_rng(number).normal(0, 3, film.shape).astype(np.float32)
         cv2.imwrite(str(path), film.clip(0, 255).astype(np.uint8))
-    rows = [f"{path.name},P{n},{CLASSES[n % 2]},Report of film {n}." for n, path in enumerate(paths)]
+    rows = [f"{path.name},P{n},{CLASSES[n % 2]},Report of image {n}." for n, path in enumerate(paths)]
     (folder / "films.csv").write_text("file,patient,label,notes\n" + "\n".join(rows) + "\n")
     (folder / "recipe.yaml").write_text(RECIPE)
     return paths
 
 
 def decode_alone(paths: Sequence[Path]) -> None:
-    """Read, decode and resize, and throw away."""
+    """Read, decode and resize the images."""
     cv2.setNumThreads(0)
     for path in paths:
         ImageFile(path=path).read(SHORT_SIDE)
 
 
 def decode_at_once(paths: Sequence[Path], workers: int) -> None:
-    """The same in several processes, with their start."""
+    """Do the same in several processes, including their start."""
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         pool.map(decode_alone, [paths[number::workers] for number in range(workers)], chunksize=1)
         pool.close()
-        pool.join()  # their processor time is counted only when they have ended
+        pool.join()  # the processor time of children is counted when they have ended
 
 
 def shard(folder: Path, workers: int) -> None:
-    """All of `cxr-dist shard` but the start of its own interpreter."""
+    """Do all the work of `cxr-dist shard` but the start of its interpreter."""
     from cxr_dist.shard.recipe import load_recipe
     from cxr_dist.shard.write import write_shards
 
@@ -88,12 +88,12 @@ def shard(folder: Path, workers: int) -> None:
 
 
 def measure(folder: Path, paths: list[Path], workers: int, repeats: int) -> tuple[_Turns, _Turns]:
-    """Films per second, and processor seconds per film, of each way and turn."""
+    """Images per second and processor seconds per image, for each way and turn."""
 
     def clocked(films: int, way: Callable[[], None]) -> tuple[float, float]:
         before = os.times()
         elapsed = timed(way)
-        after = os.times()  # of this process, and of those that it started
+        after = os.times()  # of this process and its children
         return films / elapsed, (sum(after[:4]) - sum(before[:4])) / films
 
     some = paths[: max(1, len(paths) // 3)]
@@ -103,15 +103,15 @@ def measure(folder: Path, paths: list[Path], workers: int, repeats: int) -> tupl
         f"decoding and resizing, {workers} processes": partial(clocked, len(paths), at_once),
         f"sharding, {workers} processes": partial(clocked, len(paths), whole),
     }
-    decode_alone(paths)  # all files are in the page cache
-    shard(folder, 0)  # all modules are imported, as `cxr-dist` has when it begins
+    decode_alone(paths)  # reads all files into the page cache
+    shard(folder, 0)  # imports all modules, as `cxr-dist` has done at its start
     found = in_turns(ways, repeats, warm_up=0)
     rates, processor = ({name: [pair[i] for pair in each] for name, each in found.items()} for i in range(2))
     return rates, processor
 
 
 def report(rates: _Turns, processor: _Turns, options: argparse.Namespace) -> None:
-    """Print the table with the ratios, and write the result."""
+    """Print the table with three ratios, and write the result."""
     middle, seconds = medians(rates), medians(processor)
     alone, at_once, sharding = middle.values()
     seconds_alone, _, seconds_sharding = seconds.values()
@@ -120,8 +120,10 @@ def report(rates: _Turns, processor: _Turns, options: argparse.Namespace) -> Non
         f"sharding / {options.workers} processes at once": sharding / at_once,
         "processor seconds, one process / sharding": seconds_alone / seconds_sharding,
     }
-    print(f"{options.films} PNGs of {options.side} pixels, films per second: median (lowest to highest), and")
-    print("milliseconds of processor time per film")
+    print(
+        f"{options.films} PNGs of {options.side} pixels, images per second: median (lowest to highest), and"
+    )
+    print("milliseconds of processor time per image")
     show(rates, 1, lambda name: f"{1000 * seconds[name]:8.1f} ms")
     show_numbers(ratios)
     found = {"processor_seconds_per_film": processor, "medians": middle, "ratios": ratios, "bar": BAR}
@@ -129,7 +131,7 @@ def report(rates: _Turns, processor: _Turns, options: argparse.Namespace) -> Non
 
 
 def main() -> None:
-    """Make the films, take turns, write the result."""
+    """Make the images, measure, print and write the result."""
     options = arguments(__doc__, films=600, side=2048, workers=os.cpu_count() or 1, repeats=5)
     with tempfile.TemporaryDirectory() as temporary:
         paths = make_source(Path(temporary), options.films, options.side)

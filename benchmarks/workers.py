@@ -1,10 +1,10 @@
-"""Loader workers: seconds to the first batch, and the memory that each has of its own over many samples.
+"""Measure the loader's workers: seconds to the first batch, and each worker's memory over many samples.
 
     python -m benchmarks.workers [--samples 100000] [--workers 2]
 
-Made films of 64 pixels, text included. A worker is forked from the training process and shares its pages until one of
-them is written to: `private` is what a worker has alone, `resident` counts shared pages as well (from /proc). Results
-go into benchmarks/results/workers.json.
+The data are synthetic images of 64 pixels with reports. A worker is forked from the training process and shares its
+pages until it writes to them. `private` is the memory that only the worker uses, and `resident` also counts shared
+pages; both are read from /proc. Writes benchmarks/results/workers.json.
 """
 
 import multiprocessing
@@ -19,14 +19,14 @@ BATCH, SIDE, POINTS = 64, 64, 10
 
 
 def memory_of(pid: int) -> dict[str, float]:
-    """Private and resident memory of a process, MiB."""
+    """Private and resident memory of a process in MiB."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
     kib = {line.split(":")[0]: int(line.split()[1]) for line in lines}
     return {"private": (kib["Private_Clean"] + kib["Private_Dirty"]) / 1024, "resident": kib["Rss"] / 1024}
 
 
 def main() -> None:
-    """Measure, print, write the result."""
+    """Measure, print and write the result."""
     options = arguments(__doc__, samples=100_000, workers=2)
     num_batches = options.samples // BATCH
     points: list[tuple[int, list[dict[str, float]]]] = []

@@ -1,9 +1,9 @@
-"""What a resumed run finds after kills while saving, after damage to a checkpoint, and after a full disk.
+"""Test what a resumed run loads after kills while saving, after damage to a checkpoint, and after a full disk.
 
     python -m benchmarks.checkpoint_faults [--kills 200] [--damages 500]
 
-Each trial saves through the run's own background saver, or damages what it wrote, and compares what is loaded with
-what was saved. The disk is a tmpfs that this mounts (root). Writes benchmarks/results/checkpoint_faults.json.
+Each trial saves with the background saver of a run, or damages a saved checkpoint, and compares the loaded state with
+the saved one. The full disk is a tmpfs, which only root can mount. Writes benchmarks/results/checkpoint_faults.json.
 """
 
 import contextlib
@@ -42,11 +42,11 @@ def small_disk(folder: Path) -> Iterator[Path]:
 
 
 def measure(folder: Path, kills: int, damages: int) -> Outcomes:
-    """Kind of trial -> how often each outcome."""
+    """The number of each outcome, for every kind of trial."""
     chance = Random(0)
     killed = [
         kill_trial(folder / "killed", KILLED_SIZE, chance, LONGEST_SECONDS) for _ in range(kills)
-    ]  # one run, which goes on after each
+    ]  # one run, which is resumed after each kill
     outcomes = {"kill -9 at a random moment": Counter(killed)}
     for number, name in enumerate(DAMAGES):
         (folder / str(number)).mkdir()
@@ -58,8 +58,8 @@ def measure(folder: Path, kills: int, damages: int) -> Outcomes:
 
 
 def main() -> None:
-    """Measure, print, write."""
-    options = arguments(__doc__, kills=200, damages=(500, "of each kind"))
+    """Measure, print and write the result."""
+    options = arguments(__doc__, kills=200, damages=(500, "number of each kind of damage"))
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         outcomes = measure(Path(folder), options.kills, options.damages)

@@ -1,6 +1,6 @@
-"""Trials of a run's checkpoints: kill -9 while they are written, damage to what was written, and a full disk.
+"""Trials of a run's checkpoints: kill -9 during a write, damage to a written checkpoint, and a full disk.
 
-Tensors follow from the step, so that a trial can tell whether those that come back are the ones that were saved.
+All tensors are functions of the step, so that a trial can check whether the loaded tensors are the saved ones.
 """
 
 import os
@@ -26,18 +26,18 @@ BEST_EVERY, KEEP = 3, 2
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json", "sha256.json")
 
 
-def made_model(step: int, size: int) -> Tensors:
-    """A weight of this many float32, and a count."""
+def model_of(step: int, size: int) -> Tensors:
+    """A weight of `size` float32 values, and a count."""
     return {"weight": torch.arange(size, dtype=torch.float32) + step, "seen": torch.tensor(step)}
 
 
-def made_moments(step: int, size: int) -> Tensors:
-    """Two moments."""
-    return {f"{moment}/weight": -made_model(step, size)["weight"] for moment in ("exp_avg", "exp_avg_sq")}
+def moments_of(step: int, size: int) -> Tensors:
+    """Adam's two moments."""
+    return {f"{moment}/weight": -model_of(step, size)["weight"] for moment in ("exp_avg", "exp_avg_sq")}
 
 
-def made_state(step: int) -> TrainingState:
-    """Every third step is the best so far."""
+def state_of(step: int) -> TrainingState:
+    """The state of a step; every third step is the best so far."""
     best = step - step % BEST_EVERY
     return TrainingState(
         step=step, progress=Progress(best_step=best), manifest_sha256="m", config={"seed": 1}
@@ -45,41 +45,41 @@ def made_state(step: int) -> TrainingState:
 
 
 def as_saved(found: checkpoint.Checkpoint, size: int) -> bool:
-    """Whether all that came back is what was saved at its step."""
+    """Whether the loaded checkpoint equals the one that was saved at its step."""
     step = found.state.step
-    expected = made_model(step, size) | made_moments(step, size)
+    expected = model_of(step, size) | moments_of(step, size)
     loaded = found.model | found.optimizer
     same = loaded.keys() == expected.keys() and all(loaded[name].equal(expected[name]) for name in expected)
-    return same and found.state == made_state(step)
+    return same and found.state == state_of(step)
 
 
-def save_forever(run_dir: Path, size: int, first_step: int, said: int) -> None:
-    """Save step after step through the run's own saver, telling each step that is on disk."""
+def save_forever(run_dir: Path, size: int, first_step: int, pipe: int) -> None:
+    """Save step after step with the run's saver, and write each step that is on disk to `pipe`."""
     step, saver = first_step, BackgroundSaver(run_dir, KEEP)
     while True:
-        saver.save(made_state(step), made_model(step, size), made_moments(step, size))
-        os.write(said, struct.pack("<i", step - 1))  # the one before was waited for
+        saver.save(state_of(step), model_of(step, size), moments_of(step, size))
+        os.write(pipe, struct.pack("<i", step - 1))  # save() has waited for the previous step
         step += 1
 
 
 def kill_trial(run_dir: Path, size: int, chance: Random, longest_seconds: float) -> str:
-    """Kill a process at a random moment after its first save began, then look at what a resumed run would find."""
+    """Kill a process at a random moment after its first save began; returns what a resumed run would load."""
     before, _ = checkpoint.newest_valid(run_dir)
     first_step = before.state.step + 1 if before else 1
-    heard, said = os.pipe()
+    reading, writing = os.pipe()
     if (child := os.fork()) == 0:
         try:
-            save_forever(run_dir, size, first_step, said)
+            save_forever(run_dir, size, first_step, writing)
         finally:
             os._exit(1)
-    os.close(said)
-    first = os.read(heard, 4)
+    os.close(writing)
+    first = os.read(reading, 4)
     time.sleep(chance.uniform(0, longest_seconds))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    with open(heard, "rb") as file:
-        told = first + file.read()
-    return _after_kill(run_dir, size, on_disk=struct.unpack("<i", told[-4:])[0])
+    with open(reading, "rb") as file:
+        steps = first + file.read()
+    return _after_kill(run_dir, size, on_disk=struct.unpack("<i", steps[-4:])[0])
 
 
 def _after_kill(run_dir: Path, size: int, on_disk: int) -> str:
@@ -96,31 +96,31 @@ def _after_kill(run_dir: Path, size: int, on_disk: int) -> str:
 
 
 def flip(path: Path, chance: Random) -> None:
-    """One bit."""
+    """Flip one bit."""
     data = bytearray(path.read_bytes())
     data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
     path.write_bytes(data)
 
 
 def cut(path: Path, chance: Random) -> None:
-    """The end of the file is missing."""
+    """Cut the file off at a random byte."""
     os.truncate(path, chance.randrange(path.stat().st_size))
 
 
 def a_folder_instead(path: Path, chance: Random) -> None:
-    """A folder of that name."""
+    """Replace the file by a folder."""
     path.unlink()
     path.mkdir()
 
 
 def unreadable(path: Path, chance: Random) -> None:
-    """A name that cannot be opened, for root neither: a link to itself."""
+    """Replace the file by a link to itself, which not even root can open."""
     path.unlink()
     path.symlink_to(path.name)
 
 
 def another_steps(path: Path, chance: Random) -> None:
-    """The same file of the checkpoint before."""
+    """Replace the file by the same file of the previous checkpoint."""
     shutil.copy(path.parent.with_name("step-00000001") / path.name, path)
 
 
@@ -134,10 +134,10 @@ DAMAGES: dict[str, Callable[[Path, Random], None]] = {
 
 
 def damage_trials(folder: Path, damage: str, repeats: int, size: int = 2000) -> Counter[str]:
-    """Damage one file after another of the newest of two checkpoints; what a resumed run finds each time."""
+    """Damage the files of the newest of two checkpoints in turn; returns what a resumed run would load."""
     run_dir, chance, outcomes = folder / "run", Random(0), Counter[str]()
     for step in (1, 2):
-        write(run_dir, made_state(step), made_model(step, size), made_moments(step, size), keep=KEEP)
+        write(run_dir, state_of(step), model_of(step, size), moments_of(step, size), keep=KEEP)
     newest = run_dir / "checkpoints" / "step-00000002"
     whole = shutil.copytree(newest, folder / "whole")
     for number in range(repeats):
@@ -158,11 +158,11 @@ def _after_damage(run_dir: Path, size: int) -> str:
 
 
 def full_disk_trial(disk: Path, size: int) -> str:
-    """Save a second checkpoint where there may be too little room; the file system is emptied afterwards."""
+    """Save a second checkpoint on a disk that may be too full; returns the outcome."""
     run_dir = disk / "run"
     try:
         with BackgroundSaver(run_dir, KEEP) as saver:
-            saver.save(made_state(3), made_model(3, size), made_moments(3, size))
+            saver.save(state_of(3), model_of(3, size), moments_of(3, size))
         refused = False
     except UserError as error:
         refused = str(error).startswith("no space left for the checkpoint of step 3")
@@ -176,11 +176,11 @@ def full_disk_trial(disk: Path, size: int) -> str:
 
 def _prepare_disk(disk: Path, size: int) -> None:
     shutil.rmtree(disk / "run", ignore_errors=True)
-    write(disk / "run", made_state(1), made_model(1, size), made_moments(1, size), keep=KEEP)
+    write(disk / "run", state_of(1), model_of(1, size), moments_of(1, size), keep=KEEP)
 
 
 def fill_trials(disk: Path, size: int = 8000) -> Counter[str]:
-    """From no free page to room for all of a checkpoint, a page at a time; `disk` is a small tmpfs."""
+    """Save with every number of free pages, from none to enough for a checkpoint; `disk` is a small tmpfs."""
     outcomes, page, filler = Counter[str](), os.sysconf("SC_PAGE_SIZE"), disk / "filler"
     free_pages = 0
     while outcomes["saved"] < 2:
@@ -194,7 +194,7 @@ def fill_trials(disk: Path, size: int = 8000) -> Counter[str]:
 
 
 def inode_trials(disk: Path, size: int = 100) -> Counter[str]:
-    """From no free inode to enough, one at a time: every folder, file and link of a save is refused once."""
+    """Save with every number of free inodes, from none to enough, so that each new file of a save fails once."""
     outcomes, free_inodes = Counter[str](), 0
     while outcomes["saved"] < 2:
         _remount(disk, "nr_inodes=1000")

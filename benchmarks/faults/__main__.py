@@ -1,9 +1,9 @@
-"""What damaged and hostile shards do, in stock webdataset and here: a table of silent and noticed.
+"""Compare how stock webdataset and this package handle damaged and hostile shards.
 
     python -m benchmarks.faults [--repeats 200]
 
-Each damage is done to a small made shard so many times, seeded; a reader is silent where it raised nothing and
-gave other samples than were written. Prints the table and writes benchmarks/results/faults.json.
+Every kind of damage is applied to a small synthetic shard `--repeats` times, with fixed seeds. A reader is `silent` if
+it raised no error but returned other samples than were written. Writes benchmarks/results/faults.json.
 """
 
 import tempfile
@@ -18,8 +18,8 @@ Rows = dict[str, dict[str, Any]]
 
 
 def print_table(damages: Rows, trials: Rows, repeats: int) -> None:
-    """The two tables as text."""
-    print(f"silent, of {repeats}:")
+    """Print both tables."""
+    print(f"silent outcomes of {repeats}:")
     for name, row in damages.items():
         print(
             f"  {name:<36}" + "  ".join(f"{reader}: {row[reader].get('silent', 0):>4}" for reader in READERS)
@@ -29,7 +29,7 @@ def print_table(damages: Rows, trials: Rows, repeats: int) -> None:
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, print and write the result."""
     repeats = arguments(__doc__, repeats=200).repeats
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -1,6 +1,6 @@
-"""Damages of a shard, each a function on a folder of shards, and the readers that meet them.
+"""Kinds of damage to a shard, each a function on a folder of shards, and the readers that are tested with them.
 
-An outcome is `noticed` for an error, `harmless` where all came as it was written, else `silent`.
+The outcome is `noticed` for an error, `harmless` if all samples are as they were written, and else `silent`.
 """
 
 import contextlib
@@ -27,12 +27,12 @@ Damage = Callable[[Path, Random], None]
 
 
 def small_shards(folder: Path) -> Path:
-    """A small shard folder of made films with at least two training shards."""
+    """A small shard folder of synthetic images with at least two training shards."""
     return make_shards(folder, studies=40, side=64, train=0.6, quality=90, per_shard=12)
 
 
 def read_stock(shards: Path, handler: Callable[[Exception], bool]) -> Samples:
-    """Key -> members, by webdataset with one of its error handlers."""
+    """The members of every key, read by webdataset with one of its error handlers."""
     urls = sorted(str(path) for path in shards.glob("train-*.tar"))
     options = {"shardshuffle": False, "nodesplitter": None, "empty_check": False}
     with warnings.catch_warnings():
@@ -42,14 +42,14 @@ def read_stock(shards: Path, handler: Callable[[Exception], bool]) -> Samples:
 
 
 def _decoded(sample: dict[str, bytes]) -> dict[str, bytes]:
-    """The sample, whose film Pillow could decode; one without a film as it is."""
+    """The sample, after its image, if it has one, was decoded by Pillow."""
     if "jpg" in sample:
         Image.open(io.BytesIO(sample["jpg"])).load()
     return sample
 
 
 def read_ours(shards: Path) -> Samples:
-    """Key -> members, by the training stream's store, decoded as for training."""
+    """The members of every key, read and decoded as in training."""
     manifest = load_manifest(shards)
     with contextlib.closing(ShardStore(shards, manifest, "train")) as store:
         read, found = reader(store, manifest.image["short_side"], 64), {}
@@ -69,15 +69,15 @@ READERS: dict[str, Callable[[Path], Samples]] = {
 
 
 def outcome(read: Callable[[Path], Samples], shards: Path, expected: Samples) -> str:
-    """`noticed` for an error, `harmless` where all samples came as they were written, else `silent`."""
+    """`noticed` for an error, `harmless` if all samples are as they were written, else `silent`."""
     try:
         return "harmless" if read(shards) == expected else "silent"
-    except Exception:  # whatever a library raises for damage counts as noticed
+    except Exception:  # any exception counts as noticed
         return "noticed"
 
 
 def first_tar(shards: Path) -> Path:
-    """The tar that is damaged."""
+    """The tar that the damage is applied to."""
     return shards / "train-00000.tar"
 
 
@@ -87,45 +87,45 @@ def _headers(shards: Path) -> list[int]:
 
 
 def flip_a_bit(shards: Path, chance: Random) -> None:
-    """One bit of a tar."""
+    """Flip one bit of a tar."""
     flip(first_tar(shards), chance)
 
 
 def flip_a_bit_of_a_film(shards: Path, chance: Random) -> None:
-    """One bit inside the compressed pixels of a film."""
+    """Flip one bit of the compressed pixels of an image."""
     data, start = bytearray(first_tar(shards).read_bytes()), chance.choice(_headers(shards)[::2])
     data[start + 512 + 700 + chance.randrange(200)] ^= 1 << chance.randrange(8)
     first_tar(shards).write_bytes(data)
 
 
 def cut_anywhere(shards: Path, chance: Random) -> None:
-    """A tar that ends early."""
+    """Cut a tar off at a random byte."""
     data = first_tar(shards).read_bytes()
     first_tar(shards).write_bytes(data[: chance.randrange(512, len(data))])
 
 
 def cut_between_members(shards: Path, chance: Random) -> None:
-    """A tar that ends early where a member ends."""
+    """Cut a tar off at the end of a member."""
     place = chance.choice(_headers(shards)[1:])
     first_tar(shards).write_bytes(first_tar(shards).read_bytes()[:place])
 
 
 def zero_a_header(shards: Path, chance: Random) -> None:
-    """A block of zeros in the place of a header, as a hole of a half-copied file has it."""
+    """Replace a header by zeros, like the hole in a half-copied file."""
     data, place = bytearray(first_tar(shards).read_bytes()), chance.choice(_headers(shards))
     data[place : place + 512] = bytes(512)
     first_tar(shards).write_bytes(data)
 
 
 def drop_a_member(shards: Path, chance: Random) -> None:
-    """A tar without one of its members."""
+    """Remove one member of a tar."""
     headers, data = _headers(shards), first_tar(shards).read_bytes()
     number = chance.randrange(len(headers) - 1)
     first_tar(shards).write_bytes(data[: headers[number]] + data[headers[number + 1] :])
 
 
 def repeat_a_shard(shards: Path, chance: Random) -> None:
-    """One shard under another's name: its keys come twice, the other's never."""
+    """Replace a shard by a copy of another one, so that keys appear twice."""
     shutil.copyfile(shards / "train-00001.tar", first_tar(shards))
 
 
@@ -141,7 +141,7 @@ DAMAGES: dict[str, Damage] = {
 
 
 def measure_damages(whole: Path, folder: Path, repeats: int) -> dict[str, dict[str, dict[str, int]]]:
-    """Damage -> reader -> how often each outcome."""
+    """The number of each outcome, for every damage and reader."""
     expected, rows = read_ours(whole), {}
     for name, damage in DAMAGES.items():
         chance, counts = Random(0), {reader: Counter[str]() for reader in READERS}

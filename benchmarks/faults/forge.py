@@ -1,6 +1,6 @@
-"""Forged shard folders: one shard rewritten with chosen members, and index and manifest made to agree with it.
+"""Forged shard folders: one shard is rewritten with chosen members, and index and manifest are updated to match it.
 
-The sha256s are right, so that only what looks at the content itself can notice.
+All sha256s are correct, so that only a check of the content itself can detect the forgery.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ def members_of_sample(shards: Path, sample: int, kind: str) -> bytes:
 
 
 def forge_sample(shards: Path, sample: int, *, jpg: bytes | None = None, json: bytes | None = None) -> None:
-    """Give one sample of the first training shard other members, and make index and manifest agree."""
+    """Replace members of one sample of the first training shard, and update index and manifest."""
     manifest = load_manifest(shards)
     entry = manifest.split("train").shards[0]
     index, tar, parts, place = (
@@ -54,7 +54,7 @@ def forge_sample(shards: Path, sample: int, *, jpg: bytes | None = None, json: b
 
 
 def member(name: str, content: bytes, **fields: Any) -> bytes:
-    """A member's header and padded content; `fields` of tarfile.TarInfo."""
+    """The header and the padded content of a member; `fields` are those of tarfile.TarInfo."""
     header = tarfile.TarInfo(name)
     header.size = len(content)
     for field, value in fields.items():
@@ -63,7 +63,7 @@ def member(name: str, content: bytes, **fields: Any) -> bytes:
 
 
 def forge(shards: Path, tar: bytes | None = None, index: NDArray[Any] | None = None) -> None:
-    """Replace the first training shard's tar or index; the manifest's sizes and sha256s follow."""
+    """Replace the first training shard's tar or index, and update the sizes and sha256s in the manifest."""
     manifest = load_manifest(shards)
     entry = manifest.split("train").shards[0]
     if tar is not None:
@@ -87,7 +87,7 @@ def forge_index(shards: Path, change: Callable[[NDArray[Any]], None]) -> None:
 
 
 def forge_entry(shards: Path, **fields: Any) -> None:
-    """Change what the manifest says of the first training shard."""
+    """Change fields of the first training shard in the manifest."""
     _replace_entry(shards, load_manifest(shards), lambda entry: dataclasses.replace(entry, **fields))
 
 

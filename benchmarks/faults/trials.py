@@ -1,6 +1,6 @@
-"""Trials of hostile and unlucky shards: what stock webdataset does with each, and what this package.
+"""Trials of hostile and faulty shards with stock webdataset and with this package.
 
-A trial answers for both sides in words; the first is `silent`, `noticed`, `executed`, `leaked` or `harmless`.
+A trial returns one text for each; its first word is `silent`, `noticed`, `executed`, `leaked` or `harmless`.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from cxr_dist.shard.verify import verify
 
 
 def _refusal(shards: Path) -> str:
-    """What reading or, where that is content, verifying says; `silent` for nothing."""
+    """The first problem that reading or verifying reports; `silent` if there is none."""
     try:
         read_ours(shards)
         problems = verify(shards, near_duplicates=False)
@@ -46,7 +46,7 @@ def _stock_pipeline(source: list[str], canary: Path, decoder: str | None = None)
 
 
 def dotted_key(shards: Path, folder: Path) -> tuple[str, str]:
-    """Twenty films whose keys are DICOM UIDs."""
+    """Twenty images whose keys are DICOM UIDs."""
     with webdataset.TarWriter(str(folder / "dots.tar")) as writer:
         for number in range(20):
             writer.write({"__key__": f"1.2.840.{number}", "jpg": b"x"})
@@ -64,7 +64,7 @@ def dotted_key(shards: Path, folder: Path) -> tuple[str, str]:
 
 
 def failed_writing(shards: Path, folder: Path) -> tuple[str, str]:
-    """An error in the middle of writing a shard."""
+    """An error while a shard is written."""
     with (
         contextlib.suppress(RuntimeError),
         webdataset.ShardWriter(str(folder / "%d.tar"), verbose=0) as writer,
@@ -85,9 +85,9 @@ def _failing(sample: dict[str, object]) -> Iterator[dict[str, object]]:
 
 
 def pickled_member(shards: Path, folder: Path) -> tuple[str, str]:
-    """A member that is a pickle, beside the film."""
+    """A pickle among the members of the shard."""
     canary = folder / "canary"
-    # A pickle by hand, protocol 0: io.open(canary, "w").
+    # A hand-written pickle, protocol 0: io.open(canary, "w").
     code = f"cio\nopen\n(V{canary}\nVw\ntR.".encode()
     tar = member("film.pyd", code) + first_tar(shards).read_bytes()
     (folder / "pickle.tar").write_bytes(tar)
@@ -99,7 +99,7 @@ def pickled_member(shards: Path, folder: Path) -> tuple[str, str]:
 
 
 def command_name(shards: Path, folder: Path) -> tuple[str, str]:
-    """A shard's name that is a shell command."""
+    """A shard whose name is a shell command."""
     canary = folder / "canary"
     stock = _stock_pipeline([f"pipe:touch {canary}"], canary)
     canary.unlink(missing_ok=True)
@@ -109,7 +109,7 @@ def command_name(shards: Path, folder: Path) -> tuple[str, str]:
 
 
 def film_of_169_megapixels(shards: Path, folder: Path) -> tuple[str, str]:
-    """A stored film of 13,000 × 13,000 pixels, in a file of 2.6 MB."""
+    """A stored image of 13,000 × 13,000 pixels in a small file."""
     film = cv2.imencode(".jpg", np.zeros((13_000, 13_000), np.uint8))[1].tobytes()
     forge_sample(shards, 0, jpg=film)
     with warnings.catch_warnings():
@@ -136,7 +136,7 @@ def report_in_the_message(shards: Path, folder: Path) -> tuple[str, str]:
 
 
 def sample_left_out_on_one_rank(shards: Path, folder: Path) -> tuple[str, str]:
-    """Two ranks, one damaged film: how many samples each of them gets in an epoch."""
+    """The number of samples that each of two ranks gets in an epoch if one image is damaged."""
     data = bytearray(first_tar(shards).read_bytes())
     data[:512] = b"\xff" * 512
     first_tar(shards).write_bytes(data)
@@ -157,7 +157,7 @@ def sample_left_out_on_one_rank(shards: Path, folder: Path) -> tuple[str, str]:
 
 
 def _of_rank(shards: Path, rank: int) -> Samples:
-    """What one of two ranks reads, the first two shards being dealt to them; they hold as many samples."""
+    """The samples that one of two ranks reads; the first two shards, of equal size, are dealt to the ranks."""
     alone = shards.parent / f"rank{rank}"
     alone.mkdir()
     shutil.copy(shards / f"train-{rank:05d}.tar", alone)
@@ -176,7 +176,7 @@ TRIALS: dict[str, Callable[[Path, Path], tuple[str, str]]] = {
 
 
 def measure_trials(whole: Path, folder: Path) -> dict[str, dict[str, str]]:
-    """Trial -> what each side did."""
+    """The outcome of every trial on both sides."""
     rows = {}
     for number, (name, trial) in enumerate(TRIALS.items()):
         place = folder / f"trial{number}"

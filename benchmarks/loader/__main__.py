@@ -1,11 +1,11 @@
-"""Training samples per second: ours, other libraries on the same films, and decoding alone.
+"""Measure training samples per second: of this package, of other libraries on the same images, and of decoding.
 
     python -m benchmarks.loader [--sides 256 512] [--samples 960] [--repeats 5] [--workers 0 2]
-    python -m benchmarks.loader --shards SHARDS --sections findings       (films of one's own)
+    python -m benchmarks.loader --shards SHARDS --sections findings       (your own images)
 
-Made films of each short side are sharded into a temporary folder. All readers see the same films and reports, in
-batches of 16, 224×224 pixels, with training augmentation (peers.py). 0 workers is one core and one process.
-They take turns; medians and their spread go into benchmarks/results/loader.json (loader-own.json with --shards).
+Synthetic images of each short side are sharded into a temporary folder. All readers get the same images and reports,
+in batches of 16, at 224×224 pixels, with training augmentation (see peers.py). With 0 workers a reader uses one process
+and one core. The readers take turns. Writes benchmarks/results/loader.json (loader-own.json with --shards).
 """
 
 import importlib.util
@@ -25,7 +25,7 @@ from benchmarks.loader.peers import BATCH, SIZE, Reader
 from cxr_dist.format.manifest import load_manifest
 
 OURS, ORIGINAL, DECODING = "cxr_dist", "original notebook", "decoding alone (grey)"
-FEW = 48  # films a turn of the original notebook, which is a hundred times slower
+FEW = 48  # images per turn of the original notebook, which is much slower
 Rates = dict[str, list[float]]
 
 
@@ -35,34 +35,34 @@ def ours(data: Data) -> Reader:
 
 
 def decoding_alone(data: Data) -> Reader:
-    """The same JPEGs from memory to grey pixels, and nothing else, on one core: the ceiling."""
-    films = [sample["jpg"] for sample in data.samples()]
+    """Decodes the same JPEGs from memory to grey pixels on one core, which is the upper bound."""
+    images = [sample["jpg"] for sample in data.samples()]
 
     def read(samples: int) -> None:
         for number in range(samples):
-            cv2.imdecode(np.frombuffer(films[number % len(films)], np.uint8), cv2.IMREAD_GRAYSCALE)
+            cv2.imdecode(np.frombuffer(images[number % len(images)], np.uint8), cv2.IMREAD_GRAYSCALE)
 
     return read
 
 
 def readers(data: Data, full_side: int) -> dict[str, Reader]:
-    """Name -> reader, for all that is installed."""
-    found: dict[str, Callable[[Data], Reader]] = {
+    """The readers by name; those whose library is not installed are left out."""
+    makers: dict[str, Callable[[Data], Reader]] = {
         OURS: ours,
         "webdataset + torchvision v2": peers.stock_webdataset,
         ORIGINAL: lambda data: peers.original(data, full_side),
     }
     if importlib.util.find_spec("streaming"):
-        found["MosaicML streaming + v2"] = peers.mosaicml_streaming
+        makers["MosaicML streaming + v2"] = peers.mosaicml_streaming
     if importlib.util.find_spec("litdata"):
-        found["litdata + v2"] = peers.litdata
+        makers["litdata + v2"] = peers.litdata
     if data.workers == 0:
-        found[DECODING] = decoding_alone
-    return {name: make(data) for name, make in found.items()}
+        makers[DECODING] = decoding_alone
+    return {name: make(data) for name, make in makers.items()}
 
 
 def measure(data: Data, samples: int, repeats: int, full_side: int) -> Rates:
-    """Samples per second of each reader, `repeats` times, in turns; the first turn warms up and is not counted."""
+    """Samples per second of each reader in `repeats` turns, after a turn that warms up."""
 
     def rate(read: Reader, some: int) -> float:
         return some / timed(partial(read, some))
@@ -75,15 +75,15 @@ def measure(data: Data, samples: int, repeats: int, full_side: int) -> Rates:
 
 
 def main() -> None:
-    """Measure every size and number of workers, print the tables, write the result."""
+    """Measure every size and number of workers, print the tables and write the result."""
     options = arguments(
         __doc__,
         samples=960,
         repeats=5,
         sides=[256, 512],
         workers=[0, 2],
-        full_side=(2048, "of the original notebook's PNGs, pixels"),
-        shards=(Path, "your own shards instead of made films"),
+        full_side=(2048, "side of the original notebook's PNGs in pixels"),
+        shards=(Path, "your own shards instead of synthetic images"),
         sections=list(SECTIONS),
     )
     torch.set_num_threads(1)
@@ -99,8 +99,8 @@ def main() -> None:
             for workers in options.workers:
                 with prepared(shards, workers, tuple(options.sections)) as data:
                     rates = measure(data, samples, options.repeats, options.full_side)
-                print(f"{title}, {samples} films, {workers or 'no'} workers: samples/s, median (lowest to")
-                print("highest), and ours as a multiple")
+                print(f"{title}, {samples} images, {workers or 'no'} workers: samples/s, median (lowest to")
+                print("highest), and cxr_dist as a multiple of it")
                 middle = medians(rates)
                 show(rates, 0, lambda name, middle=middle: f"{middle[OURS] / middle[name]:6.2f}")
                 tables.append({"films": title, "samples": samples, "workers": workers, "rates": rates})

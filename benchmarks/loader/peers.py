@@ -1,8 +1,8 @@
-"""Other ways to read the same films and reports for training, as their own documentation shows them.
+"""Other libraries that read the same images and reports for training, used as their documentation shows.
 
-Each takes the benchmark's data and gives a reader: a function that makes so many samples' batches. All augment each
-sample with torchvision v2 on three channels, as is usual, and tokenize each batch; the original pads to 128 tokens.
-MosaicML streaming and litdata are read where they are installed (they pin older releases of others: --no-deps).
+Each function takes the benchmark's data and returns a reader, which makes the batches of a number of samples. All
+augment every sample with torchvision v2 on three channels and tokenize every batch; the original pads to 128 tokens.
+MosaicML streaming and litdata are optional; they pin older releases of other packages, so install them with --no-deps.
 """
 
 import io
@@ -26,7 +26,7 @@ Reader = Callable[[int], None]
 
 
 class Usual:
-    """The usual transform and collation; an object, so that worker processes can have it."""
+    """The usual transform and collation, as an object that can be sent to worker processes."""
 
     def __init__(self, tokenizer: ReportTokenizer) -> None:
         self.tokenizer = tokenizer
@@ -43,17 +43,17 @@ class Usual:
         )
 
     def __call__(self, jpg: bytes, text: str, label: int) -> tuple[torch.Tensor, str, int]:
-        """One sample."""
+        """Transform one sample."""
         return self.augment(Image.open(io.BytesIO(jpg)).convert("RGB")), text, label
 
     def collate(self, samples: Sequence[tuple[torch.Tensor, str, int]]) -> object:
-        """One batch."""
+        """Collate one batch."""
         images, reports, labels = zip(*samples, strict=True)
         return torch.stack(images), self.tokenizer(list(reports)), torch.tensor(labels)
 
 
 def drained(batches: Callable[[], Iterator[object]]) -> Reader:
-    """A reader that goes on with a stream of batches where it stopped, and starts it anew at its end."""
+    """A reader that continues a stream of batches where it stopped, and restarts it at its end."""
 
     def for_ever() -> Iterator[object]:
         while True:
@@ -69,7 +69,7 @@ def drained(batches: Callable[[], Iterator[object]]) -> Reader:
 
 
 def stock_webdataset(data: Data) -> Reader:
-    """webdataset's usual pipeline: shards in random order, a shuffle buffer, a map per sample."""
+    """The usual pipeline of webdataset: shards in random order, a shuffle buffer, and a map over samples."""
     usual = Usual(data.tokenizer)
     urls = sorted(str(path) for path in data.shards.glob("train-*.tar"))
 
@@ -86,7 +86,7 @@ def stock_webdataset(data: Data) -> Reader:
 
 
 class OriginalDataset(Dataset[dict[str, torch.Tensor]]):
-    """As the original notebook read: a PNG of full size, PIL transforms, a report padded to 128 tokens."""
+    """The data set of the original notebook: full-size PNGs, PIL transforms, and reports padded to 128 tokens."""
 
     def __init__(self, pngs: Path, texts: Sequence[str], text_folder: Path) -> None:
         from transformers import AutoTokenizer
@@ -110,15 +110,15 @@ class OriginalDataset(Dataset[dict[str, torch.Tensor]]):
         return len(self.pngs)
 
     def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
-        with Image.open(self.pngs[number]) as film:
-            image = self.augment(film.convert("RGB"))
+        with Image.open(self.pngs[number]) as png:
+            image = self.augment(png.convert("RGB"))
         options = {"padding": "max_length", "truncation": True, "max_length": MAX_TOKENS}
         tokens = self.tokenizer(self.texts[number % len(self.texts)], return_tensors="pt", **options)
         return {"image": image} | {name: tokens[name][0] for name in ("input_ids", "attention_mask")}
 
 
 def original_dataset(data: Data, full_side: int, films: int) -> OriginalDataset:
-    """So many films as PNGs of `full_side` pixels, each with its report, as the original notebook read them."""
+    """`films` images as PNGs of `full_side` pixels with their reports, as the original notebook read them."""
     pngs = data.folder / "png"
     pngs.mkdir()
     texts = []
@@ -127,21 +127,21 @@ def original_dataset(data: Data, full_side: int, films: int) -> OriginalDataset:
         large = cv2.resize(small, (full_side, full_side), interpolation=cv2.INTER_CUBIC)
         grain = np.random.default_rng(number).normal(
             0, 2, large.shape
-        )  # a film's noise, which PNG must carry
+        )  # noise like that of a real image, which makes the PNG realistically large
         cv2.imwrite(str(pngs / f"{number:04d}.png"), np.clip(large + grain, 0, 255).astype(np.uint8))
         texts.append(sample["text"])
     return OriginalDataset(pngs, texts, data.folder / "text")
 
 
 def original(data: Data, full_side: int, films: int = 48) -> Reader:
-    """The original notebook's way; few films, read again and again."""
+    """The loader of the original notebook; it reads a few images again and again."""
     dataset = original_dataset(data, full_side, films)
 
     return drained(lambda: iter(DataLoader(dataset, BATCH, shuffle=True, num_workers=data.workers)))
 
 
 def mosaicml_streaming(data: Data) -> Reader:
-    """MosaicML streaming: MDS shards on the local disk, its own shuffle."""
+    """MosaicML streaming with MDS shards on the local disk and its own shuffle."""
     from streaming import MDSWriter, StreamingDataset
 
     out, usual = str(data.folder / "mds"), Usual(data.tokenizer)
@@ -157,7 +157,7 @@ def mosaicml_streaming(data: Data) -> Reader:
 
 
 def litdata(data: Data) -> Reader:
-    """litdata: optimized chunks on the local disk, its own shuffle."""
+    """litdata with optimized chunks on the local disk and its own shuffle."""
     from litdata import StreamingDataLoader, StreamingDataset
     from litdata.streaming.writer import BinaryWriter
 
@@ -174,10 +174,10 @@ def litdata(data: Data) -> Reader:
 
 
 def _transformed(dataset: type, usual: Usual) -> type:
-    """A library's dataset class, whose samples go through the usual transform."""
+    """A subclass of a library's data set that applies the usual transform to each sample."""
 
-    class Films(dataset):  # type: ignore[misc,valid-type]
+    class Images(dataset):  # type: ignore[misc,valid-type]
         def __getitem__(self, number: int) -> tuple[torch.Tensor, str, int]:
             return usual(**super().__getitem__(number))
 
-    return Films
+    return Images

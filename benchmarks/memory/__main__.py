@@ -1,13 +1,13 @@
-"""Memory of a training step: predicted by `cxr-dist plan`'s own function, and measured in real steps.
+"""Compare the memory of a training step that `cxr-dist plan` predicts with the memory measured in real steps.
 
     python -m benchmarks.memory [--micro-batches 4,8,16] [--limit-gib 4] [--only NAME]
 
-The baseline and the enhanced model (random weights of the real sizes), with and without gradient checkpointing, and
-each engine at two ranks, a fresh process for each case. On a GPU what torch's caching allocator had at most; on the CPU
-the same of torch's CPU allocator, and how much the process grew (oneDNN's workspaces and malloc's pieces included).
-Ranks above the number of GPUs are left out. Then the largest micro-batch under a limit (on a GPU: what it has free),
-chosen by prediction and tried, for one rank and per engine. Results go into benchmarks/results/memory.json, from a GPU
-into memory-cuda.json.
+The cases are the baseline and the enhanced model at full size with random weights, with and without gradient
+checkpointing, and each engine at two ranks; each case runs in a new process. The measured value is the peak of torch's
+allocator. On the CPU the growth of the process, which includes oneDNN's workspaces and malloc's overhead, is measured
+too. Cases with more ranks than GPUs are left out. Then the micro-batch that is predicted to be the largest below a
+limit, on a GPU its free memory, is tried for one rank and for every engine. Writes benchmarks/results/memory.json,
+on a GPU memory-cuda.json.
 """
 
 import json
@@ -25,21 +25,21 @@ from benchmarks.memory.case import configured
 from cxr_dist.train.memory.footprint import footprint
 from cxr_dist.train.memory.needs import peak
 
-TARGET = 0.15  # of what was measured
+TARGET = 0.15  # largest error, as a share of the measured memory
 DEVICE = this_device()
 CUDA = DEVICE.type == "cuda"
 Case = dict[str, Any]
 
 
 def case(run: str, micro_batch: int, setting: str, **changes: Any) -> Case:
-    """A case with the run's usual precision: bf16 for enhanced on a GPU, else fp32, which is the faster on a CPU."""
+    """A case with the run's usual precision: bf16 for enhanced on a GPU, else fp32, which is faster on a CPU."""
     precision = "bf16" if CUDA and run == "enhanced" else "fp32"
     usual = {"run": run, "micro_batch": micro_batch, "gradient_checkpointing": setting}
     return usual | {"precision": precision, "parallel": "ddp", "ranks": 1} | changes
 
 
 def cases(micro_batches: list[int]) -> list[Case]:
-    """What is measured, the small ones first."""
+    """The cases to measure, small ones first."""
     found = [case("enhanced", size, setting) for size in micro_batches for setting in ("off", "all")]
     found += [case("enhanced", micro_batches[0], setting) for setting in ("text", "image")]
     found += [case("baseline", micro_batches[0], setting) for setting in ("off", "image")]
@@ -57,16 +57,16 @@ def engines() -> list[tuple[Case, str]]:
 
 
 def predicted(wanted: Case, folder: Path) -> int:
-    """Bytes of a rank, by the function behind `cxr-dist plan`."""
+    """Bytes of one rank, predicted by the function that `cxr-dist plan` uses."""
     config = configured(wanted)
-    found = footprint(config, CLASSES, folder, DEVICE.type)
-    assert found is not None
+    needs = footprint(config, CLASSES, folder, DEVICE.type)
+    assert needs is not None
     averaged = config.optim.ema_decay > 0
-    return peak(found, config.parallel, ranks=wanted["ranks"], several=True, averaged=averaged)
+    return peak(needs, config.parallel, ranks=wanted["ranks"], several=True, averaged=averaged)
 
 
 def measured(wanted: Case, folder: Path) -> dict[str, int] | None:
-    """Rank 0's figures from a fresh process; None where it ran out of memory."""
+    """Rank 0's figures from a new process; None if it ran out of memory."""
     path = folder / "case.json"
     path.write_text(json.dumps(wanted))
     environment = os.environ | {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "131072"}
@@ -83,7 +83,7 @@ def measured(wanted: Case, folder: Path) -> dict[str, int] | None:
 
 
 def compared(wanted: Case, folder: Path) -> dict[str, Any]:
-    """A row of the table: prediction first, then the measurement."""
+    """A row of the table with the prediction, the measurement and the error."""
     row = dict(wanted) | {"predicted": predicted(wanted, folder)}
     figures = measured(wanted, folder)
     if figures is None:
@@ -93,11 +93,11 @@ def compared(wanted: Case, folder: Path) -> dict[str, Any]:
 
 
 def largest(wanted: Case, limit: int, folder: Path, known: list[dict[str, Any]]) -> dict[str, Any]:
-    """The micro-batch that a line through two predictions puts just below the limit, and what it then took.
+    """The largest micro-batch below the limit by linear extrapolation of two predictions, with its measured memory.
 
-    With everything recomputed memory is no line, and it may be one to four too large. `largest` is by a line through
-    two measurements, this one and that of `known` with the same settings and another size; None where it ran out of
-    memory.
+    With full gradient checkpointing memory is not linear, so this micro-batch may be up to four samples too large.
+    `largest` is extrapolated from two measurements, this one and the one in `known` with the same settings and another
+    size; it is None if this one ran out of memory.
     """
     small, large = (predicted(wanted | {"micro_batch": size}, folder) for size in (4, 8))
     per_sample = (large - small) / 4
@@ -111,7 +111,7 @@ def largest(wanted: Case, limit: int, folder: Path, known: list[dict[str, Any]])
 
 
 def show(row: dict[str, Any]) -> None:
-    """One line of the table, MiB."""
+    """Print a row of the table in MiB."""
     name = f"{row['run']} b={row['micro_batch']} {row['precision']} checkpointing={row['gradient_checkpointing']}"
     name += f" {row['parallel']}×{row['ranks']}"
     if "allocated" not in row:
@@ -119,17 +119,17 @@ def show(row: dict[str, Any]) -> None:
         return
     figures = [row[key] / 2**20 for key in ("predicted", "allocated", "process")]
     shown = "".join(f"{figure:9.0f}" for figure in figures)
-    found = f"  largest {row['largest']}" if "largest" in row else ""
-    print(f"{name:<58}{shown}{row['error']:+8.1%}{found}", flush=True)
+    suffix = f"  largest {row['largest']}" if "largest" in row else ""
+    print(f"{name:<58}{shown}{row['error']:+8.1%}{suffix}", flush=True)
 
 
 def main() -> None:
-    """Predict, measure, compare, and write the result."""
+    """Predict, measure, print and write the result."""
     options = arguments(
         __doc__,
         micro_batches="4,8,16",
-        limit_gib=(4.0, "on the CPU"),
-        only=("", "cases whose engine is this one; writes no result"),
+        limit_gib=(4.0, "memory limit on the CPU"),
+        only=("", "measure only the cases of this engine, and write no result"),
     )
     limit = int(0.9 * torch.cuda.mem_get_info()[0]) if CUDA else int(options.limit_gib * 2**30)
     wanted = cases([int(size) for size in options.micro_batches.split(",")])

@@ -1,9 +1,9 @@
-"""One case of benchmarks.memory, in a process of its own: real training steps, and the memory that they took.
+"""Measure the memory of real training steps for one case of benchmarks.memory, in a separate process.
 
-    python -m benchmarks.memory.case CASE.json      with several ranks under torchrun; rank 0 prints a line of JSON
+    python -m benchmarks.memory.case CASE.json      under torchrun for several ranks; rank 0 prints a line of JSON
 
-The first step has a film or two and makes the optimizer's moments. In the second a small micro-batch leaves
-gradients behind, and the one of the case's size meets them, as in any step of a run.
+The first step has two small micro-batches and creates the optimizer's moments. In the second step, a small micro-batch
+leaves gradients in memory before the micro-batch of the case's size follows, as in every step of a run.
 """
 
 import dataclasses
@@ -24,11 +24,11 @@ from cxr_dist.distributed.world import World
 from cxr_dist.train.memory.micro_batch import largest_batch
 
 SMALL = 2  # samples; BatchNorm needs more than one value
-LANES = 2  # of a rank
+LANES = 2  # per rank
 
 
 def configured(case: dict[str, Any]) -> Config:
-    """The run of a case: run, micro_batch, gradient_checkpointing, precision, parallel, ranks."""
+    """The configuration of a case."""
     config, size = named_run(case["run"]), int(case["micro_batch"])
     return dataclasses.replace(
         config,
@@ -44,7 +44,7 @@ def configured(case: dict[str, Any]) -> Config:
 
 
 def two_steps(config: Config, world: World, device: torch.device) -> None:
-    """Two small micro-batches; then a small one, and one of the run's size."""
+    """Run a step of small micro-batches, then a step that ends with a micro-batch of the run's size."""
     step = new_step(config, build(device, config.model).train(), device, world)
     epoch = config.train.epochs - 1
     small, whole = (
@@ -57,7 +57,7 @@ def two_steps(config: Config, world: World, device: torch.device) -> None:
 
 
 def measured_on_cpu(config: Config, world: World) -> dict[str, int]:
-    """Peak of torch's allocator, which the profiler reports event by event, and what the process grew by."""
+    """The peak of torch's allocator, which the profiler records, and the growth of the process."""
     before, device = peak_bytes(), torch.device("cpu")
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         two_steps(config, world, device)
@@ -73,14 +73,14 @@ def measured_on_cpu(config: Config, world: World) -> dict[str, int]:
 
 
 def measured_on_gpu(config: Config, world: World, device: torch.device) -> dict[str, int]:
-    """Peak of the caching allocator, and of what it held of the device."""
+    """The peaks of the memory that torch's allocator gave to tensors and that it reserved."""
     two_steps(config, world, device)
     torch.cuda.synchronize()
     return {"allocated": torch.cuda.max_memory_allocated(), "process": torch.cuda.max_memory_reserved()}
 
 
 def main() -> None:
-    """Measure the case of the file named on the command line."""
+    """Measure the case in the file that the command line names."""
     config, world = configured(json.loads(Path(sys.argv[1]).read_text())), World.from_environment()
     device = start(world, timeout_minutes=10)
     found = (

@@ -1,11 +1,11 @@
-"""The plan at the size of a very large archive: how fast it opens, and which shards a node touches.
+"""Measure the plan of a very large archive: how fast it opens, and how many shards a node touches.
 
     python -m benchmarks.plan [--shards 1000000] [--samples-per-shard 1000] [--nodes 1024] [--ranks 8]
 
-No film is read: the plan knows only how many samples each shard has in each sampling group. Manifest and plan open in
-a process of its own, whose peak memory (all of it, Python and NumPy included) is reported; beside it what a manifest
-that lists its shards as JSON takes, at a tenth of the shards. Then every lane's stretch of the shards is looked up,
-for every node. Results go into benchmarks/results/plan.json.
+No image is read, because the plan needs only the number of samples of each sampling group in every shard. A separate
+process opens manifest and plan and reports its peak memory, which includes Python and NumPy. For comparison, a
+manifest that lists its shards as JSON is opened with a tenth of the shards. Then the shards that every node reads in
+an epoch are looked up. Writes benchmarks/results/plan.json.
 """
 
 import argparse
@@ -27,7 +27,7 @@ GROUP_SHARES = (0.55, 0.25, 0.12, 0.05, 0.03)
 
 
 def group_counts(shards: int, samples_per_shard: int) -> Counts:
-    """[shards, groups] samples; shards have almost the same number of each group."""
+    """The samples of each group in each shard, int64 [shards, groups]; almost the same in all shards."""
     shares = np.floor(np.array(GROUP_SHARES) * samples_per_shard).astype(np.int64)
     counts = np.tile(shares, (shards, 1))
     counts[:, 0] += np.arange(shards) % 7
@@ -35,7 +35,7 @@ def group_counts(shards: int, samples_per_shard: int) -> Counts:
 
 
 def shards_per_node(plan: Plan, nodes: int, ranks: int, epoch: int) -> list[int]:
-    """Number of shards that each node's lanes touch in an epoch."""
+    """The number of shards that the lanes of each node read in an epoch."""
     world_size, length = nodes * ranks, plan.draws_per_lane
     lanes = np.arange(plan.num_lanes)
     order, _, _ = plan._epoch(epoch)
@@ -53,7 +53,7 @@ def shards_per_node(plan: Plan, nodes: int, ranks: int, epoch: int) -> list[int]
 
 
 def measure_opening(folder: Path, num_lanes: int, repeats: int) -> list[dict[str, float]]:
-    """What opening.py prints, time after time."""
+    """The output of opening.py in `repeats` processes."""
     command = [sys.executable, "-m", "benchmarks.plan.opening", str(folder), str(num_lanes)]
     return [
         json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
@@ -62,7 +62,7 @@ def measure_opening(folder: Path, num_lanes: int, repeats: int) -> list[dict[str
 
 
 def measure(options: argparse.Namespace) -> dict[str, object]:
-    """Open the plan in fresh processes, look up every node's shards, and mix an epoch."""
+    """Open the plan in new processes, look up every node's shards, and shuffle an epoch."""
     num_lanes = options.nodes * options.ranks * options.lanes_per_rank
     counts = group_counts(options.shards, options.samples_per_shard)
     found: dict[str, object] = {"samples": int(counts.sum())}
@@ -85,7 +85,7 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
 
 
 def main() -> None:
-    """Measure, print, write the result."""
+    """Measure, print and write the result."""
     options = arguments(
         __doc__,
         shards=1_000_000,

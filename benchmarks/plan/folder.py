@@ -1,4 +1,4 @@
-"""Very many shards without their tars: counts in; a plan, or a folder with manifest and table, or list, out."""
+"""The plan and the manifest of very many shards, from their counts alone, without any tar files."""
 
 from pathlib import Path
 
@@ -11,11 +11,11 @@ from cxr_dist.format.manifest import Manifest, ShardEntry, SplitEntry
 from cxr_dist.format.shard_list import ShardTable, table_dtype
 
 Counts = NDArray[np.int64]
-"""[shards, groups]"""
+"""Samples, [shards, groups]."""
 
 
 def plan_of(counts: Counts, num_lanes: int) -> Plan:
-    """A plan of weighted sampling."""
+    """A plan with weighted sampling."""
     return Plan(
         shard_group_counts=counts,
         weights=group_weights(counts.sum(axis=0), temper=1.0),
@@ -26,7 +26,7 @@ def plan_of(counts: Counts, num_lanes: int) -> Plan:
 
 
 def write_tabled(folder: Path, counts: Counts) -> None:
-    """The training split's shards as a table, as `write_table` writes it, but by columns."""
+    """Write a manifest whose training shards are in a table, like `write_table`, but column by column."""
     folder.mkdir()
     records = np.zeros(len(counts), table_dtype(counts.shape[1]))
     records["stem"] = [f"train-{number:07d}".encode() for number in range(len(counts))]
@@ -39,7 +39,7 @@ def write_tabled(folder: Path, counts: Counts) -> None:
 
 
 def write_listed(folder: Path, counts: Counts) -> None:
-    """The same as JSON."""
+    """Write a manifest that lists its training shards as JSON."""
     folder.mkdir()
     entries = tuple(
         ShardEntry(
@@ -57,7 +57,7 @@ def write_listed(folder: Path, counts: Counts) -> None:
 
 
 def sizes_of(folder: Path) -> dict[str, int]:
-    """Bytes of the folder's files."""
+    """The size of each file of the folder in bytes."""
     return {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
 
 

@@ -1,8 +1,8 @@
-"""Opens the plan of a folder in a process of its own, and prints what that took as a line of JSON.
+"""Open the plan of a folder in a separate process, and print time and peak memory as a line of JSON.
 
     python -m benchmarks.plan.opening FOLDER LANES
 
-Nothing else is imported, because the process's peak memory is reported.
+It imports nothing else, because the peak memory of the whole process is reported.
 """
 
 import json
@@ -17,7 +17,7 @@ from cxr_dist.format.shard_list import column
 
 
 def open_once(folder: Path, num_lanes: int) -> dict[str, float]:
-    """Seconds until the first window of a lane is resolved, from the files on, and the process's peak memory in MiB."""
+    """Seconds for reading the manifest and for the first window of a lane, and the process's peak memory in MiB."""
     start = time.perf_counter()
     manifest = load_manifest(folder)
     read = time.perf_counter()

@@ -1,4 +1,4 @@
-"""How well the plan mixes an epoch, beside a full permutation of the samples."""
+"""Compare how well the plan shuffles an epoch with a full permutation of the samples."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from cxr_dist.data.plan import Plan
 
 
 def stream_of(plan: Plan, epoch: int) -> np.ndarray:
-    """Sample numbers (0 to n - 1, in the order of storage) of an epoch, step by step, lane by lane; equal weights."""
+    """The samples of an epoch in training order, numbered by their place in storage from 0; equal weights."""
     sizes = plan.shard_group_counts.sum(axis=1)
     first = np.concatenate([[0], np.cumsum(sizes)])
     lanes = []
@@ -24,10 +24,10 @@ def stream_of(plan: Plan, epoch: int) -> np.ndarray:
 
 
 def shuffling(order: np.ndarray, before: np.ndarray, batch: int, per_shard: int) -> dict[str, float]:
-    """How well an epoch is mixed; `order` and `before` are the samples of this epoch and of the one before.
+    """Measures of shuffling; `order` and `before` are the samples of an epoch and of the previous one.
 
-    position_correlation: of a sample's place in the two epochs, 0 for unrelated.
-    neighbour_distance: median distance of two samples that are stored side by side, as a share of the epoch.
+    position_correlation: correlation of a sample's positions in the two epochs; 0 if they are unrelated.
+    neighbour_distance: median distance of two samples that are adjacent in storage, as a share of the epoch.
     shards_per_batch: mean number of different shards in a global batch.
     """
     size = int(max(order.max(), before.max())) + 1
@@ -45,9 +45,10 @@ def shuffling(order: np.ndarray, before: np.ndarray, batch: int, per_shard: int)
 
 
 def shuffling_beside_a_permutation() -> dict[str, dict[str, float]]:
-    """100 shards of 1,000 samples, global batch 256, windows of 8 shards, in 16 and in 2 lanes; and a permutation.
+    """The measures for 16 lanes, for 2 lanes, and for a full permutation.
 
-    In 16 lanes a lane is shorter than its window, and so shuffled whole; in 2 it is six times as long.
+    There are 100 shards of 1,000 samples, a global batch of 256, and windows of 8 shards. One of 16 lanes is shorter
+    than a window and so is shuffled as a whole; one of 2 lanes is six times as long as a window.
     """
     found = {}
     for lanes in (16, 2):

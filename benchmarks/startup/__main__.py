@@ -1,12 +1,13 @@
-"""From the command to the first step: launch, imports, meeting, model, weights, checkpoint, first batch, first step.
+"""Measure the start of a run by phase, from the command to the end of the first step.
 
     python -m benchmarks.startup [--turns 2]
 
-The times are the runs' own (startup.jsonl, as rank 0 saw them); `launch` is from the launcher's start to the birth of
-rank 0's process. Ways: a plain process, `accelerate launch` with two, and `srun` on one and two nodes of a SLURM of
-this machine's own, where it is installed (tests/slurm/cluster.py). The demo's network; and the enhanced model at full
-size, with weights of random numbers in a bundle, started and resumed, where a GPU's step includes its first kernels.
-Also the seconds of `cxr-dist --help` and of the largest imports. Medians go into benchmarks/results/startup.json.
+The times are those that rank 0 of the run records in startup.jsonl; `launch` is the time from the start of the
+launcher to the start of rank 0's process. The demo's network is started as a plain process, by `accelerate launch`
+with two ranks, and by `srun` on one and two nodes of a SLURM cluster on this machine, if it is installed
+(tests/slurm/cluster.py). The enhanced model at full size, with a bundle of random weights, is started and resumed as a
+plain process. The times of `cxr-dist --help` and of the largest imports are measured too. Writes
+benchmarks/results/startup.json.
 """
 
 import os
@@ -36,16 +37,16 @@ IMPORTS = (
     "cxr_dist",
     "cxr_dist.train.assembly",
 )
-# Four lanes, one for each rank on two nodes.
+# There are four lanes, one for each rank on two nodes.
 SMALL = ("demo", "--data.workers", "1", "--data.micro-batch", "8", "--train.max-steps", "1")
-# Ended by the clock after a step, so that the same command goes on with the next one.
+# The time limit ends the run after one step, so that the same command resumes it with the next step.
 LARGE = (  # noqa: SIM905  (a command line reads better)
     "enhanced --data.workers 2 --data.global-batch 4 --data.micro-batch 2 --train.max-minutes 0.0001"
 ).split()
 
 
 def starts(folder: Path, turns: int) -> dict[str, Seconds]:
-    """By way: the median seconds of each phase."""
+    """The median seconds of each phase, for every way to start."""
     shards = make_shards(folder, studies=120, side=256, train=0.6, quality=90, per_shard=20)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CXR_DIST_WEIGHTS": str(folder / "bundle")}
     found: dict[str, list[Seconds]] = defaultdict(list)
@@ -67,22 +68,22 @@ def starts(folder: Path, turns: int) -> dict[str, Seconds]:
 
 
 def command_seconds(command: list[str], turns: int) -> float:
-    """Median wall time of a command; its first time, which fills the disk's cache, does not count."""
+    """Median wall time of a command, without its first run, which fills the disk's cache."""
     run = partial(subprocess.run, command, check=True, stdout=subprocess.DEVNULL)
     return statistics.median([timed(run) for _ in range(1 + turns)][1:])
 
 
 def commands(turns: int) -> Seconds:
-    """Seconds of the command line's help, and of imports in a process of their own."""
-    found = {"cxr-dist --help": command_seconds([sys.executable, "-m", "cxr_dist", "--help"], 3 * turns)}
-    found["python"] = command_seconds([sys.executable, "-c", "pass"], 3 * turns)
+    """Seconds of the command line's help, and of imports in new processes."""
+    seconds = {"cxr-dist --help": command_seconds([sys.executable, "-m", "cxr_dist", "--help"], 3 * turns)}
+    seconds["python"] = command_seconds([sys.executable, "-c", "pass"], 3 * turns)
     for name in filter(find_spec, IMPORTS):
-        found[f"import {name}"] = command_seconds([sys.executable, "-c", f"import {name}"], turns)
-    return found
+        seconds[f"import {name}"] = command_seconds([sys.executable, "-c", f"import {name}"], turns)
+    return seconds
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, print and write the result."""
     options = arguments(__doc__, turns=2)
     ready = commands(options.turns)
     with tempfile.TemporaryDirectory() as folder:

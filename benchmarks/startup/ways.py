@@ -1,4 +1,4 @@
-"""Ways to start a training run, under one launcher or another, and what a run's start took, by phase."""
+"""Ways to start a training run under different launchers, and the seconds of each phase of the start."""
 
 import subprocess
 import sys
@@ -21,12 +21,12 @@ ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "--config_file
 
 
 def srun(nodes: int) -> list[str]:
-    """Two tasks of one core each on every node, for which srun asks SLURM itself."""
+    """The srun command for two tasks of one core each on every node."""
     return ["srun", f"--nodes={nodes}", "--ntasks-per-node=2", "--cpus-per-task=1", sys.executable]
 
 
 def starting(launcher: list[str], shards: Path, environment: dict[str, str]) -> Start:
-    """`cxr-dist train` with these flags into this run folder, under a launcher; its seconds by phase."""
+    """A function that starts `cxr-dist train` under a launcher and returns the seconds of each phase."""
 
     def start(flags: tuple[str, ...], run_dir: Path) -> Seconds:
         train = ["-m", "cxr_dist", "train", *flags, "--data.shards", str(shards), "--out", str(run_dir)]
@@ -36,7 +36,7 @@ def starting(launcher: list[str], shards: Path, environment: dict[str, str]) -> 
 
 
 def started(command: list[str], run_dir: Path, environment: dict[str, str]) -> Seconds:
-    """Run a command that trains in this folder, and say what its start took, by phase."""
+    """Run a command that trains in `run_dir`; returns the seconds of each phase of its start."""
     before, known = time.time(), len(read_starts(run_dir))
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
     lines = read_starts(run_dir)
@@ -46,14 +46,14 @@ def started(command: list[str], run_dir: Path, environment: dict[str, str]) -> S
 
 
 def phases(line: dict[str, Any], launched: float) -> Seconds:
-    """A line of startup.jsonl, with the launch (Unix seconds) as its first phase and the sum as its last."""
+    """The phases of a line of startup.jsonl, preceded by `launch`; `launched` is in Unix seconds."""
     waited = began(line) - launched
     return {"launch": waited, **line["seconds"], "total": line["total"] + waited}
 
 
 @contextmanager
 def slurm() -> Iterator[dict[str, str] | None]:
-    """The environment of a SLURM of two nodes on this machine; None where it cannot be had."""
+    """The environment of a SLURM cluster with two nodes on this machine; None if it is not available."""
     sys.path.insert(0, str(ROOT / "tests" / "slurm"))
     from cluster import missing, running_cluster
 
@@ -66,7 +66,7 @@ def slurm() -> Iterator[dict[str, str] | None]:
 
 
 def medians(turns: list[Seconds]) -> Seconds:
-    """Phase by phase; of a total the median of totals."""
+    """The median of each phase and of the total."""
     values: dict[str, list[float]] = defaultdict(list)
     for turn in turns:
         for phase, seconds in turn.items():

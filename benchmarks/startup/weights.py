@@ -1,6 +1,6 @@
-"""A bundle of full-size weights made of random numbers, for benchmarks of what reading them costs.
+"""A bundle of full-size random weights, for measuring how long reading weights takes.
 
-The layout is that of `cxr-dist fetch` (model/weights.py), sha256 included.
+The layout is that of `cxr-dist fetch` (model/weights.py), including the sha256s.
 """
 
 import json
@@ -19,7 +19,7 @@ _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 def write_bundle(bundle: Path) -> None:
-    """DenseNet-121 and BERT-base under the names of the real ones."""
+    """Write random weights of DenseNet-121 and BERT-base under the names of the pretrained ones."""
     torch.manual_seed(0)
     image, text = bundle / IMAGE_COMPONENT, bundle / TEXT_COMPONENT
     for folder in (image, text):
