@@ -1,10 +1,10 @@
-"""What saving a checkpoint costs the training: written in the foreground and in the background.
+"""Measure how long saving a checkpoint delays training, in the foreground and in the background.
 
     python -m benchmarks.checkpoint [--steps 10] [--batch 2] [--repeats 3] [--threads 1] [--folder DIR]
 
-The enhanced model (DenseNet-121 and BERT-base, random weights) with Adam's moments, trained on made batches: so many
-steps without a save, with one in the foreground, and with one in the background, in turns. The stall of a save is
-what it adds to the steps, the slower ones during the write included. Writes benchmarks/results/checkpoint.json.
+The enhanced model (DenseNet-121 and BERT-base, random weights) with Adam's moments is trained on synthetic batches:
+`--steps` steps without a save, with a save in the foreground, and with a save in the background, in turns. The stall
+of a save is the time that it adds to these steps. Writes benchmarks/results/checkpoint.json.
 """
 
 import argparse
@@ -17,47 +17,47 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.full_size import build, configured, made_batches, new_step
+from benchmarks.full_size import build, configured, new_step, synthetic_batches
 from benchmarks.harness import arguments, in_turns, medians, show_numbers, this_device, timed, write_result
 from cxr_dist.config.named import named_run
 from cxr_dist.run.checkpoint import Progress, TrainingState
 from cxr_dist.run.saver import BackgroundSaver, write
 
-TARGET = 0.05  # of the time of the steps between two saves
+TARGET = 0.05  # largest stall, as a share of the time of the steps between two saves
 Saved = dict[str, list[float]]
 
 
 class Training:
-    """The enhanced model under its optimizer, its micro-batch, and a run folder."""
+    """The enhanced model with its optimizer, a micro-batch and a run folder."""
 
     def __init__(self, device: torch.device, batch: int, run_dir: Path) -> None:
         config = dataclasses.replace(configured(batch, 1), precision=named_run("enhanced").precision)
         self.device, self.run_dir = device, run_dir
         self.train_step = new_step(config, build(device).train(), device)
-        self.batches = made_batches(batch, 1, device)
+        self.batches = synthetic_batches(batch, 1, device)
         self.saves = 0
 
     def step(self) -> None:
-        """One update."""
+        """Make one update."""
         self.train_step(0, 0, self.batches, False)
 
     def now(self) -> tuple[TrainingState, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-        """What a checkpoint holds; each has another step."""
+        """The content of a checkpoint; every call counts one step more."""
         self.saves += 1
         state = TrainingState(step=self.saves, progress=Progress(), manifest_sha256="")
         backend = self.train_step.backend
         return state, backend.model_tensors(), backend.optimizer_tensors()
 
     def checkpoint_bytes(self) -> int:
-        """Of the last one."""
+        """The size of the last checkpoint."""
         files = (self.run_dir / "checkpoints" / f"step-{self.saves:08d}").iterdir()
         return sum(file.stat().st_size for file in files)
 
 
 def measure(training: Training, options: argparse.Namespace) -> Saved:
-    """By way: seconds of the steps after a save, with it, and seconds until the save returned.
+    """For each way the seconds of a save with the steps after it, and the seconds until the save returned.
 
-    Each way's writing ends before the next one's turn.
+    A way has finished writing before the next one starts.
     """
     run_dir = training.run_dir
     with BackgroundSaver(run_dir, keep=1) as saver:
@@ -73,7 +73,7 @@ def measure(training: Training, options: argparse.Namespace) -> Saved:
             saver.finish()
             return seconds, returned
 
-        for save in saves.values():  # kernels are chosen, caches filled, the block of host memory taken
+        for save in saves.values():  # chooses kernels, fills caches and allocates the host memory
             steps_after(save, 1)
         ways = {name: partial(steps_after, save, options.steps) for name, save in saves.items()}
         found = in_turns(ways, options.repeats, warm_up=0)
@@ -84,7 +84,7 @@ def measure(training: Training, options: argparse.Namespace) -> Saved:
 
 
 def summary(seconds: Saved, size: int, steps: int) -> dict[str, float]:
-    """Medians: the step, each way's stall, and after how many steps a save may follow within the target."""
+    """The medians of a step and of each way's stall, and the fewest steps between saves that keep the target."""
     middle = medians(seconds)
     step = middle["none"] / steps
     found = {"gigabytes": size / 1e9, "step seconds": step}
@@ -99,8 +99,8 @@ def summary(seconds: Saved, size: int, steps: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure, print, write."""
-    where = (Path, "on the file system to measure; default: the temporary one")
+    """Measure, print and write the result."""
+    where = (Path, "a folder on the file system to measure; default: the temporary folder")
     options = arguments(__doc__, steps=10, batch=2, repeats=3, threads=1, folder=where)
     torch.set_num_threads(options.threads)
     device = this_device()

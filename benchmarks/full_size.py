@@ -1,6 +1,6 @@
-"""The runs' networks at full size with random weights, made batches for them, and the package's step over them.
+"""The networks of the runs at full size with random weights, synthetic batches, and the package's training step.
 
-DenseNet-121 with 224-pixel films of one channel, and BERT-base: they take as long as pretrained ones.
+DenseNet-121 with 224-pixel images of one channel, and BERT-base. Random weights take as long as pretrained ones.
 """
 
 import dataclasses
@@ -33,21 +33,21 @@ CLASSES, TOKENS = 5, 128
 
 @contextmanager
 def bert_folder(**changes: Any) -> Iterator[Path]:
-    """A folder with BERT-base's config.json, as a run's text_encoder is one."""
+    """A folder with BERT-base's config.json, like the text_encoder folder of a run."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_text(json.dumps(BERT_BASE | changes))
         yield Path(folder)
 
 
 def build(device: torch.device, config: ModelConfig | None = None) -> Classifier:
-    """The network with random weights, the same every time, in eval mode; without a configuration the enhanced one."""
+    """The network in eval mode with random but reproducible weights; the enhanced one by default."""
     with bert_folder() as folder:
         torch.manual_seed(0)
         return build_classifier(config or ModelConfig(), CLASSES, folder).eval().to(device)
 
 
 def configured(micro_batch: int, lanes: int) -> Config:
-    """The enhanced run in float32 with so many micro-batches a step, cross-entropy, and no mixup."""
+    """The enhanced run in float32 with `lanes` micro-batches per step, cross-entropy and no mixup."""
     config = named_run("enhanced")
     return dataclasses.replace(
         config,
@@ -65,7 +65,7 @@ def new_step(
     world: World | None = None,
     optimizer: NewOptimizer | None = None,
 ) -> TrainStep:
-    """The package's step over a model (all ranks), without class weights; by default in a world of one."""
+    """The package's training step, without class weights (all ranks); by default for one rank."""
     world = world or World()
     backend = new_backend(config, world, device, model, optimizer or new_optimizer(config))
     backend.prepare()
@@ -75,8 +75,8 @@ def new_step(
     return TrainStep(config, backend, loss, CLASSES, lanes_of(world, config.data.num_lanes))
 
 
-def made_inputs(batch: int, device: torch.device, channels: int = 1) -> Inputs:
-    """Random films and reports of 32 to 128 tokens, evenly spread, padded to the longest as the loader does."""
+def synthetic_inputs(batch: int, device: torch.device, channels: int = 1) -> Inputs:
+    """Random images, and reports of 32 to 128 tokens, evenly spread and padded to the longest as by the loader."""
     lengths = torch.linspace(32, TOKENS, batch).round().long()
     mask = (torch.arange(TOKENS) < lengths[:, None]).long()
     return Inputs(
@@ -86,11 +86,11 @@ def made_inputs(batch: int, device: torch.device, channels: int = 1) -> Inputs:
     )
 
 
-def made_batches(size: int, lanes: int, device: torch.device, *, packed: bool = False) -> list[Batch]:
-    """A step's micro-batches as the loader gives them, on the host; `packed` lets the text encoder skip padding."""
-    found = []
+def synthetic_batches(size: int, lanes: int, device: torch.device, *, packed: bool = False) -> list[Batch]:
+    """A step's micro-batches on the host, as the loader gives them; `packed` lets the text encoder skip padding."""
+    batches = []
     for _ in range(lanes):
-        inputs = made_inputs(size, torch.device("cpu"))
+        inputs = synthetic_inputs(size, torch.device("cpu"))
         assert inputs.attention_mask is not None
         batch = Batch(
             images=torch.randint(256, (size, 1, 224, 224), dtype=torch.uint8),
@@ -101,5 +101,5 @@ def made_batches(size: int, lanes: int, device: torch.device, *, packed: bool = 
             groups=torch.zeros(size, dtype=torch.int64),
             sample_ids=torch.arange(size),
         )
-        found.append(batch.pin_memory() if device.type == "cuda" else batch)
-    return found
+        batches.append(batch.pin_memory() if device.type == "cuda" else batch)
+    return batches

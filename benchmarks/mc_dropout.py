@@ -1,10 +1,10 @@
-"""The cost of Monte-Carlo dropout: 30 passes of each scope beside one pass, and the original's 10 full passes.
+"""Measure the cost of Monte-Carlo dropout: 30 passes of each scope, one pass, and the original's 10 full passes.
 
     python -m benchmarks.mc_dropout [--batch 8] [--passes 30] [--repeats 3] [--threads 1]
 
-DenseNet-121 at 224 pixels and a BERT of Bio_ClinicalBERT's shape, both with random weights (the time is the same),
-token fusion, float32; reports of 32 to 128 tokens, evenly spread. The ways take turns; the medians and their spread
-go into benchmarks/results/mc_dropout.json.
+DenseNet-121 at 224 pixels and a BERT of the size of Bio_ClinicalBERT, with random weights, which take the same time as
+pretrained ones; token fusion, float32, and reports of 32 to 128 tokens, evenly spread. The ways take turns. Writes
+benchmarks/results/mc_dropout.json.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from functools import partial
 
 import torch
 
-from benchmarks.full_size import build, made_inputs
+from benchmarks.full_size import build, synthetic_inputs
 from benchmarks.harness import (
     arguments,
     in_turns,
@@ -34,7 +34,7 @@ Way = Callable[[], object]
 
 @torch.no_grad()
 def encode_and_sample(model: Classifier, inputs: Inputs, passes: int, scope: McScope) -> None:
-    """What evaluation does with a batch: the deterministic answer, then the passes."""
+    """Process a batch as evaluation does: first the deterministic pass, then the stochastic ones."""
     features = model.encode(inputs)
     model.classify(features)
     if passes:
@@ -45,14 +45,14 @@ def encode_and_sample(model: Classifier, inputs: Inputs, passes: int, scope: McS
 
 @torch.no_grad()
 def original(model: Classifier, inputs: Inputs) -> None:
-    """The original notebook's way: the whole network once per pass, with its layers of dropout in training mode."""
+    """Run the whole network once per pass with dropout in training mode, as the original notebook does."""
     with stochastic(model):
         for _ in range(ORIGINAL_PASSES):
             model(*inputs)
 
 
 def ways(model: Classifier, inputs: Inputs, passes: int) -> dict[str, Way]:
-    """Name -> what is timed."""
+    """The functions to time, by name."""
     assert model.image is not None
     assert model.text is not None
     image, text = torch.no_grad()(model.image), torch.no_grad()(model.text)
@@ -67,19 +67,19 @@ def ways(model: Classifier, inputs: Inputs, passes: int) -> dict[str, Way]:
 
 
 def main() -> None:
-    """Take turns, print a table, write the result."""
+    """Measure, print and write the result."""
     options = arguments(__doc__, batch=8, passes=30, repeats=3, threads=1)
     torch.set_num_threads(options.threads)
     device = this_device()
-    compared = ways(build(device), made_inputs(options.batch, device), options.passes)
+    compared = ways(build(device), synthetic_inputs(options.batch, device), options.passes)
     for name in ("one pass", f"{options.passes} passes, head"):
-        compared[name]()  # first calls choose kernels and fill caches
+        compared[name]()  # the first calls choose kernels and fill caches
     clocked = {name: partial(timed, way, device) for name, way in compared.items()}
     report(in_turns(clocked, options.repeats, warm_up=0), options, device)
 
 
 def report(seconds: dict[str, list[float]], options: argparse.Namespace, device: torch.device) -> None:
-    """Print the table with the three ratios that matter, and write the result."""
+    """Print the table with three ratios, and write the result."""
     middle, passes = medians(seconds), options.passes
     bound = middle["text encoder alone"] * passes + middle["image encoder alone"]
     ratios = {

@@ -1,13 +1,13 @@
-"""What the training step adds to a bare PyTorch loop with the same model, micro-batches, optimizer and loss.
+"""Measure the overhead of the training step over a bare PyTorch loop.
 
     python -m benchmarks.step [--micro-batch 4] [--lanes 2] [--steps 1] [--turns 9] [--threads 1]
 
-The enhanced model (DenseNet-121 at 224 pixels and BERT-base, random weights), float32. The bare loop is what a
-tutorial writes: to the device, to floats, forward, loss, backward for each micro-batch; clip, AdamW (fused, as in
-ours). Ours adds all that the package promises: jitter, seeds of each lane, one denominator over all lanes,
-BatchNorm's statistics of each lane, the check for values that are not finite. Both work on one set of weights and
-take turns (bare, ours, ours, bare). Then ours by phase, on its loader's batches, which leave out padding
-(roofline/phases.py). Medians go into benchmarks/results/step.json, from a GPU into step-cuda.json.
+Both use the same enhanced model (DenseNet-121 at 224 pixels and BERT-base, random weights), micro-batches, optimizer
+and loss in float32, and take turns (bare, ours, ours, bare). The bare loop is that of a tutorial: copy, convert,
+forward, loss and backward for each micro-batch, then clipping and fused AdamW. The package's step adds jitter, the
+seeds of each lane, one denominator over all lanes, BatchNorm's statistics of each lane, and the check for values that
+are not finite. Then the phases of the package's step are measured on batches of its loader, which leave out padding
+(roofline/phases.py). Writes benchmarks/results/step.json, on a GPU step-cuda.json.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn import functional
 
 from benchmarks import page
-from benchmarks.full_size import build, configured, made_batches, new_step
+from benchmarks.full_size import build, configured, new_step, synthetic_batches
 from benchmarks.harness import arguments, in_turns, medians, show, this_device, timed, write_result
 from benchmarks.roofline.ceilings import measure_ceilings
 from benchmarks.roofline.phases import Table, load_steps, measure_phases
@@ -30,18 +30,18 @@ from cxr_dist.data.batch import Batch
 from cxr_dist.model.classifier import Classifier
 from cxr_dist.model.image_encoder import IMAGENET
 
-TARGET = 0.03  # of the bare loop's time
+TARGET = 0.03  # largest overhead, as a share of the bare loop's time
 Way = Callable[[], object]
 
 
 def ours(config: Config, model: Classifier, device: torch.device, batches: list[Batch]) -> Way:
-    """The package's step."""
+    """The package's training step."""
     step, numbers = new_step(config, model, device), itertools.count()
     return lambda: step(next(numbers), 0, batches, False)
 
 
 def bare(config: Config, model: Classifier, device: torch.device, batches: list[Batch]) -> Way:
-    """A tutorial's step."""
+    """The training step of a tutorial."""
     optim = config.optim
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=optim.lr, weight_decay=optim.weight_decay, fused=True
@@ -67,7 +67,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     device = this_device()
     config, model = configured(options.micro_batch, options.lanes), build(device).train()
-    batches = made_batches(options.micro_batch, options.lanes, device)
+    batches = synthetic_batches(options.micro_batch, options.lanes, device)
 
     def seconds_a_step(way: Way) -> float:
         return timed(way, device, options.steps) / options.steps
@@ -89,7 +89,7 @@ def report(
     pairs = [ours / bare for ours, bare in zip(seconds["ours"], seconds["bare"], strict=True)]
     overhead = {"of medians": middle["ours"] / middle["bare"] - 1, "in pairs": statistics.median(pairs) - 1}
     samples = f"{options.lanes} × {options.micro_batch} samples"
-    print(f"{samples} on {device.type}: seconds a step, median (lowest to highest)")
+    print(f"{samples} on {device.type}: seconds per step, median (lowest to highest)")
     show(seconds, 4)
     for name, share in overhead.items():
         print(f"  overhead, {name:<12}{share:+8.2%}  (target: at most {TARGET:.0%})")

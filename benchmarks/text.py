@@ -1,12 +1,12 @@
-"""What padding costs the text encoder: operations spent on it, and the time of forward and backward passes.
+"""Measure the cost of padding in the text encoder: operations, and the time of forward and backward passes.
 
     python -m benchmarks.text [--batch 8] [--turns 5] [--threads 2]
 
-BERT-base with random weights (the time is the same). Three layouts of the same reports: padded to the limit of
-tokens, as in the original notebook; padded to the batch's longest, rounded up to 16; packed. Operations are those
-that torch counts, of micro-batches drawn from the demo's made reports and, where CXR_DIST_REAL_DATA names the folder
-of real data, from Open-i's. The timed batch has Open-i's lengths, evenly spread. The layouts take turns; medians go
-into benchmarks/results/text.json.
+BERT-base with random weights, which take the same time as pretrained ones. The same reports have three layouts: padded
+to the limit of tokens, as in the original notebook; padded to the longest of the batch, rounded up to a multiple of
+16; and packed. Torch counts the operations of micro-batches drawn from the demo's synthetic reports and, if
+CXR_DIST_REAL_DATA names the folder of real data, from Open-i's. The timed batch has lengths that are evenly spread
+over those of Open-i. The layouts take turns. Writes benchmarks/results/text.json.
 """
 
 import argparse
@@ -32,34 +32,34 @@ from cxr_dist.model.text_encoder import TextEncoder
 from cxr_dist.shard.phantom.study import draw_study
 from cxr_dist.shard.phantom.wording import write_report
 
-TARGET = 0.10  # of the operations may be spent on padding
-LIMIT = 128  # tokens of a report, as in the original notebook
+TARGET = 0.10  # largest share of the operations on padding
+LIMIT = 128  # largest number of tokens of a report, as in the original notebook
 LAYOUTS = ("padded to the limit", "padded to the longest", "packed")
 MICRO_BATCHES = (8, 16, 32)
 DRAWN_BATCHES = 100
 LAYERS = 12  # of BERT-base
-# Deciles of the tokens in Open-i's 3,955 reports (indication and findings), as `open_i` finds them.
+# Deciles of the number of tokens in the reports that `open_i` reads.
 OPEN_I_DECILES = (2, 14, 28, 35, 41, 47, 54, 62, 75, 96, 128)
 
 Layout = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
-"""Token ids and mask, int64 [b, T], and the places of the tokens that are computed, where not all are."""
+"""Token ids and mask, int64 [b, T], and the positions of the packed tokens; None if all are computed."""
 
 
 def bert_base(device: str | torch.device, layers: int = LAYERS) -> TextEncoder:
-    """Random weights, the same every time; on `meta` none."""
+    """BERT-base with random but reproducible weights; without weights on the device `meta`."""
     with bert_folder(num_hidden_layers=layers) as folder, torch.device(device):
         torch.manual_seed(0)
         return TextEncoder(folder)
 
 
-def made_reports() -> list[str]:
-    """The demo's, as its recipe makes them."""
-    found = [write_report(draw_study(0, number), 0) for number in range(1000)]
-    return [" ".join(report[name] for name in SECTIONS) for report in found]
+def demo_reports() -> list[str]:
+    """The demo's reports, as its recipe makes them."""
+    reports = [write_report(draw_study(0, number), 0) for number in range(1000)]
+    return [" ".join(report[name] for name in SECTIONS) for report in reports]
 
 
 def open_i() -> list[str]:
-    """Open-i's published reports; none where the folder of real data is not named."""
+    """Open-i's published reports; none without the folder of real data."""
     archive = Path(os.environ.get("CXR_DIST_REAL_DATA", "")) / "openi" / "NLMCXR_reports.tgz"
     return list(_from_archive(archive)) if archive.is_file() else []
 
@@ -75,14 +75,14 @@ def _from_archive(archive: Path) -> Iterator[str]:
 
 
 def lengths_of(reports: list[str]) -> np.ndarray:
-    """Tokens of each report, int64, cut at the limit; the vocabulary is the package's own, made from the reports."""
+    """The number of tokens of each report, int64, at most LIMIT, with the package's vocabulary for these reports."""
     tokenizer = learn_wordpiece(reports)
     tokenizer.enable_truncation(LIMIT)
     return np.array([len(report.ids) for report in tokenizer.encode_batch(reports)])
 
 
 def layouts_of(lengths: np.ndarray) -> dict[str, Layout]:
-    """The same random reports, b of them, in each layout."""
+    """A batch of random reports of these lengths in each layout."""
     tokens = torch.randint(1000, 28000, (len(lengths), LIMIT), generator=torch.Generator().manual_seed(0))
     mask = (torch.arange(LIMIT) < torch.from_numpy(lengths)[:, None]).long()
     width = -(-int(lengths.max()) // PAD_MULTIPLE) * PAD_MULTIPLE
@@ -97,7 +97,7 @@ def layouts_of(lengths: np.ndarray) -> dict[str, Layout]:
 
 @functools.cache
 def layer_without_values() -> TextEncoder:
-    """One layer, to count by: all layers are alike, and what is around them has no matrix product."""
+    """One layer for counting; all layers are alike, and there are no matrix products outside them."""
     return bert_base("meta", layers=1)
 
 
@@ -105,7 +105,7 @@ def layer_without_values() -> TextEncoder:
 def operations(reports: int, width: int, computed: int | None) -> int:
     """Floating-point operations of a layer's forward pass on [reports, width] tokens, as torch counts them.
 
-    `computed` is the number of packed tokens; None: all.
+    `computed` is the number of packed tokens; None means all tokens.
     """
     ids = torch.ones(reports, width, dtype=torch.int64, device="meta")
     places = None if computed is None else torch.ones(computed, dtype=torch.int64, device="meta")
@@ -115,12 +115,12 @@ def operations(reports: int, width: int, computed: int | None) -> int:
 
 
 def needed_operations(lengths: np.ndarray) -> int:
-    """Those of each report by itself, without padding."""
+    """The operations of all reports without padding."""
     return sum(operations(1, int(length), None) for length in lengths)
 
 
 def padding_shares(lengths: np.ndarray, micro_batch: int) -> dict[str, float]:
-    """By layout: the share of operations on padding, over micro-batches drawn from reports of these lengths."""
+    """The share of operations on padding by layout, over micro-batches drawn from reports of these lengths."""
     random = np.random.default_rng(0)
     spent, needed = dict.fromkeys(LAYOUTS, 0), 0
     for _ in range(DRAWN_BATCHES):
@@ -133,9 +133,11 @@ def padding_shares(lengths: np.ndarray, micro_batch: int) -> dict[str, float]:
 
 
 def run(encoder: TextEncoder, layout: Layout, precision: str) -> torch.Tensor:
-    """Forward and backward of a fixed weighted sum; the vectors of the real tokens, [n, D]."""
+    """Run a forward and backward pass of a weighted sum; returns the vectors of the real tokens, [n, D]."""
     tokens, mask, places = layout
-    weights = torch.linspace(-1, 1, encoder.width, device=tokens.device)  # LayerNorm fixes the sum of squares
+    weights = torch.linspace(
+        -1, 1, encoder.width, device=tokens.device
+    )  # because LayerNorm fixes the sum of squares
     with torch.autocast(tokens.device.type, torch.bfloat16, enabled=precision == "bf16"):
         vectors = encoder(tokens, mask, places)
     (vectors.float() * weights * mask[..., None]).sum().backward()
@@ -143,15 +145,17 @@ def run(encoder: TextEncoder, layout: Layout, precision: str) -> torch.Tensor:
 
 
 def gradient(encoder: TextEncoder) -> torch.Tensor:
-    """Of the last backward pass, all parameters in a row; it is cleared."""
-    found = torch.cat([p.grad.flatten() for p in encoder.parameters() if p.grad is not None])
+    """The gradient of all parameters as one vector; it is cleared."""
+    flat = torch.cat([p.grad.flatten() for p in encoder.parameters() if p.grad is not None])
     encoder.zero_grad(set_to_none=True)
-    return found
+    return flat
 
 
 def differences(encoder: TextEncoder, layouts: dict[str, Layout], precision: str) -> dict[str, list[float]]:
-    """Without dropout, beside the first layout: the largest difference of a vector's element, and of a gradient's,
-    this one as a share of the gradient's largest element."""
+    """The largest differences from the first layout without dropout: of the vectors, and of the gradient.
+
+    That of the gradient is a share of the gradient's largest element.
+    """
     encoder.eval()
     expected, expected_gradient = run(encoder, layouts[LAYOUTS[0]], precision), gradient(encoder)
     found = {}
@@ -164,26 +168,28 @@ def differences(encoder: TextEncoder, layouts: dict[str, Layout], precision: str
 
 
 def seconds_of(encoder: TextEncoder, layout: Layout, precision: str) -> float:
-    """Of a forward and backward pass."""
+    """Seconds of a forward and backward pass."""
     seconds = timed(functools.partial(run, encoder, layout, precision), layout[0].device)
     encoder.zero_grad(set_to_none=True)
     return seconds
 
 
 def timed_lengths(reports: int) -> np.ndarray:
-    """Lengths of so many reports, evenly spread over Open-i's."""
+    """The lengths of `reports` reports, evenly spread over those of Open-i."""
     spread = (np.arange(reports) + 0.5) / reports
     return np.interp(spread, np.linspace(0, 1, len(OPEN_I_DECILES)), OPEN_I_DECILES).round().astype(int)
 
 
 def measure(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
-    """By precision: seconds by layout, in turns, and differences in results."""
+    """Seconds and differences of results by layout, for each precision."""
     lengths, encoder = timed_lengths(options.batch), bert_base(device)
     layouts: dict[str, Layout] = {
         name: (tokens.to(device), mask.to(device), None if places is None else places.to(device))
         for name, (tokens, mask, places) in layouts_of(lengths).items()
     }
-    needed = 3 * LAYERS * needed_operations(lengths)  # the backward pass has twice the forward's
+    needed = (
+        3 * LAYERS * needed_operations(lengths)
+    )  # the backward pass has twice as many as the forward pass
     found: dict[str, Any] = {"lengths": lengths.tolist(), "needed_operations": needed}
     for precision in ("fp32", "bf16"):
         apart = differences(encoder, layouts, precision)
@@ -197,25 +203,25 @@ def measure(options: argparse.Namespace, device: torch.device) -> dict[str, Any]
 
 
 def all_shares(lengths: np.ndarray) -> dict[str, object]:
-    """The number of reports, deciles of their lengths, and the shares on padding by size of micro-batch."""
+    """The number of reports, the deciles of their lengths, and the shares on padding by size of micro-batch."""
     deciles = np.quantile(lengths, np.linspace(0, 1, 11)).tolist()
     shares = {f"micro-batch {size}": padding_shares(lengths, size) for size in MICRO_BATCHES}
     return {"reports": len(lengths), "deciles": deciles} | shares
 
 
 def main() -> None:
-    """Count, time, print, write the result."""
+    """Count, measure, write and print the result."""
     device = this_device()
     cuda = device.type == "cuda"
     options = arguments(__doc__, batch=64 if cuda else 8, turns=20 if cuda else 5, threads=2)
     torch.set_num_threads(options.threads)
-    sets = {"the demo's made reports": made_reports(), "Open-i's reports": open_i()}
+    sets = {"the demo's made reports": demo_reports(), "Open-i's reports": open_i()}
     shares = {name: all_shares(lengths_of(reports)) for name, reports in sets.items() if reports}
     times = measure(options, device)
     what = "the text encoder with and without padding"
     write_result("text", what, options, device, target=TARGET, shares_on_padding=shares, times=times)
     page.show("text", device.type)
-    print(f"target: at most {TARGET:.0%} of the operations on padding where packed")
+    print(f"target: at most {TARGET:.0%} of the operations on padding if packed")
     for precision in ("fp32", "bf16"):
         print(f"largest differences from {LAYOUTS[0]}, {precision}: {times[precision]['differences']}")
 

@@ -1,7 +1,7 @@
-"""The original notebook's networks and training loop, restated: batches of films and reports in, updated weights out.
+"""The networks and the training loop of the original notebook, written again with the encoders of this package.
 
-Batches of 8 in float32, films of three channels, reports padded to 128 tokens, the loss and the number of right
-answers read in every step, gradients of four batches added up. The encoders are those of this package's runs.
+Batches of 8 in float32, images of three channels, reports padded to 128 tokens, and gradients summed over four batches.
+The loop reads the loss and the number of correct predictions back in every step.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,9 +19,9 @@ BATCH, ACCUMULATED = 8, 4
 
 
 class NotebookBatch(NamedTuple):
-    """What the notebook's DataLoader gives."""
+    """A batch of the notebook's DataLoader."""
 
-    films: Tensor
+    images: Tensor
     """float32 [8, channels, 224, 224], normalised."""
     tokens: Tensor
     """int64 [8, 128]."""
@@ -32,7 +32,7 @@ class NotebookBatch(NamedTuple):
 
 
 class NotebookNetwork(nn.Module):
-    """DenseNet-121 and, for `enhanced`, BERT's pooled answer, joined by attention of one query to one key."""
+    """DenseNet-121 and, for `enhanced`, BERT's pooled output, joined by attention with one query and one key."""
 
     def __init__(self, *, reads_text: bool, channels: int) -> None:
         super().__init__()
@@ -46,25 +46,25 @@ class NotebookNetwork(nn.Module):
         hidden = [nn.Linear(1024, 512), nn.ReLU(), nn.Dropout(0.5), nn.Linear(512, 256), nn.ReLU()]
         self.head = nn.Sequential(*hidden, nn.Dropout(0.3), nn.Linear(256, CLASSES))
 
-    def forward(self, films: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, images: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
         """Logits [b, 5]."""
-        summary = functional.relu(self.image(films)).mean(dim=(2, 3))
+        summary = functional.relu(self.image(images)).mean(dim=(2, 3))
         if self.text is not None:
-            film = self.from_image(summary)[:, None]
+            image = self.from_image(summary)[:, None]
             words = self.from_text(self.text(tokens, attention_mask=mask).pooler_output)[:, None]
-            summary = torch.cat([film, self.attention(words, film, film)[0]], dim=2)[:, 0]
+            summary = torch.cat([image, self.attention(words, image, image)[0]], dim=2)[:, 0]
         logits: Tensor = self.head(summary)
         return logits
 
 
 def focal(logits: Tensor, labels: Tensor) -> Tensor:
-    """The notebook's focal loss, γ = 2."""
+    """The notebook's focal loss with γ = 2."""
     loss = functional.cross_entropy(logits, labels, reduction="none")
     return ((1 - torch.exp(-loss)) ** 2 * loss).mean()
 
 
 class NotebookLoop:
-    """Callable: the batches of one update in; as the notebook's loop, it keeps the running loss and accuracy."""
+    """The notebook's training loop: a call trains on the batches of one update and tracks loss and accuracy."""
 
     def __init__(self, run: str, device: torch.device, *, channels: int = 3) -> None:
         torch.manual_seed(0)
@@ -77,10 +77,10 @@ class NotebookLoop:
         self.running, self.correct = 0.0, 0
 
     def __call__(self, batches: Iterable[NotebookBatch]) -> None:
-        """Forward and backward of each batch, then one update."""
+        """Run forward and backward passes of all batches, then one update."""
         for batch in batches:
-            films, tokens, mask, labels = (each.to(self.device) for each in batch)
-            logits = self.model(films, tokens, mask)
+            images, tokens, mask, labels = (each.to(self.device) for each in batch)
+            logits = self.model(images, tokens, mask)
             loss = self.criterion(logits, labels) / ACCUMULATED
             loss.backward()  # type: ignore[no-untyped-call]
             self.running += loss.item()

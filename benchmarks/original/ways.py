@@ -1,7 +1,7 @@
-"""The ways that benchmarks.original compares: a run and a device in, what makes one update of each way out.
+"""The ways to train that benchmarks.original compares, as functions that make one update.
 
-Ours come one change after the other, each on top of those before it. They share weights and moments where the layout
-in memory is the same, because two models of every kind would not fit a small machine.
+The package's ways add one change after the other. Ways with the same memory layout share weights and moments, because
+separate models would not fit a small machine.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader, RandomSampler
 
 from benchmarks.films import Data, stream
-from benchmarks.full_size import CLASSES, build, made_batches, made_inputs, new_step
+from benchmarks.full_size import CLASSES, build, new_step, synthetic_batches, synthetic_inputs
 from benchmarks.loader.peers import original_dataset
 from benchmarks.original.notebook import BATCH, NotebookBatch, NotebookLoop
 from cxr_dist.config.named import named_run
@@ -25,7 +25,7 @@ from cxr_dist.model.classifier import Classifier
 from cxr_dist.train.assembly import new_optimizer
 
 ORIGINAL, OURS = "original notebook", "cxr_dist"
-FULL_SIDE, FILMS = 2048, 32  # of the notebook's PNGs: pixels, and how many there are
+FULL_SIDE, FILMS = 2048, 32  # side of the notebook's PNGs in pixels, and their number
 LARGER = (32, 256)  # micro-batches on a GPU
 
 
@@ -34,25 +34,25 @@ class Way:
     """One way to train."""
 
     samples: int
-    """In one update."""
+    """Samples per update."""
     update: Callable[[], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """One of our ways."""
+    """The settings of one of the package's ways."""
 
     config: Config
     packed: bool = False
-    """Whether the text encoder leaves padding out."""
+    """Whether the text encoder skips padding."""
     channels_last: bool = False
-    """The image encoder's layout in memory; in the package it is always this one."""
+    """Whether the image encoder's memory layout is channels_last, as it always is in the package."""
 
 
 def settings_on_the_way(
     run: str, device: torch.device, accumulate: int, *, compiled: bool
 ) -> dict[str, Settings]:
-    """Name -> settings, each with one change more than the one before."""
+    """The settings by name, each with one more change than the previous one."""
     named = named_run(run)
     config = dataclasses.replace(
         named,
@@ -86,11 +86,11 @@ def settings_on_the_way(
 
 
 def step_ways(run: str, device: torch.device, accumulate: int, *, compiled: bool) -> dict[str, Way]:
-    """The step alone: the notebook's, with a stem for one channel, and ours."""
+    """The training step alone: the notebook's, the same with one input channel, and the package's."""
     ways = {}
     for name, channels in ((ORIGINAL, 3), ("+ stem for one channel", 1)):
         loop = NotebookLoop(run, device, channels=channels)
-        batches = [_made_notebook_batch(channels) for _ in range(accumulate)]
+        batches = [_synthetic_notebook_batch(channels) for _ in range(accumulate)]
         ways[name] = Way(samples=BATCH * accumulate, update=_repeating(loop, itertools.repeat(batches)))
     shared: dict[tuple[bool, bool], tuple[Classifier, NewOptimizer]] = {}
     for name, settings in settings_on_the_way(run, device, accumulate, compiled=compiled).items():
@@ -98,7 +98,7 @@ def step_ways(run: str, device: torch.device, accumulate: int, *, compiled: bool
         if kind not in shared:
             shared[kind] = new_model(settings, device), _one_optimizer(new_optimizer(settings.config))
         data = settings.config.data
-        made = made_batches(int(data.micro_batch), data.num_lanes, device, packed=settings.packed)
+        made = synthetic_batches(int(data.micro_batch), data.num_lanes, device, packed=settings.packed)
         ways[name] = our_way(settings, device, *shared[kind], itertools.repeat(made))
     return ways
 
@@ -106,7 +106,7 @@ def step_ways(run: str, device: torch.device, accumulate: int, *, compiled: bool
 def whole_loops(
     run: str, device: torch.device, data: Data, accumulate: int, *, compiled: bool
 ) -> dict[str, Way]:
-    """The notebook's loop over files, and ours, with all its changes, over shards."""
+    """The notebook's loop over files, and the package's, with all changes, over shards."""
     dataset = original_dataset(data, FULL_SIDE, FILMS)
     loader = DataLoader(
         dataset,
@@ -115,8 +115,8 @@ def whole_loops(
         num_workers=data.workers,
     )
     loop = NotebookLoop(run, device)
-    films = (_notebook_batch(batch) for batch in loader)
-    updates = iter(lambda: list(itertools.islice(films, accumulate)), [])
+    batches = (_notebook_batch(batch) for batch in loader)
+    updates = iter(lambda: list(itertools.islice(batches, accumulate)), [])
     settings = list(settings_on_the_way(run, device, accumulate, compiled=compiled).values())[-1]
     parts = new_model(settings, device), new_optimizer(settings.config)
     return {
@@ -140,7 +140,7 @@ def our_way(
     new_optimizer: NewOptimizer,
     updates: Iterator[list[Batch]],
 ) -> Way:
-    """The package's step over the micro-batches of one update after the other."""
+    """The package's training step; each call takes the micro-batches of the next update."""
     step = new_step(settings.config, model, device, optimizer=new_optimizer)
     numbers = itertools.count()
 
@@ -155,7 +155,7 @@ def _repeating(loop: NotebookLoop, updates: Iterator[list[NotebookBatch]]) -> Ca
 
 
 def _one_optimizer(new: NewOptimizer) -> NewOptimizer:
-    """The same optimizer for every engine over one model."""
+    """Make every engine over one model use the same optimizer."""
     made: list[torch.optim.Optimizer] = []
 
     def get(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
@@ -166,8 +166,8 @@ def _one_optimizer(new: NewOptimizer) -> NewOptimizer:
     return get
 
 
-def _made_notebook_batch(channels: int) -> NotebookBatch:
-    made = made_inputs(BATCH, torch.device("cpu"), channels)
+def _synthetic_notebook_batch(channels: int) -> NotebookBatch:
+    made = synthetic_inputs(BATCH, torch.device("cpu"), channels)
     labels = torch.randint(CLASSES, (BATCH,))
     return NotebookBatch(*made[:3], labels)
 
@@ -178,7 +178,7 @@ def _notebook_batch(batch: dict[str, torch.Tensor]) -> NotebookBatch:
 
 
 def _read_batches(settings: Settings, data: Data) -> Iterator[list[Batch]]:
-    """Ours, from the shards."""
+    """The package's micro-batches of each update, read from the shards."""
     config = dataclasses.replace(
         settings.config.data, shards=str(data.shards), workers=data.workers, text_sections=data.sections
     )

@@ -1,13 +1,13 @@
-"""How near DenseNet-121 and BERT-base come to what the device can do, and where a training step's time goes.
+"""Measure how close DenseNet-121 and BERT-base come to the device's limits, and the phases of a training step.
 
     python -m benchmarks.roofline [--micro-batch 4] [--lanes 2] [--turns 3] [--precisions fp32 bf16] [--threads 2]
 
-The roofline model (Williams et al. 2009): work of so many operations and bytes takes at least the longer of
-operations / (rate of the largest matrix product) and bytes / (rate of a copy), both measured here (ceilings.py). Bytes
-are the inputs and outputs of every operation that runs, as if no cache kept anything between two of them: what fused
-kernels would save is in the achieved share. Operations are the model's, on real tokens only.
-Weights are random; films have 224 pixels, reports 32 to 128 tokens. Then the phases of the enhanced run's step
-(phases.py), by precision. Results go into benchmarks/results/roofline.json, from a GPU into roofline-cuda.json.
+In the roofline model (Williams et al. 2009), work takes at least the longer of operations / (rate of the largest matrix
+product) and bytes / (rate of a copy); ceilings.py measures both rates. Bytes are the inputs and outputs of every
+operation that runs, as if no cache kept anything between operations, so a fused kernel can reach a larger share.
+Operations are those of the model on real tokens only. Weights are random, images have 224 pixels and reports 32 to 128
+tokens. phases.py measures the phases of the enhanced run's step. Writes benchmarks/results/roofline.json, on a GPU
+roofline-cuda.json.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from benchmarks import page
-from benchmarks.full_size import build, configured, made_batches
+from benchmarks.full_size import build, configured, synthetic_batches
 from benchmarks.harness import arguments, this_device, write_result
 from benchmarks.roofline.ceilings import Ceilings, fastest, measure_ceilings
 from benchmarks.roofline.phases import Loaded, load_steps, measure_phases
@@ -30,18 +30,18 @@ from cxr_dist.model.image_encoder import IMAGENET
 from cxr_dist.train.flops import BACKWARD, count_flops
 
 Work = Callable[[], object]
-_SECONDS = 4.0  # for each figure
+_SECONDS = 4.0  # for each measurement
 
 
 class Traffic(TorchDispatchMode):
-    """Adds up the bytes of every operation's inputs and outputs; a view moves none."""
+    """Adds up the bytes of the inputs and outputs of every operation except views."""
 
     def __init__(self) -> None:
         super().__init__()
         self.bytes = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """One operation."""
+        """Run one operation and count its bytes."""
         result = func(*args, **(kwargs or {}))
         if not func.is_view and "empty" not in str(func):
             tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, torch.Tensor)]
@@ -52,7 +52,7 @@ class Traffic(TorchDispatchMode):
 def measured(
     work: Work, operations: float, samples: int, device: torch.device, ceilings: Ceilings
 ) -> dict[str, Any]:
-    """A row: what a pass over a micro-batch does and takes, and its shares of the ceilings."""
+    """A row of the table: the work and time of a pass over a micro-batch, and its shares of the ceilings."""
     with Traffic() as traffic:
         work()
     moved, seconds = float(traffic.bytes), fastest(work, device, _SECONDS)
@@ -73,15 +73,15 @@ def measured(
 def encoder_rows(
     model: Classifier, size: int, device: torch.device, precision: str, ceilings: Ceilings
 ) -> dict[str, dict[str, Any]]:
-    """`ENCODER, PASS` -> row, for both encoders, forward alone and with the backward pass."""
+    """The rows by `ENCODER, PASS`, for both encoders, with and without the backward pass."""
     assert model.image is not None
     assert model.text is not None
-    [batch] = made_batches(size, 1, device, packed=True)
+    [batch] = synthetic_batches(size, 1, device, packed=True)
     inputs = batch.to(device)
     assert inputs.images is not None
-    films = IMAGENET.normalise(inputs.images)
+    images = IMAGENET.normalise(inputs.images)
     works: dict[str, tuple[str, Callable[[], torch.Tensor]]] = {
-        "DenseNet-121": ("image", lambda: model.image(films)[0]),
+        "DenseNet-121": ("image", lambda: model.image(images)[0]),
         "BERT-base": (
             "text",
             lambda: model.text(inputs.tokens, inputs.attention_mask, inputs.token_positions),
@@ -114,7 +114,7 @@ def _pass(run: Callable[[], torch.Tensor], device: torch.device, precision: str,
 def measure(
     device: torch.device, precision: str, options: argparse.Namespace, loaded: Loaded
 ) -> dict[str, Any]:
-    """All tables of one precision."""
+    """The tables of one precision."""
     ceilings = measure_ceilings(device, precision)
     encoders = encoder_rows(build(device), options.micro_batch, device, precision, ceilings)
     config = dataclasses.replace(configured(options.micro_batch, options.lanes), precision=precision)
@@ -123,14 +123,14 @@ def measure(
 
 
 def main() -> None:
-    """Measure ceilings, encoders and phases at each precision, write the result, print the tables."""
+    """Measure ceilings, encoders and phases at each precision, write the result and print the tables."""
     device = this_device()
     cuda = device.type == "cuda"
     options = arguments(
         __doc__,
         micro_batch=64 if cuda else 4,
         lanes=2,
-        turns=(20 if cuda else 3, "steps whose phases are timed"),
+        turns=(20 if cuda else 3, "number of steps whose phases are timed"),
         precisions=["fp32", "bf16"],
         threads=os.cpu_count(),
     )

@@ -1,6 +1,6 @@
-"""What this device can do at most, measured: the largest rate of a matrix product, and of a copy in memory.
+"""Measure the limits of this device: the largest rate of a matrix product, and the rate of a copy in memory.
 
-No data sheet's figure enters: a share of these is a share of what a program was seen to reach here.
+The limits are measured and not taken from a data sheet, so a share of them is a share of what programs reach here.
 """
 
 import time
@@ -21,19 +21,19 @@ class Ceilings:
     """The two limits of the roofline model (Williams et al. 2009)."""
 
     operations_per_second: float
-    """Of a square matrix product at a precision, a multiplication and its addition counted as two."""
+    """Rate of a square matrix product; a multiplication and an addition count as two operations."""
     bytes_per_second: float
-    """Read and written by a copy of a large tensor."""
+    """Bytes per second that a copy of a large tensor reads and writes."""
 
     def seconds(self, operations: float, bytes_moved: float) -> float:
-        """The least time that so much work takes under the roof."""
+        """The shortest time for this work in the roofline model."""
         return max(operations / self.operations_per_second, bytes_moved / self.bytes_per_second)
 
 
 def measure_ceilings(device: torch.device, precision: str) -> Ceilings:
-    """The best of repeated calls, after one that warms up.
+    """The best rates of repeated calls, after a call that warms up.
 
-    On CUDA a float32 product may use TF32 here, because cuDNN's convolutions do so by default.
+    On CUDA float32 products may use TF32 here, because cuDNN's convolutions do so by default.
     """
     allowed = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = True
@@ -57,24 +57,24 @@ def _copy_rate(device: torch.device) -> float:
 
 
 def fastest(call: Callable[[], object], device: torch.device, seconds: float) -> float:
-    """Seconds of the fastest of the calls that fit into `seconds`, three at least; by events on CUDA."""
+    """Seconds of the fastest call among those that fit into `seconds`, but at least three."""
     call()
-    found: list[float] = []
+    times: list[float] = []
     end = time.perf_counter() + seconds
-    while len(found) < 3 or time.perf_counter() < end:
-        found.append(seconds_of(call, device))
-    return min(found)
+    while len(times) < 3 or time.perf_counter() < end:
+        times.append(seconds_of(call, device))
+    return min(times)
 
 
 def seconds_of(call: Callable[[], object], device: torch.device) -> float:
-    """How long the device takes for a call."""
+    """Seconds that the device takes for a call."""
     start = now(device)
     call()
     return seconds_between(start, now(device))
 
 
 def now(device: torch.device) -> Any:
-    """This moment in the device's own work: an event on CUDA, which nobody waits for, else the clock's seconds."""
+    """A time stamp of the device: an event on CUDA, without waiting for it, else the clock's seconds."""
     if device.type != "cuda":
         return time.perf_counter()
     event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
@@ -83,7 +83,7 @@ def now(device: torch.device) -> Any:
 
 
 def seconds_between(start: Any, end: Any) -> float:
-    """Seconds between two moments of a device; waits for the later one."""
+    """Seconds between two time stamps of a device; waits for the later one."""
     if isinstance(start, float):
         return float(end - start)
     end.synchronize()

@@ -1,7 +1,7 @@
-"""Where a training step's time goes: data, copy, image, text, fusion, backward, optimizer.
+"""Measure the phases of a training step: data, copy, image, text, fusion, backward, optimizer.
 
-The package's own step runs as it is, on batches of its own loader, with a stopwatch around its parts: events on CUDA,
-which nobody waits for, the clock on a CPU. Operations are those that the model needs (cxr_dist/train/flops.py).
+The package's training step runs unchanged on batches of its loader, and its parts are timed, with events on CUDA, which
+cause no waiting, and with the clock on a CPU. The operations are those that the model needs (cxr_dist/train/flops.py).
 """
 
 import statistics
@@ -26,23 +26,23 @@ from cxr_dist.train.flops import BACKWARD, count_flops
 from cxr_dist.train.step import TrainStep
 
 Table = dict[str, dict[str, float]]
-"""Phase -> seconds, share of the step and, where it has products, operations, and their rate over the ceiling's."""
+"""For each phase seconds, share of the step and, if it has any, operations and their share of the ceiling."""
 _SIDE = 256
 
 
 class Loaded(NamedTuple):
-    """What the loader gave."""
+    """The batches of a step from the loader."""
 
     seconds: float
-    """Of one process's work on a step."""
+    """The time that one process needs for a step's batches."""
     batches: list[Batch]
-    """A step's micro-batches, in page-locked memory where there is a GPU."""
+    """A step's micro-batches, in page-locked memory if there is a GPU."""
 
 
 def measure_phases(
     config: Config, model: Classifier, device: torch.device, loaded: Loaded, turns: int, ceilings: Ceilings
 ) -> Table:
-    """Medians over `turns` steps, after two that warm up. `data` is the loader's work, which takes place beside."""
+    """Medians over `turns` steps after two that warm up. `data` is the loader's work, parallel to the step."""
     step = new_step(config, model, device)
     watch = _Stopwatch(device)
     _watch_parts(watch, step, model)
@@ -57,7 +57,7 @@ def measure_phases(
 
 
 class _Stopwatch:
-    """Seconds by name of spans of one device's work."""
+    """Adds up the time of named spans of a device's work."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -65,13 +65,13 @@ class _Stopwatch:
 
     @contextmanager
     def span(self, name: str) -> Iterator[None]:
-        """A block whose seconds are added up by name."""
+        """Time a block under a name."""
         start = now(self.device)
         yield
         self._spans.append((name, start, now(self.device)))
 
     def watch(self, owner: Any, method: str, name: str) -> None:
-        """Time every call of an object's method from here on."""
+        """Time every later call of an object's method under a name."""
         call = getattr(owner, method)
 
         def timed(*arguments: Any, **options: Any) -> Any:
@@ -81,16 +81,16 @@ class _Stopwatch:
         setattr(owner, method, timed)
 
     def read(self) -> dict[str, float]:
-        """Seconds since the last reading; waits for the device."""
-        found: dict[str, float] = {}
+        """Seconds of each name since the last reading; waits for the device."""
+        seconds: dict[str, float] = {}
         for name, start, end in self._spans:
-            found[name] = found.get(name, 0.0) + seconds_between(start, end)
+            seconds[name] = seconds.get(name, 0.0) + seconds_between(start, end)
         self._spans = []
-        return found
+        return seconds
 
 
 def _watch_parts(watch: _Stopwatch, step: TrainStep, model: Classifier) -> None:
-    watch.watch(step, "prepared", "copy")  # to the device, to floats, jitter
+    watch.watch(step, "prepared", "copy")  # copies to the device, converts to floats, and adds jitter
     for encoder, name in ((model.image, "image"), (model.text, "text")):
         if encoder is not None:
             watch.watch(encoder, "forward", name)
@@ -100,7 +100,7 @@ def _watch_parts(watch: _Stopwatch, step: TrainStep, model: Classifier) -> None:
 
 
 def load_steps(config: Config, turns: int) -> Loaded:
-    """Let the loader make so many steps, and one to warm up, of made studies: the median time, the last step."""
+    """Load `turns` steps of synthetic studies after one that warms up; keeps the median time and the last step."""
     seconds: list[float] = []
     batches: list[Batch] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -116,7 +116,7 @@ def load_steps(config: Config, turns: int) -> Loaded:
 
 
 def _operations(model: Classifier, config: Config, batches: list[Batch]) -> dict[str, float]:
-    """By phase, of a whole step."""
+    """The operations of each phase in a whole step."""
     flops = count_flops(model, config.data.image_size)
     assert flops is not None
     forward = [flops.forward(batch) for batch in batches]

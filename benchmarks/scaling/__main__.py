@@ -1,14 +1,14 @@
-"""Weak and strong scaling of the training step, what crosses ranks, and a model of larger clusters fitted to it.
+"""Measure weak and strong scaling of the training step, and predict the scaling of larger clusters from it.
 
     python -m benchmarks.scaling [--micro-batch 1] [--lanes 4] [--turns 4] [--ranks 1,2,4]
 
-The enhanced model (DenseNet-121 at 224 pixels, BERT-base, random weights) in the package's own step and engine, real
-processes under torchrun: gloo and one thread each on the CPU, or NCCL and a GPU each. Weak: one micro-batch on each
-rank. Strong: `--lanes` micro-batches over all ranks. A step with and without the sum of gradients over ranks tells
-what of it the backward pass hides. The model (model.py: assumptions) is checked at the largest number of ranks
-from a fit at 1 and 2, and then predicts 8 to 1,024 GPUs with the computing times measured on this device; and, for
-faster devices, how short a step of one micro-batch may be before the network costs more than a twentieth.
-Measurements and predictions go apart into benchmarks/results/scaling.json.
+The enhanced model (DenseNet-121 at 224 pixels, BERT-base, random weights) is trained with the package's step and
+engine in processes under torchrun, with gloo and one thread each on the CPU, or with NCCL and one GPU each. Weak
+scaling has one micro-batch per rank, strong scaling `--lanes` micro-batches over all ranks. Steps with and without the
+sum of gradients over ranks show how much of it the backward pass hides. The model in model.py is fitted at 1 and 2
+ranks and checked at the largest number of ranks. With this device's computing times it predicts 8 to 1,024 GPUs, and
+for faster devices the shortest step of one micro-batch at which the network still costs at most a twentieth. Writes
+benchmarks/results/scaling.json.
 """
 
 import argparse
@@ -47,11 +47,11 @@ LATENCY_BETWEEN = 15e-6
 NETWORKS = {"10 Gbit/s": 1.25e9, "100 Gbit/s": 12.5e9, "400 Gbit/s": 50e9, "8 × 400 Gbit/s": 400e9}
 PREDICTED_RANKS = tuple(2**n for n in range(3, 11))
 STRONG_LANES = 1024
-EFFICIENCY = 0.95  # for which the shortest step is predicted
+EFFICIENCY = 0.95  # efficiency of the predicted shortest step
 
 
 def measured(ranks: int, options: argparse.Namespace) -> Found:
-    """Start the ranks, wait for them, and read what rank 0 wrote."""
+    """Run the ranks, and read the result that rank 0 wrote."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "found.json"
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -62,7 +62,7 @@ def measured(ranks: int, options: argparse.Namespace) -> Found:
 
 
 def work_of(alone: Found) -> Work:
-    """What one rank spends by itself: a whole step, divided as its parts were when they were timed one by one."""
+    """The work of one rank: the time of a step, divided in the ratio of its separately timed parts."""
     step = statistics.median(alone["weak"]["fp32"]["with"])
     parts = alone["parts"]
     share = {name: seconds / sum(parts.values()) for name, seconds in parts.items()}
@@ -74,13 +74,13 @@ def work_of(alone: Found) -> Work:
 
 
 def overlap(found: Found) -> float:
-    """Share of an all-reduce that the backward pass hides, 0 to 1."""
+    """The share of an all-reduce that the backward pass hides, 0 to 1."""
     exposed = statistics.median(found["with"]) - statistics.median(found["without"])
     return min(1.0, max(0.0, 1 - exposed / found["all_reduce_alone"]))
 
 
 def check(by_ranks: dict[int, Found], cores: int) -> Found:
-    """The fit at 1 and 2 ranks, and what it says of the largest number of ranks beside what was measured there."""
+    """The fit at 1 and 2 ranks, and its prediction for the largest number of ranks beside the measurement."""
     two, most = by_ranks[2]["weak"]["fp32"], max(by_ranks)
     points = {int(size): seconds for size, seconds in by_ranks[2]["all_reduce_by_bytes"].items()}
     link, hidden = fit_link(list(points.items()), 2), overlap(two)
@@ -102,7 +102,7 @@ def check(by_ranks: dict[int, Found], cores: int) -> Found:
 
 
 def predictions(work: Work, buckets: list[float], micro_batch: int) -> list[Found]:
-    """Rows: weak scaling, and strong scaling of a batch of STRONG_LANES micro-batches, by network and ranks."""
+    """Predicted weak scaling, and strong scaling of STRONG_LANES micro-batches, by network and ranks."""
     rows = []
     for network, rate in NETWORKS.items():
         between = Link(bytes_per_second=LINK_SHARE * rate, latency_seconds=LATENCY_BETWEEN)
@@ -120,7 +120,7 @@ def predictions(work: Work, buckets: list[float], micro_batch: int) -> list[Foun
 
 
 def engines(counted: dict[str, dict[str, float]], num_parameters: int) -> Found:
-    """Bytes a rank sends in a step at 2 ranks: counted over by formula (small network), and the real model's."""
+    """Bytes sent per rank and step at 2 ranks: counted / formula for a small network, and the model's by formula."""
     small, found = SMALL_DEPTH * SMALL_WIDTH**2, {}
     for name in ENGINES:
         ratio = {n: sent / bytes_sent(name, small, 2, int(n)) for n, sent in counted.get(name, {}).items()}
@@ -130,15 +130,15 @@ def engines(counted: dict[str, dict[str, float]], num_parameters: int) -> Found:
 
 
 def main() -> None:
-    """Measure each number of ranks, fit, check, predict, print, write."""
+    """Measure each number of ranks, fit, check and predict, and write and print the result."""
     device = this_device()
     cuda = device.type == "cuda"
     options = arguments(
         __doc__,
         micro_batch=16 if cuda else 1,
-        lanes=(8 if cuda else 4, "micro-batches of a step in strong scaling"),
+        lanes=(8 if cuda else 4, "micro-batches per step in strong scaling"),
         turns=20 if cuda else 4,
-        ranks=("", "1,2,4, say; default: as many as there are GPUs, or 1,2,4"),
+        ranks=("", "numbers of ranks, such as 1,2,4; default: up to the number of GPUs, or 1,2,4"),
         precision="bf16" if cuda else "fp32",
     )
     most = torch.cuda.device_count() if cuda else 4
@@ -147,7 +147,7 @@ def main() -> None:
 
 
 def report(by_ranks: dict[int, Found], options: argparse.Namespace, device: torch.device) -> None:
-    """Write benchmarks/results/scaling.json, and print the tables."""
+    """Write the result and print the tables."""
     alone, work = by_ranks[1], work_of(by_ranks[1])
     buckets = by_ranks[2]["weak"]["fp32"]["buckets"] if 2 in by_ranks else alone["buckets_by_layout"]
     counted = by_ranks[2]["engines"] if 2 in by_ranks else {}
@@ -172,7 +172,7 @@ def report(by_ranks: dict[int, Found], options: argparse.Namespace, device: torc
     page.show("scaling", device.type)
     for name, each in found["bytes_by_engine"].items():
         ratios = ", ".join(f"{ratio:.3f}" for ratio in each["counted_over_formula_by_lanes"].values())
-        print(f"{name}: bytes counted over those by the formula, at 1 and 2 lanes: {ratios or '-'}")
+        print(f"{name}: counted bytes / bytes by the formula, at 1 and 2 lanes: {ratios or '-'}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,8 @@
-"""How long a training step takes on many ranks: measured seconds and links in, predicted seconds out. No processes.
+"""A model that predicts the time of a training step on many ranks from measured times and from links.
 
-Assumptions, each of them in `ASSUMPTIONS` and so in the result's file:
-ranks are alike, none is late, and data is always there; communication does not slow computing on a GPU down;
-gradients become ready evenly over the backward pass, by bytes; buckets cross one after another; links reach a set
-share of their nominal rate. Latency and bandwidth are those of a ring (Patarasuk and Yuan 2009) inside a node and of
-rings with tree-like latency between nodes, each GPU of a node with its own slice, as NCCL does it.
+The assumptions are listed in `ASSUMPTIONS`, which is written to the result file. All-reduce times are those of a ring
+(Patarasuk and Yuan 2009) inside a node, and of rings with tree-like latency between nodes, in which each GPU of a node
+has its own slice, as in NCCL. Links reach a fixed share of their nominal rate.
 """
 
 import math
@@ -24,38 +22,38 @@ ASSUMPTIONS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Link:
-    """What connects ranks of a ring."""
+    """A connection between ranks of a ring."""
 
     bytes_per_second: float
-    """One direction, usable."""
+    """The usable rate in one direction."""
     latency_seconds: float
-    """Of one message."""
+    """The latency of one message."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """Nodes of GPUs."""
+    """A cluster of nodes with GPUs."""
 
     gpus_per_node: int
     inside: Link
-    """Between two GPUs of a node."""
+    """The link between two GPUs of a node."""
     between: Link
-    """Between two nodes, all their network cards together."""
+    """The link between two nodes, with all their network cards together."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """A rank's own work in a step, measured on one rank."""
+    """The work of a rank in a step, measured on one rank alone."""
 
     lane_seconds: float
-    """Forward and backward of a micro-batch."""
+    """Forward and backward pass of a micro-batch."""
     backward_seconds: float
-    """Of them, the backward pass: what communication can hide behind."""
+    """The backward pass alone, which can hide communication."""
     update_seconds: float
-    """All that is done once a step."""
+    """All work that is done once per step."""
 
     def faster(self, times: float) -> "Work":
-        """The same work of a rank that is so many times as fast."""
+        """The same work on a rank that is `times` times as fast."""
         return Work(
             lane_seconds=self.lane_seconds / times,
             backward_seconds=self.backward_seconds / times,
@@ -63,21 +61,21 @@ class Work:
         )
 
     def alone(self, lanes: int) -> float:
-        """Seconds of a step of so many lanes, without other ranks."""
+        """Seconds of a step of `lanes` lanes without other ranks."""
         return lanes * self.lane_seconds + self.update_seconds
 
 
 def ring_seconds(num_bytes: float, ranks: int, link: Link) -> float:
-    """All-reduce in a ring: each rank sends 2 (W - 1) messages of 1 / W of the bytes."""
+    """Seconds of a ring all-reduce, in which each rank sends 2 (W - 1) messages of 1 / W of the bytes."""
     messages = 2 * (ranks - 1)
     return messages * (num_bytes / ranks / link.bytes_per_second + link.latency_seconds)
 
 
 def fit_link(points: Sequence[tuple[float, float]], ranks: int) -> Link:
-    """The link that explains all-reduces of so many ranks best, by relative error.
+    """The link that best explains all-reduces of `ranks` ranks, by relative error.
 
     Args:
-        points: (bytes, measured seconds), at least two sizes.
+        points: Pairs of bytes and measured seconds, for at least two sizes.
     """
     sizes, seconds = np.array(points, dtype=float).T
     messages = 2 * (ranks - 1)
@@ -87,7 +85,7 @@ def fit_link(points: Sequence[tuple[float, float]], ranks: int) -> Link:
 
 
 def cluster_seconds(num_bytes: float, ranks: int, cluster: Cluster) -> float:
-    """All-reduce over nodes; between nodes the number of messages one waits for grows with the logarithm."""
+    """Seconds of an all-reduce over nodes; the latency between nodes grows with the logarithm of their number."""
     local = min(ranks, cluster.gpus_per_node)
     nodes = math.ceil(ranks / cluster.gpus_per_node)
     inside = ring_seconds(num_bytes, local, cluster.inside)
@@ -96,7 +94,7 @@ def cluster_seconds(num_bytes: float, ranks: int, cluster: Cluster) -> float:
 
 
 def exposed_seconds(bucket_seconds: Sequence[float], bucket_bytes: Sequence[float], backward: float) -> float:
-    """What of the buckets' crossing is left when the backward pass is over."""
+    """Seconds of the buckets' all-reduces that remain after the end of the backward pass."""
     done, total, sent = 0.0, sum(bucket_bytes), 0.0
     for seconds, num_bytes in zip(bucket_seconds, bucket_bytes, strict=True):
         sent += num_bytes
@@ -107,7 +105,7 @@ def exposed_seconds(bucket_seconds: Sequence[float], bucket_bytes: Sequence[floa
 def predict(
     work: Work, lanes: int, buckets: Sequence[float], ranks: int, cluster: Cluster
 ) -> dict[str, float]:
-    """Of a step in which each rank has so many lanes: seconds, and the share of a rank's time that computes."""
+    """The seconds of a step with `lanes` lanes per rank, and its efficiency: the share of time spent computing."""
     crossing = [cluster_seconds(num_bytes, ranks, cluster) if ranks > 1 else 0.0 for num_bytes in buckets]
     exposed = exposed_seconds(crossing, buckets, work.backward_seconds)
     alone = work.alone(lanes)
@@ -122,9 +120,9 @@ def predict(
 def shortest_step(
     work: Work, buckets: Sequence[float], ranks: int, cluster: Cluster, efficiency: float
 ) -> float:
-    """Seconds of one lane's step alone, of ranks so fast that the sum over ranks leaves just this efficiency.
+    """Seconds that a step of one lane takes on one rank, if the ranks are so fast that they just reach this efficiency.
 
-    Slower ranks reach more. The parts of the step keep their shares, as measured on one rank.
+    Slower ranks are more efficient. The parts of the step keep their measured shares.
     """
     slow, fast = 1e-6, 1e6  # times the measured speed
     for _ in range(60):
@@ -138,12 +136,12 @@ ENGINES = ("ddp", "ddp, bf16 hook", "zero1", "zero2", "zero3")
 
 
 def bytes_sent(engine: str, num_parameters: int, ranks: int, lanes: int) -> float:
-    """By one rank in one step of so many lanes, all parameters trained in float32.
+    """Bytes that one rank sends in a step of `lanes` lanes, if all parameters are trained in float32.
 
-    As DeepSpeed 0.19 does it with our settings: ZeRO 1 and 2 add gradients up with an all-reduce, not with the
-    reduce-scatter of the paper (Rajbhandari et al., SC 2020), which would send half of that, and gather the updated
-    weights; 2 does so in every lane. 3 scatters gradients in every lane and gathers the weights once in it, twice
-    where the model has more parameters than `stage3_max_live_parameters`.
+    These are the bytes of DeepSpeed 0.19 with the package's settings: ZeRO 1 and 2 add gradients up with an
+    all-reduce, not with the reduce-scatter of the paper (Rajbhandari et al., SC 2020), which would send half as much,
+    and gather the updated weights. ZeRO 2 sums gradients in every lane. ZeRO 3 scatters gradients and gathers the
+    weights once in every lane, or twice if the model has more parameters than `stage3_max_live_parameters`.
     """
     share = (ranks - 1) / ranks * 4 * num_parameters
     times = {"ddp": 2, "ddp, bf16 hook": 1, "zero1": 2 + 1, "zero2": 2 * lanes + 1, "zero3": 2 * lanes}

@@ -1,8 +1,8 @@
-"""One rank of benchmarks.scaling: steps of the package, with and without the sum over ranks. Run under torchrun.
+"""One rank of benchmarks.scaling: it measures training steps with and without the sum over ranks, under torchrun.
 
     torchrun --nproc-per-node W -m benchmarks.scaling.ranks OUT.json OPTIONS
 
-Rank 0 writes seconds and bytes. Every time is that between two barriers, so that of the slowest rank.
+Rank 0 writes seconds and bytes. Times are taken between two barriers, so they are those of the slowest rank.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.full_size import build, configured, made_batches, new_step
+from benchmarks.full_size import build, configured, new_step, synthetic_batches
 from benchmarks.scaling.collectives import CountCollectives
 from benchmarks.scaling.model import ENGINES
 from cxr_dist.config.ddp import DdpConfig
@@ -31,7 +31,7 @@ from cxr_dist.distributed.reduce import sum_over_ranks, wait_for_all
 from cxr_dist.distributed.world import World
 
 Step = Callable[[], object]
-MESSAGES = {2**12: 20, 2**18: 20, 2**22: 10, 2**26: 3}  # bytes of an all-reduce: how many in a row
+MESSAGES = {2**12: 20, 2**18: 20, 2**22: 10, 2**26: 3}  # bytes of an all-reduce: number of repeats
 SETTINGS = {
     "fp32": DdpConfig(),
     "bf16 hook": DdpConfig(comm_hook="bf16"),
@@ -40,7 +40,7 @@ SETTINGS = {
 
 
 class Bench:
-    """What all measurements of a rank share."""
+    """The model, the device and all measurements of one rank."""
 
     def __init__(self, options: Namespace) -> None:
         self.options, self.world = options, World.from_environment()
@@ -49,17 +49,17 @@ class Bench:
         self.model = build(self.device).train()
 
     def steps(self, lanes: int, ddp: DdpConfig) -> tuple[Backend, Step]:
-        """The package's engine and step over so many lanes on each rank."""
+        """The package's engine, and its step over `lanes` lanes on each rank."""
         size = self.options.micro_batch
         config = dataclasses.replace(
             configured(size, lanes * self.world.world_size), ddp=ddp, precision=self.options.precision
         )
         step = new_step(config, self.model, self.device, self.world)
-        batches = made_batches(size, lanes, self.device)
+        batches = synthetic_batches(size, lanes, self.device)
         return step.backend, lambda: step(0, 0, batches, False)
 
     def seconds(self, step: Step) -> float:
-        """Of one step, the slowest rank's."""
+        """Seconds of one step on the slowest rank."""
         self._finish()
         began = time.perf_counter()
         step()
@@ -72,7 +72,7 @@ class Bench:
         wait_for_all()
 
     def weak(self, ddp: DdpConfig) -> dict[str, Any]:
-        """One lane on each rank; in turns with and without the sum of gradients over ranks."""
+        """Measure one lane per rank, in turns with and without the sum of gradients over ranks."""
         backend, step = self.steps(1, ddp)
         step()
         with CountCollectives() as count:
@@ -86,25 +86,25 @@ class Bench:
         sizes = [each.num_bytes for each in count.found]
         found["collectives"], found["bytes"] = len(sizes), sum(sizes)
         found["bytes_sent"] = sum(each.bytes_sent(self.world.world_size) for each in count.found)
-        # Without the loss's denominator (24 bytes); the last one is BatchNorm's statistics, after the update.
+        # Leaves out the loss's denominator (24 bytes). The last one has BatchNorm's statistics, after the update.
         found["buckets"] = [size for size in sizes if size > 2**10]
         found["all_reduce_alone"] = self.alone(found["buckets"])
         return found
 
     def strong(self) -> list[float]:
-        """The same lanes at every number of ranks."""
+        """Measure steps with the same total number of lanes at every number of ranks."""
         _, step = self.steps(self.options.lanes // self.world.world_size, DdpConfig())
         step()
         return [self.seconds(step) for _ in range(self.options.turns)]
 
     def alone(self, sizes: list[int]) -> float:
-        """Seconds for all-reduces of these bytes, one after another, while nothing is computed."""
+        """Seconds for consecutive all-reduces of these sizes in bytes, without computation."""
         tensors = [torch.zeros(size // 4, device=self.device) for size in sizes]
         times = [self.seconds(lambda: [sum_over_ranks(tensor) for tensor in tensors]) for _ in range(4)]
         return statistics.median(times[1:])
 
     def parts(self) -> dict[str, float]:
-        """Seconds of forward, backward and update of a step of one lane, each waited for."""
+        """Seconds of forward pass, backward pass and update of a step of one lane, timed separately."""
         backend, step = self.steps(1, DdpConfig())
         spent: dict[str, list[float]] = {name: [] for name in ("forward", "backward", "update")}
         for name in spent:
@@ -125,7 +125,7 @@ class Bench:
         return timed
 
     def engines(self) -> dict[str, dict[str, float]]:
-        """Bytes that a rank sends in a step, counted, by engine and number of lanes, of a small network."""
+        """Bytes that a rank sends in a step of a small network, counted by engine and number of lanes."""
         return {name: {str(lanes): self._sent(name, lanes) for lanes in (1, 2)} for name in ENGINES}
 
     def _sent(self, engine: str, lanes: int) -> float:
@@ -136,7 +136,7 @@ class Bench:
         network = small_network().to(self.device)
         backend = new_backend(config, self.world, self.device, network, torch.optim.AdamW)
         backend.prepare()
-        for _ in range(3):  # the first ones lay buckets out and gather for the first time
+        for _ in range(3):  # in the first steps the engine arranges its buckets
             with CountCollectives() as count:
                 for lane in range(lanes):
                     with backend.accumulate(is_last=lane == lanes - 1):
@@ -150,24 +150,24 @@ SMALL_WIDTH, SMALL_DEPTH = 512, 5
 
 
 def small_network() -> nn.Module:
-    """Each weight is large enough for ZeRO 3 to spread it over the ranks."""
+    """A network whose weights are all large enough for ZeRO 3 to partition them."""
     layers = [nn.Linear(SMALL_WIDTH, SMALL_WIDTH, bias=False) for _ in range(SMALL_DEPTH)]
     return nn.Sequential(*(each for layer in layers for each in (layer, nn.Tanh())))
 
 
 def layout(model: nn.Module) -> list[int]:
-    """Bytes of DDP's buckets, for a device without other ranks: gradients from the last to the first."""
-    sizes, found = [4 * parameter.numel() for parameter in model.parameters()], [0]
+    """The sizes of DDP's buckets in bytes, computed without other ranks, from the last gradient to the first."""
+    sizes, buckets = [4 * parameter.numel() for parameter in model.parameters()], [0]
     for size in reversed(sizes):
-        if found[-1] >= (2**20 if len(found) == 1 else 25 * 2**20):
-            found.append(0)
-        found[-1] += size
-    return found
+        if buckets[-1] >= (2**20 if len(buckets) == 1 else 25 * 2**20):
+            buckets.append(0)
+        buckets[-1] += size
+    return buckets
 
 
 @contextmanager
 def unsummed(backend: Backend) -> Iterator[None]:
-    """Gradients stay on their rank, as in a lane that is not the step's last."""
+    """Do not sum gradients over ranks, as in every lane but the last of a step."""
     accumulate = backend.accumulate
     backend.accumulate = lambda *, is_last: accumulate(is_last=False)  # type: ignore[method-assign]
     yield
@@ -185,7 +185,7 @@ def measure(options: Namespace) -> tuple[World, dict[str, Any]]:
     found["weak"] = {}
     for name in names:
         found["weak"][name] = bench.weak(SETTINGS[name])
-        gc.collect()  # the engine, with its moments and its hooks on the model
+        gc.collect()  # frees the engine with its moments and its hooks on the model
     found["strong"] = bench.strong() if options.lanes > ranks else found["weak"]["fp32"]["with"]
     if ranks > 1:
         points = {size: bench.alone([size] * count) / count for size, count in MESSAGES.items()}
@@ -196,7 +196,7 @@ def measure(options: Namespace) -> tuple[World, dict[str, Any]]:
 
 
 def main(out: str, options: str) -> None:
-    """Measure, and write what rank 0 saw."""
+    """Measure, and write the result of rank 0."""
     world, found = measure(Namespace(**json.loads(options)))
     if world.is_main:
         Path(out).write_text(json.dumps(found))
