@@ -75,17 +75,15 @@ def _nearest_of_few(queries: Hashes, candidates: Hashes, k: int) -> NDArray[np.i
 
 def _distances(queries: Hashes, candidates: Hashes) -> NDArray[np.uint8]:
     """Count differing bits, [q, n]; at most 255, because apart from the first at most half of a hash's bits are set."""
-    least = _differing(queries[:, 0], candidates[:, 0])
-    for i, j in ((0, 1), (1, 0)):
-        np.minimum(least, _differing(queries[:, i], candidates[:, j]), out=least)
+    least = np.full((len(queries), len(candidates)), 255, np.uint8)
+    for i, j in ((0, 0), (0, 1), (1, 0)):
+        differing = np.zeros_like(least)
+        for query, candidate in zip(queries[:, i].T, candidates[:, j].T, strict=True):
+            differing += np.bitwise_count(
+                query[:, None] ^ candidate.copy()
+            )  # a contiguous copy is much faster
+        np.minimum(least, differing, out=least)
     return least
-
-
-def _differing(queries: Hashes, candidates: Hashes) -> NDArray[np.uint8]:
-    total = np.zeros((len(queries), len(candidates)), np.uint8)
-    for query, candidate in zip(queries.T, candidates.T, strict=True):
-        total += np.bitwise_count(query[:, None] ^ candidate.copy())  # a contiguous copy is much faster
-    return total
 
 
 def correlation(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> float:

@@ -46,11 +46,11 @@ def read_receipt(out: Path, stem: str, plan: str) -> Receipt | None:
         return None
     if receipt.plan != plan:
         return None
-    if (entry := receipt.entry) is None:
-        return receipt
-    tar = out / entry.file
-    whole = tar.is_file() and tar.stat().st_size == entry.bytes and (out / entry.index).is_file()
-    return receipt if whole else None
+    if entry := receipt.entry:
+        tar = out / entry.file
+        if not tar.is_file() or tar.stat().st_size != entry.bytes or not (out / entry.index).is_file():
+            return None
+    return receipt
 
 
 def count_left_out(receipts: Iterable[Receipt]) -> Counter[str]:

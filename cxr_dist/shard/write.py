@@ -118,10 +118,7 @@ def write_planned(
 
 
 def _readable(
-    samples: Sequence[Sample],
-    stream: Iterator[Encoded],
-    failed: dict[str, str],
-    advance: Callable[[], None],
+    samples: Sequence[Sample], stream: Iterator[Encoded], failed: dict[str, str], advance: Callable[[], None]
 ) -> Iterator[tuple[Sample, list[bytes]]]:
     """Yield each sample with the images that could be encoded, and their JPEGs; add the other images to `failed`."""
     for sample in samples:
