@@ -1,9 +1,9 @@
 #!/bin/bash
-# Image only: sbatch [SBATCH OPTIONS] slurm/baseline.sh SHARDS RUN_DIR [TRAIN FLAGS]
-# Submit from the repository's root, or set CXR_DIST_HOME to it. Options given to sbatch win over these lines;
-# one task per GPU: --nodes=2 --ntasks-per-node=4 --gpus-per-node=4; without GPUs: --gpus-per-node=0.
-# A short time limit starts sooner: when it is near, the run saves, requeues itself and resumes. One whose tasks die is
-# requeued, too, but not a third time at the same checkpoint. --no-requeue: neither.
+# Train on images only: sbatch [SBATCH OPTIONS] slurm/baseline.sh SHARDS RUN_DIR [TRAIN FLAGS]
+# Submit from the repository's root, or set CXR_DIST_HOME to it. Options given to sbatch override these lines.
+# Use one task per GPU: --nodes=2 --ntasks-per-node=4 --gpus-per-node=4; or no GPU: --gpus-per-node=0.
+# A job with a short time limit starts sooner. Before the limit, the run saves, requeues itself and resumes. A run whose
+# tasks die is also requeued, but not a third time at the same checkpoint. --no-requeue switches both off.
 #SBATCH --job-name=cxr-baseline
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1

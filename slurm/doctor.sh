@@ -1,8 +1,8 @@
 #!/bin/bash
-# Check a run on the nodes that it is for: sbatch [SBATCH OPTIONS] slurm/doctor.sh RUN SHARDS RUN_DIR [TRAIN FLAGS]
-# RUN is enhanced, baseline, …; the rest is what the run itself will get. Submit from the repository's root, or set
-# CXR_DIST_HOME to it. Give sbatch the run's own --nodes, --ntasks-per-node and --gpus-per-node: the ranks try to meet.
-# Takes a minute; fails, and says what to do, where the run would.
+# Check a run on its nodes: sbatch [SBATCH OPTIONS] slurm/doctor.sh RUN SHARDS RUN_DIR [TRAIN FLAGS]
+# RUN is enhanced, baseline, …; the other arguments are those of the run. Submit from the repository's root, or set
+# CXR_DIST_HOME to it. Give sbatch the run's own --nodes, --ntasks-per-node and --gpus-per-node: the ranks connect.
+# The job takes a minute. If the run would fail, the job fails and says what to do.
 #SBATCH --job-name=cxr-doctor
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Evaluate a trained run: sbatch [SBATCH OPTIONS] slurm/evaluate.sh RUN_DIR [EVALUATE FLAGS]
 # Any number of tasks gives the same metrics.json. Submit from the repository's root, or set CXR_DIST_HOME to it.
-# Preempted, it is requeued and starts over.
+# If the job is preempted, it is requeued and starts over.
 #SBATCH --job-name=cxr-evaluate
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1

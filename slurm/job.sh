@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# Sourced by the job scripts beside it: finds the interpreter, sets a task's environment and starts the tasks.
-# CXR_DIST_PYTHON names another interpreter than the checkout's .venv/bin/python or, failing that, python3.
+# The job scripts in this folder source this file. It finds the interpreter, sets the environment and starts the tasks.
+# The interpreter is CXR_DIST_PYTHON, else .venv/bin/python of the checkout, else python3.
 
 repository=${CXR_DIST_HOME:-$SLURM_SUBMIT_DIR}
 python=${CXR_DIST_PYTHON:-$repository/.venv/bin/python}
@@ -10,14 +10,14 @@ python=${CXR_DIST_PYTHON:-$repository/.venv/bin/python}
 }
 
 export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}
-export PYTHONUNBUFFERED=1      # the log shows what happened before a kill
+export PYTHONUNBUFFERED=1      # so that the log is complete up to a kill
 
 source "$repository/slurm/supervise.sh"
 run_dir=
 
-# run_tasks COMMAND [ARGUMENT …]: `cxr-dist COMMAND …` in every task of the job.
+# run_tasks COMMAND [ARGUMENT …]: run `cxr-dist COMMAND …` in every task of the job.
 #
-# --cpus-per-task: from SLURM 22.05 on, srun does not take it over from sbatch.
+# Since SLURM 22.05, srun does not inherit --cpus-per-task from sbatch.
 run_tasks() {
     echo "$(date '+%F %T')  job $SLURM_JOB_ID (restart ${SLURM_RESTART_COUNT:-0}) on $SLURM_JOB_NODELIST:" \
         "${SLURM_NTASKS:-1} task(s) of ${SLURM_CPUS_PER_TASK:-1} CPU(s), GPUs per node: ${SLURM_GPUS_PER_NODE:-0}"

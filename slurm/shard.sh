@@ -1,7 +1,7 @@
 #!/bin/bash
 # Write shards on one node: sbatch [SBATCH OPTIONS] slurm/shard.sh RECIPE.yaml --source DIR --out SHARDS
-# As many processes as CPUs asked for. Submit from the repository's root, or set CXR_DIST_HOME to it.
-# Preempted, it is requeued and goes on with the shards that are not there yet.
+# It uses one process per CPU of the task. Submit from the repository's root, or set CXR_DIST_HOME to it.
+# If the job is preempted, it is requeued and writes the shards that are still missing.
 #SBATCH --job-name=cxr-shard
 #SBATCH --nodes=1
 #SBATCH --ntasks=1

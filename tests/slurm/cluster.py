@@ -1,7 +1,7 @@
-"""A real SLURM of two nodes on this machine: munged, slurmctld and two slurmd, started and stopped by us.
+"""A real SLURM of two nodes on this machine: munged, slurmctld and two slurmd, which this module starts and stops.
 
-In: a free folder. Out: `sbatch`, job states and signals through SLURM's own commands. It needs root, as slurmd
-does, and a line in /etc/hosts, which it takes out again.
+Jobs are submitted, inspected and signalled with SLURM's own commands. It needs root, as slurmd does, and a line in
+/etc/hosts, which is removed at the end.
 """
 
 import os
@@ -24,7 +24,7 @@ _HOSTS_LINE = f"127.0.0.1 {' '.join(NODES)} # cxr_dist tests\n"
 
 
 def missing() -> str:
-    """What this machine lacks for a SLURM of its own, in words; empty where nothing."""
+    """Describe what this machine lacks to run SLURM; empty if nothing is missing."""
     absent = [program for program in PROGRAMS if _program(program) is None]
     if absent:
         return f"no {', '.join(absent)} (Debian: apt-get install slurm-wlm munge)"
@@ -32,7 +32,7 @@ def missing() -> str:
 
 
 class Cluster:
-    """A running cluster; its commands see it through `environment`."""
+    """A running cluster; commands with `environment` as their environment use it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -40,7 +40,7 @@ class Cluster:
         self._nodes: dict[str, subprocess.Popen[bytes]] = {}
 
     def run(self, *command: str | Path, cwd: Path | None = None) -> str:
-        """Standard output of one command; its error output is in the exception where it fails."""
+        """Run a command and return its standard output; if it fails, the exception contains its error output."""
         done = subprocess.run(
             [str(part) for part in command],
             env=self.environment,
@@ -57,13 +57,13 @@ class Cluster:
         return self.run("sbatch", "--parsable", *arguments, cwd=cwd).strip()
 
     def job(self, job_id: str) -> dict[str, str]:
-        """What `scontrol show job` knows: JobState, Restarts, ExitCode and so on."""
+        """Return the fields of `scontrol show job`: JobState, Restarts, ExitCode and so on."""
         line = self.run("scontrol", "--oneliner", "show", "job", job_id)
         return dict(word.split("=", 1) for word in line.split() if "=" in word)
 
     @contextmanager
     def configured(self, *lines: str) -> Iterator[None]:
-        """Run the block with more lines in slurm.conf."""
+        """Add lines to slurm.conf while the block runs."""
         path = self.folder / "slurm.conf"
         before = path.read_text()
         try:
@@ -75,11 +75,11 @@ class Cluster:
             self.run("scontrol", "reconfigure")
 
     def start_node(self, node: str) -> None:
-        """Start a node's slurmd; a node that SLURM believed down comes back by itself."""
+        """Start a node's slurmd; a node that SLURM considered down returns by itself."""
         self._nodes[node] = _start(self, "slurmd", "-D", "-N", node)
 
     def kill_node(self, node: str) -> None:
-        """Kill a node's slurmd without a word; the processes of its jobs live on."""
+        """Kill a node's slurmd with SIGKILL; the processes of its jobs keep running."""
         self._nodes[node].kill()
         self._nodes[node].wait()
 
@@ -89,7 +89,7 @@ class Cluster:
             _end(process)
 
     def wait(self, job_id: str, seconds: float = 180) -> dict[str, str]:
-        """Wait until the job has ended, and return what is known of it."""
+        """Wait until the job has ended, and return its fields."""
         deadline = time.monotonic() + seconds
         while (job := self.job(job_id))["JobState"] not in ENDED:
             assert time.monotonic() < deadline, f"job {job_id} still {job['JobState']} after {seconds} s"
@@ -99,7 +99,7 @@ class Cluster:
 
 @contextmanager
 def running_cluster() -> Iterator[Cluster]:
-    """A cluster that lives as long as the block; all its processes and files go with it."""
+    """Run a cluster while the block runs; its processes and files are removed afterwards."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cxr-slurm-")))
         stack.enter_context(_host_names())
@@ -132,15 +132,15 @@ def _configure(folder: Path) -> None:
     (folder / "state").mkdir()
     first = _free_ports(3)
     values = {"controller_port": first, "first_port": first + 1, "last_port": first + 2}
-    # A job's rendezvous port is its id + 1000 for each restart: clusters side by side on this machine must not share
-    # ids, nor be a multiple of 1000 apart.
+    # A job's rendezvous port follows from its id, plus 1000 for each restart. The job ids of clusters that run at the
+    # same time on this machine must therefore neither be equal nor differ by a multiple of 1000.
     values["first_job"] = 1 + (first - _FIRST_PORT) // 3 * 125
     template = string.Template(Path(__file__).with_name("slurm.conf.template").read_text())
     (folder / "slurm.conf").write_text(template.substitute(values, folder=folder))
 
 
 def _free_ports(count: int) -> int:
-    """The first of `count` ports in a row that nothing listens on, below the ephemeral range."""
+    """Return the first of `count` consecutive free ports below the ephemeral range."""
     for first in range(_FIRST_PORT, 19900, count):
         with ExitStack() as stack:
             try:
@@ -154,7 +154,7 @@ def _free_ports(count: int) -> int:
 
 @contextmanager
 def _host_names() -> Iterator[None]:
-    """Let the nodes' names resolve: the first one becomes the address of a job's rendezvous."""
+    """Make the nodes' names resolve, because the first one becomes the address of a job's rendezvous."""
     known = _HOSTS.read_text()
     if all(name in known.split() for name in NODES):
         yield
@@ -163,7 +163,7 @@ def _host_names() -> Iterator[None]:
         file.write(_HOSTS_LINE)
     try:
         yield
-    finally:  # rewritten in place: in a container /etc/hosts is often a mount and cannot be replaced
+    finally:  # in a container /etc/hosts is often a mount, which can be rewritten but not replaced
         _HOSTS.write_text(_HOSTS.read_text().replace(_HOSTS_LINE, ""))
 
 
@@ -177,7 +177,7 @@ def _daemon(cluster: Cluster, name: str, *arguments: str) -> Iterator[None]:
 
 
 def _start(cluster: Cluster, name: str, *arguments: str) -> "subprocess.Popen[bytes]":
-    """A daemon in the foreground of a child process; its output goes to a file, or pipes would never close."""
+    """Start a daemon as a child process. Its output goes to a file, because inherited pipes would stay open."""
     program = _program(name)
     assert program is not None
     with (cluster.folder / "daemons.out").open("a") as output:
@@ -187,7 +187,7 @@ def _start(cluster: Cluster, name: str, *arguments: str) -> "subprocess.Popen[by
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            start_new_session=True,  # Ctrl-C is for us, who then end the jobs before the daemons
+            start_new_session=True,  # Ctrl-C then reaches only this process, which ends the jobs before the daemons
         )
 
 
@@ -201,7 +201,7 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 
 
 def _end_jobs(cluster: Cluster) -> None:
-    """Cancel what still runs and wait until it is gone: a job's processes outlive slurmd."""
+    """Cancel all jobs and wait until they are gone, because a job's processes outlive slurmd."""
     cluster.run("scancel", "--user=root")
     _until(lambda: not cluster.run("squeue", "-h").strip(), "all jobs gone")
 

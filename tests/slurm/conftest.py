@@ -1,4 +1,4 @@
-"""A real SLURM for the session, and a small enhanced run: in one process, and on two nodes through submitit."""
+"""Fixtures: a real SLURM, and a small enhanced run in one process and on two nodes through submitit."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ from small_run import FLAGS, submit_py
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """Two nodes of four claimed cores; skips where SLURM or root is absent."""
+    """A cluster of two nodes that claim four cores each; skips if SLURM or root rights are missing."""
     if lacks := missing():
         pytest.skip(lacks)
     with running_cluster() as running:
@@ -22,7 +22,7 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def alone(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run folder of a plain single-process run."""
+    """The run folder of an uninterrupted run in a single process."""
     out = tmp_path_factory.mktemp("alone") / "run"
     command = [sys.executable, "-m", "cxr_dist", "train", "enhanced", *FLAGS]
     command += ["--data.shards", str(tiny_shards), "--out", str(out)]
@@ -32,7 +32,7 @@ def alone(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def two_nodes(cluster: Cluster, tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run folder of the same run, four ranks submitted with submitit to two nodes and left alone."""
+    """The run folder of the same run, uninterrupted, with four ranks on two nodes through submitit."""
     folder = tmp_path_factory.mktemp("submitit")
     submit_py(cluster, folder, tiny_shards, "--wait-minutes", "5")
     return folder / "run"

@@ -1,7 +1,7 @@
-"""Disturbances of a running job: an event that comes to a target at a moment.
+"""Disturb a running job of four ranks on two nodes: an event happens to a target at a moment.
 
-In: a job of four ranks on two nodes, just submitted. Out: the time at which the event had come. The ranks are held
-still (SIGSTOP) at the moment and let go when SLURM or the kernel has acted, so that a small run cannot outrun it.
+At that moment the ranks are suspended (SIGSTOP); they are resumed when SLURM or the kernel has acted, so that a small
+run cannot end before the event.
 """
 
 import contextlib
@@ -24,28 +24,28 @@ MOMENTS = ("start-up", "step", "save", "validation")
 
 @dataclass(frozen=True, kw_only=True)
 class Disturbance:
-    """What happens to whom, and when."""
+    """An event, its target and its moment."""
 
     event: str
     """A key of SIGNALS or of JOB_EVENTS."""
     target: str
-    """One of PROCESSES for a signal; "job" or a node's name for what SLURM does or suffers."""
+    """One of PROCESSES for a signal; "job" or a node's name for an event of SLURM."""
     moment: str
     """One of MOMENTS."""
     after: int = 3
-    """`step`: so many steps are logged; `save`, `validation`: the first one after them; `start-up`: so many tenths
-    of a second after all ranks were started."""
+    """For `step`, the number of logged steps; for `save` and `validation`, the first one after so many steps; for
+    `start-up`, tenths of a second after all ranks were started."""
 
     def __str__(self) -> str:
         return f"{self.event} to {self.target} at {self.moment} (after {self.after})"
 
 
 class Missed(AssertionError):
-    """The moment was over before the ranks could be held."""
+    """The moment passed before the ranks could be suspended."""
 
 
 def disturb(cluster: Cluster, job: str, out: Path, disturbance: Disturbance) -> float:
-    """Wait for the moment, and let the event happen; the monotonic time at which it began."""
+    """Wait for the moment and trigger the event; return the monotonic time at which it began."""
     with held_at(cluster, job, out, disturbance) as stopped:
         began = time.monotonic()
         if disturbance.event in SIGNALS:
@@ -59,7 +59,7 @@ def disturb(cluster: Cluster, job: str, out: Path, disturbance: Disturbance) -> 
 def held_at(
     cluster: Cluster, job: str, out: Path, disturbance: Disturbance
 ) -> Iterator[list[psutil.Process]]:
-    """Hold the ranks still at the disturbance's moment."""
+    """Suspend the ranks at the disturbance's moment."""
     wait_until(lambda: len(ranks(cluster, job)) == 4, "four ranks started", cluster, job, every=0.2)
     if disturbance.moment == "start-up":
         time.sleep(disturbance.after / 10)
@@ -80,18 +80,18 @@ def held_at(
 
 @contextmanager
 def _held_when(cluster: Cluster, job: str, condition: Callable[[], bool]) -> Iterator[list[psutil.Process]]:
-    """Hold the ranks where the condition holds, and still does when they stand still; try again where it does not."""
+    """Suspend the ranks while the condition holds; try again if it no longer holds once they are suspended."""
     for _ in range(20):
         main = next(iter(ranks(cluster, job)), None)
         if main is not None and _is_held_when(condition, main):
             with held(cluster, job) as stopped:
                 yield stopped
             return
-    raise Missed("the run was over before its ranks could be held at the moment")
+    raise Missed("the run ended before its ranks could be suspended at the moment")
 
 
 def _is_held_when(condition: Callable[[], bool], main: psutil.Process) -> bool:
-    """Stop rank 0, which saves and logs, when the condition holds; False where it was over by then, or the rank was."""
+    """Suspend rank 0, which saves and logs, while the condition holds; return False if this came too late."""
     with contextlib.suppress(psutil.NoSuchProcess), _before_others():
         while not condition() and main.is_running():
             time.sleep(0.0005)
@@ -104,7 +104,7 @@ def _is_held_when(condition: Callable[[], bool], main: psutil.Process) -> bool:
 
 @contextmanager
 def _before_others() -> Iterator[None]:
-    """Give this thread the processor whenever it wants it: a save of so small a run takes milliseconds."""
+    """Raise this thread's priority, because a save of such a small run takes only milliseconds."""
     before = os.getpriority(os.PRIO_PROCESS, 0)
     os.setpriority(os.PRIO_PROCESS, 0, -15)
     try:
@@ -124,13 +124,13 @@ def _is_saving(out: Path) -> bool:
 
 
 def _is_validating(out: Path) -> bool:
-    """Between the line of a step after which there is a validation, and the line of its result."""
+    """Return whether the step before a validation has been logged, but not yet the validation's result."""
     lines = (out / "metrics.jsonl").read_text().splitlines()
     return bool(lines) and '"step": 20,' in lines[-1] and '"validation"' not in lines[-1]
 
 
 def _send(cluster: Cluster, job: str, disturbance: Disturbance, stopped: list[psutil.Process]) -> None:
-    """A signal to one process of the job; a rank that gets SIGSTOP stays stopped."""
+    """Send a signal to one process of the job; a rank that receives SIGSTOP stays suspended."""
     number = SIGNALS[disturbance.event]
     target = _process(cluster, job, disturbance.target, stopped)
     target.send_signal(number)
@@ -151,13 +151,13 @@ def _requeue(cluster: Cluster, job: str, target: str) -> None:
 
 
 def _warn(cluster: Cluster, job: str, target: str) -> None:
-    """The signal of `--signal=USR2@120`, as SLURM sends it to a step's processes."""
+    """Send the signal of `--signal=USR2@120` as SLURM does, to all processes of a step."""
     cluster.run("scancel", "--signal=USR2", job)
     _wait_for_signal(cluster, job, signal.SIGUSR2)
 
 
 def _time_limit(cluster: Cluster, job: str, target: str) -> None:
-    """A limit so near that SLURM warns the job; the requeued job gets its time back."""
+    """Shorten the time limit so that SLURM warns the job; restore it for the requeued job."""
     used = cluster.run("squeue", "-h", "-j", job, "-o", "%M").strip()  # [HH:]MM:SS
     minutes = sum(int(part) * 60**i for i, part in enumerate(reversed(used.split(":")))) // 60
     cluster.run("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes + 2}")
@@ -172,13 +172,13 @@ def _preempt(cluster: Cluster, job: str, target: str) -> None:
 
 
 def _preempt_with_user_signal(cluster: Cluster, job: str, target: str) -> None:
-    """The same where the site lets SLURM send the job's own --signal."""
+    """Preempt a job at a site where SLURM sends the job's own --signal."""
     with cluster.configured("SlurmctldParameters=preempt_send_user_signal"):
         _preempt(cluster, job, target)
 
 
 def _node_lost(cluster: Cluster, job: str, node: str) -> None:
-    """The whole node is gone, and comes back when SLURM has noticed."""
+    """Lose a whole node, which returns when SLURM has noticed."""
     lost = on_node(cluster, job, node)
     with _without_slurmd(cluster, job, node):
         for process in lost:
@@ -187,14 +187,14 @@ def _node_lost(cluster: Cluster, job: str, node: str) -> None:
 
 
 def _slurmd_lost(cluster: Cluster, job: str, node: str) -> None:
-    """slurmd alone is gone: the node's ranks live on while SLURM gives the job to others."""
+    """Lose only slurmd: the node's ranks keep running while SLURM requeues the job."""
     with _without_slurmd(cluster, job, node):
         pass
 
 
 @contextmanager
 def _without_slurmd(cluster: Cluster, job: str, node: str) -> Iterator[None]:
-    """Kill a node's slurmd, and start it again when SLURM has requeued the job."""
+    """Kill a node's slurmd, and restart it when SLURM has requeued the job."""
     cluster.kill_node(node)
     try:
         yield
@@ -205,7 +205,7 @@ def _without_slurmd(cluster: Cluster, job: str, node: str) -> Iterator[None]:
 
 
 def _wait_for_signal(cluster: Cluster, job: str, number: signal.Signals) -> None:
-    """Until all ranks, which are held, have it before them."""
+    """Wait until the signal is pending for all ranks, which are suspended."""
     wait_until(
         lambda: all(is_pending(rank, number) for rank in ranks(cluster, job)),
         number.name,

@@ -1,4 +1,4 @@
-"""A job to which one thing happens ends as if nothing had happened; `make torture` draws many more of them."""
+"""A disturbed job gives the same result as an undisturbed one; `make torture` runs many more random disturbances."""
 
 import pytest
 from disturb import Disturbance
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slurm
     ],
     ids=str,
 )
-def test_a_disturbed_job_equals_the_one_left_alone(
+def test_a_disturbed_job_gives_the_result_of_an_undisturbed_one(
     cluster, two_nodes, tiny_shards, tmp_path, launcher, disturbance
 ):
     outcome = run_trial(cluster, launcher, disturbance, tiny_shards, tmp_path, two_nodes)

@@ -1,4 +1,4 @@
-"""The job scripts and submitit on a real SLURM: the same numbers, and a stopped run goes on by itself."""
+"""The job scripts and submitit on a real SLURM give the same numbers, and a stopped run resumes by itself."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ def log_of(out):
 
 
 def wait_for_steps(cluster, job, out, count=3):
-    """Until the run has logged so many steps."""
+    """Wait until the run has logged `count` steps."""
     metrics = out / "metrics.jsonl"
     logged = lambda: metrics.exists() and metrics.read_text().count("\n") >= count  # noqa: E731
     wait_until(logged, f"{count} steps logged", cluster, job)
@@ -27,14 +27,14 @@ def wait_for_steps(cluster, job, out, count=3):
 
 @contextmanager
 def held_after_steps(cluster, job, out):
-    """Hold the ranks still in the middle of the run, so that it cannot end before the disturbance comes."""
+    """Suspend the ranks in the middle of the run, so that it cannot end before the disturbance happens."""
     wait_for_steps(cluster, job, out)
     with held(cluster, job):
         yield
 
 
-def assert_went_on(cluster, job, out, log_file, undisturbed):
-    """Requeued once, resumed in the middle, and the same numbers to the last digit."""
+def assert_resumed(cluster, job, out, log_file, undisturbed):
+    """Check that the job was requeued once, resumed in the middle and gave exactly the same losses."""
     ended, log = cluster.wait(job), log_file.read_text()
     assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "1"), log
     assert log.count("saved; requeued job") == 1, log
@@ -42,7 +42,7 @@ def assert_went_on(cluster, job, out, log_file, undisturbed):
     assert losses(out) == losses(undisturbed)
 
 
-def test_submitit_on_two_nodes_trains_like_one_process(two_nodes, alone):
+def test_submitit_on_two_nodes_has_the_losses_of_one_process(two_nodes, alone):
     assert json.loads((two_nodes / "environment.json").read_text())["world_size"] == 4
     assert len(losses(two_nodes)) == len(losses(alone))
     early = range(1, 21)  # rounding differences grow from step to step
@@ -52,7 +52,7 @@ def test_submitit_on_two_nodes_trains_like_one_process(two_nodes, alone):
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
-def test_a_run_warned_of_its_time_limit_is_requeued_once_and_goes_on(
+def test_a_run_warned_of_its_time_limit_is_requeued_once_and_resumes(
     cluster, two_nodes, tiny_shards, tmp_path
 ):
     shards, out = tmp_path / "someone's $HOME" / "shards", tmp_path / "someone's $HOME" / "a run"
@@ -60,10 +60,10 @@ def test_a_run_warned_of_its_time_limit_is_requeued_once_and_goes_on(
     job = submit_enhanced(cluster, shards, out)
     with held_after_steps(cluster, job, out):
         cluster.run("scancel", "--signal=USR2", job)
-    assert_went_on(cluster, job, out, log_of(out), two_nodes)
+    assert_resumed(cluster, job, out, log_of(out), two_nodes)
 
 
-def test_a_preempted_submitit_run_is_requeued_once_and_goes_on(cluster, two_nodes, tiny_shards, tmp_path):
+def test_a_preempted_submitit_run_is_requeued_once_and_resumes(cluster, two_nodes, tiny_shards, tmp_path):
     out, job = tmp_path / "run", submit_py(cluster, tmp_path, tiny_shards)
     log = submitit_log(tmp_path, job)
     with held_after_steps(cluster, job, out):
@@ -71,7 +71,7 @@ def test_a_preempted_submitit_run_is_requeued_once_and_goes_on(cluster, two_node
         preempted = lambda: cluster.job(job).get("PreemptTime", "None") != "None"  # noqa: E731
         wait_until(preempted, "preempted", cluster, job)
     assert cluster.wait(urgent)["JobState"] == "COMPLETED"
-    assert_went_on(cluster, job, out, log, two_nodes)
+    assert_resumed(cluster, job, out, log, two_nodes)
 
 
 def test_a_cancelled_run_saves_and_stays_cancelled(cluster, two_nodes, tiny_shards, tmp_path):
@@ -114,7 +114,7 @@ def test_sharding_in_a_job_writes_the_same_shards(cluster, tiny_shards, tmp_path
 
 
 @pytest.mark.parametrize("script", ["baseline.sh", "enhanced.sh", "evaluate.sh", "shard.sh"])
-def test_a_script_without_its_arguments_says_how_to_use_it(cluster, script, tmp_path):
+def test_a_script_without_arguments_prints_its_usage(cluster, script, tmp_path):
     ended = cluster.wait(submit_script(cluster, script, options=ON_CPUS, log=tmp_path / "log"))
     assert ended["ExitCode"] == "2:0"
     assert f"slurm/{script} " in (tmp_path / "log").read_text()

@@ -1,6 +1,6 @@
-"""A job whose tasks died goes back into the queue once, and only where another start can help.
+"""A job whose tasks died is requeued, but only if another start can help.
 
-What the job's shell does is tested with a stand-in for the training, so that a start takes no time.
+The behaviour of the job's shell is tested with a short script in place of the training, so that a start takes no time.
 """
 
 import re
@@ -18,7 +18,7 @@ from cxr_dist.config.file import to_yaml
 pytestmark = pytest.mark.slurm
 
 
-def test_a_mistake_that_only_rank_0_sees_fails_the_job_for_good(cluster, tiny_shards, tmp_path):
+def test_an_error_that_only_rank_0_detects_fails_the_job_without_requeue(cluster, tiny_shards, tmp_path):
     out, log = tmp_path / "run", tmp_path / "log"
     out.mkdir()
     (out / "config.yaml").write_text(to_yaml(config_of("enhanced", FLAGS, "test")))
@@ -32,7 +32,7 @@ def test_a_mistake_that_only_rank_0_sees_fails_the_job_for_good(cluster, tiny_sh
 def submit_stand_in(
     cluster: Cluster, folder: Path, script: str, arguments: list[Path | str], task: str
 ) -> str:
-    """Submit a job script whose tasks run a few lines of bash in place of cxr-dist; its log is FOLDER/log."""
+    """Submit a job script whose tasks run a few lines of bash in place of cxr-dist, with FOLDER/log as its log."""
     python = folder / "python"
     python.write_text(f'#!/bin/bash\n[[ $2 == cxr_dist ]] || exec {sys.executable} "$@"\n{task}\n')
     python.chmod(0o755)
@@ -41,7 +41,7 @@ def submit_stand_in(
     return cluster.sbatch(*options, REPOSITORY / "slurm" / script, *arguments, cwd=folder)
 
 
-def test_a_run_that_dies_at_the_same_step_three_times_ends_with_the_way_on(cluster, tmp_path):
+def test_a_run_that_dies_three_times_at_the_same_step_is_not_requeued(cluster, tmp_path):
     out = tmp_path / "a run"
     (out / "checkpoints" / "step-00000012").mkdir(parents=True)
     (out / "config.yaml").touch()
@@ -50,12 +50,12 @@ def test_a_run_that_dies_at_the_same_step_three_times_ends_with_the_way_on(clust
     log = (tmp_path / "log").read_text()
     assert (ended["JobState"], ended["Restarts"], ended["ExitCode"]) == ("FAILED", "2", "2:0"), log
     assert log.count("; requeued job") == 2
-    # srun says 137 or 143, by whether the other task was killed before it heard that it shall end
+    # srun returns 137 or 143, depending on whether the other task was killed before it received SIGTERM
     died = r"has died 3 times in a row \(status (1\d\d(, )?){3}\) without a checkpoint after step 12: not requeued"
     assert re.search(died, log), log
 
 
-def test_an_evaluation_is_done_again_where_it_was_preempted_but_not_where_it_died(cluster, tmp_path):
+def test_an_evaluation_is_repeated_after_a_preemption_but_not_after_a_failure(cluster, tmp_path):
     task = "echo started; ((${SLURM_RESTART_COUNT:-0})) && exit 3; sleep 100"
     job = submit_stand_in(cluster, tmp_path, "evaluate.sh", ["RUN_DIR"], task)
     log = tmp_path / "log"
@@ -67,7 +67,7 @@ def test_an_evaluation_is_done_again_where_it_was_preempted_but_not_where_it_die
 
 
 @pytest.mark.parametrize("name", ["TERM", "USR2"])
-def test_a_signal_to_the_shell_alone_reaches_the_tasks(cluster, tmp_path, name):
+def test_a_signal_to_the_batch_shell_reaches_the_tasks(cluster, tmp_path, name):
     task = 'trap "echo heard; exit 0" USR2; echo started; while :; do sleep 0.2; done'
     job = submit_stand_in(cluster, tmp_path, "enhanced.sh", ["SHARDS", tmp_path / "run"], task)
     log = tmp_path / "log"

@@ -1,4 +1,4 @@
-"""`cxr-dist shard --slurm`: a real job array writes the bytes of one machine, and only what died is done again."""
+"""`cxr-dist shard --slurm`: a real job array writes the bytes of one machine, and repeats only the tasks that died."""
 
 import os
 import re
@@ -50,21 +50,21 @@ def write_recipe(folder: Path, side: int) -> Path:
 
 
 def write_table_source(folder: Path) -> Path:
-    """A recipe, and 30 films in FOLDER/source."""
+    """Write a recipe and 30 images in FOLDER/source."""
     source = folder / "source"
     (source / "images").mkdir(parents=True)
     rows = [f"film-{n}.png,P{n},{('sick', 'well')[n % 2]}\n" for n in range(30)]
     (source / "films.csv").write_text("file,patient,label\n" + "".join(rows))
     for number in range(30):
-        film = np.random.default_rng(number).integers(0, 256, (80, 80), np.uint8)
-        (source / "images" / f"film-{number}.png").write_bytes(bytes(cv2.imencode(".png", film)[1]))
+        pixels = np.random.default_rng(number).integers(0, 256, (80, 80), np.uint8)
+        (source / "images" / f"film-{number}.png").write_bytes(bytes(cv2.imencode(".png", pixels)[1]))
     path = folder / "recipe.yaml"
     path.write_text(TABLE_RECIPE)
     return path
 
 
 def start(cluster: Cluster, folder: Path, recipe: Path, *more: str) -> subprocess.Popen[str]:
-    """The command in the background, with three tasks of one core; its output is in FOLDER/printed."""
+    """Start the command in the background with three tasks of one core; its output goes to FOLDER/printed."""
     command = [sys.executable, "-m", "cxr_dist", "shard", recipe, "--out", "shards", "--slurm", "3", *more]
     command += ["--slurm-cpus-per-task", "1", "--slurm-partition", "main", "--slurm-logs", "logs"]
     with (folder / "printed").open("a") as printed:
@@ -90,7 +90,7 @@ def tasks_submitted(printed: str) -> list[int]:
 
 
 def job_of(folder: Path, seconds: float = 60) -> str:
-    """The array's number, which the command prints when it has submitted it."""
+    """Return the array's job id, which the command prints after submitting it."""
     deadline = time.monotonic() + seconds
     while (found := re.search(r"job (\d+) ", (folder / "printed").read_text())) is None:
         assert time.monotonic() < deadline, (folder / "printed").read_text()
@@ -99,7 +99,7 @@ def job_of(folder: Path, seconds: float = 60) -> str:
 
 
 def process_of(task: str, seconds: float = 60) -> int:
-    """The process id of the running task whose SLURM id is JOB_TASK."""
+    """Return the process id of the running task whose SLURM id is JOB_TASK."""
     job, number = task.split("_")
     wanted = (f"SLURM_ARRAY_JOB_ID={job}".encode(), f"SLURM_ARRAY_TASK_ID={number}".encode())
     deadline = time.monotonic() + seconds
@@ -120,7 +120,7 @@ def process_of(task: str, seconds: float = 60) -> int:
 def wait_for(pattern: str, folder: Path, command: subprocess.Popen[str], seconds: float = 90) -> None:
     deadline = time.monotonic() + seconds
     while not list(folder.glob(pattern)):
-        assert command.poll() is None, "ended before there was " + pattern
+        assert command.poll() is None, "the command ended before there was " + pattern
         assert time.monotonic() < deadline, f"no {pattern} within {seconds} s"
         time.sleep(0.02)
 
@@ -138,7 +138,7 @@ def test_three_tasks_write_the_bytes_of_one_machine_and_a_second_call_does_nothi
     assert contents(tmp_path / "shards") == contents(tmp_path / "alone")
 
 
-def test_a_killed_task_is_done_again_alone_and_keeps_its_finished_shards(cluster, tmp_path):
+def test_only_a_killed_task_is_repeated_and_it_keeps_its_finished_shards(cluster, tmp_path):
     recipe = write_recipe(tmp_path, side=350)
     command = start(cluster, tmp_path, recipe)
     wait_for("shards/.unfinished/train-00001.json", tmp_path, command)  # the first shard of the second task
@@ -156,7 +156,7 @@ def test_a_killed_task_is_done_again_alone_and_keeps_its_finished_shards(cluster
     assert contents(tmp_path / "shards") == contents(tmp_path / "alone")
 
 
-def test_a_task_warned_of_its_time_limit_is_requeued_and_goes_on(cluster, tmp_path):
+def test_a_task_warned_of_its_time_limit_is_requeued_and_continues(cluster, tmp_path):
     recipe = write_recipe(tmp_path, side=350)
     command = start(cluster, tmp_path, recipe)
     wait_for("shards/.unfinished/train-00001.json", tmp_path, command)
@@ -171,19 +171,19 @@ def test_a_task_warned_of_its_time_limit_is_requeued_and_goes_on(cluster, tmp_pa
     assert contents(tmp_path / "shards") == contents(tmp_path / "alone")
 
 
-@pytest.mark.parametrize("leave", [signal.SIGINT, signal.SIGKILL])
-def test_the_same_command_takes_over_where_the_first_was_left(cluster, tmp_path, leave):
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
+def test_the_same_command_takes_over_after_the_first_was_stopped(cluster, tmp_path, stop):
     recipe = write_recipe(tmp_path, side=500)
     command = start(cluster, tmp_path, recipe)
     wait_for("logs/*.pkl", tmp_path, command)
     held = process_of(f"{job_of(tmp_path)}_2")
-    os.kill(held, signal.SIGSTOP)  # so that the array cannot be done before the command is left
+    os.kill(held, signal.SIGSTOP)  # so that the array cannot finish before the command is stopped
     wait_for("shards/.unfinished/*.json", tmp_path, command)
-    command.send_signal(leave)
+    command.send_signal(stop)
     command.wait(timeout=30)
     os.kill(held, signal.SIGCONT)
-    left = re.search(r"the jobs cxr-shard-\w+ stay with SLURM", (tmp_path / "printed").read_text())
-    assert bool(left) is (leave == signal.SIGINT)
+    message = re.search(r"the jobs cxr-shard-\w+ stay with SLURM", (tmp_path / "printed").read_text())
+    assert bool(message) is (stop == signal.SIGINT)
     printed = end(start(cluster, tmp_path, recipe), tmp_path)
     assert "tasks of an earlier call" in printed
     assert tasks_submitted(printed) == [3]
@@ -191,20 +191,20 @@ def test_the_same_command_takes_over_where_the_first_was_left(cluster, tmp_path,
     assert not (tmp_path / "shards" / ".unfinished").exists()
 
 
-def test_unreadable_films_are_judged_over_all_tasks_and_a_mended_source_goes_on(cluster, tmp_path):
+def test_unreadable_images_are_counted_over_all_tasks_and_a_repaired_source_continues(cluster, tmp_path):
     recipe = write_table_source(tmp_path)
-    film = tmp_path / "source" / "images" / "film-3.png"
-    whole = film.read_bytes()
-    film.write_bytes(b"broken")
+    image = tmp_path / "source" / "images" / "film-3.png"
+    whole = image.read_bytes()
+    image.write_bytes(b"broken")
     printed = end(start(cluster, tmp_path, recipe, "--source", "source"), tmp_path, expected=2)
     assert "at least 1 of 30 images failed (image not readable 1); 1.00% may be left out" in printed
-    film.write_bytes(whole)
+    image.write_bytes(whole)
     printed = end(start(cluster, tmp_path, recipe, "--source", "source"), tmp_path)
     write_shards(load_recipe(recipe), tmp_path / "source", tmp_path / "alone", workers=0)
     assert contents(tmp_path / "shards") == contents(tmp_path / "alone")
 
 
-def test_a_task_that_never_finishes_a_shard_is_given_up_and_its_log_says_why(cluster, tmp_path):
+def test_a_task_that_never_finishes_a_shard_ends_the_command_and_its_log_says_why(cluster, tmp_path):
     recipe = write_table_source(tmp_path)
     later = ("--slurm-sbatch", "begin", "now+2")
     command = start(cluster, tmp_path, recipe, "--source", "source", *later)
@@ -226,7 +226,7 @@ def test_a_task_that_never_finishes_a_shard_is_given_up_and_its_log_says_why(clu
         (None, -1, "number of tasks and must be 1 or more, not -1"),
     ],
 )
-def test_what_cannot_become_an_array_is_refused(tmp_path, monkeypatch, programs, tasks, message):
+def test_invalid_options_of_an_array_are_refused(tmp_path, monkeypatch, programs, tasks, message):
     if programs is not None:
         monkeypatch.setenv("PATH", programs)
     recipe = load_recipe(write_recipe(tmp_path, side=64))
@@ -238,7 +238,7 @@ def test_what_cannot_become_an_array_is_refused(tmp_path, monkeypatch, programs,
 
 
 @pytest.mark.skipif(bool(missing()), reason=missing() or "SLURM is here")
-def test_a_slurm_that_does_not_answer_is_one_clear_error(tmp_path, monkeypatch):
+def test_a_slurm_that_does_not_answer_is_reported_as_one_clear_error(tmp_path, monkeypatch):
     (tmp_path / "slurm.conf").write_text("# no cluster")
     monkeypatch.setenv("SLURM_CONF", str(tmp_path / "slurm.conf"))
     monkeypatch.setattr(shard_array, "_PATIENCE", 0.0)

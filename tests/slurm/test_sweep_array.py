@@ -1,4 +1,4 @@
-"""A sweep on a real SLURM: a job array, a run of it that is warned and requeued, and a second call in between."""
+"""A sweep on a real SLURM: one run of the job array is warned and requeued, and a second call submits nothing twice."""
 
 import json
 import stat
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slurm
 
 
 def submit_sweep(cluster, folder, shards, *site):
-    """One node a run; the first run is the small run itself."""
+    """Submit a sweep with one node per run; its first run equals the small run."""
     command = [
         sys.executable,
         REPOSITORY / "launch" / "submit.py",
@@ -36,7 +36,7 @@ def submit_sweep(cluster, folder, shards, *site):
     return done.stdout
 
 
-def test_an_array_goes_on_after_a_warning_and_is_not_submitted_twice(cluster, alone, tiny_shards, tmp_path):
+def test_an_array_resumes_after_a_warning_and_is_not_submitted_twice(cluster, alone, tiny_shards, tmp_path):
     assert "2 of 2 runs submitted" in submit_sweep(cluster, tmp_path, tiny_shards)
     out = tmp_path / "sweep"
     jobs = json.loads((out / "sweep.json").read_text())

@@ -1,9 +1,9 @@
-"""Disturb so many jobs at random, on real clusters of this machine, and write down what came of each.
+"""Disturb many jobs at random on real clusters of this machine, and record the outcome of each.
 
     make torture TRIALS=100
 
-Trial n is drawn from (seed, n) alone, so a stopped torture goes on where its results end. Writes
-benchmarks/results/torture.json after each trial; a job that went wrong leaves its log in torture-logs/.
+Trial n depends only on (seed, n), so that a stopped torture test can be continued. It writes
+benchmarks/results/torture.json after each trial; a failed job leaves its log in torture-logs/.
 """
 
 import argparse
@@ -40,28 +40,28 @@ Record = dict[str, Any]
 
 
 def matrix() -> list[tuple[str, str]]:
-    """Every (event, target)."""
+    """Return every pair of an event and a target."""
     signals = itertools.product(SIGNALS, PROCESSES)
     jobs = [(event, "job") for event in JOB_EVENTS if event not in NODE_EVENTS]
     return [pair for pair in (*signals, *jobs, *itertools.product(NODE_EVENTS, NODES)) if pair not in NOT_RUN]
 
 
-# A launcher that stands still keeps SLURM from seeing that its ranks have ended: only the time limit ends the job.
+# While a launcher is suspended, SLURM does not see that its ranks have ended: only the time limit ends the job.
 NOT_RUN = {("SIGSTOP", "srun"), ("SIGSTOP", "batch shell")}
 
 
 def moments_of(event: str, target: str) -> tuple[str, ...]:
-    """Not before training has begun: loader workers, which are not there yet; and a killed batch shell.
+    """Return the moments at which a target can receive an event: two cases are possible only after training has begun.
 
-    When that is dead, rank 0 alone can still requeue the job, at a step's end within KillWait; before the first step,
-    nobody can.
+    Loader workers do not exist before. After a kill of the batch shell only rank 0 can requeue the job, at the end of a
+    step within KillWait, so that before the first step nothing can.
     """
     late = target == "loader worker" or (event, target) == ("SIGKILL", "batch shell")
     return MOMENTS[1:] if late else MOMENTS
 
 
 def drawn(seed: int, number: int) -> tuple[str, Disturbance]:
-    """Trial `number`: a launcher and a disturbance. Every event and target comes up once before any comes again."""
+    """Return the launcher and the disturbance of trial `number`; all pairs are drawn once before any is repeated."""
     chance, pairs = Random(f"{seed}/{number}"), matrix()
     Random(seed).shuffle(pairs)
     event, target = pairs[number % len(pairs)]
@@ -72,22 +72,22 @@ def drawn(seed: int, number: int) -> tuple[str, Disturbance]:
 
 
 def one_trial(number: int, seed: int, clusters: "SimpleQueue[Cluster]", place: Path) -> Record:
-    """Run a trial on a free cluster; again, up to twice, where its moment was missed."""
-    (LOGS / f"trial-{number}.log").unlink(missing_ok=True)  # of an earlier call that was stopped
+    """Run a trial on a free cluster; repeat it up to twice if its moment was missed."""
+    (LOGS / f"trial-{number}.log").unlink(missing_ok=True)  # from an earlier call that was stopped
     launcher, disturbance = drawn(seed, number)
     cluster = clusters.get()
     try:
         for _ in range(3):
-            found = _attempt(cluster, number, launcher, disturbance, place)
-            if "missed" not in found:
+            outcome = _attempt(cluster, number, launcher, disturbance, place)
+            if "missed" not in outcome:
                 break
     finally:
         clusters.put(cluster)
-    return {"number": number, "launcher": launcher, **dataclasses.asdict(disturbance), **found}
+    return {"number": number, "launcher": launcher, **dataclasses.asdict(disturbance), **outcome}
 
 
 def _attempt(cluster: Cluster, number: int, launcher: str, disturbance: Disturbance, place: Path) -> Record:
-    """What came of one attempt; the log of one that went wrong is in torture-logs/."""
+    """Return the outcome of one attempt; write the log of a failed one to torture-logs/."""
     with tempfile.TemporaryDirectory(dir=place) as name:
         folder = Path(name)
         try:
@@ -108,7 +108,7 @@ def _write_log(number: int, text: str) -> None:
 
 
 def torture(seed: int, trials: int, at_once: int) -> list[Record]:
-    """Run the trials that the results lack, so many at once, each on a cluster of its own."""
+    """Run the trials that the results lack, `at_once` at a time, each on its own cluster."""
     records = _earlier(seed)
     todo = [n for n in range(trials) if n not in {record["number"] for record in records}]
     with ExitStack() as stack:
@@ -142,7 +142,7 @@ def _train_reference(cluster: Cluster, place: Path) -> None:
 
 
 def _earlier(seed: int) -> list[Record]:
-    """What an earlier call with this seed has written."""
+    """Return the records that an earlier call with this seed has written."""
     if not RESULT.exists():
         return []
     known = json.loads(RESULT.read_text())
@@ -166,7 +166,7 @@ def _write(records: list[Record], seed: int) -> None:
 
 
 def table(records: list[Record]) -> list[Record]:
-    """Per event and target: how many, how many equal, requeues, and the time to recover."""
+    """Summarise, for each event and target, the trials, the equal ones, the requeues and the time to recover."""
     rows = []
     for event, target in matrix():
         of = [record for record in records if (record["event"], record["target"]) == (event, target)]
@@ -192,7 +192,7 @@ def _line(record: Record) -> str:
 
 
 def print_table(rows: list[Record]) -> None:
-    """The table as text."""
+    """Print the table."""
     print(f"{'event':<24}{'target':<15}{'n':>4}{'equal':>7}{'requeues':>10}{'median s':>10}{'max s':>8}")
     for row in rows:
         requeues = ", ".join(map(str, row["requeues"]))
@@ -203,7 +203,7 @@ def print_table(rows: list[Record]) -> None:
 
 
 def main() -> None:
-    """Torture, print the table; exit 1 where a trial was not equal."""
+    """Run the trials and print the table; exit with status 1 if a trial was not equal."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -213,12 +213,12 @@ def main() -> None:
     options = parser.parse_args()
     if lacks := missing():
         sys.exit(lacks)
-    for number in (signal.SIGINT, signal.SIGTERM):  # started in the background, too, it is to clean up
+    for number in (signal.SIGINT, signal.SIGTERM):  # clean up even if started in the background
         signal.signal(number, signal.default_int_handler)
     try:
         records = torture(options.seed, options.trials, options.at_once)
     except KeyboardInterrupt:
-        sys.exit("stopped; the same command goes on")
+        sys.exit("stopped; the same command continues")
     print_table(table(records))
     sys.exit(0 if all(record["equal"] for record in records) else 1)
 

@@ -1,7 +1,4 @@
-"""One trial: submit the small run, disturb it, and hold what came out beside the run that was left alone.
-
-In: a cluster, shards and a finished reference run. Out: an `Outcome` with what a disturbed run promises.
-"""
+"""One trial: submit the small run, disturb it, and compare the result with an undisturbed reference run."""
 
 import time
 from collections.abc import Callable
@@ -24,17 +21,17 @@ class Outcome:
     """How a disturbed run ended."""
 
     state: str
-    """SLURM's word; COMPLETED."""
+    """SLURM's JobState; COMPLETED is expected."""
     requeues: int
     requeues_expected: int
     same_losses: bool
-    """Every step's loss, once each, is the undisturbed run's to the last digit."""
+    """Every step is logged once, with exactly the loss of the undisturbed run."""
     same_weights: bool
-    """The last checkpoint's model.safetensors has the undisturbed one's sha256."""
+    """The last checkpoint's model.safetensors has the sha256 of the undisturbed run's."""
     left_behind: tuple[str, ...]
     """Names of processes that outlived the job."""
     seconds_to_recover: float | None
-    """From the event to the first step that was logged after it, the wait in the queue included."""
+    """The time from the event to the first step logged after the restart, including the wait in the queue."""
 
     @property
     def equal(self) -> bool:
@@ -49,14 +46,14 @@ class Outcome:
 
 
 def requeues_expected(disturbance: Disturbance) -> int:
-    """One; none where loader workers ignore the signal, because SLURM sends it to every process of a step."""
+    """Return 1, or 0 for a signal that loader workers ignore because SLURM sends it to all processes of a step."""
     return int(not (disturbance.target == "loader worker" and disturbance.event in _IGNORED_BY_WORKERS))
 
 
 def run_trial(
     cluster: Cluster, launcher: str, disturbance: Disturbance, shards: Path, folder: Path, reference: Path
 ) -> Outcome:
-    """Submit with `launcher` (enhanced.sh or submit.py), disturb, wait for the end, and compare."""
+    """Submit the run with `launcher` (enhanced.sh or submit.py), disturb it, wait for its end, and compare."""
     out = folder / "run"
     submit: dict[str, Callable[[], str]] = {
         "enhanced.sh": lambda: submit_enhanced(cluster, shards, out),
@@ -79,20 +76,20 @@ def run_trial(
 
 
 def log_of(launcher: str, folder: Path) -> str:
-    """All that the job printed."""
+    """Return everything that the job printed."""
     logs = [folder / "run.log"] if launcher == "enhanced.sh" else sorted(folder.glob("logs/*/*.out"))
     return "\n".join(log.read_text() for log in logs if log.exists())
 
 
 def weights_sha256(run_dir: Path) -> str:
-    """Of the newest checkpoint's parameters."""
+    """Return the sha256 of the newest checkpoint's parameters."""
     return sha256_of(max((run_dir / "checkpoints").glob("step-*")) / "model.safetensors")
 
 
 def _wait_for_new_step(
     cluster: Cluster, job: str, out: Path, restarts: int, seconds: float = 400
 ) -> float | None:
-    """When the first step was logged after `restarts` restarts; None where the job ends before."""
+    """Return when the first step was logged after `restarts` restarts, or None if the job ended before."""
     deadline, seen = time.monotonic() + seconds, None
     while time.monotonic() < deadline:
         known = cluster.job(job)
@@ -108,13 +105,13 @@ def _wait_for_new_step(
 
 
 def _whole_lines(out: Path) -> int:
-    """Logged lines; a run that resumes first takes those away that it is going to log again."""
+    """Count the logged lines. A run that resumes first removes the lines that it is going to log again."""
     metrics = out / "metrics.jsonl"
     return metrics.read_text().count("\n") if metrics.exists() else 0
 
 
 def _left_behind(cluster: Cluster, job: str, seconds: float = 20) -> tuple[str, ...]:
-    """What still runs of the job so long after its end."""
+    """Return the names of the job's processes that still run `seconds` after its end."""
     deadline = time.monotonic() + seconds
     while (left := of_job(cluster, job)) and time.monotonic() < deadline:
         time.sleep(0.2)
