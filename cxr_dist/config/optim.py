@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from cxr_dist.errors import UserError
+from cxr_dist.errors import require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,8 +19,7 @@ class LossConfig:
     """`balanced` weights each class by n / (classes × n_class) with the training split's counts, as scikit-learn."""
 
     def __post_init__(self) -> None:
-        if self.gamma < 0:
-            raise UserError(f"loss.gamma is {self.gamma}; it must be 0 or more")
+        require(self.gamma >= 0, f"loss.gamma is {self.gamma}; it must be 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +48,7 @@ class OptimConfig:
     average + (1 - decay) * weight. Validation uses the average, and checkpoints hold it as the model."""
 
     def __post_init__(self) -> None:
-        if self.lr <= 0:
-            raise UserError(f"optim.lr is {self.lr}; it must be positive")
-        if self.warmup_steps < 0:
-            raise UserError("optim.warmup_steps must be 0 or more")
-        if not 0 <= self.ema_decay < 1:
-            raise UserError(f"optim.ema_decay is {self.ema_decay}; expected 0 (off) to below 1, as 0.999")
+        require(self.lr > 0, f"optim.lr is {self.lr}; it must be positive")
+        require(self.warmup_steps >= 0, "optim.warmup_steps must be 0 or more")
+        decay = self.ema_decay
+        require(0 <= decay < 1, f"optim.ema_decay is {decay}; expected 0 (off) to below 1, such as 0.999")
