@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from cxr_dist.format.manifest import Manifest
+from cxr_dist.format.manifest import Manifest, SplitEntry
 
 SPLIT_NAMES = {"train": "Training", "val": "Validation", "test": "Test"}
 
@@ -41,16 +41,13 @@ def data_flow(manifest: Manifest) -> DataFlow:
         kept=manifest.source_rows - sum(manifest.left_out.values()),
         unit=manifest.unit,
         split_by=manifest.split_rule,
-        splits=tuple(_box(manifest, name) for name in manifest.splits),
+        splits=tuple(_box(SPLIT_NAMES.get(name, name), split) for name, split in manifest.splits.items()),
     )
 
 
-def _box(manifest: Manifest, name: str) -> Box:
-    split = manifest.splits[name]
+def _box(name: str, split: SplitEntry) -> Box:
     classes = {}
     for class_name, counts in split.label_counts.items():
         unknown = f" (+ {counts['unknown']} unknown)" if counts["unknown"] else ""
         classes[class_name] = f"{counts['positive']}{unknown}"
-    return Box(
-        name=SPLIT_NAMES.get(name, name), samples=split.samples, patients=split.patients, classes=classes
-    )
+    return Box(name=name, samples=split.samples, patients=split.patients, classes=classes)

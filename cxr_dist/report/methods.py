@@ -59,7 +59,7 @@ def _data(comparison: Comparison) -> str:
     return (
         f"{synthetic}Of {manifest.source_rows} source rows, {kept} images were kept and split by "
         f"{manifest.split_rule}: {sizes}. {studies}Images were stored as greyscale JPEG with a short side of "
-        f"{manifest.image['short_side']} pixels. The task is {manifest.task} with the classes "
+        f"{manifest.image['short_side']} pixels. The task is {manifest.task} classification of "
         f"{', '.join(manifest.classes)}."
     )
 
@@ -86,11 +86,12 @@ def _one_model(run: RunResult) -> str:
     sentences = [f"The model reads {_INPUTS[model.mode]} and starts from {start}."]
     if model.uses_image:
         size, encoder = data.image_size, encoder_name(model.image_encoder)
-        sentences.append(f"Images of {size} × {size} pixels are encoded by {encoder}.")
+        sentences.append(f"Images of {size} × {size} pixels are encoded by the image encoder {encoder}.")
     if model.uses_text:
         sections, encoder = ", ".join(data.text_sections), encoder_name(model.text_encoder)
         sentences.append(
-            f"The report sections {sections} (at most {data.max_tokens} tokens) are encoded by {encoder}."
+            f"The report sections {sections} (at most {data.max_tokens} tokens) are encoded by the text encoder "
+            f"{encoder}."
         )
     if model.mode == "fused":
         sentences.append(
@@ -161,7 +162,11 @@ def _evaluation(comparison: Comparison) -> str:
             f"validation images of {points['chosen_on']['patients']} patients and then applied without change."
         )
     uncertain = [run for run in comparison.runs if "uncertainty" in run.metrics]
-    return f"{text} Uncertainty: {_shared(uncertain, _uncertainty)}" if uncertain else text
+    return (
+        f"{text} Uncertainty was estimated as follows. {_shared(uncertain, _uncertainty)}"
+        if uncertain
+        else text
+    )
 
 
 def _uncertainty(run: RunResult) -> str:

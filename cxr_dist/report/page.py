@@ -81,7 +81,9 @@ def render_page(comparison: Comparison, examples: Sequence[RunExamples] = ()) ->
         methods=methods(comparison),
         examples=examples,
         examples_warning=_SYNTHETIC_CASES if comparison.made_data else _PATIENT_DATA,
-        longest_report=_longest_report(comparison.runs),
+        longest_report=max(
+            (run.config.data.max_tokens for run in comparison.runs if run.mode != "image"), default=None
+        ),
         facts={"Data": data_facts(comparison)} | facts_of_runs(comparison.runs),
         **_figures(comparison),
     )
@@ -130,11 +132,6 @@ def _summary_of(run: RunResult) -> str:
     auc = run.estimate("macro", "roc_auc")
     interval = "" if auc.low is None else f" (95% confidence interval {auc.low:.3f} to {auc.high:.3f})"
     return f"{run.name} ({input_of(run)}) {number(auc.value)}{interval}"
-
-
-def _longest_report(runs: Sequence[RunResult]) -> int | None:
-    """Number of tokens after which reports are truncated; None if no run reads reports."""
-    return max((run.config.data.max_tokens for run in runs if run.mode != "image"), default=None)
 
 
 def _best_per_metric(comparison: Comparison) -> dict[str, float | None]:

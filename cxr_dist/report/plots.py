@@ -262,9 +262,8 @@ def training_curves(
         if chosen_step is not None:
             axes.axvline(chosen_step, color=MUTED, linestyle="--", linewidth=1)
     if chosen_step is not None:
-        place: dict[str, Any] = {"xytext": (-4, 5), "textcoords": "offset points", "ha": "right"}
-        bottom = {"xy": (chosen_step, 0), "xycoords": ("data", "axes fraction")}
-        lower.annotate("evaluated", color=MUTED, fontsize=8, **bottom, **place)
+        place = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "ha": "right"}
+        lower.annotate("evaluated", (chosen_step, 0), (-4, 5), color=MUTED, fontsize=8, **place)
     return figure
 
 

@@ -103,7 +103,8 @@ def run_facts(run: RunResult) -> dict[str, str]:
         "Image size": f"{data.image_size} pixels",
         "Training length": f"{train.epochs} epochs{limit}; evaluated at step {run.evaluation['checkpoint_step']}",
         "Seed": ", ".join(dict.fromkeys(str(member["seed"]) for member in run.members)),
-        "Precision": f"{config.precision}, {config.parallel}",
+        "Precision": config.precision,
+        "Parallel training": config.parallel,
         "Hardware": f"{_of(environment, 'device')}, {_of(environment, 'host_cpus')} CPUs, "
         f"{_of(environment, 'world_size')} ranks",
         "Versions": ", ".join(f"{name} {v}" for name, v in environment.get("versions", {}).items()),

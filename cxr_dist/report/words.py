@@ -5,14 +5,13 @@ Widths are measured with the font's metrics before drawing, so that lines wrap a
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.font_manager import FontProperties, findfont, get_font
-from matplotlib.ft2font import FT2Font
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.textpath import text_to_path
 
@@ -38,11 +37,6 @@ SIGNED = LinearSegmentedColormap.from_list("signed", [_tint(BLUE), to_rgb(SURFAC
 """Colours of scores from 0 (against the class) over 0.5 (neutral) to 1 (for the class)."""
 
 
-@cache
-def _font() -> FT2Font:
-    return get_font(findfont(FontProperties()))
-
-
 @lru_cache(maxsize=4096)
 def measured(text: str, size: float = _SIZE) -> float:
     """Return the width of a text in points."""
@@ -51,7 +45,8 @@ def measured(text: str, size: float = _SIZE) -> float:
 
 def drawable(word: str, limit: float) -> str:
     """Replace characters that the font lacks by □, because matplotlib would warn of them, and cut to `limit` points."""
-    word = "".join(c if _font().get_char_index(ord(c)) else "□" for c in word)
+    font = get_font(findfont(FontProperties()))  # matplotlib caches both calls
+    word = "".join(c if font.get_char_index(ord(c)) else "□" for c in word)
     if measured(word) <= limit:
         return word
     kept = bisect_left(range(len(word)), True, key=lambda n: measured(word[: n + 1] + "…") > limit)

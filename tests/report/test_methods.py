@@ -64,9 +64,7 @@ def test_an_ensemble_names_its_members_and_the_owner_of_the_settings(tmp_path: P
 def test_uncertainty_is_described_by_number_of_passes_and_only_for_runs_with_passes(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / f"r{n}", make_predictions(n=20, passes=n)) for n in (0, 3, 5)]
     text = methods(compare(runs, n_bootstrap=10))["Evaluation"]
-    assert (
-        "Uncertainty: r3: 3 passes with Monte-Carlo dropout in the fusion and the head. r5: 5 passes" in text
-    )
+    assert "r3: 3 passes with Monte-Carlo dropout in the fusion and the head. r5: 5 passes" in text
     assert "Uncertainty" not in methods(compare(runs[:1]))["Evaluation"]
 
 
@@ -75,7 +73,7 @@ def test_the_path_of_a_text_encoder_is_not_shown(tmp_path: Path) -> None:
     config = run / "config.yaml"
     config.write_text(config.read_text().replace("text_encoder: tiny", "text_encoder: /home/someone/MiniLM"))
     text = methods(compare([run]))["Models"]
-    assert "encoded by MiniLM." in text
+    assert "encoded by the text encoder MiniLM." in text
     assert "someone" not in text
 
 
