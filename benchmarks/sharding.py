@@ -42,7 +42,7 @@ shard: {{samples: 256}}
 
 def make_source(folder: Path, films: int, side: int) -> list[Path]:
     """Write `films` PNGs of side × side pixels with realistic noise, a table with reports, and a recipe."""
-    from cxr_dist.shard.phantom.film import PhantomFilm
+    from cxr_dist.shard.phantom.phantom_image import PhantomImage
     from cxr_dist.shard.phantom.study import draw_study
 
     images = folder / "images"

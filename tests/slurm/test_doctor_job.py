@@ -13,7 +13,7 @@ def test_a_healthy_job_says_that_its_ranks_met(cluster, tiny_shards, tmp_path):
     ended, log = cluster.wait(job), (tmp_path / "log").read_text()
     assert ended["JobState"] == "COMPLETED", log
     assert "all 2 ranks met, on 2 hosts" in log
-    assert "sum over all ranks is right" in log
+    assert "sum over all ranks is correct" in log
     assert log.count("cxr-dist doctor: run enhanced, 2 ranks") == 1, "only rank 0 prints"
     assert not (tmp_path / "run").exists()
 
