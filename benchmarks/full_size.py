@@ -69,9 +69,7 @@ def new_step(
     world = world or World()
     backend = new_backend(config, world, device, model, optimizer or new_optimizer(config))
     backend.prepare()
-    loss = ClassificationLoss(
-        name=config.loss.name, gamma=config.loss.gamma, class_weights=None, task="multiclass"
-    )
+    loss = ClassificationLoss(name=config.loss.name, gamma=config.loss.gamma, class_weights=None, task="multiclass")
     return TrainStep(config, backend, loss, CLASSES, lanes_of(world, config.data.num_lanes))
 
 

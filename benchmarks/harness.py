@@ -75,9 +75,7 @@ def _finish(device: "torch.device | None") -> None:
         torch.cuda.synchronize()
 
 
-def in_turns(
-    ways: Mapping[str, Callable[[], Measured]], turns: int, *, warm_up: int = 1
-) -> dict[str, list[Measured]]:
+def in_turns(ways: Mapping[str, Callable[[], Measured]], turns: int, *, warm_up: int = 1) -> dict[str, list[Measured]]:
     """The results of each way, turn by turn, after `warm_up` turns whose results are dropped.
 
     Every second turn reverses the order, so that a machine that becomes slower affects all ways equally.
@@ -95,9 +93,7 @@ def medians(values: Mapping[str, Sequence[float]]) -> dict[str, float]:
     return {name: statistics.median(each) for name, each in values.items()}
 
 
-def show(
-    values: Mapping[str, Sequence[float]], digits: int, more: Callable[[str], str] = lambda name: ""
-) -> None:
+def show(values: Mapping[str, Sequence[float]], digits: int, more: Callable[[str], str] = lambda name: "") -> None:
     """Print one line per name: the median, the lowest and highest value, and the text that `more` gives."""
     for name, each in values.items():
         spread = f"({min(each):.{digits}f} to {max(each):.{digits}f})"

@@ -52,9 +52,7 @@ def training(result: Result) -> str:
                 f"{name}{end} | {rate:.2f} | {rate / original:.2f} × | {first[name]:.1f}"
                 for name, rate in rates.items()
             ]
-        parts.append(
-            markdown(f"{run} | samples per second | relative to the original | first update, s", rows)
-        )
+        parts.append(markdown(f"{run} | samples per second | relative to the original | first update, s", rows))
     return "\n".join(parts)
 
 
@@ -72,9 +70,7 @@ def ceilings(result: Result) -> str:
             f"{row['seconds_per_sample'] * 1e3:.2f} | {row['of_product_ceiling']:.0%} | {row['of_copy_ceiling']:.0%}"
             for name, row in tables["encoders"].items()
         )
-        parts.append(
-            markdown("per sample | GFLOP | MB | ms | share of product rate | share of copy rate", rows)
-        )
+        parts.append(markdown("per sample | GFLOP | MB | ms | share of product rate | share of copy rate", rows))
     return "\n".join(parts)
 
 
@@ -104,10 +100,7 @@ def text(result: Result) -> str:
     )
     padding = markdown(cells("share of operations on padding", *layouts), rows)
     times = {precision: medians(result["times"][precision]["seconds"]) for precision in ("fp32", "bf16")}
-    rows = (
-        cells(precision, *(f"{found[layout]:.3f}" for layout in layouts))
-        for precision, found in times.items()
-    )
+    rows = (cells(precision, *(f"{found[layout]:.3f}" for layout in layouts)) for precision, found in times.items())
     words = f"A micro-batch of {result['options']['batch']} reports with the lengths of Open-i's:"
     return f"{padding}\n{words}\n\n{markdown(cells('forward and backward, s', *layouts), rows)}"
 
@@ -162,9 +155,7 @@ def scaling(result: Result) -> str:
         if ranks != "1"
         for name, found in each["weak"].items()
     ]
-    header = (
-        "gradients | MB sent per rank | buckets | all-reduce alone, s | step, s | step without all-reduce, s"
-    )
+    header = "gradients | MB sent per rank | buckets | all-reduce alone, s | step, s | step without all-reduce, s"
     engines = (
         cells(name, *(f"{size / 1e6:.0f}" for size in each["model_bytes_by_formula_by_lanes"].values()))
         for name, each in result["bytes_by_engine"].items()

@@ -120,9 +120,7 @@ def report(rates: _Turns, processor: _Turns, options: argparse.Namespace) -> Non
         f"sharding / {options.workers} processes at once": sharding / at_once,
         "processor seconds, one process / sharding": seconds_alone / seconds_sharding,
     }
-    print(
-        f"{options.films} PNGs of {options.side} pixels, images per second: median (lowest to highest), and"
-    )
+    print(f"{options.films} PNGs of {options.side} pixels, images per second: median (lowest to highest), and")
     print("milliseconds of processor time per image")
     show(rates, 1, lambda name: f"{1000 * seconds[name]:8.1f} ms")
     show_numbers(ratios)

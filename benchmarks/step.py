@@ -43,9 +43,7 @@ def ours(config: Config, model: Classifier, device: torch.device, batches: list[
 def bare(config: Config, model: Classifier, device: torch.device, batches: list[Batch]) -> Way:
     """The training step of a tutorial."""
     optim = config.optim
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=optim.lr, weight_decay=optim.weight_decay, fused=True
-    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=optim.lr, weight_decay=optim.weight_decay, fused=True)
 
     def step() -> None:
         for batch in (each.to(device) for each in batches):
@@ -81,9 +79,7 @@ def main() -> None:
     report(seconds, phases, options, device)
 
 
-def report(
-    seconds: dict[str, list[float]], phases: Table, options: argparse.Namespace, device: torch.device
-) -> None:
+def report(seconds: dict[str, list[float]], phases: Table, options: argparse.Namespace, device: torch.device) -> None:
     """Print medians, overhead and phases, and write the result."""
     middle = medians(seconds)
     pairs = [ours / bare for ours, bare in zip(seconds["ours"], seconds["bare"], strict=True)]

@@ -135,9 +135,7 @@ def padding_shares(lengths: np.ndarray, micro_batch: int) -> dict[str, float]:
 def run(encoder: TextEncoder, layout: Layout, precision: str) -> torch.Tensor:
     """Run a forward and backward pass of a weighted sum; returns the vectors of the real tokens, [n, D]."""
     tokens, mask, places = layout
-    weights = torch.linspace(
-        -1, 1, encoder.width, device=tokens.device
-    )  # because LayerNorm fixes the sum of squares
+    weights = torch.linspace(-1, 1, encoder.width, device=tokens.device)  # because LayerNorm fixes the sum of squares
     with torch.autocast(tokens.device.type, torch.bfloat16, enabled=precision == "bf16"):
         vectors = encoder(tokens, mask, places)
     (vectors.float() * weights * mask[..., None]).sum().backward()
@@ -187,16 +185,11 @@ def measure(options: argparse.Namespace, device: torch.device) -> dict[str, Any]
         name: (tokens.to(device), mask.to(device), None if places is None else places.to(device))
         for name, (tokens, mask, places) in layouts_of(lengths).items()
     }
-    needed = (
-        3 * LAYERS * needed_operations(lengths)
-    )  # the backward pass has twice as many as the forward pass
+    needed = 3 * LAYERS * needed_operations(lengths)  # the backward pass has twice as many as the forward pass
     found: dict[str, Any] = {"lengths": lengths.tolist(), "needed_operations": needed}
     for precision in ("fp32", "bf16"):
         apart = differences(encoder, layouts, precision)
-        ways = {
-            name: functools.partial(seconds_of, encoder, layout, precision)
-            for name, layout in layouts.items()
-        }
+        ways = {name: functools.partial(seconds_of, encoder, layout, precision) for name, layout in layouts.items()}
         seconds = in_turns(ways, options.turns)
         found[precision] = {"seconds": seconds, "differences": apart}
     return found

@@ -46,9 +46,7 @@ def out_of_files(error: BaseException | None) -> UserError | None:
 def unknown(what: str, name: object, valid: Iterable[str]) -> UserError:
     """Return the error for an invalid name, which lists the valid names and suggests the most similar one."""
     names = list(valid)
-    return UserError(
-        f"unknown {what} {name!r}{did_you_mean(name, names)}; expected one of: {', '.join(names)}"
-    )
+    return UserError(f"unknown {what} {name!r}{did_you_mean(name, names)}; expected one of: {', '.join(names)}")
 
 
 def did_you_mean(name: object, valid: Iterable[str]) -> str:

@@ -38,9 +38,7 @@ def whole_file(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
     Raises UserError if the disk is full, and then leaves nothing behind.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    if_full = (
-        f"no space left to write {path.name}: free some, or choose another folder; earlier files are complete"
-    )
+    if_full = f"no space left to write {path.name}: free some, or choose another folder; earlier files are complete"
     try:
         with full_disk_says(if_full):
             with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
@@ -121,9 +119,7 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[int | None]:
     try:
         held = take_lock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield descriptor if held else None
-        if (
-            held
-        ):  # a child forked meanwhile also has the descriptor, so closing ours would not release the lock
+        if held:  # a child forked meanwhile also has the descriptor, so closing ours would not release the lock
             fcntl.flock(descriptor, fcntl.LOCK_UN)
     finally:
         os.close(descriptor)

@@ -39,9 +39,7 @@ from cxr_dist.train.memory.settle import with_recorded_micro_batch
 
 _SUPERVISE = Path(__file__).resolve().parents[1] / "slurm" / "supervise.sh"
 _PATIENCE_SECONDS = 600.0  # how long SLURM may fail to answer while we wait
-_SIGNAL_SECONDS = (
-    120  # the run is signalled this long before the time limit, saves, requeues itself and resumes
-)
+_SIGNAL_SECONDS = 120  # the run is signalled this long before the time limit, saves, requeues itself and resumes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,9 +93,7 @@ class TrainingJob:
     def _train(self) -> str:
         start_clock()
         config = config_of(self.run, self.flags, f"cxr-dist train {self.run}")
-        asked_to_stop = StopRequest(
-            config.train.max_minutes
-        )  # after submitit's handlers, before importing torch
+        asked_to_stop = StopRequest(config.train.max_minutes)  # after submitit's handlers, before importing torch
         stay_offline()
         _join_local_tasks()
         from cxr_dist.train.assembly import train
@@ -105,9 +101,7 @@ class TrainingJob:
 
         outcome = train(config, asked_to_stop)
         if outcome is Outcome.STOPPED:
-            sys.exit(
-                EXIT_STOPPED
-            )  # without a result file, so that submitit does not take the job for finished
+            sys.exit(EXIT_STOPPED)  # without a result file, so that submitit does not take the job for finished
         return str(outcome.value)
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:

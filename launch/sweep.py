@@ -76,9 +76,7 @@ def sweep_runs(run: str, flags: Sequence[str], sweeps: Sequence[str], out: Path)
     given += [f"--{field}" for field, _ in lists]
     for field, _ in lists:
         if [name.replace("_", "-") for name in given].count(f"--{field}") > 1 or field == "out":
-            raise UserError(
-                f"--sweep {field}=… and the same field a second time, or the run folder: give it once"
-            )
+            raise UserError(f"--sweep {field}=… and the same field a second time, or the run folder: give it once")
     fields = [field for field, _ in lists]
     combinations = itertools.product(*(values for _, values in lists))
     runs = [_combination(run, flags, fields, values, out) for values in combinations]
@@ -96,9 +94,7 @@ def _values(text: str) -> tuple[str, list[str]]:
     return field.lstrip("-").replace("_", "-"), listed
 
 
-def _combination(
-    run: str, flags: Sequence[str], fields: list[str], values: Sequence[str], out: Path
-) -> SweepRun:
+def _combination(run: str, flags: Sequence[str], fields: list[str], values: Sequence[str], out: Path) -> SweepRun:
     pairs = list(zip(fields, values, strict=True))
     name = _safe(",".join(f"{field}={value}" for field, value in pairs))
     own = [word for field, value in pairs for word in (f"--{field}", *value.split())]

@@ -62,9 +62,7 @@ def study_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def study_config(tiny_config: Config, study_shards: Path) -> Config:
     """`tiny_config` on `study_shards`."""
-    return dataclasses.replace(
-        tiny_config, data=dataclasses.replace(tiny_config.data, shards=str(study_shards))
-    )
+    return dataclasses.replace(tiny_config, data=dataclasses.replace(tiny_config.data, shards=str(study_shards)))
 
 
 @pytest.fixture
@@ -72,9 +70,7 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 256 KiB."""
     folder = tmp_path / "small"
     folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], capture_output=True
-    )
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], capture_output=True)
     if mounted.returncode:
         pytest.skip("a full disk needs root to mount a small tmpfs")
     yield folder
@@ -82,9 +78,7 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def cxr_dist(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
+def cxr_dist(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """cxr_dist(*arguments) -> (exit status, standard output, standard error)."""
 
     def run(*arguments: object) -> tuple[int, str, str]:

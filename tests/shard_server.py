@@ -21,9 +21,7 @@ class ShardServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.folder, self.requests = folder, Counter[str]()
         self.damaged: Counter[str] = Counter()  # name -> answers still to be given with a flipped byte
-        self.stalled: dict[
-            str, threading.Event
-        ] = {}  # name -> half of it is sent; the rest when the event is set
+        self.stalled: dict[str, threading.Event] = {}  # name -> half of it is sent; the rest when the event is set
         self.half_sent = threading.Event()
 
     @property

@@ -38,9 +38,7 @@ def test_kill_9_while_writing_leaves_the_old_file(tmp_path):
         "with whole_file(Path(sys.argv[1])) as f:\n"
         "    f.write(b'half'); f.flush(); print('writing', flush=True); sys.stdin.read()\n"
     )
-    child = subprocess.Popen(
-        [sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
+    child = subprocess.Popen([sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert child.stdout.readline() == b"writing\n"
     child.send_signal(signal.SIGKILL)
     child.communicate()

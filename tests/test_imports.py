@@ -54,9 +54,7 @@ def test_a_room_imports_only_from_rooms_before_it(path):
     room = room_of(name)
     allowed = GROUND | ({*ROOMS[: ROOMS.index(room) + 1]} if room in ROOMS else set())
     wrong = [
-        f"line {line}: {n}"
-        for line, n in imported(path)
-        if n.startswith("cxr_dist.") and room_of(n) not in allowed
+        f"line {line}: {n}" for line, n in imported(path) if n.startswith("cxr_dist.") and room_of(n) not in allowed
     ]
     assert not wrong, f"{name} is in {room}, which stands before these: {wrong}"
 

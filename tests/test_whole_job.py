@@ -12,9 +12,7 @@ import numpy as np
 import pytest
 
 RECIPES = Path(__file__).resolve().parents[1] / "shards"
-SMALL = (
-    "--data.global-batch 8 --data.micro-batch 4 --data.image-size 48 --data.max-tokens 32 --train.max-steps 6"
-)
+SMALL = "--data.global-batch 8 --data.micro-batch 4 --data.image-size 48 --data.max-tokens 32 --train.max-steps 6"
 SMALL += " --train.log-every 1 --train.eval-every 3 --data.text-sections notes --data.workers 1"
 
 
@@ -45,9 +43,7 @@ def test_real_images_and_notes_from_the_published_table_to_the_page(real_data, t
     (source / "images").symlink_to(real_data / "covid-cxr" / "images")
     with (real_data / "covid-cxr" / "metadata.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    chosen = [r for r in rows if "COVID" in r["finding"]][:60] + [
-        r for r in rows if "COVID" not in r["finding"]
-    ]
+    chosen = [r for r in rows if "COVID" in r["finding"]][:60] + [r for r in rows if "COVID" not in r["finding"]]
     with (source / "metadata.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
@@ -91,9 +87,7 @@ def secret_shards(tmp_path):
     with (tmp_path / "source" / "films.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["file", "patient", "finding", "notes"], *rows])
     (tmp_path / "recipe.yaml").write_text(RECIPE)
-    said = cxr_dist(
-        "shard", tmp_path / "recipe.yaml", "--source", tmp_path / "source", "--out", tmp_path / "shards"
-    )
+    said = cxr_dist("shard", tmp_path / "recipe.yaml", "--source", tmp_path / "source", "--out", tmp_path / "shards")
     assert not leaks(said.encode())
     return tmp_path / "shards"
 
@@ -142,9 +136,7 @@ def test_the_whole_job_with_several_labels_some_of_them_unknown(tmp_path):
         rows.writerow(["file", "patient", "Effusion", "Edema", "notes"])
         for i in range(60):
             cv2.imwrite(str(films / f"{i}.png"), rng.integers(0, 256, (64, 64), np.uint8))
-            rows.writerow(
-                [f"{i}.png", i, rng.choice(["1", "0", "", "-1"]), rng.choice(["1", "0"]), "a cough"]
-            )
+            rows.writerow([f"{i}.png", i, rng.choice(["1", "0", "", "-1"]), rng.choice(["1", "0"]), "a cough"])
     (tmp_path / "recipe.yaml").write_text(MULTILABEL)
     cxr_dist("shard", tmp_path / "recipe.yaml", "--source", tmp_path / "source", "--out", tmp_path / "shards")
     _, comparison = whole_job(tmp_path / "shards", tmp_path)

@@ -118,8 +118,6 @@ def test_a_killed_run_resumes_to_the_same_losses(before):
     run_command(*EXPECTED["train"])
     lines = (before / "run" / "metrics.jsonl").read_text().splitlines()
     kept = (WRITTEN / "run" / "metrics.jsonl").read_text().splitlines()
-    assert (
-        lines[: len(kept)] == kept
-    )  # including speeds: the run resumed from the checkpoint and did not start over
+    assert lines[: len(kept)] == kept  # including speeds: the run resumed from the checkpoint and did not start over
     assert_same([json.loads(line) for line in lines], EXPECTED["lines"])
     assert read_json(before / "run" / "finished.json") == {"step": EXPECTED["lines"][-1]["step"]}

@@ -39,9 +39,7 @@ def moments_of(step: int, size: int) -> Tensors:
 def state_of(step: int) -> TrainingState:
     """The state of a step; every third step is the best so far."""
     best = step - step % BEST_EVERY
-    return TrainingState(
-        step=step, progress=Progress(best_step=best), manifest_sha256="m", config={"seed": 1}
-    )
+    return TrainingState(step=step, progress=Progress(best_step=best), manifest_sha256="m", config={"seed": 1})
 
 
 def as_saved(found: checkpoint.Checkpoint, size: int) -> bool:

@@ -21,9 +21,7 @@ def print_table(damages: Rows, trials: Rows, repeats: int) -> None:
     """Print both tables."""
     print(f"silent outcomes of {repeats}:")
     for name, row in damages.items():
-        print(
-            f"  {name:<36}" + "  ".join(f"{reader}: {row[reader].get('silent', 0):>4}" for reader in READERS)
-        )
+        print(f"  {name:<36}" + "  ".join(f"{reader}: {row[reader].get('silent', 0):>4}" for reader in READERS))
     for name, row in trials.items():
         print(f"  {name}\n      webdataset  {row['webdataset']}\n      cxr_dist    {row['cxr_dist']}")
 
@@ -37,9 +35,7 @@ def main() -> None:
         damages = measure_damages(whole, folder, repeats)
         trials = measure_trials(whole, folder)
     print_table(damages, trials, repeats)
-    trials = {
-        name: {side: answer.split(": ")[0] for side, answer in row.items()} for name, row in trials.items()
-    }
+    trials = {name: {side: answer.split(": ")[0] for side, answer in row.items()} for name, row in trials.items()}
     what = "outcomes of damaged and hostile shards"
     write_result("faults", what, repeats=repeats, damages=damages, trials=trials)
 

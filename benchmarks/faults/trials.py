@@ -141,9 +141,7 @@ def sample_left_out_on_one_rank(shards: Path, folder: Path) -> tuple[str, str]:
     data[:512] = b"\xff" * 512
     first_tar(shards).write_bytes(data)
     stock = [len(_of_rank(shards, rank)) for rank in range(2)]
-    config = DataConfig(
-        shards=str(shards), global_batch=4, micro_batch=2, image_size=64, workers=0, max_bad_samples=1
-    )
+    config = DataConfig(shards=str(shards), global_batch=4, micro_batch=2, image_size=64, workers=0, max_bad_samples=1)
     steps, ours = training_plan(config, load_manifest(shards), 0).steps_per_epoch, []
     for rank in range(2):
         batches = list(islice(stream(config, None, lanes=range(rank, 2, 2)), steps))

@@ -32,9 +32,7 @@ def configured(case: dict[str, Any]) -> Config:
     config, size = named_run(case["run"]), int(case["micro_batch"])
     return dataclasses.replace(
         config,
-        data=dataclasses.replace(
-            config.data, global_batch=size * LANES * int(case["ranks"]), micro_batch=size
-        ),
+        data=dataclasses.replace(config.data, global_batch=size * LANES * int(case["ranks"]), micro_batch=size),
         model=dataclasses.replace(
             config.model, pretrained=False, gradient_checkpointing=case["gradient_checkpointing"]
         ),
@@ -83,9 +81,7 @@ def main() -> None:
     """Measure the case in the file that the command line names."""
     config, world = configured(json.loads(Path(sys.argv[1]).read_text())), World.from_environment()
     device = start(world, timeout_minutes=10)
-    found = (
-        measured_on_gpu(config, world, device) if device.type == "cuda" else measured_on_cpu(config, world)
-    )
+    found = measured_on_gpu(config, world, device) if device.type == "cuda" else measured_on_cpu(config, world)
     if world.is_main:
         print(json.dumps(found))
     stop()

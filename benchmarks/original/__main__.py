@@ -30,9 +30,7 @@ from benchmarks.original.ways import ORIGINAL, Way, step_ways, whole_loops
 SHORT_SIDE = 256  # of the images in the shards, pixels
 
 
-def measure(
-    title: str, ways: dict[str, Way], options: argparse.Namespace, device: torch.device
-) -> dict[str, Any]:
+def measure(title: str, ways: dict[str, Way], options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """Samples per second of each way, turn by turn, after a first update that compiles and creates the moments."""
     first = {name: timed(way.update, device) for name, way in ways.items()}
 
@@ -41,9 +39,7 @@ def measure(
 
     rates = in_turns({name: partial(rate, way) for name, way in ways.items()}, options.turns, warm_up=0)
     middle = medians(rates)
-    print(
-        f"{title} on {device.type}: samples per second, median (lowest to highest), multiple of the original,"
-    )
+    print(f"{title} on {device.type}: samples per second, median (lowest to highest), multiple of the original,")
     print("first update")
     show(rates, 2, lambda name: f"{middle[name] / middle[ORIGINAL]:6.2f} × {first[name]:8.1f} s")
     return {"first update, seconds": first, "rates": rates, "medians": middle}

@@ -68,11 +68,7 @@ def _draw_panel(axes: Axes, result: dict[str, Any], run: str) -> None:
 
 def _device(result: dict[str, Any]) -> str:
     gpu = result["machine"]["gpu"]
-    return (
-        " ".join(gpu.split()[:2])
-        if result["device"] == "cuda"
-        else f"{result['options']['threads']} CPU cores"
-    )
+    return " ".join(gpu.split()[:2]) if result["device"] == "cuda" else f"{result['options']['threads']} CPU cores"
 
 
 if __name__ == "__main__":

@@ -49,9 +49,7 @@ class Settings:
     """Whether the image encoder's memory layout is channels_last, as it always is in the package."""
 
 
-def settings_on_the_way(
-    run: str, device: torch.device, accumulate: int, *, compiled: bool
-) -> dict[str, Settings]:
+def settings_on_the_way(run: str, device: torch.device, accumulate: int, *, compiled: bool) -> dict[str, Settings]:
     """The settings by name, each with one more change than the previous one."""
     named = named_run(run)
     config = dataclasses.replace(
@@ -65,9 +63,7 @@ def settings_on_the_way(
     def add(name: str, **changes: Any) -> None:
         last = next(reversed(found.values()))
         of_config = {name: changes.pop(name) for name in ("precision", "compile", "data") if name in changes}
-        found[name] = dataclasses.replace(
-            last, config=dataclasses.replace(last.config, **of_config), **changes
-        )
+        found[name] = dataclasses.replace(last, config=dataclasses.replace(last.config, **of_config), **changes)
 
     if config.model.uses_text:
         add("+ text without padding", packed=True)
@@ -78,9 +74,7 @@ def settings_on_the_way(
     for size in LARGER if device.type == "cuda" else ():
         add(
             f"+ micro-batches of {size}",
-            data=dataclasses.replace(
-                config.data, global_batch=max(size, BATCH * accumulate), micro_batch=size
-            ),
+            data=dataclasses.replace(config.data, global_batch=max(size, BATCH * accumulate), micro_batch=size),
         )
     return found
 
@@ -103,9 +97,7 @@ def step_ways(run: str, device: torch.device, accumulate: int, *, compiled: bool
     return ways
 
 
-def whole_loops(
-    run: str, device: torch.device, data: Data, accumulate: int, *, compiled: bool
-) -> dict[str, Way]:
+def whole_loops(run: str, device: torch.device, data: Data, accumulate: int, *, compiled: bool) -> dict[str, Way]:
     """The notebook's loop over files, and the package's, with all changes, over shards."""
     dataset = original_dataset(data, FULL_SIDE, FILMS)
     loader = DataLoader(

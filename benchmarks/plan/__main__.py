@@ -45,9 +45,7 @@ def shards_per_node(plan: Plan, nodes: int, ranks: int, epoch: int) -> list[int]
     touched = []
     for node in range(nodes):
         mine = node_of_lane == node
-        stretches = [
-            np.arange(first, last + 1) for first, last in zip(ends[0][mine], ends[1][mine], strict=True)
-        ]
+        stretches = [np.arange(first, last + 1) for first, last in zip(ends[0][mine], ends[1][mine], strict=True)]
         touched.append(len(np.unique(np.concatenate(stretches))))
     return touched
 
@@ -56,8 +54,7 @@ def measure_opening(folder: Path, num_lanes: int, repeats: int) -> list[dict[str
     """The output of opening.py in `repeats` processes."""
     command = [sys.executable, "-m", "benchmarks.plan.opening", str(folder), str(num_lanes)]
     return [
-        json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        for _ in range(repeats)
+        json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout) for _ in range(repeats)
     ]
 
 

@@ -69,9 +69,7 @@ def start_ranks(run: Run, ranks: int) -> list[subprocess.Popen[bytes]]:
     command += ["--data.shards", str(run.shards), "--out", str(run.folder)]
     common = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "WORLD_SIZE": str(ranks)}
     common |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
-    environments = [
-        os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)
-    ]
+    environments = [os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]
     return [subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL) for env in environments]
 
 

@@ -52,9 +52,7 @@ def _draw_losses(axes: Axes, losses: dict[str, Any]) -> None:
     steps = range(1, len(losses["disturbed"]) + 1)
     axes.plot(steps, losses["one rank"], color=BLUE, linewidth=5, alpha=0.55, label="one rank undisturbed")
     axes.plot(steps, losses["disturbed"], color=ORANGE, linewidth=1.4, label="disturbed")
-    axes.set(
-        ylabel="Training loss (float64)", ylim=(None, max(losses["one rank"]) * 1.12)
-    )  # room for the labels
+    axes.set(ylabel="Training loss (float64)", ylim=(None, max(losses["one rank"]) * 1.12))  # room for the labels
     axes.legend(loc="lower left", frameon=False, labelcolor=INK)
 
 
@@ -63,12 +61,8 @@ def _draw_residuals(axes: Axes, result: dict[str, Any]) -> None:
     for precision, run, colour, name in _LINES:
         dots = [(i, r) for i, r in enumerate(residual(result, precision, run), start=1) if r > 0]
         axes.plot(*zip(*dots, strict=True), "o-", color=colour, markersize=2.4, linewidth=0.9, label=name)
-    axes.set(
-        xlabel="Optimizer step", ylabel="Relative difference\nfrom one rank", yscale="log", ylim=(1e-16, 1)
-    )
-    axes.legend(
-        loc="lower left", bbox_to_anchor=(0, 0.97), ncols=3, frameon=False, labelcolor=INK, fontsize=9
-    )
+    axes.set(xlabel="Optimizer step", ylabel="Relative difference\nfrom one rank", yscale="log", ylim=(1e-16, 1))
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 0.97), ncols=3, frameon=False, labelcolor=INK, fontsize=9)
 
 
 def _name_stages(axes: Axes, losses: dict[str, Any]) -> None:

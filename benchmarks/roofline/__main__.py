@@ -49,9 +49,7 @@ class Traffic(TorchDispatchMode):
         return result
 
 
-def measured(
-    work: Work, operations: float, samples: int, device: torch.device, ceilings: Ceilings
-) -> dict[str, Any]:
+def measured(work: Work, operations: float, samples: int, device: torch.device, ceilings: Ceilings) -> dict[str, Any]:
     """A row of the table: the work and time of a pass over a micro-batch, and its shares of the ceilings."""
     with Traffic() as traffic:
         work()
@@ -111,9 +109,7 @@ def _pass(run: Callable[[], torch.Tensor], device: torch.device, precision: str,
     return work
 
 
-def measure(
-    device: torch.device, precision: str, options: argparse.Namespace, loaded: Loaded
-) -> dict[str, Any]:
+def measure(device: torch.device, precision: str, options: argparse.Namespace, loaded: Loaded) -> dict[str, Any]:
     """The tables of one precision."""
     ceilings = measure_ceilings(device, precision)
     encoders = encoder_rows(build(device), options.micro_batch, device, precision, ceilings)

@@ -102,9 +102,7 @@ def exposed_seconds(bucket_seconds: Sequence[float], bucket_bytes: Sequence[floa
     return max(0.0, done - backward)
 
 
-def predict(
-    work: Work, lanes: int, buckets: Sequence[float], ranks: int, cluster: Cluster
-) -> dict[str, float]:
+def predict(work: Work, lanes: int, buckets: Sequence[float], ranks: int, cluster: Cluster) -> dict[str, float]:
     """The seconds of a step with `lanes` lanes per rank, and its efficiency: the share of time spent computing."""
     crossing = [cluster_seconds(num_bytes, ranks, cluster) if ranks > 1 else 0.0 for num_bytes in buckets]
     exposed = exposed_seconds(crossing, buckets, work.backward_seconds)
@@ -117,9 +115,7 @@ def predict(
     }
 
 
-def shortest_step(
-    work: Work, buckets: Sequence[float], ranks: int, cluster: Cluster, efficiency: float
-) -> float:
+def shortest_step(work: Work, buckets: Sequence[float], ranks: int, cluster: Cluster, efficiency: float) -> float:
     """Seconds that a step of one lane takes on one rank, if the ranks are so fast that they just reach this efficiency.
 
     Slower ranks are more efficient. The parts of the step keep their measured shares.

@@ -29,9 +29,7 @@ def commands_help(commands: Mapping[str, Callable[..., Any]]) -> str:
 
 def runs_help(command: str, runs: Mapping[str, Callable[..., Any]]) -> str:
     """Return the overview of the named runs that a command accepts."""
-    return "\n".join(
-        [f"usage: cxr-dist {command} RUN [--section.field VALUE …]", "", "RUN is one of", *_lines(runs)]
-    )
+    return "\n".join([f"usage: cxr-dist {command} RUN [--section.field VALUE …]", "", "RUN is one of", *_lines(runs)])
 
 
 def _lines(functions: Mapping[str, Callable[..., Any]]) -> list[str]:

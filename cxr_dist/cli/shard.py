@@ -48,7 +48,5 @@ def shard(
         from cxr_dist.shard.write import write_shards
 
         workers = workers or os.cpu_count() or 1
-        manifest = write_shards(
-            load_recipe(recipe), source, out, workers=workers, allow_left_out=allow_left_out
-        )
+        manifest = write_shards(load_recipe(recipe), source, out, workers=workers, allow_left_out=allow_left_out)
     print_summary(manifest, Console())

@@ -76,9 +76,7 @@ class DataConfig:
             )
         require(self.workers >= 0, f"data.workers is {self.workers}; it must be 0 or more")
         require(self.image_size >= 32, f"data.image_size is {self.image_size}; it must be at least 32 pixels")
-        require(
-            0 <= self.sampling_temper <= 1, f"data.sampling_temper is {self.sampling_temper}; expected 0 to 1"
-        )
+        require(0 <= self.sampling_temper <= 1, f"data.sampling_temper is {self.sampling_temper}; expected 0 to 1")
         require(self.max_tokens >= 8, f"data.max_tokens is {self.max_tokens}; it must be at least 8")
         require(self.max_bad_samples >= 0, "data.max_bad_samples must be 0 or more")
         require(self.evaluation_batch >= 1, "data.evaluation_batch must be at least 1")

@@ -137,8 +137,7 @@ class _Decoder:
 
     def _dict(self, kind: Any, plain: dict[Any, Any], where: str) -> dict[str, Any]:
         decoded = {
-            self.value(str, name, where): self.value(kind, value, f"{where}.{name}")
-            for name, value in plain.items()
+            self.value(str, name, where): self.value(kind, value, f"{where}.{name}") for name, value in plain.items()
         }
         require(len(decoded) == len(plain), f"{self._at(where)} has a name twice, once as a number")
         return decoded

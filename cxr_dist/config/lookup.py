@@ -110,9 +110,7 @@ def _loaded(what: str, name: str, unique: str) -> ModuleType:
     module = name.rpartition(":")[0]
     path = Path(module).expanduser().resolve()
     if not path.is_file():
-        raise UserError(
-            f"{what} {name!r}: there is no file {module}; expected {FORMS}, relative to this folder"
-        )
+        raise UserError(f"{what} {name!r}: there is no file {module}; expected {FORMS}, relative to this folder")
     spec = importlib.util.spec_from_file_location(unique, path)
     assert spec is not None
     assert spec.loader is not None

@@ -101,9 +101,7 @@ def _reason(error: OSError) -> str:
     if isinstance(error, socket.gaierror):
         return "this host cannot resolve that name; set MASTER_ADDR to an address of the host of rank 0"
     if isinstance(error, ConnectionRefusedError):
-        return (
-            "the host answers, but nothing listens there; check that rank 0 runs, and that this is its host"
-        )
+        return "the host answers, but nothing listens there; check that rank 0 runs, and that this is its host"
     return "no answer; check that MASTER_ADDR is the host of rank 0, and that no firewall blocks the port"
 
 
@@ -168,9 +166,7 @@ def _checked_sum(world: World, device: torch.device, seconds: float) -> torch.Te
     size = world.world_size
     wrong = int((values != size * pattern + size * (size - 1) / 2).sum())
     if wrong:
-        raise UserError(
-            f"a sum over the ranks is wrong in {wrong} of {len(values)} values: a link or a GPU is bad"
-        )
+        raise UserError(f"a sum over the ranks is wrong in {wrong} of {len(values)} values: a link or a GPU is bad")
     return values.zero_()
 
 

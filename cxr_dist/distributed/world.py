@@ -68,9 +68,7 @@ def rendezvous(world: World, environment: Mapping[str, str] = os.environ) -> dic
     if "MASTER_ADDR" not in environment and world.world_size > 1:
         nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST")
         if nodes is None:
-            raise UserError(
-                "WORLD_SIZE is above 1 but MASTER_ADDR is not set: start with torchrun, accelerate or srun"
-            )
+            raise UserError("WORLD_SIZE is above 1 but MASTER_ADDR is not set: start with torchrun, accelerate or srun")
         variables["MASTER_ADDR"] = _first_host(nodes)
     if "MASTER_PORT" not in environment:
         job, restart = environment.get("SLURM_JOB_ID", "0"), environment.get("SLURM_RESTART_COUNT", "0")

@@ -66,9 +66,7 @@ class Zero(Backend):
         self._stage = settings["zero_optimization"]["stage"]
         try:
             engine, *_ = deepspeed.initialize(
-                args=Namespace(
-                    device_rank=self.device.index or 0
-                ),  # by default LOCAL_RANK chooses the device
+                args=Namespace(device_rank=self.device.index or 0),  # by default LOCAL_RANK chooses the device
                 model=self.module,
                 optimizer=self._optimizer,
                 config=settings,

@@ -48,9 +48,7 @@ def describe(config: Config) -> dict[str, str]:
     samples = plan.shard_group_counts.sum(axis=0)
     for name, drawn, have in zip(names, plan.expected_draws(), samples, strict=False):
         if have:
-            facts[f"draws of {name}"] = (
-                f"{drawn:.1f} per epoch from {have} samples ({drawn / have:.2f} times each)"
-            )
+            facts[f"draws of {name}"] = f"{drawn:.1f} per epoch from {have} samples ({drawn / have:.2f} times each)"
     if config.model.uses_text:
         facts |= _about_reports(manifest, config.data.text_sections)
     facts["read by each node"] = _per_node(plan, int(column(manifest.split("train").shards, "bytes").sum()))

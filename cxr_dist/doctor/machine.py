@@ -28,9 +28,7 @@ def packages(setting: Setting) -> Finding:
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("cxr_dist", *names))
     found = f"Python {platform.python_version()}, {versions}"
     if unmet:
-        return failed(
-            f"{found}; but {'; '.join(unmet)}", "pip install -e . in the repository corrects the versions"
-        )
+        return failed(f"{found}; but {'; '.join(unmet)}", "pip install -e . in the repository corrects the versions")
     return ok(found)
 
 
@@ -47,9 +45,7 @@ def _unmet(package: str) -> list[str]:
             unmet.append(f"{package} needs {requirement.name}, which is not installed")
             continue
         if not requirement.specifier.contains(version, prereleases=True):
-            unmet.append(
-                f"{package} needs {requirement.name}{requirement.specifier}, but {version} is installed"
-            )
+            unmet.append(f"{package} needs {requirement.name}{requirement.specifier}, but {version} is installed")
     return unmet
 
 

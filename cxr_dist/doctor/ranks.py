@@ -104,9 +104,7 @@ def speed(latency: float, bytes_per_second: float, gradient_bytes: int | None, n
 def clocks(skew_seconds: float) -> Finding:
     """Compare the clocks of all ranks' hosts."""
     if skew_seconds > _SKEW_SECONDS:
-        return warning(
-            f"of the ranks differ by {skew_seconds:.1f} s", "synchronise the nodes' clocks with NTP"
-        )
+        return warning(f"of the ranks differ by {skew_seconds:.1f} s", "synchronise the nodes' clocks with NTP")
     return ok(f"of all ranks agree to {max(0.01, skew_seconds):.2f} s")
 
 

@@ -116,9 +116,7 @@ def run_folder(setting: Setting) -> Finding:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        return failed(
-            f"{existing} cannot be written ({error.strerror})", "choose another --out, or free some space"
-        )
+        return failed(f"{existing} cannot be written ({error.strerror})", "choose another --out, or free some space")
     steps = sorted(folder.glob("checkpoints/step-*"))
     if steps:
         return ok(f"contains this run, which would resume from {steps[-1].name} or an earlier checkpoint")
@@ -178,13 +176,9 @@ def room_for_staging(setting: Setting) -> Finding:
     if room < sizes.max():
         return failed(found, "free some space, or choose a folder on another disk with --data.stage-dir")
     if kind in _MEMORY_FILE_SYSTEMS:
-        return warning(
-            f"{found}: copies would fill the memory", "choose a folder on a disk with --data.stage-dir"
-        )
+        return warning(f"{found}: copies would fill the memory", "choose a folder on a disk with --data.stage-dir")
     if room < wanted:
-        return warning(
-            found, "free some space, raise --data.stage-gib, or lower --data.shuffle-shards in a new run"
-        )
+        return warning(found, "free some space, raise --data.stage-gib, or lower --data.shuffle-shards in a new run")
     return ok(found)
 
 

@@ -127,9 +127,7 @@ def fit_temperature(probabilities: Floats, labels: LabelArray, task: Task) -> fl
     return float(np.exp(minimum.x))
 
 
-def calibrate(
-    validation: tuple[Floats, LabelArray], test: tuple[Floats, LabelArray], task: Task
-) -> dict[str, Any]:
+def calibrate(validation: tuple[Floats, LabelArray], test: tuple[Floats, LabelArray], task: Task) -> dict[str, Any]:
     """Fit a temperature on validation's (probabilities, labels), and score test's before and after it is applied.
 
     If no temperature can be fitted, `temperature` and `after` are None and `reason` says why.

@@ -77,9 +77,7 @@ def _curve(y: Floats, many: Floats) -> Curve:
 
 def _sensitivity(true_positives: Floats, false_positives: Floats) -> Floats:
     # Both rates start at 0. At equal false-positive rates np.interp takes the last point, which is the highest.
-    tpr, fpr = (
-        np.pad(divide(part, part[:, -1:]), ((0, 0), (1, 0))) for part in (true_positives, false_positives)
-    )
+    tpr, fpr = (np.pad(divide(part, part[:, -1:]), ((0, 0), (1, 0))) for part in (true_positives, false_positives))
     rows = [np.interp(GRID, x, y) for x, y in zip(fpr, tpr, strict=True)]
     return np.stack(rows) + _gap(true_positives, false_positives)
 

@@ -42,9 +42,7 @@ def average(members: Sequence[Predictions]) -> Predictions:
     for other in members[1:]:
         same = (first.task, first.classes, first.keys) == (other.task, other.classes, other.keys)
         if not same or not np.array_equal(first.labels, other.labels):
-            raise UserError(
-                "the runs of an ensemble predict different classes or samples: use runs of one data set"
-            )
+            raise UserError("the runs of an ensemble predict different classes or samples: use runs of one data set")
     probabilities = np.mean([member.probabilities for member in members], axis=0)
     summaries = [member.mc for member in members if member.mc is not None]
     mc = _pooled(summaries, first) if summaries else None

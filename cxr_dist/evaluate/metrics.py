@@ -84,9 +84,7 @@ def accuracy(predictions: Predictions) -> Value:
     """Share of right predictions; multilabel: mean over classes of that share, or None if no label is known."""
     if predictions.task == "multiclass":
         return float(sk.accuracy_score(predictions.labels[:, 0], predictions.predicted))
-    shares = [
-        float((one.truth == one.predicted).mean()) for one in predictions.each_class() if len(one.truth)
-    ]
+    shares = [float((one.truth == one.predicted).mean()) for one in predictions.each_class() if len(one.truth)]
     return float(np.mean(shares)) if shares else None
 
 

@@ -87,9 +87,7 @@ def _with_progress(batches: Iterable[Batch]) -> Iterator[Batch]:
         advance()
 
 
-def _gather(
-    parts: list[np.ndarray], num_samples: int, batch: int, world: World, device: torch.device
-) -> np.ndarray:
+def _gather(parts: list[np.ndarray], num_samples: int, batch: int, world: World, device: torch.device) -> np.ndarray:
     """The rows of all ranks in the order of sample ids; raises UserError if an id is missing or duplicated."""
     ranks = range(world.world_size)
     counts = [sum(map(len, evaluation_batches(num_samples, batch, r, world.world_size))) for r in ranks]

@@ -198,9 +198,7 @@ def _from_table(header: list[str], table: dict[str, tuple[str, ...]]) -> Predict
         labels=np.array(labels, dtype=np.int16),
         probabilities=_matrix("probability", classes, table),
         mc=_read_mc(classes, table) if "mc_passes" in table else None,
-        attributes={
-            name.removeprefix(_ATTRIBUTE): list(table[name]) for name in header if name.startswith(_ATTRIBUTE)
-        },
+        attributes={name.removeprefix(_ATTRIBUTE): list(table[name]) for name in header if name.startswith(_ATTRIBUTE)},
     )
 
 

@@ -64,9 +64,7 @@ def subgroups(predictions: Predictions, n_bootstrap: int = 1000, seed: int = 0) 
     }
 
 
-def _within(
-    predictions: Predictions, values: list[str], value: str, n_bootstrap: int, seed: int
-) -> dict[str, Any]:
+def _within(predictions: Predictions, values: list[str], value: str, n_bootstrap: int, seed: int) -> dict[str, Any]:
     group = predictions.select(np.flatnonzero(np.array(values) == value))
     estimates, resamples = (accuracy(group), mean_auc(group)), resampled(group, n_bootstrap, seed)
     result: dict[str, Any] = {"n": len(group), "patients": len(set(group.patients))}

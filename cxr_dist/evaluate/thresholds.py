@@ -20,9 +20,7 @@ REPORTED = ("recall", "specificity", "precision", "negative_predictive_value")
 def check_sensitivity(at_sensitivity: float | None) -> None:
     """Raise UserError unless `at_sensitivity` is None or lies in (0, 1]."""
     if at_sensitivity is not None and not 0 < at_sensitivity <= 1:
-        raise UserError(
-            f"--at-sensitivity is {at_sensitivity:g}; expected a share above 0 and up to 1, e.g. 0.9"
-        )
+        raise UserError(f"--at-sensitivity is {at_sensitivity:g}; expected a share above 0 and up to 1, e.g. 0.9")
 
 
 def rule_of(at_sensitivity: float | None) -> str:
@@ -65,8 +63,7 @@ def operating_points(
     inside, outside = _at(validation, chosen), _at(test, chosen)
     tests = _judge(outside, test, n_bootstrap, seed)
     points: dict[str, Any] = {
-        name: {"threshold": None, "reason": "validation lacks positive or negative samples"}
-        for name in thresholds
+        name: {"threshold": None, "reason": "validation lacks positive or negative samples"} for name in thresholds
     }
     for one, judged in zip(inside, tests, strict=True):
         points[one.name] = {"threshold": chosen[one.name], "validation": _values(one), "applied": judged}

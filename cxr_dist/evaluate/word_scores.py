@@ -50,9 +50,7 @@ def token_attention(model: Classifier, inputs: Inputs) -> Floats | None:
     if shares is None or not hasattr(bert, "set_attn_implementation"):
         return None
     with _visible_attention(bert) as encoder:
-        output = encoder(
-            input_ids=inputs.tokens, attention_mask=inputs.attention_mask, output_attentions=True
-        )
+        output = encoder(input_ids=inputs.tokens, attention_mask=inputs.attention_mask, output_attentions=True)
     square = (shares.shape[1],) * 2
     if not output.attentions or any(layer.shape[-2:] != square for layer in output.attentions):
         return None

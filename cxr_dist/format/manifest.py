@@ -146,8 +146,7 @@ class Manifest:
         """Return the text of manifest.json, which ends with the sha256 of everything before it."""
         head = {"format": SHARD_FORMAT, "format_version": SHARD_FORMAT_VERSION}
         splits = {
-            name: dataclasses.asdict(dataclasses.replace(split, shards=()))
-            | {"shards": plain_shards(split.shards)}
+            name: dataclasses.asdict(dataclasses.replace(split, shards=())) | {"shards": plain_shards(split.shards)}
             for name, split in self.splits.items()
         }
         plain = head | dataclasses.asdict(dataclasses.replace(self, splits={})) | {"splits": splits}

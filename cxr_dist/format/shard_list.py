@@ -125,9 +125,7 @@ def write_table(path: Path, shards: Sequence[ShardEntry]) -> ShardTable:
     return ShardTable(path, sha256_of(path))
 
 
-def column(
-    shards: Sequence[ShardEntry], name: Literal["samples", "bytes", "group_counts"]
-) -> NDArray[np.int64]:
+def column(shards: Sequence[ShardEntry], name: Literal["samples", "bytes", "group_counts"]) -> NDArray[np.int64]:
     """Return a field of all shards as an array [shards]; for group_counts [shards, groups]."""
     if isinstance(shards, ShardTable):
         return shards.column(name)
@@ -145,9 +143,7 @@ def shards_of(plain: Any, folder: Path) -> Sequence[ShardEntry]:
     """Invert `plain_shards`; raises UserError, or KeyError or TypeError, for anything that it does not return."""
     if isinstance(plain, dict):
         return ShardTable(folder / _plain_name(plain["table"], ".shards.npy"), plain["sha256"])
-    return tuple(
-        _checked(ShardEntry(**each | {"group_counts": tuple(each["group_counts"])})) for each in plain
-    )
+    return tuple(_checked(ShardEntry(**each | {"group_counts": tuple(each["group_counts"])})) for each in plain)
 
 
 def _checked(shard: ShardEntry) -> ShardEntry:
@@ -162,7 +158,5 @@ def _checked(shard: ShardEntry) -> ShardEntry:
 def _plain_name(name: str, ending: str) -> str:
     """Return the name if it is neither a path nor a URL nor a command; raises UserError otherwise."""
     if not re.fullmatch(rf"[A-Za-z0-9_-]+{re.escape(ending)}", str(name)):
-        raise UserError(
-            f"the manifest names a file that `cxr-dist shard` does not write (expected NAME{ending})"
-        )
+        raise UserError(f"the manifest names a file that `cxr-dist shard` does not write (expected NAME{ending})")
     return name

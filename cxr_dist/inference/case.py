@@ -49,9 +49,7 @@ class Predictor:
         trained = self.trained
         # All cases use the same dropout masks, so that a prediction depends neither on its row nor on its neighbours.
         batch = dataclasses.replace(batch, sample_ids=torch.zeros_like(batch.sample_ids))
-        passes = predict_passes(
-            trained.classifier, batch, trained.config, trained.task, self.mc, trained.device
-        )
+        passes = predict_passes(trained.classifier, batch, trained.config, trained.task, self.mc, trained.device)
         return answers(*passes, trained.task, trained.classes, trained.temperature)
 
     def explain(self, case: Case, batch: Batch, result: Answers) -> tuple[dict[str, Any], CaseView]:
@@ -105,9 +103,7 @@ class Predictor:
 def predict_one(folder: Path, case: Case, mc: McDropout, out: Path) -> dict[str, Any]:
     """Write the picture to `out` (.png) and the JSON beside it; returns the JSON without the private fields."""
     if out.suffix.lower() != ".png":
-        raise UserError(
-            f"--out ends in {out.suffix or 'no suffix'}: the name of the picture must end in .png"
-        )
+        raise UserError(f"--out ends in {out.suffix or 'no suffix'}: the name of the picture must end in .png")
     predictor = Predictor.open(folder, mc)
     batch = predictor.trained.batch([case])
     facts, view = predictor.explain(case, batch, predictor.answer(batch))

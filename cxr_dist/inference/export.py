@@ -61,9 +61,7 @@ def export(run_dir: Path, out: Path, *, with_onnx: bool, shards: str | None = No
 def _write_graph(trained: TrainedModel, path: Path) -> None:
     data = trained.config.data
     try:
-        write_onnx(
-            trained.classifier, trained.task, path, image_size=data.image_size, max_tokens=data.max_tokens
-        )
+        write_onnx(trained.classifier, trained.task, path, image_size=data.image_size, max_tokens=data.max_tokens)
     except Exception as error:
         if isinstance(error, UserError) or not trained.config.model.has_own_encoder:
             raise

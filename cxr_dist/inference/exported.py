@@ -192,12 +192,8 @@ class _Settings:
         if self.image is not None:
             data = dataclasses.replace(data, image_size=self.image.size)
         if self.text is not None:
-            data = dataclasses.replace(
-                data, text_sections=self.text.sections, max_tokens=self.text.max_tokens
-            )
-        return Config(
-            run=self.run, data=data, model=self.architecture, precision=self.precision, seed=self.seed
-        )
+            data = dataclasses.replace(data, text_sections=self.text.sections, max_tokens=self.text.max_tokens)
+        return Config(run=self.run, data=data, model=self.architecture, precision=self.precision, seed=self.seed)
 
 
 def write_weights(folder: Path, description: Description, tensors: dict[str, Tensor]) -> None:
@@ -205,9 +201,7 @@ def write_weights(folder: Path, description: Description, tensors: dict[str, Ten
     (folder / CONFIG).write_text(description.to_json(), encoding="utf-8")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-    shutil.copymode(
-        folder / CONFIG, folder / WEIGHTS
-    )  # safetensors makes the file readable by its owner only
+    shutil.copymode(folder / CONFIG, folder / WEIGHTS)  # safetensors makes the file readable by its owner only
 
 
 def write_text_encoder(folder: Path, source: Path) -> None:

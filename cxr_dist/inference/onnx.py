@@ -55,8 +55,7 @@ def check_onnx() -> None:
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
-            f"the ONNX graph needs {' and '.join(missing)}: pip install 'cxr_dist[export]', or export with "
-            "--onnx false"
+            f"the ONNX graph needs {' and '.join(missing)}: pip install 'cxr_dist[export]', or export with --onnx false"
         )
 
 

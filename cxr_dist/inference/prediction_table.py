@@ -62,9 +62,7 @@ class PredictionCounts:
         return text
 
 
-def predict_many(
-    folder: Path, source: Path, mc: McDropout, out: Path, batch_size: int | None
-) -> PredictionCounts:
+def predict_many(folder: Path, source: Path, mc: McDropout, out: Path, batch_size: int | None) -> PredictionCounts:
     """Write OUT/predictions.csv and, if `batch_size` is None, a picture and JSON per case.
 
     Raises UserError if `source` is neither a folder nor a table, or `out` is not empty.

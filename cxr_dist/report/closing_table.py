@@ -43,6 +43,4 @@ def input_of(run: RunResult) -> str:
 def _cell(estimate: Estimate) -> str:
     if estimate.value is None:
         return "not defined"
-    return f"{estimate.value:.3f}" + (
-        "" if estimate.low is None else f"\n{estimate.low:.3f}–{estimate.high:.3f}"
-    )
+    return f"{estimate.value:.3f}" + ("" if estimate.low is None else f"\n{estimate.low:.3f}–{estimate.high:.3f}")

@@ -30,9 +30,7 @@ def banded(
     colours: Sequence[str] = CYCLE,
 ) -> Figure:
     """Draw curves by name, up to four of them with their 95% bands; the legend shows the areas."""
-    figure, axes = draw_curves(
-        kind, {name: (GRID, curve.y) for name, curve in curves.items()}, areas, colours
-    )
+    figure, axes = draw_curves(kind, {name: (GRID, curve.y) for name, curve in curves.items()}, areas, colours)
     if len(curves) <= _MOST_BANDS:
         for curve, colour in zip(curves.values(), colours, strict=False):
             if np.isfinite(curve.low).all():

@@ -64,9 +64,7 @@ def comparison_figures(comparison: Comparison, curves: Sequence[tuple[Curves, Cu
             kind, macro, areas, shown or colours
         )
     answers = {run.name: mc_answers(run.predictions) for run in runs if run.predictions.mc is not None}
-    lines = {
-        name: risk_coverage(entropy, correct) for name, (entropy, correct) in answers.items() if len(correct)
-    }
+    lines = {name: risk_coverage(entropy, correct) for name, (entropy, correct) in answers.items() if len(correct)}
     if lines:
         areas = {run.name: run.metrics["uncertainty"]["aurc"] for run in runs if run.name in lines}
         shown = [colour for run, colour in zip(runs, colours, strict=True) if run.name in lines]

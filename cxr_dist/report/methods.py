@@ -94,9 +94,7 @@ def _one_model(run: RunResult) -> str:
             f"{encoder}."
         )
     if model.mode == "fused":
-        sentences.append(
-            f"Both are combined by cross-attention ({model.fusion}, {model.fusion_heads} heads)."
-        )
+        sentences.append(f"Both are combined by cross-attention ({model.fusion}, {model.fusion_heads} heads).")
     dropout = " and ".join(f"{rate:g}" for rate in model.head_dropout)
     return " ".join([*sentences, f"The classification head uses dropout rates of {dropout}."])
 
@@ -115,9 +113,7 @@ def _training(run: RunResult) -> str:
         f"{limit}, seed {config.seed} and {config.precision} precision.",
         *_optional(config),
     ]
-    return ("The settings are those of the first member. " if len(run.members) > 1 else "") + " ".join(
-        sentences
-    )
+    return ("The settings are those of the first member. " if len(run.members) > 1 else "") + " ".join(sentences)
 
 
 def _optional(config: Config) -> list[str]:
@@ -134,14 +130,10 @@ def _optional(config: Config) -> list[str]:
     if config.model.sync_batchnorm and config.model.uses_image:
         sentences.append("Batch normalization used the batches of all ranks.")
     if config.ddp.comm_hook != "none":
-        sentences.append(
-            f"Gradients were rounded to {config.ddp.comm_hook} before they were summed over ranks."
-        )
+        sentences.append(f"Gradients were rounded to {config.ddp.comm_hook} before they were summed over ranks.")
     if train.early_stopping_patience:
         patience = train.early_stopping_patience
-        sentences.append(
-            f"Training was to stop after {patience} validations without an improvement of the AUC."
-        )
+        sentences.append(f"Training was to stop after {patience} validations without an improvement of the AUC.")
     return sentences
 
 
@@ -162,17 +154,11 @@ def _evaluation(comparison: Comparison) -> str:
             f"validation images of {points['chosen_on']['patients']} patients and then applied without change."
         )
     uncertain = [run for run in comparison.runs if "uncertainty" in run.metrics]
-    return (
-        f"{text} Uncertainty was estimated as follows. {_shared(uncertain, _uncertainty)}"
-        if uncertain
-        else text
-    )
+    return f"{text} Uncertainty was estimated as follows. {_shared(uncertain, _uncertainty)}" if uncertain else text
 
 
 def _uncertainty(run: RunResult) -> str:
-    passes = f"{run.metrics['uncertainty']['passes']} passes" + " of all members together" * (
-        len(run.members) > 1
-    )
+    passes = f"{run.metrics['uncertainty']['passes']} passes" + " of all members together" * (len(run.members) > 1)
     return f"{passes} with Monte-Carlo dropout{dropout_place(run)}."
 
 

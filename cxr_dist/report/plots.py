@@ -67,9 +67,7 @@ def styled(draw: Callable[Drawing, Figure]) -> Callable[Drawing, Figure]:
     return draw_in_style
 
 
-def new_figure(
-    width: float, height: float, rows: int = 1, columns: int = 1, **options: Any
-) -> tuple[Figure, Any]:
+def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, Any]:
     """Return a figure of width × height inches and its axes (an array if there are several)."""
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(rows, columns, **options)
@@ -190,9 +188,7 @@ def dot_rows(axes: Axes, runs: Sequence[str], colours: Sequence[str]) -> list[Li
 
 
 @styled
-def interval_plot(
-    estimates: Mapping[str, Sequence[Estimate]], runs: Sequence[str], colours: Sequence[str]
-) -> Figure:
+def interval_plot(estimates: Mapping[str, Sequence[Estimate]], runs: Sequence[str], colours: Sequence[str]) -> Figure:
     """Draw a dot with its 95% confidence interval for each metric and run; `estimates` maps metrics to one per run."""
     figure, axes = new_figure(4.0, 0.75 + 0.24 * len(estimates) * (len(runs) + 1))
     group = len(runs) + 1

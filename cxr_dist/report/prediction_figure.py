@@ -75,17 +75,12 @@ def explanation(case: CaseView) -> Figure:
         _image(axes, case.film, wrapped(f"Grad-CAM heat map for {case.explained}", 44))
         _overlay(axes, case.heat, case.film.shape)
         left += _IMAGE + 0.15
-    left += (
-        max(measured(line, 9) for name in case.classes for line in wrapped(name, 20).split("\n")) / _POINTS
-        + 0.2
-    )
+    left += max(measured(line, 9) for name in case.classes for line in wrapped(name, 20).split("\n")) / _POINTS + 0.2
     right = _WIDTH - _MARGIN if case.film is not None else min(_WIDTH - _MARGIN, left + 5)
     _bars(_place(figure, left, _TITLE, right - left, upper - _TICKS), case)
     if case.report is not None:
         _report(figure, case.report, case.explained, _TITLE + upper)
-    note = (
-        "Research software, not for clinical use. Colours show what influenced the prediction, not findings."
-    )
+    note = "Research software, not for clinical use. Colours show what influenced the prediction, not findings."
     figure.text(_MARGIN / _WIDTH, 0.12 / figure.get_figheight(), note, fontsize=8, color=MUTED)
     return figure
 

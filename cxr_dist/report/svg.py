@@ -30,9 +30,7 @@ def to_svg(figure: Figure, name: str, description: str) -> str:
         svg = svg.replace(colour, variable)
     head = f'<svg role="img" aria-label="{escape(description, quote=True)}"'
     # Without width and height, the page decides the size.
-    return re.sub(
-        r'<svg[^>]*?(viewBox="[^"]*")[^>]*>', lambda match: f"{head} {match[1]}>", svg, count=1
-    ).strip()
+    return re.sub(r'<svg[^>]*?(viewBox="[^"]*")[^>]*>', lambda match: f"{head} {match[1]}>", svg, count=1).strip()
 
 
 def _shorter(tag: re.Match[str]) -> str:

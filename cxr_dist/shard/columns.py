@@ -62,9 +62,7 @@ class Columns:
 
     def __post_init__(self) -> None:
         if (self.label is None) == (not self.labels):
-            raise UserError(
-                "columns needs either label (one column) or labels (a list, one column per class)"
-            )
+            raise UserError("columns needs either label (one column) or labels (a list, one column per class)")
         bad = [name for name in self.text if not re.fullmatch(SECTION_NAME, name)]
         if bad:
             raise UserError(f"columns.text has section {bad[:1]}: use lower-case letters, digits and _")

@@ -65,9 +65,7 @@ def plain_recipe(recipe: Recipe) -> dict[str, Any]:
 def rows_sha256(source: Source) -> str:
     """sha256 of all rows without their pixels, regardless of order; tells whether the source has changed."""
     rows = (
-        json.dumps(
-            [r.source_id, r.study, r.patient, r.view, r.sex, r.age, r.values, dict(r.text), dict(r.fields)]
-        )
+        json.dumps([r.source_id, r.study, r.patient, r.view, r.sex, r.age, r.values, dict(r.text), dict(r.fields)])
         for r in source.records
     )
     # Each row is hashed first, because the texts of all reports together can exceed a gigabyte.

@@ -41,9 +41,7 @@ def assign_labels(
     classes = tuple(class_values)
     class_of = {value: _class_of(value, class_values) for value in known}
     if rule.task == "multilabel":
-        return Labelled(
-            classes=classes, labels=[_several(rule, row, class_of, len(classes)) for row in values]
-        )
+        return Labelled(classes=classes, labels=[_several(rule, row, class_of, len(classes)) for row in values])
     return Labelled(classes=classes, labels=[_single(rule, row[0], kept, class_of) for row in values])
 
 
@@ -58,9 +56,7 @@ def sampling_groups(labels: Sequence[tuple[int, ...]], num_classes: int) -> list
     ]
 
 
-def _single(
-    rule: Labels, value: str, kept: set[str], class_of: dict[str, int | None]
-) -> tuple[int, ...] | str:
+def _single(rule: Labels, value: str, kept: set[str], class_of: dict[str, int | None]) -> tuple[int, ...] | str:
     if not value:
         return NO_LABEL
     if value in rule.drop:
@@ -108,9 +104,7 @@ def _check_occurring(rule: Labels, known: Counter[str]) -> None:
     for setting, pattern in named:
         occurs = pattern in known if setting == "labels.drop" else any(_fits(pattern, v) for v in known)
         if not occurs and pattern != "*":
-            raise UserError(
-                f"recipe: {setting} names the value {pattern!r}, which no row has; {_listed(known)}"
-            )
+            raise UserError(f"recipe: {setting} names the value {pattern!r}, which no row has; {_listed(known)}")
 
 
 def _listed(known: Counter[str]) -> str:
@@ -121,9 +115,7 @@ def _listed(known: Counter[str]) -> str:
     return f"the values are: {', '.join(shown)}" + (", …" if len(known) > 40 else "")
 
 
-def _assessed(
-    rule: Labels, columns: Sequence[str], values: Sequence[tuple[str, ...]]
-) -> list[tuple[int, ...] | str]:
+def _assessed(rule: Labels, columns: Sequence[str], values: Sequence[tuple[str, ...]]) -> list[tuple[int, ...] | str]:
     meaning_of = {"ignore": UNKNOWN, "zeros": 0, "ones": 1}
     codes = {"1": 1, "0": 0, "-1": meaning_of[rule.uncertain], "": meaning_of[rule.empty]}
     codes |= {f"{code}.0": meaning for code, meaning in codes.items() if code}
@@ -134,9 +126,7 @@ def _assessed(
             continue
         bad = [column for column, value in zip(columns, row, strict=True) if value not in codes]
         if bad:
-            raise UserError(
-                f"column {bad[0]!r} holds something other than 1, 0, -1 (uncertain) or empty (unknown)"
-            )
+            raise UserError(f"column {bad[0]!r} holds something other than 1, 0, -1 (uncertain) or empty (unknown)")
         label = tuple(codes[value] for value in row)
         labels.append(NO_LABEL if all(code == UNKNOWN for code in label) else label)
     return labels

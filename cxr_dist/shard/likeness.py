@@ -55,9 +55,7 @@ def nearest_neighbours(queries: Hashes, candidates: Hashes, k: int) -> NDArray[n
     The shape is [q, min(k, n)]. The distance is the smallest number of differing bits of whole to whole, whole to
     margin-less and margin-less to whole image, so that an image is near its own crop. Ties go to the first candidate.
     """
-    rows = [
-        _nearest_of_few(queries[i : i + _QUERIES], candidates, k) for i in range(0, len(queries), _QUERIES)
-    ]
+    rows = [_nearest_of_few(queries[i : i + _QUERIES], candidates, k) for i in range(0, len(queries), _QUERIES)]
     return np.concatenate(rows) if rows else np.zeros((0, min(k, len(candidates))), np.int64)
 
 
@@ -79,9 +77,7 @@ def _distances(queries: Hashes, candidates: Hashes) -> NDArray[np.uint8]:
     for i, j in ((0, 0), (0, 1), (1, 0)):
         differing = np.zeros_like(least)
         for query, candidate in zip(queries[:, i].T, candidates[:, j].T, strict=True):
-            differing += np.bitwise_count(
-                query[:, None] ^ candidate.copy()
-            )  # a contiguous copy is much faster
+            differing += np.bitwise_count(query[:, None] ^ candidate.copy())  # a contiguous copy is much faster
         np.minimum(least, differing, out=least)
     return least
 
@@ -99,15 +95,11 @@ def correlation(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> float:
 def _registered(a: NDArray[np.float32], b: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
     """Yield `b` registered to `a`, or nothing if that does not converge, as for images with little in common."""
     try:
-        _, warp = cv2.findTransformECC(
-            a, b, np.eye(2, 3, dtype=np.float32), cv2.MOTION_AFFINE, _ITERATIONS, None, 3
-        )
+        _, warp = cv2.findTransformECC(a, b, np.eye(2, 3, dtype=np.float32), cv2.MOTION_AFFINE, _ITERATIONS, None, 3)
     except cv2.error:
         return
     flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
-    yield np.asarray(
-        cv2.warpAffine(b, warp, b.shape, flags=flags, borderMode=cv2.BORDER_REPLICATE), np.float32
-    )
+    yield np.asarray(cv2.warpAffine(b, warp, b.shape, flags=flags, borderMode=cv2.BORDER_REPLICATE), np.float32)
 
 
 def _detail_correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:

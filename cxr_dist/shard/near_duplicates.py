@@ -83,9 +83,7 @@ def _read(folder: Path, manifest: Manifest, name: str, workers: int) -> _Split:
     images = np.concatenate([np.count_nonzero(size, axis=1) for size in sizes])
     owners = np.repeat(np.arange(len(images)), images)
     hashes = np.empty((len(owners), 2, 4), np.uint64)
-    thumbnails = np.empty(
-        (len(owners), THUMBNAIL_SIDE, THUMBNAIL_SIDE), np.uint8
-    )  # filled in place: no second copy
+    thumbnails = np.empty((len(owners), THUMBNAIL_SIDE, THUMBNAIL_SIDE), np.uint8)  # filled in place: no second copy
     fingerprints = partial(_fingerprints, folder=folder, open_one=open_one)
     for shard_hashes, shard_thumbnails in in_order(fingerprints, split.shards, workers, unit=1):
         part = slice(start, start := start + len(shard_hashes))
@@ -93,9 +91,7 @@ def _read(folder: Path, manifest: Manifest, name: str, workers: int) -> _Split:
     return _Split(shards=split.shards, owners=owners, hashes=hashes, thumbnails=thumbnails)
 
 
-def _fingerprints(
-    shard: ShardEntry, folder: Path, open_one: Callable[[ShardEntry], NDArray[Any]]
-) -> Fingerprints:
+def _fingerprints(shard: ShardEntry, folder: Path, open_one: Callable[[ShardEntry], NDArray[Any]]) -> Fingerprints:
     """Return the hashes [images, 2, 4] and thumbnails [images, 40, 40] of one shard."""
     prints = [fingerprint(image) for image in _images(folder / shard.file, open_one(shard))]
     return np.stack([each.hashes for each in prints]), np.stack([each.thumbnail for each in prints])

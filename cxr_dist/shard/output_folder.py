@@ -17,9 +17,7 @@ MANIFEST = "manifest.json"
 KEYS = "keys.csv"
 UNFINISHED = ".unfinished"
 _SPLIT = f"({'|'.join(SPLITS)})"
-_NAMES = (
-    rf"((?P<stem>{_SPLIT}-\d{{5,}})\.(tar|index\.npy)|{_SPLIT}\.shards\.npy|{KEYS}|{re.escape(MANIFEST)})"
-)
+_NAMES = rf"((?P<stem>{_SPLIT}-\d{{5,}})\.(tar|index\.npy)|{_SPLIT}\.shards\.npy|{KEYS}|{re.escape(MANIFEST)})"
 _OURS = re.compile(_NAMES)
 _PARTIAL = re.compile(rf"\.{_NAMES}\.\d+\.partial")
 

@@ -22,9 +22,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def in_order(
-    function: Callable[[Item], Result], items: Iterable[Item], workers: int, unit: int
-) -> Iterator[Result]:
+def in_order(function: Callable[[Item], Result], items: Iterable[Item], workers: int, unit: int) -> Iterator[Result]:
     """Yield `function` of each item, computed by `workers` processes, `unit` items at a time; 0 uses this process.
 
     Function, items and results must be picklable. Raises UserError if a worker process was killed.

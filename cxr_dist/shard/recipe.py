@@ -43,9 +43,7 @@ class Labels:
         require(not twice, f"labels names the value {twice[:1]} twice: give it one class, or drop it")
         require(self.min_count >= 1, f"labels.min_count is {self.min_count}; it must be at least 1")
         require(len(self.classes) != 1, "labels.classes has one class; at least two are needed")
-        require(
-            self.task == "multilabel" or self.separator is None, "labels.separator needs task: multilabel"
-        )
+        require(self.task == "multilabel" or self.separator is None, "labels.separator needs task: multilabel")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -91,9 +91,7 @@ def select(recipe: Recipe, source: Source) -> Selection:
         )
     chosen = _of_views(recipe, chosen, left_out)
     occurring = [value for record in source.records for value in record.values]
-    labelled = assign_labels(
-        recipe.labels, source.label_columns, [record.values for record in chosen], occurring
-    )
+    labelled = assign_labels(recipe.labels, source.label_columns, [record.values for record in chosen], occurring)
     kept: list[tuple[Record, tuple[int, ...]]] = []
     for record, label in zip(chosen, labelled.labels, strict=True):
         if isinstance(label, str):  # the reason why there is none
@@ -116,9 +114,7 @@ def opaque(kind: str, name: str, digits: int = 16) -> str:
 def _selected(recipe: Recipe, record: Record) -> bool:
     unknown = [column for column in recipe.where if column not in record.fields]
     if unknown:
-        raise UserError(
-            f"recipe: where names {unknown[0]!r}; reader {recipe.reader} has: {', '.join(record.fields)}"
-        )
+        raise UserError(f"recipe: where names {unknown[0]!r}; reader {recipe.reader} has: {', '.join(record.fields)}")
     return all(record.fields[column] in values for column, values in recipe.where.items())
 
 

@@ -88,9 +88,7 @@ def _by_image(images: Sequence[str], strata: Sequence[int], split: recipe.Split)
         train, rest, _, rest_strata = train_test_split(
             images, strata, test_size=rest_share, stratify=strata, random_state=split.seed
         )
-        val, test = train_test_split(
-            rest, test_size=test_share, stratify=rest_strata, random_state=split.seed
-        )
+        val, test = train_test_split(rest, test_size=test_share, stratify=rest_strata, random_state=split.seed)
     except ValueError:
         counts = sorted(Counter(strata).values())
         raise UserError(

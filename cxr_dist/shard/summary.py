@@ -39,9 +39,7 @@ def _splits(manifest: Manifest) -> Table:
     for title, cell in rows:
         table.add_row(title, *map(cell, manifest.splits.values()), end_section=title == manifest.unit)
     for class_name in manifest.classes:
-        table.add_row(
-            class_name, *(_count(manifest, split, class_name) for split in manifest.splits.values())
-        )
+        table.add_row(class_name, *(_count(manifest, split, class_name) for split in manifest.splits.values()))
     if manifest.task == "multilabel":
         table.caption = "classes: present / absent / unknown"
     return table

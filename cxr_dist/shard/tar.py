@@ -93,9 +93,7 @@ def _json(sample: Sample, multilabel: bool, views: int) -> bytes:
     return json.dumps(content, ensure_ascii=False).encode("utf-8")
 
 
-def _record(
-    sample: Sample, span: bytes, start: int, members: Sequence[tuple[int, int]], views: int
-) -> tuple[Any, ...]:
+def _record(sample: Sample, span: bytes, start: int, members: Sequence[tuple[int, int]], views: int) -> tuple[Any, ...]:
     ids = (sample.key.encode("ascii"), sample.study.encode("ascii"), sample.patient.encode("ascii"))
     *images, facts = members
     missing = [(start, 0)] * (views - len(images))

@@ -57,9 +57,7 @@ def _open(folder: Path, shard: ShardEntry, manifest: Manifest, problems: list[st
     except UserError as error:
         if out_of_files(error):
             raise
-        problems.append(
-            f"{shard.index}: missing, damaged, or not the {shard.samples} samples of the manifest"
-        )
+        problems.append(f"{shard.index}: missing, damaged, or not the {shard.samples} samples of the manifest")
         return None
 
 
@@ -134,9 +132,7 @@ def _check_members(path: Path, index: NDArray[Any]) -> list[str]:
     return []
 
 
-def _check_counts(
-    name: str, split: SplitEntry, manifest: Manifest, indices: Sequence[NDArray[Any]]
-) -> list[str]:
+def _check_counts(name: str, split: SplitEntry, manifest: Manifest, indices: Sequence[NDArray[Any]]) -> list[str]:
     problems = []
     if sum(shard.samples for shard in split.shards) != split.samples:
         problems.append(f"{name}: the samples of its shards do not add up to {split.samples}")
@@ -180,6 +176,4 @@ def _check_leaks(manifest: Manifest, indices: _Indices) -> list[str]:
 def _check_strays(folder: Path, manifest: Manifest) -> list[str]:
     """Report tars that the manifest does not list: a reader that takes *.tar would read them."""
     known = {shard.file for split in manifest.splits.values() for shard in split.shards}
-    return [
-        f"{path.name}: not in the manifest" for path in sorted(folder.glob("*.tar")) if path.name not in known
-    ]
+    return [f"{path.name}: not in the manifest" for path in sorted(folder.glob("*.tar")) if path.name not in known]

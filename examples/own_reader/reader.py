@@ -20,9 +20,7 @@ def read(recipe: Recipe, folder: Path | None) -> Source:
     labels: dict[str, str] = json.loads(inside(root, "labels.json", "reader").read_text(encoding="utf-8"))
     records = []
     for patient in sorted(path for path in root.iterdir() if path.is_dir()):
-        findings, _, impression = (
-            (patient / "report.txt").read_text(encoding="utf-8").partition("IMPRESSION:")
-        )
+        findings, _, impression = (patient / "report.txt").read_text(encoding="utf-8").partition("IMPRESSION:")
         text = {"findings": findings.replace("FINDINGS:", "").strip(), "impression": impression.strip()}
         for image in sorted(patient.glob("*.png")):
             name = f"{patient.name}/{image.name}"
@@ -33,9 +31,7 @@ def read(recipe: Recipe, folder: Path | None) -> Source:
                     study=patient.name,
                     patient=patient.name,
                     view=image.stem,
-                    values=(
-                        labels.get(patient.name, ""),
-                    ),  # without a label the record is counted and left out
+                    values=(labels.get(patient.name, ""),),  # without a label the record is counted and left out
                     text=text,
                     fields={"view": image.stem},  # fields that the recipe's `where` can select by
                     pixels=ImageFile(path=image),

@@ -150,9 +150,7 @@ def test_all_commands_from_plan_to_report_page(cxr_dist, run_dir, tiny_shards, t
     assert "not for clinical use" in (tmp_path / "comparison" / "report.html").read_text()
 
 
-def test_shards_that_moved_to_a_url_give_the_same_bytes(
-    cxr_dist, run_dir, tiny_shards, tmp_path, monkeypatch
-):
+def test_shards_that_moved_to_a_url_give_the_same_bytes(cxr_dist, run_dir, tiny_shards, tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.delenv("SLURM_TMPDIR", raising=False)
     metrics, found = run_dir / "evaluation" / "val" / "metrics.json", []

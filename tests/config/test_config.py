@@ -24,9 +24,7 @@ def test_a_named_run_survives_the_round_trip(name, tmp_path):
     assert named_run(name).run == name
 
 
-@pytest.mark.parametrize(
-    ("written", "meant"), [("true", "text"), ("false", "off"), ("off", "off"), ("all", "all")]
-)
+@pytest.mark.parametrize(("written", "meant"), [("true", "text"), ("false", "off"), ("off", "off"), ("all", "all")])
 def test_gradient_checkpointing_of_older_run_folders_is_read(written, meant, tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text(to_yaml(named_run("demo")).replace("checkpointing: 'off'", f"checkpointing: {written}"))
@@ -37,9 +35,7 @@ def test_gradient_checkpointing_of_older_run_folders_is_read(written, meant, tmp
 @pytest.mark.parametrize(("said", "meant"), [("true", "text"), ("False", "off"), ("image", "image")])
 @pytest.mark.parametrize("flag", ["--model.gradient-checkpointing", "--model.gradient_checkpointing"])
 def test_gradient_checkpointing_of_older_commands_is_understood(flag, said, meant):
-    config = config_of(
-        "demo", ["--train.epochs", "2", flag, said, "--compile", "true"], "cxr-dist train demo"
-    )
+    config = config_of("demo", ["--train.epochs", "2", flag, said, "--compile", "true"], "cxr-dist train demo")
     assert (config.model.gradient_checkpointing, config.compile) == (meant, True)
 
 

@@ -136,9 +136,7 @@ def test_an_error_names_the_file_the_field_and_what_was_expected(tmp_path, text,
 
 
 # Each line is a list of ten references to the line before: 10^20 words when expanded.
-LAUGHS = b"\n".join(
-    [b"- &a0 [ha]", *(b"- &a%d [%s]" % (i + 1, b",".join([b"*a%d" % i] * 10)) for i in range(20))]
-)
+LAUGHS = b"\n".join([b"- &a0 [ha]", *(b"- &a%d [%s]" % (i + 1, b",".join([b"*a%d" % i] * 10)) for i in range(20))])
 LAUGHS = b"run:\n" + LAUGHS + b"\n"
 BROKEN = [
     (b"", r"is empty; expected the fields run, data"),

@@ -71,9 +71,7 @@ def test_a_file_is_loaded_once_and_another_file_of_the_same_name_separately(writ
 def test_a_missing_module_or_file_is_distinguished_from_one_that_fails(write):
     assert "there is no module 'no_such_module'; expected MODULE:NAME or" in refused("no_such_module:Net")
     assert "there is no module 'json.nothing'" in refused("json.nothing:Net")
-    assert "there is no file nowhere/net.py; expected MODULE:NAME or FILE.py:NAME" in refused(
-        "nowhere/net.py:Net"
-    )
+    assert "there is no file nowhere/net.py; expected MODULE:NAME or FILE.py:NAME" in refused("nowhere/net.py:Net")
     write("needs.py", "\nimport no_such_module\n")
     for name in ("needs:Net", "needs.py:Net"):
         assert refused(name) == (

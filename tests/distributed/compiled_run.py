@@ -26,9 +26,7 @@ class Network(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.encoder = nn.Sequential(
-            nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.2)
-        )
+        self.encoder = nn.Sequential(nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.2))
         self.words, self.hidden, self.head = nn.Embedding(9, 508), nn.Linear(512, 512), nn.Linear(512, 512)
 
     def forward(self, images, tokens, mask):

@@ -119,9 +119,7 @@ def engine_step(backend, step, *, broken=False):
 def check(folder, world, device, parallel, precision, deepspeed="", decay=0.0):
     demo, tolerance, engines = named_run("demo"), TOLERANCE[precision], count_of("DeepSpeedEngine")
     optim = dataclasses.replace(demo.optim, clip_norm=CLIP, ema_decay=decay)
-    config = dataclasses.replace(
-        demo, optim=optim, parallel=parallel, precision=precision, deepspeed=deepspeed
-    )
+    config = dataclasses.replace(demo, optim=optim, parallel=parallel, precision=precision, deepspeed=deepspeed)
     plain = Plain(world, precision, decay)
     backend = new_backend(config, world, device, network(), new_optimizer)
     for step in range(STEPS):

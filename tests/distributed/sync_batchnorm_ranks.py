@@ -96,9 +96,7 @@ def check_engines(world, device):
 
 def curve(world, device, parallel, sync):
     demo = named_run("demo")
-    config = dataclasses.replace(
-        demo, parallel=parallel, model=dataclasses.replace(demo.model, sync_batchnorm=sync)
-    )
+    config = dataclasses.replace(demo, parallel=parallel, model=dataclasses.replace(demo.model, sync_batchnorm=sync))
     backend = new_backend(config, world, device, network(), new_optimizer)
     assert isinstance(backend.module, Network)
     assert isinstance(backend.module.encoder[1], SyncBatchNorm) == sync

@@ -20,9 +20,7 @@ needs_gpu = (
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
 
 
-@pytest.mark.parametrize(
-    "kind", [pytest.param("cpu", marks=needs_compiler), pytest.param("cuda", marks=needs_gpu)]
-)
+@pytest.mark.parametrize("kind", [pytest.param("cpu", marks=needs_compiler), pytest.param("cuda", marks=needs_gpu)])
 def test_a_compiled_run_equals_the_uncompiled_run_with_dropout_and_unfreezing(kind):
     torch.compiler.reset()
     torch._dynamo.utils.counters.clear()

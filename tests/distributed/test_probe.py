@@ -45,9 +45,7 @@ def test_silence_of_rank_0_is_an_error_in_time(free_port):
 
 def test_a_rank_that_finds_nobody_says_why(free_port, monkeypatch, capfd):
     rank = World(rank=1, world_size=2)
-    with pytest.raises(
-        UserError, match=rf"rank 1 reached nobody at 127\.0\.0\.1:{free_port} .* nothing listens"
-    ):
+    with pytest.raises(UserError, match=rf"rank 1 reached nobody at 127\.0\.0\.1:{free_port} .* nothing listens"):
         call_the_roll(rank, seconds=0.3)
     monkeypatch.setenv("MASTER_ADDR", "no-such-host.invalid")
     with pytest.raises(UserError, match=r"cannot resolve that name; set MASTER_ADDR"):

@@ -58,9 +58,7 @@ def test_one_rank_sends_nothing_and_more_ranks_never_gain_efficiency():
 
 
 def test_inside_a_node_the_network_does_not_matter_and_beyond_it_bounds_the_rate():
-    slow = Cluster(
-        gpus_per_node=8, inside=FAST.inside, between=Link(bytes_per_second=1e9, latency_seconds=1e-3)
-    )
+    slow = Cluster(gpus_per_node=8, inside=FAST.inside, between=Link(bytes_per_second=1e9, latency_seconds=1e-3))
     assert cluster_seconds(1e8, 8, slow) == cluster_seconds(1e8, 8, FAST)
     assert cluster_seconds(1e8, 1024, slow) > 2 * 127 / 128 * 1e8 / 1e9
 

@@ -26,9 +26,7 @@ FLAGS = (  # noqa: SIM905  (a command line reads better)
 
 
 @pytest.fixture
-def doctor(
-    cxr_dist: Command, tiny_shards: Path, tmp_path: Path
-) -> Callable[..., tuple[int, dict[str, list[str]]]]:
+def doctor(cxr_dist: Command, tiny_shards: Path, tmp_path: Path) -> Callable[..., tuple[int, dict[str, list[str]]]]:
     """doctor(*flags, run=..., shards=..., out=...) returns the exit status and check -> lines, as `by_check` does."""
 
     def ask(*flags: object, run: str = "demo", shards: Path = tiny_shards, out: Path | None = None) -> Any:
@@ -178,9 +176,7 @@ def test_a_small_staging_disk_is_found(doctor: Any, full_disk: Path) -> None:
     assert "--data.stage-dir" in found["room for staging"][2]
 
 
-def test_a_world_size_that_does_not_divide_the_lanes_is_found(
-    doctor: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_world_size_that_does_not_divide_the_lanes_is_found(doctor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     rank = {"RANK": "0", "WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
     for name, value in rank.items():
         monkeypatch.setenv(name, value)
@@ -206,9 +202,7 @@ def test_an_existing_run_would_be_resumed(doctor: Any, tiny_shards: Path, tmp_pa
 def test_a_micro_batch_that_is_not_yet_determined_is_no_failure(doctor: Any) -> None:
     status, found = doctor("--data.micro-batch", "auto", "--data.workers", "1")
     assert status == 0
-    assert found["ranks"][1].endswith(
-        "lanes per rank: known once the first start has determined the micro-batch"
-    )
+    assert found["ranks"][1].endswith("lanes per rank: known once the first start has determined the micro-batch")
     assert found["shared memory"][0] == "ok"
 
 
@@ -249,9 +243,7 @@ def test_a_torch_that_cannot_be_imported_is_a_finding(tiny_shards: Path, tmp_pat
 
 def test_no_private_name_reaches_the_page(cxr_dist: Command, tiny_shards: Path, tmp_path: Path) -> None:
     """Patient ids, study ids and reports of the shards must not be printed."""
-    _, printed, _ = cxr_dist(
-        "doctor", "demo", *FLAGS, "--data.shards", tiny_shards, "--out", tmp_path / "run"
-    )
+    _, printed, _ = cxr_dist("doctor", "demo", *FLAGS, "--data.shards", tiny_shards, "--out", tmp_path / "run")
     store = open_store(DataConfig(shards=str(tiny_shards)), load_manifest(tiny_shards), "train")
     sample = store.read(0, 0)
     private = [sample["__key__"], *json.loads(sample["json"])["text"].values()]

@@ -29,11 +29,7 @@ TEXT = st.text(max_size=20)
 SETTING = Setting(config=named_run("enhanced"), world=World())
 
 
-@given(
-    st.dictionaries(
-        TEXT, st.builds(Finding, state=st.sampled_from(["ok", "failed"]), found=TEXT, advice=TEXT)
-    )
-)
+@given(st.dictionaries(TEXT, st.builds(Finding, state=st.sampled_from(["ok", "failed"]), found=TEXT, advice=TEXT)))
 def test_findings_cross_ranks_unchanged(findings):
     assert findings_from_json(findings_to_json(findings)) == findings
 
@@ -185,9 +181,7 @@ def test_two_ranks_meet_and_sum_and_see_one_run_folder(tiny_shards, tmp_path):
         variables = os.environ | place | {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"}
         # Relative to the folder of each rank, so that rank 1 is like a node whose disk is not shared.
         started.append(
-            subprocess.Popen(
-                [*command, "--out", "run"], env=variables, cwd=folder, stdout=subprocess.PIPE, text=True
-            )
+            subprocess.Popen([*command, "--out", "run"], env=variables, cwd=folder, stdout=subprocess.PIPE, text=True)
         )
     (page, _), (other, _) = (process.communicate(timeout=200) for process in started)
     assert [process.returncode for process in started] == [1, 0], page

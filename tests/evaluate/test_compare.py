@@ -26,9 +26,7 @@ def test_values_equal_those_of_each_metrics_json(tmp_path: Path) -> None:
             side: written["intervals"]["macro"]["roc_auc"][side] for side in ("low", "high")
         }
         assert auc["low"] < auc["value"] < auc["high"]
-        assert (
-            run["metrics"]["roc_auc/nodule"]["value"] == written["metrics"]["per_class"]["nodule"]["roc_auc"]
-        )
+        assert run["metrics"]["roc_auc/nodule"]["value"] == written["metrics"]["per_class"]["nodule"]["roc_auc"]
     assert result["samples"] == 150
     assert result["made_data"] is True
     strict_json(result)
@@ -85,9 +83,7 @@ def test_refuses_runs_that_are_not_comparable(tmp_path: Path) -> None:
 
 def test_refuses_a_run_with_an_incomplete_evaluation(tmp_path: Path) -> None:
     run = make_run(tmp_path / "a", make_predictions(n=30))
-    with pytest.raises(
-        UserError, match=r"no evaluation on split 'val': run `cxr-dist evaluate .*a --split val`"
-    ):
+    with pytest.raises(UserError, match=r"no evaluation on split 'val': run `cxr-dist evaluate .*a --split val`"):
         compare([run], split="val")
     metrics = run / "evaluation/test/metrics.json"
     whole = json.loads(metrics.read_text())

@@ -21,14 +21,10 @@ def test_the_passes_of_all_members_are_pooled(task: str) -> None:
         for seed in range(3)
     ]
     result, together = average(members), summarise(passes.reshape(24, 40, 5), task)
-    np.testing.assert_array_equal(
-        result.probabilities, np.mean([member.probabilities for member in members], axis=0)
-    )
+    np.testing.assert_array_equal(result.probabilities, np.mean([member.probabilities for member in members], axis=0))
     assert result.mc is not None
     for name in ("mean", "variance", "predictive_entropy", "expected_entropy"):
-        np.testing.assert_allclose(
-            getattr(result.mc, name), getattr(together, name), rtol=1e-10, err_msg=name
-        )
+        np.testing.assert_allclose(getattr(result.mc, name), getattr(together, name), rtol=1e-10, err_msg=name)
     assert result.mc.passes == 24
 
 

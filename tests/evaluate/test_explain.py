@@ -26,9 +26,7 @@ def test_the_heat_map_follows_the_formula_of_the_paper() -> None:
     _, channels, height, width = maps.shape
     heat = np.zeros((height, width))
     for k in range(channels):
-        alpha = sum(float(gradient[0, k, i, j]) for i in range(height) for j in range(width)) / (
-            height * width
-        )
+        alpha = sum(float(gradient[0, k, i, j]) for i in range(height) for j in range(width)) / (height * width)
         heat += alpha * maps[0, k].detach().numpy()
     heat = np.maximum(heat, 0)
     assert heat.max() > 0

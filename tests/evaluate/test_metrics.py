@@ -27,9 +27,7 @@ def test_multiclass_metrics_equal_scikit_learn() -> None:
     predictions = make_predictions()
     values, truth, predicted = compute_metrics(predictions), predictions.labels[:, 0], predictions.predicted
     assert values["accuracy"] == sk.accuracy_score(truth, predicted)
-    assert values["balanced_accuracy"] == pytest.approx(
-        sk.balanced_accuracy_score(truth, predicted), abs=1e-12
-    )
+    assert values["balanced_accuracy"] == pytest.approx(sk.balanced_accuracy_score(truth, predicted), abs=1e-12)
     assert values["log_loss"] == pytest.approx(sk.log_loss(truth, predictions.probabilities), abs=1e-12)
     assert values["confusion_matrix"] == sk.confusion_matrix(truth, predicted).tolist()
     macro = {
@@ -137,9 +135,7 @@ def test_rounding_to_float32_hardly_changes_the_log_loss() -> None:
     predictions = make_predictions(passes=0)
     rounded = predictions.probabilities.astype(np.float32).astype(np.float64)
     again = dataclasses.replace(predictions, probabilities=rounded)
-    assert compute_metrics(again)["log_loss"] == pytest.approx(
-        compute_metrics(predictions)["log_loss"], abs=1e-6
-    )
+    assert compute_metrics(again)["log_loss"] == pytest.approx(compute_metrics(predictions)["log_loss"], abs=1e-6)
 
 
 def test_uncertainty_refers_to_the_prediction_of_the_mean() -> None:
@@ -148,9 +144,7 @@ def test_uncertainty_refers_to_the_prediction_of_the_mean() -> None:
     right = predictions.mc.mean.argmax(1) == predictions.labels[:, 0]
     block = compute_metrics(predictions)["uncertainty"]
     assert block["accuracy"] == right.mean()
-    assert block["predictive_entropy"]["wrong"] == pytest.approx(
-        predictions.mc.predictive_entropy[~right].mean()
-    )
+    assert block["predictive_entropy"]["wrong"] == pytest.approx(predictions.mc.predictive_entropy[~right].mean())
     order = np.argsort(-predictions.mc.predictive_entropy, kind="stable")
     assert block["most_uncertain_quarter"]["share_misclassified"] == (~right)[order[:38]].mean()
     assert block["rest"]["share_correct"] == right[order[38:]].mean()
@@ -177,9 +171,7 @@ def test_confusion_matrix_rows_are_the_truth() -> None:
 def test_curves_enclose_the_auc() -> None:
     predictions = make_predictions(passes=0)
     for name, (fpr, tpr) in curves(predictions).items():
-        assert np.trapezoid(tpr, fpr) == pytest.approx(
-            compute_metrics(predictions)["per_class"][name]["roc_auc"]
-        )
+        assert np.trapezoid(tpr, fpr) == pytest.approx(compute_metrics(predictions)["per_class"][name]["roc_auc"])
 
 
 def test_the_same_predictions_give_the_same_bytes() -> None:

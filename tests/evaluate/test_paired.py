@@ -85,9 +85,7 @@ def test_copies_of_an_image_do_not_count_as_new_patients() -> None:
 
 
 def test_clustered_interval_agrees_with_the_bootstrap_over_patients() -> None:
-    predictions = [
-        make_predictions(n=400, passes=0, seed=seed, skill=skill) for seed, skill in ((0, 1.0), (1, 1.6))
-    ]
+    predictions = [make_predictions(n=400, passes=0, seed=seed, skill=skill) for seed, skill in ((0, 1.0), (1, 1.6))]
     path = ("per_class", "effusion", "roc_auc")
     values = [compute_metrics(p)["per_class"]["effusion"]["roc_auc"] for p in predictions]
     resamples = [resampled(p, 1000, 0) for p in predictions]

@@ -54,9 +54,7 @@ def test_applied_values_equal_scikit_learn_at_the_chosen_threshold(task: str) ->
         assert applied["confusion"] == sk.confusion_matrix(one.truth, answers).tolist()
         assert applied["recall"]["value"] == pytest.approx(sk.recall_score(one.truth, answers))
         assert applied["precision"]["value"] == pytest.approx(sk.precision_score(one.truth, answers))
-        assert applied["negative_predictive_value"]["value"] == pytest.approx(
-            sk.precision_score(~one.truth, ~answers)
-        )
+        assert applied["negative_predictive_value"]["value"] == pytest.approx(sk.precision_score(~one.truth, ~answers))
         assert point["validation"]["recall"] >= 0.9
         assert applied["recall"]["low"] <= applied["recall"]["value"] <= applied["recall"]["high"]
 

@@ -47,9 +47,7 @@ def report(*tokens: int, padding: int = 0, image: bool = False) -> Inputs:
 @given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 8), st.integers(0, 2**31))
 def test_rows_of_a_rollout_sum_to_one(layers: int, heads: int, tokens: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
-    attentions = [
-        (5 * torch.randn(heads, tokens, tokens, generator=generator)).softmax(-1) for _ in range(layers)
-    ]
+    attentions = [(5 * torch.randn(heads, tokens, tokens, generator=generator)).softmax(-1) for _ in range(layers)]
     rolled = attention_rollout(attentions)
     assert (rolled >= 0).all()
     torch.testing.assert_close(rolled.sum(-1), torch.ones(tokens, dtype=torch.float64), rtol=0, atol=1e-6)
@@ -64,9 +62,7 @@ def test_a_rollout_by_hand() -> None:
 
 @pytest.mark.parametrize("model", ["bert", "roberta", "distilbert"])
 @pytest.mark.parametrize("mode", ["text", "fused"])
-def test_attention_goes_to_real_tokens_and_the_model_is_left_unchanged(
-    tmp_path: Path, mode: str, model: str
-) -> None:
+def test_attention_goes_to_real_tokens_and_the_model_is_left_unchanged(tmp_path: Path, mode: str, model: str) -> None:
     settings = BERT | {"model_type": model}
     if model == "distilbert":
         settings |= {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48}

@@ -33,9 +33,7 @@ def test_the_example_loss_equals_torchs_label_smoothing(task):
     torch.testing.assert_close(value, expected)
 
 
-def test_a_run_with_the_example_loss_resumes_evaluates_and_refuses_a_changed_file(
-    tmp_path, tiny_shards, at_site
-):
+def test_a_run_with_the_example_loss_resumes_evaluates_and_refuses_a_changed_file(tmp_path, tiny_shards, at_site):
     """Takes about half a minute, because five processes start and import torch."""
     shutil.copy(EXAMPLE, tmp_path)
     train = ("train", "demo", "--data.shards", tiny_shards, *SMALL.split())

@@ -55,13 +55,8 @@ def stream(config, shards, world_size=1, workers=0, steps=9, first_step=0):
     """Return {(step, lane): (images, labels, replaced samples)} of the micro-batches of all ranks."""
     data = dataclasses.replace(config.data, shards=str(shards), workers=workers)
     manifest = load_manifest(shards)
-    batches = lane_batches(
-        data, manifest, config.seed, steps=steps, first_step=first_step, world_size=world_size
-    )
-    return {
-        place: (batch.images.numpy().tobytes(), batch.labels.tolist(), batch.replaced)
-        for place, batch in batches
-    }
+    batches = lane_batches(data, manifest, config.seed, steps=steps, first_step=first_step, world_size=world_size)
+    return {place: (batch.images.numpy().tobytes(), batch.labels.tolist(), batch.replaced) for place, batch in batches}
 
 
 @pytest.fixture
@@ -96,9 +91,7 @@ def test_a_replacement_changes_neither_the_class_nor_the_other_samples(tolerant,
 @pytest.mark.parametrize("workers", [0, 2])
 def test_without_a_budget_the_first_damaged_sample_ends_the_run(tolerant, damaged, workers):
     data = dataclasses.replace(tolerant.data, max_bad_samples=0)
-    with pytest.raises(
-        ShardError, match=r"^train-0000\d\.tar: sample \d does not have .* \(crc32\): .*wrong$"
-    ):
+    with pytest.raises(ShardError, match=r"^train-0000\d\.tar: sample \d does not have .* \(crc32\): .*wrong$"):
         stream(dataclasses.replace(tolerant, data=data), damaged, workers=workers)
 
 
@@ -213,9 +206,7 @@ def test_a_resumed_run_has_the_same_ledger_and_losses(train, alone, damaged, tmp
 
 def test_a_larger_budget_continues_a_run_that_a_smaller_one_ended(train, alone, damaged, tmp_path):
     out = tmp_path / "run"
-    with pytest.raises(
-        UserError, match=r"^2 damaged samples .* data\.max_bad_samples is 1: bad_samples\.jsonl in"
-    ):
+    with pytest.raises(UserError, match=r"^2 damaged samples .* data\.max_bad_samples is 1: bad_samples\.jsonl in"):
         train(damaged, out, 1)
     train(damaged, out, len(DAMAGED))
     assert ledger(out) == ledger(alone)
@@ -227,9 +218,7 @@ def test_two_ranks_write_the_same_ledger_and_share_one_budget(alone, damaged, tm
     out = tmp_path / "run"
     command = ("-m", "cxr_dist", "train", "demo")
     output = forked_ranks.run(2, *command, *flags(damaged, out, 1), expected=1, seconds=120)
-    assert re.search(
-        r"[234] damaged samples were drawn up to step \d+, and data.max_bad_samples is 1", output
-    )
+    assert re.search(r"[234] damaged samples were drawn up to step \d+, and data.max_bad_samples is 1", output)
     forked_ranks.run(2, *command, *flags(damaged, out, len(DAMAGED), 1), seconds=120)
     assert ledger(out) == ledger(alone)
     assert losses(out) == pytest.approx(losses(alone), rel=1e-9)

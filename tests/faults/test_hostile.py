@@ -83,9 +83,7 @@ FACTS = {
 @pytest.mark.parametrize("name", FACTS)
 def test_an_invalid_stored_json_is_reported_without_its_content(shards, name):
     forge_sample(shards, 1, json=FACTS[name])
-    with pytest.raises(
-        UserError, match=r"^train-00000\.tar: sample 1 has a JSON that is not an object"
-    ) as error:
+    with pytest.raises(UserError, match=r"^train-00000\.tar: sample 1 has a JSON that is not an object") as error:
         read_all(shards)
     problems = verify(shards)
     assert any("first sample 1, has a JSON" in problem for problem in problems)
@@ -109,9 +107,7 @@ def test_names_in_the_manifest_cannot_leave_the_folder(shards, field, name, monk
     monkeypatch.chdir(shards)
     forge_entry(shards, **{field: name if field == "file" else name.replace(".tar", ".index.npy")})
     for use in (read_all, verify):
-        with pytest.raises(
-            UserError, match=r"the manifest names a file that `cxr-dist shard` does not write"
-        ):
+        with pytest.raises(UserError, match=r"the manifest names a file that `cxr-dist shard` does not write"):
             use(shards)
     assert not (shards / "canary").exists()
 
@@ -195,8 +191,7 @@ def test_extra_members_are_found_and_never_opened(shards, tmp_path):
         assert any("train-00000.tar" in problem for problem in verify(shards))
         forge(shards, tar[:end] + block + bytes(1024))
         assert any(
-            problem.startswith("train-00000.tar: ")
-            and ("more members" in problem or "not a whole tar" in problem)
+            problem.startswith("train-00000.tar: ") and ("more members" in problem or "not a whole tar" in problem)
             for problem in verify(shards)
         )
     assert not canary.exists()

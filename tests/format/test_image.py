@@ -15,9 +15,7 @@ from PIL import Image
 from cxr_dist.format.image import ImageFile, encode_jpeg, shrink
 from cxr_dist.format.left_out import MISSING_IMAGE, TOO_LARGE_IMAGE, UNREADABLE_IMAGE, ImageProblem
 
-RAMP = np.linspace(0, 255, 48, dtype=np.uint8)[None, :].repeat(
-    32, axis=0
-)  # [32, 48], dark left to bright right
+RAMP = np.linspace(0, 255, 48, dtype=np.uint8)[None, :].repeat(32, axis=0)  # [32, 48], dark left to bright right
 
 
 def read(path: Path, **settings) -> np.ndarray:
@@ -81,9 +79,7 @@ def test_monochrome1_is_inverted(tmp_path):
 
 def test_a_large_jpeg_decoded_at_reduced_size_is_close_to_scaling_by_area(tmp_path):
     rng = np.random.default_rng(0)
-    image = cv2.resize(
-        rng.integers(0, 256, (40, 50), dtype=np.uint8), (1500, 1200), interpolation=cv2.INTER_CUBIC
-    )
+    image = cv2.resize(rng.integers(0, 256, (40, 50), dtype=np.uint8), (1500, 1200), interpolation=cv2.INTER_CUBIC)
     cv2.imwrite(str(tmp_path / "image.jpg"), image, [cv2.IMWRITE_JPEG_QUALITY, 95])
     small = ImageFile(path=tmp_path / "image.jpg").read(128)
     assert small.shape == (128, 160)
@@ -106,17 +102,10 @@ def test_the_jpeg_is_grey_and_its_bytes_are_reproducible():
 
 def png_header(width: int, height: int) -> bytes:
     def chunk(kind: bytes, content: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-        )
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(b""))
-        + chunk(b"IEND", b"")
-    )
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
 @pytest.mark.parametrize("sides", [(10_001, 10_000), (60_000, 60_000)])
@@ -126,9 +115,7 @@ def test_too_many_pixels_are_refused_from_the_header_alone(tmp_path, sides):
 
 
 def test_a_file_that_is_not_a_whole_png_or_jpeg_is_reported(tmp_path):
-    cv2.imwrite(
-        str(tmp_path / "whole.png"), np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
-    )
+    cv2.imwrite(str(tmp_path / "whole.png"), np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8))
     whole = (tmp_path / "whole.png").read_bytes()
     (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "text.jpg").write_text("no picture")

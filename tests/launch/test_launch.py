@@ -32,9 +32,7 @@ def submit():
 def run(*command, cwd, expected=0):
     arguments = [sys.executable, *map(str, command)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        arguments, cwd=cwd, env=environment, capture_output=True, text=True, timeout=200, check=False
-    )
+    done = subprocess.run(arguments, cwd=cwd, env=environment, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == expected, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -90,9 +88,7 @@ def test_waiting_distinguishes_a_failed_job_from_a_finished_one(submit, tmp_path
 def test_waiting_ends_at_the_deadline_and_the_job_continues(submit, tmp_path):
     job = submitit.LocalExecutor(tmp_path).submit(time.sleep, 60)
     try:
-        with pytest.raises(
-            UserError, match=rf"job {job.job_id} is still RUNNING after 0.01 minutes; it continues"
-        ):
+        with pytest.raises(UserError, match=rf"job {job.job_id} is still RUNNING after 0.01 minutes; it continues"):
             submit.wait(job, minutes=0.01)
         assert not job.done()
     finally:

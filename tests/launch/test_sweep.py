@@ -95,9 +95,7 @@ def test_an_invalid_sweep_is_refused(flags, sweeps, message, capsys):
         ("seed=1,one", "invalid literal for int"),
     ],
 )
-def test_nothing_is_submitted_if_one_combination_would_fail(
-    tiny_shards, tmp_path, monkeypatch, capsys, sweep, message
-):
+def test_nothing_is_submitted_if_one_combination_would_fail(tiny_shards, tmp_path, monkeypatch, capsys, sweep, message):
     monkeypatch.chdir(tmp_path)
     site = (
         "--cluster",
@@ -174,9 +172,7 @@ def test_a_sweep_on_this_machine_trains_all_and_a_second_call_only_what_is_new(
 ):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", "/nowhere")  # hides SLURM, if this machine has it
-    monkeypatch.setenv(
-        "PYTHONPATH", str(Path(submit.__file__).parent)
-    )  # so that the jobs can import TrainingJob
+    monkeypatch.setenv("PYTHONPATH", str(Path(submit.__file__).parent))  # so that the jobs can import TrainingJob
     flags = ("--data.shards", tiny_shards, *FLAGS, "--model.mode", "image", "--out", "sweep")
     site = ("demo", "--cluster", "local", "--cpus-per-task", "1", "--wait-minutes", "9")
     assert submit_py(*site, "--sweep", "seed=1", *flags)

@@ -92,9 +92,7 @@ def page(runs: list[Path], tiny_shards: Path) -> str:
     st.integers(0, 99),
     st.sampled_from([0, 3]),
 )
-def test_chosen_cases_are_the_most_extreme_ones(
-    task: str, n: int, count: int, seed: int, passes: int
-) -> None:
+def test_chosen_cases_are_the_most_extreme_ones(task: str, n: int, count: int, seed: int, passes: int) -> None:
     predictions = make_predictions(task=task, n=n, seed=seed, data=seed, passes=passes)
     entropy = -predictions.probabilities * np.log(predictions.probabilities)
     if task == "multilabel":
@@ -145,18 +143,14 @@ def test_multilabel_cases_show_unknown_labels(tiny_shards: Path, tmp_path: Path)
     words = {1: "yes", 0: "no", -1: "unknown"}
     assert [each.label for each in example.classes] == [words[label] for label in labels[row].tolist()]
     names = [each.name for each in example.classes]
-    assert example.truth == ", ".join(
-        name for name, label in zip(names, labels[row], strict=True) if label == 1
-    )
+    assert example.truth == ", ".join(name for name, label in zip(names, labels[row], strict=True) if label == 1)
     above = [name for name, p in zip(names, several.probabilities[row], strict=True) if p >= 0.5]
     assert example.prediction == (", ".join(above) or "none")
     assert example.correct is False
     assert "Mean ± SD of the passes" not in render_page(comparison, [examples])
 
 
-def test_a_large_image_is_downscaled(
-    runs: list[Path], tiny_shards: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_large_image_is_downscaled(runs: list[Path], tiny_shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cxr_dist.report.examples._LONGEST_SIDE", 32)
     [example] = examples_of(compare(runs[:1]).runs[0], 1, str(tiny_shards)).most_uncertain
     assert max(pixels(base64.b64decode(example.images[0].partition(",")[2])).shape) == 32
@@ -203,9 +197,7 @@ def test_the_banner_states_what_the_page_contains(runs: list[Path], made_data: b
     assert "Every prediction of this run is correct." in page
 
 
-def test_only_the_owner_may_read_a_page_with_cases(
-    runs: list[Path], tiny_shards: Path, tmp_path: Path
-) -> None:
+def test_only_the_owner_may_read_a_page_with_cases(runs: list[Path], tiny_shards: Path, tmp_path: Path) -> None:
     comparison, out = compare(runs[:1]), tmp_path / "report.html"
     for examples, mode in (([], 0o644), ([examples_of(comparison.runs[0], 1, str(tiny_shards))], 0o600)):
         write_page(comparison, out, examples)
@@ -247,9 +239,7 @@ def test_a_real_browser_shows_the_images_and_no_element_is_too_wide(page: str, t
     count = "<script>onload = () => document.body.dataset.count = [...document.images]"
     count += ".filter(image => image.naturalWidth == 64).length</script></body>"
     counted = page.replace("</body>", count)
-    shown = show(
-        counted.replace("default-src 'none'", "default-src 'none'; script-src 'unsafe-inline'"), tmp_path
-    )
+    shown = show(counted.replace("default-src 'none'", "default-src 'none'; script-src 'unsafe-inline'"), tmp_path)
     assert 'data-count="12"' in shown.dom
     assert shown.console == []
     assert too_wide(page, 390, tmp_path) == []

@@ -22,9 +22,7 @@ def test_sentences_follow_the_configuration(tmp_path: Path) -> None:
         "All runs: The loss is cross-entropy with balanced class weights. The optimizer is AdamW"
     )
     assert "resamples of whole patients" in text["Evaluation"]
-    assert (
-        "chosen on 60 validation images of 40 patients and then applied without change" in text["Evaluation"]
-    )
+    assert "chosen on 60 validation images of 40 patients and then applied without change" in text["Evaluation"]
 
 
 def test_runs_that_were_trained_differently_are_described_separately(tmp_path: Path) -> None:
@@ -99,9 +97,7 @@ def test_studies_of_several_images_are_not_called_images(tmp_path: Path) -> None
     studies = dataclasses.replace(run.manifest, image=run.manifest.image | {"views": 2}, source_rows=1402)
     flow = data_flow(studies)
     assert (flow.kept, flow.unit) == (1400, "studies")  # images of 870 studies
-    text = methods(dataclasses.replace(comparison, runs=(dataclasses.replace(run, manifest=studies),)))[
-        "Data"
-    ]
+    text = methods(dataclasses.replace(comparison, runs=(dataclasses.replace(run, manifest=studies),)))["Data"]
     assert "Of 1402 source rows, 1400 images were kept" in text
     assert "700 studies of 466 patients (train)" in text
     assert "A sample is a study with up to 2 images." in text

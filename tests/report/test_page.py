@@ -179,9 +179,7 @@ def test_every_link_of_the_contents_has_a_target(page: str) -> None:
     assert set(targets) <= set(re.findall(r'\bid="([^"]+)"', page))
 
 
-def test_a_kind_of_run_that_was_not_evaluated_has_a_row_with_its_commands(
-    runs: list[Path], page: str
-) -> None:
+def test_a_kind_of_run_that_was_not_evaluated_has_a_row_with_its_commands(runs: list[Path], page: str) -> None:
     assert "not evaluated" not in page
     alone = render_page(compare(runs[2:], n_bootstrap=10))
     for mode, name in (("image", "image only"), ("text", "report only")):
@@ -200,9 +198,7 @@ def test_an_ensemble_is_distinguished_from_a_single_run(tmp_path: Path) -> None:
         page.count("<figcaption>Training loss and validation ROC AUC</figcaption>") == 1
     )  # an ensemble has no training curve
     facts = facts_of_runs(comparison.runs)["ensemble"]
-    assert facts["Ensemble of"].startswith(
-        "3 runs: enhanced reads the image and the report, seed 1, step 180; "
-    )
+    assert facts["Ensemble of"].startswith("3 runs: enhanced reads the image and the report, seed 1, step 180; ")
     assert (facts["Seed"], facts["Settings below"]) == ("1, 2, 3", "those of the first member")
     assert "Ensemble of" not in facts_of_runs(comparison.runs)["enhanced"]
 

@@ -25,9 +25,7 @@ def make_source(folder: Path, patients: int = 40, films: int = 2) -> Path:
         for image in range(films):
             name = f"secret.film-{patient}-{image}.png"
             write_image(folder / "images" / name, seed=patient * films + image)
-            rows.append(
-                [name, f"MRN{patient:04d}", ("sick", "well")[patient % 2], "PA", f"Report {patient} says ü."]
-            )
+            rows.append([name, f"MRN{patient:04d}", ("sick", "well")[patient % 2], "PA", f"Report {patient} says ü."])
     write_rows(folder / "films.csv", ["file", "mrn", "label", "view", "notes"], rows)
     return folder
 

@@ -68,9 +68,7 @@ def test_label_counts_equal_those_of_pandas(selection, table):
     for index, name in enumerate(selection.classes):
         counts = Counter(sample.label[index] for sample in selection.samples)
         expected = labelled[name].fillna(0).replace(-1, -2).value_counts()
-        assert counts == Counter({1: expected.get(1, 0), 0: expected.get(0, 0), -1: expected.get(-2, 0)}), (
-            name
-        )
+        assert counts == Counter({1: expected.get(1, 0), 0: expected.get(0, 0), -1: expected.get(-2, 0)}), name
 
 
 def test_no_patient_is_in_two_splits_and_the_shares_are_met(selection):
@@ -93,16 +91,12 @@ def test_shards_of_the_first_rows_are_valid(table, tmp_path):
     manifest = write_shards(CHEXPERT, root, tmp_path / "shards", workers=0)
     assert verify(tmp_path / "shards") == []
     assert manifest.attributes == ("view", "sex", "age")
-    assert sum(split.samples for split in manifest.splits.values()) == sum(
-        first["Frontal/Lateral"] == "Frontal"
-    )
+    assert sum(split.samples for split in manifest.splits.values()) == sum(first["Frontal/Lateral"] == "Frontal")
 
 
 def test_a_path_without_a_patient_is_left_out_and_an_invalid_pattern_is_refused(tmp_path):
     header = "Path,Frontal/Lateral,AP/PA,Sex,Age," + ",".join(CHEXPERT.columns.labels)
-    rows = [
-        f"{path},Frontal,PA,Male,50,1{',' * 13}" for path in ("train/patient1/study1/v.jpg", "train/v.jpg")
-    ]
+    rows = [f"{path},Frontal,PA,Male,50,1{',' * 13}" for path in ("train/patient1/study1/v.jpg", "train/v.jpg")]
     (tmp_path / "CheXpert-v1.0").mkdir()
     (tmp_path / "CheXpert-v1.0" / "train.csv").write_text("\n".join([header, *rows]))
     selection = select(CHEXPERT, read_source(CHEXPERT, tmp_path))

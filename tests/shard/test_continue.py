@@ -78,9 +78,7 @@ def test_a_shard_that_does_not_match_its_receipt_is_written_again(source, out, t
     elif damage == "receipt of another plan":
         receipt.write_text(json.dumps(json.loads(receipt.read_text()) | {"plan": "another"}))
     elif damage == "receipt of another format":
-        receipt.write_text(
-            json.dumps(json.loads(receipt.read_text()) | {"entry": {"file": "train-00001.tar"}})
-        )
+        receipt.write_text(json.dumps(json.loads(receipt.read_text()) | {"entry": {"file": "train-00001.tar"}}))
     elif damage == "receipt truncated":
         receipt.write_text(receipt.read_text()[:40])
     else:
@@ -140,9 +138,7 @@ def test_parts_written_in_any_order_give_the_bytes_of_one_run(source, out, tmp_p
     def in_parts(plan, folder, shards, limit):
         for number in (2, 0, 1):
             stems = [shard.stem for shard in shards][number::3]
-            write_part(
-                recipe, source, folder, identity=plan.identity, stems=stems, workers=0, allow_left_out=0.1
-            )
+            write_part(recipe, source, folder, identity=plan.identity, stems=stems, workers=0, allow_left_out=0.1)
 
     write_shards(recipe, source, out, workers=0, allow_left_out=0.1, fill=in_parts)
     assert contents(out) == contents(tmp_path / "whole")
@@ -154,7 +150,5 @@ def test_a_part_is_refused_if_the_rows_have_changed(source, out):
     table.write_text(table.read_text().replace("Report 7 ", "Addendum 7 "))
     out.mkdir()
     with pytest.raises(UserError, match="have changed since the job was submitted"):
-        write_part(
-            table_recipe(), source, out, identity=identity, stems=["train-00000"], workers=0, allow_left_out=0
-        )
+        write_part(table_recipe(), source, out, identity=identity, stems=["train-00000"], workers=0, allow_left_out=0)
     assert list(out.iterdir()) == []

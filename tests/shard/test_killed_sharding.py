@@ -64,12 +64,8 @@ def seconds(source, tmp_path_factory):
     return times[1]
 
 
-@pytest.mark.parametrize(
-    "kept", [False, True], ids=["a new folder after each kill", "the same folder after each kill"]
-)
-def test_kill_9_at_any_moment_leaves_whole_files_and_the_same_command_finishes(
-    source, whole, seconds, tmp_path, kept
-):
+@pytest.mark.parametrize("kept", [False, True], ids=["a new folder after each kill", "the same folder after each kill"])
+def test_kill_9_at_any_moment_leaves_whole_files_and_the_same_command_finishes(source, whole, seconds, tmp_path, kept):
     chance, interrupted = random.Random(kept), 0
     for number in range(KILLS // 2):
         out = tmp_path / ("shards" if kept else str(number))

@@ -56,9 +56,7 @@ def test_equal_images_have_correlation_1_and_constant_images_0():
 
 def test_the_hash_compares_the_low_frequencies_with_their_median():
     image = IMAGES[0]
-    low = cv2.dct(cv2.resize(image, (64, 64), interpolation=cv2.INTER_AREA).astype(np.float32))[
-        :16, :16
-    ].ravel()
+    low = cv2.dct(cv2.resize(image, (64, 64), interpolation=cv2.INTER_AREA).astype(np.float32))[:16, :16].ravel()
     bits = np.unpackbits(PRINTS[0].hashes[0].view(np.uint8)).astype(bool)
     assert np.array_equal(bits, low > np.median(low[1:]))
     assert 120 < bits.sum() < 136

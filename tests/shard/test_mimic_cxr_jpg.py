@@ -217,9 +217,7 @@ def test_the_error_names_a_damaged_table(mimic):
 def test_an_official_split_without_test_images_is_refused(mimic, tmp_path):
     header, rows = read_table(mimic, "split")
     write_table(mimic, "split", header, [row for row in rows if row[-1] != "test"])
-    message = (
-        "split test is empty: 36 images in all, split by patient; .* or remove split.official from the recipe"
-    )
+    message = "split test is empty: 36 images in all, split by patient; .* or remove split.official from the recipe"
     with pytest.raises(UserError, match=message):
         write_shards(PUBLISHED, mimic, tmp_path / "shards", workers=0, allow_left_out=1)
 
@@ -257,9 +255,7 @@ def test_a_folder_that_is_not_mimic_cxr_jpg_is_refused(mimic):
         read_source(PUBLISHED, mimic)
     assert "other" not in str(error.value)
     (mimic / "mimic-cxr-2.0.0-metadata.csv.gz").unlink()
-    with pytest.raises(
-        UserError, match=r"no mimic-cxr-2\.0\.0-metadata\.csv\.gz in .*: --source is the folder"
-    ):
+    with pytest.raises(UserError, match=r"no mimic-cxr-2\.0\.0-metadata\.csv\.gz in .*: --source is the folder"):
         read_source(PUBLISHED, mimic)
 
 

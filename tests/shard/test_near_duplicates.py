@@ -123,9 +123,7 @@ def test_synthetic_images_are_not_reported_although_they_are_alike(tiny_shards, 
 def test_a_real_image_that_was_published_for_two_patients_is_found(real_data, tmp_path):
     write_shards(load_recipe(RECIPES / "covid_cxr.yaml"), real_data / "covid-cxr", tmp_path / "s", workers=0)
     (problem,) = verify(tmp_path / "s")
-    assert problem.startswith(
-        "1 images of test are near-duplicates of images of train, first test-00000.tar sample"
-    )
+    assert problem.startswith("1 images of test are near-duplicates of images of train, first test-00000.tar sample")
 
 
 @pytest.mark.shared

@@ -100,9 +100,7 @@ def test_a_folder_that_is_not_openi_is_refused(openi):
 def test_a_folder_without_any_image_of_the_reports_is_refused(openi, tmp_path):
     for path in (openi / "images").iterdir():
         path.unlink()
-    recipe = dataclasses.replace(
-        load_recipe(OPENI), labels=dataclasses.replace(load_recipe(OPENI).labels, min_count=1)
-    )
+    recipe = dataclasses.replace(load_recipe(OPENI), labels=dataclasses.replace(load_recipe(OPENI).labels, min_count=1))
     with pytest.raises(UserError, match="no image found: none of 4 images exists"):
         write_shards(recipe, openi, tmp_path / "shards", workers=0)
 

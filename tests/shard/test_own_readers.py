@@ -92,9 +92,7 @@ def test_shards_equal_those_of_the_table_reader_for_any_number_of_workers(source
     table = write_shards(table_recipe(), source, tmp_path / "table", workers=0)
     recipe = own()
     manifest = write_shards(recipe, source, tmp_path / "own", workers=2)
-    assert (
-        write_shards(recipe, source, tmp_path / "own", workers=0) == manifest
-    )  # the folder is already complete
+    assert write_shards(recipe, source, tmp_path / "own", workers=0) == manifest  # the folder is already complete
     assert verify(tmp_path / "own") == []
     assert {k: v.label_counts for k, v in manifest.splits.items()} == {
         k: v.label_counts for k, v in table.splits.items()
@@ -109,9 +107,7 @@ def test_the_manifest_records_name_sha256_and_label_source_but_no_folder(source,
     manifest = write_shards(recipe, source, tmp_path / "shards", workers=0)
     assert manifest == load_manifest(tmp_path / "shards")
     assert manifest.reader == manifest.recipe["reader"] == "reader.py:read"
-    assert (
-        manifest.recipe["reader_sha256"] == hashlib.sha256((tmp_path / "reader.py").read_bytes()).hexdigest()
-    )
+    assert manifest.recipe["reader_sha256"] == hashlib.sha256((tmp_path / "reader.py").read_bytes()).hexdigest()
     assert manifest.label_source == manifest.labels_from == NOT_STATED
     assert str(tmp_path) not in (tmp_path / "shards" / "manifest.json").read_text()
 
@@ -210,9 +206,7 @@ def test_the_reader_is_looked_up_in_the_working_directory_before_the_recipes_fol
         ("pixels=ImageFile(path=SECRET)", "record 3: pixels is of type ImageFile; expected None"),
     ],
 )
-def test_the_error_names_number_and_field_of_a_record_that_violates_the_protocol(
-    source, own, change, message
-):
+def test_the_error_names_number_and_field_of_a_record_that_violates_the_protocol(source, own, change, message):
     recipe = own(f"\nbroken = _changed(3, {change})", "broken")
     with pytest.raises(UserError, match=r"^reader '.*reader\.py:broken': ") as caught:
         read_source(recipe, source)
@@ -295,9 +289,7 @@ def test_the_command_line_reports_an_error_of_the_reader_in_one_line(source, own
         ("reader.py:reed", "defines no 'reed'"),
     ):
         (tmp_path / "recipe.yaml").write_text(f"reader: {reader}")
-        status, _, error = cxr_dist(
-            "shard", tmp_path / "recipe.yaml", "--source", source, "--out", tmp_path / "out"
-        )
+        status, _, error = cxr_dist("shard", tmp_path / "recipe.yaml", "--source", source, "--out", tmp_path / "out")
         assert status == 2
         assert message in error.replace("\n", "")
         assert "Traceback" not in error

@@ -88,9 +88,7 @@ def test_shards_of_the_first_rows_are_valid(published_tables, tmp_path):
         write_image(root / "images" / name, seed=number)
     classes = {name: PADCHEST.labels.classes[name] for name in ("Normal", "Cardiomegaly")}
     labels = dataclasses.replace(PADCHEST.labels, classes=classes, drop=())
-    manifest = write_shards(
-        dataclasses.replace(PADCHEST, labels=labels), root, tmp_path / "shards", workers=0
-    )
+    manifest = write_shards(dataclasses.replace(PADCHEST, labels=labels), root, tmp_path / "shards", workers=0)
     assert verify(tmp_path / "shards") == []
     assert manifest.attributes == ("view", "sex", "age")
     assert sum(split.samples for split in manifest.splits.values()) + sum(manifest.left_out.values()) == 400

@@ -77,9 +77,7 @@ def test_the_demo_has_both_projections():
 
 def test_a_source_without_images_of_the_chosen_projection_is_refused(tmp_path):
     source = make_source(tmp_path / "source", patients=3)
-    with pytest.raises(
-        UserError, match=r"none of 6 images is lateral; 0 have a view that is not known to be"
-    ):
+    with pytest.raises(UserError, match=r"none of 6 images is lateral; 0 have a view that is not known to be"):
         write_shards(table_recipe(views="lateral"), source, tmp_path / "shards", workers=0)
 
 
@@ -87,7 +85,5 @@ def test_a_recipe_that_selects_views_needs_a_source_of_views():
     columns = dataclasses.replace(table_recipe().columns, view=None)
     with pytest.raises(UserError, match=r"views: frontal with reader table needs columns\.view"):
         check_recipe(table_recipe(columns=columns, views="frontal"))
-    with pytest.raises(
-        UserError, match=r"views: lateral with reader openi needs `table`, the \.csv of views"
-    ):
+    with pytest.raises(UserError, match=r"views: lateral with reader openi needs `table`, the \.csv of views"):
         check_recipe(Recipe(reader="openi", views="lateral"))

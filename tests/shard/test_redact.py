@@ -31,9 +31,7 @@ terms = st.lists(
     max_size=5,
     unique_by=lambda term: " ".join(term.split()),
 )
-texts = st.lists(words | st.sampled_from([" ", "  ", "\n", ", ", ".", "-", "a b", "B1"]), max_size=20).map(
-    "".join
-)
+texts = st.lists(words | st.sampled_from([" ", "  ", "\n", ", ", ".", "-", "a b", "B1"]), max_size=20).map("".join)
 
 
 def occurrences(term: str, text: str) -> int:

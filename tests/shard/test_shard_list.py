@@ -28,11 +28,7 @@ counts = st.integers(0, 2**31 - 1)
 
 
 @settings(deadline=None, max_examples=30)  # each example writes a file
-@given(
-    st.lists(
-        st.tuples(counts, st.integers(0, 2**62), digests, digests, st.tuples(counts, counts)), min_size=1
-    )
-)
+@given(st.lists(st.tuples(counts, st.integers(0, 2**62), digests, digests, st.tuples(counts, counts)), min_size=1))
 def test_entries_are_read_as_they_were_written(tmp_path_factory, rows):
     entries = tuple(
         ShardEntry(

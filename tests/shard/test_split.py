@@ -12,9 +12,7 @@ from cxr_dist.errors import UserError
 from cxr_dist.shard.recipe import Split
 from cxr_dist.shard.split import assign_splits, checked_official, shuffled
 
-groups_and_strata = st.lists(
-    st.tuples(st.integers(0, 60).map(str), st.integers(0, 3)), min_size=1, max_size=300
-)
+groups_and_strata = st.lists(st.tuples(st.integers(0, 60).map(str), st.integers(0, 3)), min_size=1, max_size=300)
 seeds = st.integers(0, 1000)
 
 
@@ -57,9 +55,7 @@ def test_another_seed_gives_another_split():
 def test_the_split_by_image_equals_two_stratified_splits_of_scikit_learn():
     images = sorted(f"{i:05d}" for i in range(1000))
     strata = [int(i % 7 == 0) for i in range(1000)]
-    train, rest, _, rest_strata = train_test_split(
-        images, strata, test_size=0.3, stratify=strata, random_state=42
-    )
+    train, rest, _, rest_strata = train_test_split(images, strata, test_size=0.3, stratify=strata, random_state=42)
     val, test = train_test_split(rest, test_size=0.5, stratify=rest_strata, random_state=42)
     order = random.Random(0).sample(range(1000), 1000)
     names = assign_splits([images[i] for i in order], [strata[i] for i in order], Split(by="image", seed=42))
@@ -68,9 +64,7 @@ def test_the_split_by_image_equals_two_stratified_splits_of_scikit_learn():
 
 
 def test_too_few_images_of_a_class_are_refused():
-    with pytest.raises(
-        UserError, match="too few images to split by image: 21 in 2 classes, the smallest of 1"
-    ):
+    with pytest.raises(UserError, match="too few images to split by image: 21 in 2 classes, the smallest of 1"):
         assign_splits([str(i) for i in range(21)], [0] * 20 + [1], Split(by="image"))
 
 

@@ -134,9 +134,7 @@ def test_a_near_duplicate_of_a_second_image_is_found_in_another_split(tmp_path):
     shutil.copy(lateral("train", 5), lateral("test", 2))
     write_shards(recipe, source, tmp_path / "leak", workers=0)
     (problem,) = verify(tmp_path / "leak")
-    assert problem.startswith(
-        "1 images of test are near-duplicates of images of train, first test-00000.tar sample 2 "
-    )
+    assert problem.startswith("1 images of test are near-duplicates of images of train, first test-00000.tar sample 2 ")
     assert "and train-00000.tar sample 5:" in problem
 
 
@@ -219,9 +217,7 @@ VIEWS = st.lists(st.sampled_from(["PA", "AP", "LATERAL", "LL", "LAO", ""]), min_
 
 
 @given(VIEWS, st.randoms())
-def test_the_order_of_images_alternates_projections_and_ignores_the_order_of_rows(
-    views: list[str], rng: random.Random
-):
+def test_the_order_of_images_alternates_projections_and_ignores_the_order_of_rows(views: list[str], rng: random.Random):
     records = [
         Record(source_id=f"{i}", image_id=f"{i}", study="s", patient="p", view=view, values=(), text={}, pixels=None)
         for i, view in enumerate(views)
@@ -229,10 +225,7 @@ def test_the_order_of_images_alternates_projections_and_ignores_the_order_of_row
     ordered = in_view_order(records)
     assert sorted(ordered, key=records.index) == records
     kinds = [projection(record.view) for record in ordered]
-    turns = [
-        (kinds[:place].count(kind), ("frontal", "lateral", "").index(kind))
-        for place, kind in enumerate(kinds)
-    ]
+    turns = [(kinds[:place].count(kind), ("frontal", "lateral", "").index(kind)) for place, kind in enumerate(kinds)]
     assert turns == sorted(turns)
     assert in_view_order(rng.sample(records, len(records))) == ordered
 

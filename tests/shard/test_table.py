@@ -137,17 +137,13 @@ def test_lists_of_labels_ids_in_paths_and_ages_from_two_years_are_parsed(tmp_pat
         labels=Labels(task="multilabel", separator="list", classes={"Edema": ("edema",), "Mass": ("*mass",)}),
     )
     records = read_source(recipe, tmp_path).records
-    assert [(record.values, record.age) for record in records] == [
-        expected for *_, expected in cells.values()
-    ]
+    assert [(record.values, record.age) for record in records] == [expected for *_, expected in cells.values()]
     assert [record.patient for record in records] == ["patient1", "patient1", ""]
     assert [record.study for record in records] == ["patient1/study2", "patient1/study3", ""]
 
 
 def test_columns_of_years_that_cannot_be_parsed_are_refused(source):
-    columns = Columns(
-        image="file", patient="mrn", label="label", age=YearsBetween(birth="view", study="notes")
-    )
+    columns = Columns(image="file", patient="mrn", label="label", age=YearsBetween(birth="view", study="notes"))
     message = "columns.age names 'view' and 'notes', and none of its 80 values is one of: years"
     with pytest.raises(UserError, match=message):
         read_source(table_recipe(columns=columns), source)
@@ -174,9 +170,7 @@ def test_an_image_outside_of_the_folder_is_refused_and_not_named(source, out, wa
     header, *rows = list(csv.reader((source / "films.csv").open()))
     rows[4][0] = way_out.format("mrs-smith.png", source=source)
     write_rows(source / "films.csv", header, rows)
-    message = (
-        r"'file' leads out of the recipe's images \(images\) in 1 rows of films\.csv, the first is row 5: set"
-    )
+    message = r"'file' leads out of the recipe's images \(images\) in 1 rows of films\.csv, the first is row 5: set"
     with pytest.raises(UserError, match=message) as error:
         write_shards(table_recipe(), source, out, workers=0)
     assert "smith" not in str(error.value)

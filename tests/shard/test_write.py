@@ -157,9 +157,7 @@ def test_failures_are_counted_by_reason_and_stop_the_run_above_the_limit(source,
 def test_exclusions_by_the_recipe_are_counted_and_do_not_stop_the_run(source, out):
     table = source / "films.csv"
     table.write_text(
-        table.read_text()
-        .replace("MRN0000,sick", "MRN0000,todo")
-        .replace("MRN0001,well,PA", "MRN0001,well,CT")
+        table.read_text().replace("MRN0000,sick", "MRN0000,todo").replace("MRN0001,well,PA", "MRN0001,well,CT")
     )
     recipe = table_recipe(
         where={"view": ("PA",)}, labels=Labels(classes={"Sick": ("sick",), "Well": ("*",)}, drop=("todo",))

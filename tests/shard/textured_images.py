@@ -21,9 +21,7 @@ def texture(seed: int, height: int = 160, width: int = 144) -> Image:
 
 def saved_again(image: Image) -> Image:
     """Save the image as a strongly compressed JPEG and read it again."""
-    return np.asarray(
-        cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 30])[1], 0), np.uint8
-    )
+    return np.asarray(cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 30])[1], 0), np.uint8)
 
 
 def halved(image: Image) -> Image:

@@ -105,9 +105,7 @@ def running_cluster() -> Iterator[Cluster]:
         stack.enter_context(_host_names())
         _configure(folder)
         cluster = Cluster(folder)
-        munge = [
-            f"--{name}={folder}/munge.{name.split('-')[0]}" for name in ("socket", "key-file", "pid-file")
-        ]
+        munge = [f"--{name}={folder}/munge.{name.split('-')[0]}" for name in ("socket", "key-file", "pid-file")]
         munge += [f"--log-file={folder}/munge.log", f"--seed-file={folder}/munge.seed"]
         stack.enter_context(_daemon(cluster, "munged", "--foreground", "--force", *munge))
         _until((folder / "munge.socket").exists, "munged answers")
@@ -115,9 +113,7 @@ def running_cluster() -> Iterator[Cluster]:
         stack.callback(cluster.stop_nodes)
         for node in NODES:
             cluster.start_node(node)
-        _until(
-            lambda: cluster.run("sinfo", "-h", "-o", "%T/%D").strip() == f"idle/{len(NODES)}", "nodes idle"
-        )
+        _until(lambda: cluster.run("sinfo", "-h", "-o", "%T/%D").strip() == f"idle/{len(NODES)}", "nodes idle")
         stack.callback(_end_jobs, cluster)
         yield cluster
 

@@ -56,9 +56,7 @@ def disturb(cluster: Cluster, job: str, out: Path, disturbance: Disturbance) -> 
 
 
 @contextmanager
-def held_at(
-    cluster: Cluster, job: str, out: Path, disturbance: Disturbance
-) -> Iterator[list[psutil.Process]]:
+def held_at(cluster: Cluster, job: str, out: Path, disturbance: Disturbance) -> Iterator[list[psutil.Process]]:
     """Suspend the ranks at the disturbance's moment."""
     wait_until(lambda: len(ranks(cluster, job)) == 4, "four ranks started", cluster, job, every=0.2)
     if disturbance.moment == "start-up":
@@ -66,9 +64,7 @@ def held_at(
         with held(cluster, job) as stopped:
             yield stopped
         return
-    wait_until(
-        lambda: _logged(out) >= disturbance.after, f"{disturbance.after} steps", cluster, job, every=0.01
-    )
+    wait_until(lambda: _logged(out) >= disturbance.after, f"{disturbance.after} steps", cluster, job, every=0.01)
     is_now = {
         "step": lambda: True,
         "save": lambda: _is_saving(out),

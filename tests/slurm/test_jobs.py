@@ -52,9 +52,7 @@ def test_submitit_on_two_nodes_has_the_losses_of_one_process(two_nodes, alone):
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
-def test_a_run_warned_of_its_time_limit_is_requeued_once_and_resumes(
-    cluster, two_nodes, tiny_shards, tmp_path
-):
+def test_a_run_warned_of_its_time_limit_is_requeued_once_and_resumes(cluster, two_nodes, tiny_shards, tmp_path):
     shards, out = tmp_path / "someone's $HOME" / "shards", tmp_path / "someone's $HOME" / "a run"
     shutil.copytree(tiny_shards, shards)
     job = submit_enhanced(cluster, shards, out)

@@ -29,9 +29,7 @@ def test_an_error_that_only_rank_0_detects_fails_the_job_without_requeue(cluster
     assert "seed: 1 -> 2" in log.read_text()
 
 
-def submit_stand_in(
-    cluster: Cluster, folder: Path, script: str, arguments: list[Path | str], task: str
-) -> str:
+def submit_stand_in(cluster: Cluster, folder: Path, script: str, arguments: list[Path | str], task: str) -> str:
     """Submit a job script whose tasks run a few lines of bash in place of cxr-dist, with FOLDER/log as its log."""
     python = folder / "python"
     python.write_text(f'#!/bin/bash\n[[ $2 == cxr_dist ]] || exec {sys.executable} "$@"\n{task}\n')

@@ -231,9 +231,7 @@ def test_invalid_options_of_an_array_are_refused(tmp_path, monkeypatch, programs
         monkeypatch.setenv("PATH", programs)
     recipe = load_recipe(write_recipe(tmp_path, side=64))
     with pytest.raises(UserError, match=message):
-        shard_array.write_shards_by_array(
-            recipe, None, tmp_path / "shards", tasks=tasks, resources=SlurmResources()
-        )
+        shard_array.write_shards_by_array(recipe, None, tmp_path / "shards", tasks=tasks, resources=SlurmResources())
     assert not (tmp_path / "shards").exists()
 
 
@@ -244,6 +242,4 @@ def test_a_slurm_that_does_not_answer_is_reported_as_one_clear_error(tmp_path, m
     monkeypatch.setattr(shard_array, "_PATIENCE", 0.0)
     recipe = load_recipe(write_recipe(tmp_path, side=64))
     with pytest.raises(UserError, match=r"squeue fails \(.+\): run the same command again later"):
-        shard_array.write_shards_by_array(
-            recipe, None, tmp_path / "shards", tasks=1, resources=SlurmResources()
-        )
+        shard_array.write_shards_by_array(recipe, None, tmp_path / "shards", tasks=1, resources=SlurmResources())

@@ -204,9 +204,7 @@ def print_table(rows: list[Record]) -> None:
 
 def main() -> None:
     """Run the trials and print the table; exit with status 1 if a trial was not equal."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--at-once", type=int, default=2, help="clusters, with four ranks each")

@@ -86,9 +86,7 @@ def weights_sha256(run_dir: Path) -> str:
     return sha256_of(max((run_dir / "checkpoints").glob("step-*")) / "model.safetensors")
 
 
-def _wait_for_new_step(
-    cluster: Cluster, job: str, out: Path, restarts: int, seconds: float = 400
-) -> float | None:
+def _wait_for_new_step(cluster: Cluster, job: str, out: Path, restarts: int, seconds: float = 400) -> float | None:
     """Return when the first step was logged after `restarts` restarts, or None if the job ended before."""
     deadline, seen = time.monotonic() + seconds, None
     while time.monotonic() < deadline:

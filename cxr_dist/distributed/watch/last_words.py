@@ -17,9 +17,7 @@ from cxr_dist.distributed.watch.verdict import EXIT_ENDED, Verdict
 _WRITE_SECONDS = 3.0  # then give up writing to a terminal or pipe that nobody reads
 
 
-def end(
-    rank: int, verdict: Verdict, failure: str = "", farewell: Callable[[], None] = lambda: None
-) -> NoReturn:
+def end(rank: int, verdict: Verdict, failure: str = "", farewell: Callable[[], None] = lambda: None) -> NoReturn:
     """Print the reason, call `farewell`, kill this process's workers and exit with the verdict's status.
 
     Args:

@@ -141,9 +141,7 @@ def _stuck(members: Sequence[Member], limits: Limits) -> Verdict | None:
     busy = [m for m in alive if not beats[m.rank].waits]
     guilty = busy if 0 < len(busy) < len(alive) else _apart(alive, beats)
     if len(guilty) == len(alive):
-        return Verdict(
-            culprits=(), text=f"no rank has made progress for {idle:.0f} s: all are at {alive[0].place}"
-        )
+        return Verdict(culprits=(), text=f"no rank has made progress for {idle:.0f} s: all are at {alive[0].place}")
     others = Counter(m.place for m in alive if m not in guilty).most_common(1)[0][0]
     return _verdict(
         guilty,

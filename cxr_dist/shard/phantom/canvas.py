@@ -78,9 +78,7 @@ class Canvas:
         """Smooth noise [side, side] of mean 0 and standard deviation about 1, with structures about `grain` wide."""
         cells = max(2, round(1 / grain))
         coarse = rng.standard_normal((cells, cells)).astype(np.float32)
-        return np.asarray(
-            cv2.resize(coarse, (self.side, self.side), interpolation=cv2.INTER_CUBIC), np.float32
-        )
+        return np.asarray(cv2.resize(coarse, (self.side, self.side), interpolation=cv2.INTER_CUBIC), np.float32)
 
     def _soft(self, mask: NDArray[np.uint8], soft: float) -> Mask:
         if soft * self.side > 0.5:  # below half a pixel, anti-aliasing suffices

@@ -23,9 +23,7 @@ def draw_frontal(study: Study, canvas: Canvas, rng: np.random.Generator) -> Mask
     density += _vessels(build, canvas, rng) * both
     density += _bones(build, canvas, rng) * inside
     density += _mediastinum(build, canvas)
-    density += _heart(study, canvas, rng) * (
-        0.35 + 0.65 * both
-    )  # outside the lungs there is no air to displace
+    density += _heart(study, canvas, rng) * (0.35 + 0.65 * both)  # outside the lungs there is no air to displace
     density += _abdomen(build, canvas, rng) * (1 - both) * inside
     density += _finding(study, lungs, canvas, rng)
     return np.maximum(density, 0)

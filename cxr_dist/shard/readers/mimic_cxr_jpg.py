@@ -68,9 +68,7 @@ def read(recipe: Recipe, folder: Path | None) -> Source:
     root = source_folder(folder, "mimic_cxr_jpg")
     metadata = _read_table(_published(root, "metadata"), _METADATA)
     if metadata["dicom_id"].duplicated().any():
-        raise UserError(
-            "the metadata have a dicom_id twice: expected the published file with a row per image"
-        )
+        raise UserError("the metadata have a dicom_id twice: expected the published file with a row per image")
     _check_ids(metadata)
     images = inside(root, recipe.images, "images")
     tables = _tables(recipe, root, studies=zip(metadata["subject_id"], metadata["study_id"], strict=True))
@@ -100,9 +98,7 @@ def _tables(recipe: Recipe, root: Path, studies: Iterable[StudyIds]) -> _Tables:
         label_columns=columns,
         labels=labels,
         splits=_official_split(_published(root, "split")) if recipe.split.official else {},
-        reports={}
-        if recipe.reports is None
-        else read_sections(inside(root, recipe.reports, "reports"), studies),
+        reports={} if recipe.reports is None else read_sections(inside(root, recipe.reports, "reports"), studies),
         persons={} if recipe.patients is None else _persons(inside(root, recipe.patients, "patients")),
     )
 
@@ -169,9 +165,7 @@ def _persons(path: Path) -> dict[str, tuple[Sex, str]]:
 def _published(root: Path, kind: str) -> Path:
     """The newest mimic-cxr-VERSION-KIND.csv.gz, which may be unpacked."""
     found = sorted(root.glob(f"mimic-cxr-*-{kind}.csv*"))
-    require(
-        bool(found), f"no mimic-cxr-2.0.0-{kind}.csv.gz in {root}: --source is the folder of MIMIC-CXR-JPG"
-    )
+    require(bool(found), f"no mimic-cxr-2.0.0-{kind}.csv.gz in {root}: --source is the folder of MIMIC-CXR-JPG")
     return found[-1]
 
 

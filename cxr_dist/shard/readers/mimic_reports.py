@@ -43,9 +43,7 @@ def _from_folder(folder: Path, studies: Iterable[StudyIds]) -> dict[StudyIds, di
 def _from_zip(path: Path, studies: Iterable[StudyIds]) -> dict[StudyIds, dict[str, str]]:
     try:
         with zipfile.ZipFile(path) as archive:
-            members = {
-                "/".join(PurePosixPath(member.filename).parts[-3:]): member for member in archive.infolist()
-            }
+            members = {"/".join(PurePosixPath(member.filename).parts[-3:]): member for member in archive.infolist()}
 
             def read(study: StudyIds) -> bytes | None:
                 member = members.get(_name(study))
@@ -63,9 +61,7 @@ def _name(study: StudyIds) -> str:
     return f"p{patient[:2]}/p{patient}/s{number}.txt"
 
 
-def _cut(
-    read: Callable[[StudyIds], bytes | None], studies: Iterable[StudyIds]
-) -> dict[StudyIds, dict[str, str]]:
+def _cut(read: Callable[[StudyIds], bytes | None], studies: Iterable[StudyIds]) -> dict[StudyIds, dict[str, str]]:
     contents = ((study, read(study)) for study in studies)
     return {
         study: cut_sections(content.decode("utf-8", errors="replace"))

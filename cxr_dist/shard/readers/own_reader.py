@@ -153,9 +153,7 @@ _SOURCE: dict[str, tuple[Callable[[Any], bool], str]] = {
         "a tuple of distinct names",
     ),
     "left_out": (
-        lambda value: (
-            isinstance(value, Mapping) and all(_text(k) and isinstance(n, int) for k, n in value.items())
-        ),
+        lambda value: isinstance(value, Mapping) and all(_text(k) and isinstance(n, int) for k, n in value.items()),
         "a dict of counts by reason",
     ),
     "made_data": (lambda value: isinstance(value, bool), "True or False"),

@@ -6,9 +6,7 @@ from cxr_dist.shard.recipe import Recipe
 
 def check_no_columns(recipe: Recipe) -> None:
     """The recipe names no column, because the layout is fixed; either all images are inverted or none."""
-    require(
-        recipe.columns is None, f"recipe: reader {recipe.reader} has no columns; only reader table has them"
-    )
+    require(recipe.columns is None, f"recipe: reader {recipe.reader} has no columns; only reader table has them")
     require(
         isinstance(recipe.image.monochrome1, bool),
         f"recipe: reader {recipe.reader} takes image.monochrome1 true or false; only reader table takes a column",

@@ -33,9 +33,7 @@ def check(recipe: Recipe) -> None:
     require(recipe.columns is not None, "recipe: reader table needs `columns`, with image and label")
     assert recipe.columns is not None
     columns, by = recipe.columns, recipe.split.by
-    require(
-        recipe.samples == "image" or columns.study is not None, "recipe: samples: study needs columns.study"
-    )
+    require(recipe.samples == "image" or columns.study is not None, "recipe: samples: study needs columns.study")
     check_views(recipe, "columns.view" if columns.view is None else "")
     _check_labels(recipe.labels, columns)
     require(by == "image" or getattr(columns, by) is not None, f"recipe: split by {by} needs columns.{by}")
@@ -173,9 +171,7 @@ def _read_table(path: Path, named: Sequence[tuple[str, str]]) -> list[_Row]:
     names = list(map(str, _read_frame(path, None).columns))
     for setting, column in named:
         if column not in names:
-            raise UserError(
-                f"recipe: {setting} names the column {column!r}; {path.name} has: {', '.join(names[:60])}"
-            )
+            raise UserError(f"recipe: {setting} names the column {column!r}; {path.name} has: {', '.join(names[:60])}")
     wanted = list(dict.fromkeys(column for _, column in named))
     frame = _read_frame(path, wanted)
     texts = {column: [_text(value) for value in frame[column].tolist()] for column in wanted}
@@ -186,9 +182,7 @@ def _read_frame(path: Path, wanted: list[str] | None) -> pd.DataFrame:
     """The wanted columns as text; for None only the names of all columns."""
     kind = next((kind for kind in _KINDS if path.name.lower().endswith(kind)), None)
     if kind is None:
-        raise UserError(
-            f"the table {path.name} ends in {path.suffix or 'nothing'}; expected {', '.join(_KINDS)}"
-        )
+        raise UserError(f"the table {path.name} ends in {path.suffix or 'nothing'}; expected {', '.join(_KINDS)}")
     try:
         if kind == ".parquet":
             names = pd.DataFrame(columns=read_schema(path).names)

@@ -137,9 +137,7 @@ def test_a_rank_that_never_joins_is_named(ended, case):
 def test_a_rendezvous_port_that_is_taken_is_named_at_once(ended):
     statuses, logs = ended("port")
     assert statuses == {0: 70}
-    expected = (
-        r"watchdog: rank 0 cannot open the rendezvous at localhost, port \d+: the port is taken, .*; set"
-    )
+    expected = r"watchdog: rank 0 cannot open the rendezvous at localhost, port \d+: the port is taken, .*; set"
     assert re.search(expected, logs[0])
 
 
@@ -157,9 +155,7 @@ def test_a_rank_whose_launcher_has_ended_is_asked_to_save_and_exit(tmp_path):
     pid = int(text_of(tmp_path / "log", r"(\d+)\n"))
     launcher.kill()
     launcher.wait()
-    text_of(
-        tmp_path / "log", r"watchdog: rank 0's launcher \(pid \d+\) is gone; asking the run to .*\n(left)\n"
-    )
+    text_of(tmp_path / "log", r"watchdog: rank 0's launcher \(pid \d+\) is gone; asking the run to .*\n(left)\n")
     deadline = time.monotonic() + 60
     while is_running(pid):
         assert time.monotonic() < deadline

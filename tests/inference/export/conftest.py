@@ -69,9 +69,7 @@ def source(tmp_path_factory):
     return folder
 
 
-def make_run_folder(
-    source: Path, folder: Path, mode: str, task: str, image_encoder: str = "densenet-narrow"
-) -> Path:
+def make_run_folder(source: Path, folder: Path, mode: str, task: str, image_encoder: str = "densenet-narrow") -> Path:
     """A run folder as training leaves it, whose weights give different predictions per case."""
     demo = named_run("demo")
     config = dataclasses.replace(
@@ -142,8 +140,7 @@ def read_cases(source: Path, task: str) -> dict[str, tuple[Path, str]]:
         rows = list(csv.reader(file))
     names = {cell: row for row in rows for cell in row if cell.split("/")[-1] in notes}
     return {
-        row[0]: (source / "images" / name.split("/")[-1], notes[name.split("/")[-1]])
-        for name, row in names.items()
+        row[0]: (source / "images" / name.split("/")[-1], notes[name.split("/")[-1]]) for name, row in names.items()
     }
 
 

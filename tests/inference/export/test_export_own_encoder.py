@@ -39,9 +39,7 @@ def test_the_export_predicts_as_the_run_and_the_graph_do(site):
     batch = model.batch([Case.of([Path(case["image"])], case["report"])])
     session = onnxruntime.InferenceSession("exported/model.onnx", providers=["CPUExecutionProvider"])
     inputs = {"images": batch.images, "input_ids": batch.tokens, "attention_mask": batch.attention_mask}
-    probabilities = session.run(["probabilities"], {name: tensor.numpy() for name, tensor in inputs.items()})[
-        0
-    ][0]
+    probabilities = session.run(["probabilities"], {name: tensor.numpy() for name, tensor in inputs.items()})[0][0]
     np.testing.assert_allclose(probabilities, list(model.predict(**case)["probability"].values()), atol=1e-5)
     plain = json.loads((site / "exported" / "config.json").read_text())
     name = "encoder.py:FourConvolutions"
@@ -49,9 +47,7 @@ def test_the_export_predicts_as_the_run_and_the_graph_do(site):
     assert plain["parts"] == {"model.image_encoder": [{"name": name, "sha256": sha256}]}
     assert plain["architecture"]["image_encoder"] == name
     assert (plain["image"]["mean"], plain["image"]["deviation"]) == (0.5, 0.25)
-    assert not [
-        p for p in (site / "exported").rglob("*") if p.is_file() and str(site).encode() in p.read_bytes()
-    ]
+    assert not [p for p in (site / "exported").rglob("*") if p.is_file() and str(site).encode() in p.read_bytes()]
 
 
 def test_an_export_whose_encoder_file_is_missing_or_changed_is_refused(site, monkeypatch):
@@ -61,9 +57,7 @@ def test_an_export_whose_encoder_file_is_missing_or_changed_is_refused(site, mon
     with pytest.raises(UserError, match=r"has a user-defined encoder: .*there is no file encoder\.py"):
         cxr_dist.load(site / "exported")
     (elsewhere / "encoder.py").write_text(EXAMPLE.read_text() + "\n# another\n")
-    with pytest.raises(
-        UserError, match=r"model\.image_encoder: encoder\.py:Four.* another file .* put that file back"
-    ):
+    with pytest.raises(UserError, match=r"model\.image_encoder: encoder\.py:Four.* another file .* put that file back"):
         cxr_dist.load(site / "exported")
 
 

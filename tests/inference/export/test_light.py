@@ -34,11 +34,7 @@ def modules_after_use(folder, image, report=""):
 
 def of(names, modules):
     """The modules that are one of these packages or are inside one of them."""
-    return [
-        module
-        for module in modules
-        if module.startswith(tuple(f"{name}." for name in names)) or module in names
-    ]
+    return [module for module in modules if module.startswith(tuple(f"{name}." for name in names)) or module in names]
 
 
 @pytest.mark.parametrize("kind", ["exported", "run"])
@@ -47,9 +43,7 @@ def test_a_model_is_used_without_the_code_that_trained_it(request, cases_of, kin
     folder = request.getfixturevalue({"exported": "exported", "run": "run_dir"}[kind])
     modules = modules_after_use(folder, *next(iter(cases_of("multiclass").values())))
     assert of((*OF_TRAINING, *LIBRARIES), modules) == []
-    rooms = Counter(
-        name.split(".")[1] for name in modules if name.count(".") > 1 and name.startswith("cxr_dist.")
-    )
+    rooms = Counter(name.split(".")[1] for name in modules if name.count(".") > 1 and name.startswith("cxr_dist."))
     assert set(rooms) == {"config", "data", "evaluate", "format", "inference", "model", "run"}
     assert rooms["run"] == 2  # the formats of checkpoints and of parts.json
     assert rooms.total() <= 60

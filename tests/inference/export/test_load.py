@@ -113,9 +113,7 @@ def test_the_exported_graph_gives_the_same_probabilities(exported, cases_of):
 @pytest.mark.parametrize("run", RUNS)
 def test_reading_a_description_gives_the_settings_that_the_model_needs(run):
     config = named_run(run)
-    config = dataclasses.replace(
-        config, model=dataclasses.replace(config.model, text_encoder="/home/me/MiniLM")
-    )
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, text_encoder="/home/me/MiniLM"))
     description = Description(
         config=config,
         task="multiclass",
@@ -147,9 +145,7 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize(
-    "name", ["model.safetensors", "text_encoder/tokenizer.json", "text_encoder/config.json"]
-)
+@pytest.mark.parametrize("name", ["model.safetensors", "text_encoder/tokenizer.json", "text_encoder/config.json"])
 def test_a_flipped_bit_is_refused(copy, name):
     flip(copy / name)
     with pytest.raises(UserError, match=f"{name} of the exported model does not have its sha256: copy"):

@@ -30,18 +30,14 @@ def run_of(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Calla
         if folder.exists():
             return folder
         demo = named_run("demo")
-        data = dataclasses.replace(
-            demo.data, shards=str(tiny_shards), image_size=64, max_tokens=16, workers=0
-        )
+        data = dataclasses.replace(demo.data, shards=str(tiny_shards), image_size=64, max_tokens=16, workers=0)
         model = dataclasses.replace(demo.model, mode=mode)
         config = dataclasses.replace(demo, data=data, model=model, out=str(folder), precision="fp32")
         manifest = load_manifest(tiny_shards)
         prepare_run_folder(config, manifest, World(), CPU)
         tensors = new_model(config, manifest, folder, CPU).state_dict()
         tensors["head.output.weight"] *= 20  # so that the predictions of the cases differ
-        state = checkpoint.TrainingState(
-            step=7, progress=Progress(), manifest_sha256=manifest_sha256(tiny_shards)
-        )
+        state = checkpoint.TrainingState(step=7, progress=Progress(), manifest_sha256=manifest_sha256(tiny_shards))
         checkpoint.save(folder, state, tensors, {})
         checkpoint.mark_best(folder, 7)
         return folder

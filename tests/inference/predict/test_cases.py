@@ -14,9 +14,7 @@ from cxr_dist.inference.cases import read_input
 
 FUSED, IMAGE, TEXT = (ModelConfig(mode=mode) for mode in ("fused", "image", "text"))
 SECRET = "Featherstonehaugh"
-CELL = (
-    st.text(st.characters(codec="utf-8", exclude_characters="\r\0"), min_size=1).map(str.strip).filter(bool)
-)
+CELL = st.text(st.characters(codec="utf-8", exclude_characters="\r\0"), min_size=1).map(str.strip).filter(bool)
 
 
 @given(st.lists(st.tuples(CELL, CELL, CELL), min_size=1, max_size=8))

@@ -36,9 +36,7 @@ def table(images):
 
 def test_a_folder_gives_a_row_a_picture_and_json_per_image(cxr_dist, run_of, images, tmp_path):
     out = tmp_path / "out"
-    status, printed, err = cxr_dist(
-        "predict", run_of("fused"), "--input", images, "--out", out, "--mc-samples", "3"
-    )
+    status, printed, err = cxr_dist("predict", run_of("fused"), "--input", images, "--out", out, "--mc-samples", "3")
     assert (status, err) == (0, "")
     assert f"5 of 5 cases predicted: {out}/predictions.csv; 1 had no report" in printed
     rows = rows_of(out)
@@ -48,9 +46,7 @@ def test_a_folder_gives_a_row_a_picture_and_json_per_image(cxr_dist, run_of, ima
     for row in rows:
         facts = json.loads((out / f"case-0000{row['row']}.json").read_text())
         assert facts["image"] == row["image"]
-        assert [float(row[f"probability:{name}"]) for name in facts["probability"]] == [
-            *facts["probability"].values()
-        ]
+        assert [float(row[f"probability:{name}"]) for name in facts["probability"]] == [*facts["probability"].values()]
         assert (out / f"case-0000{row['row']}.png").read_bytes().startswith(b"\x89PNG")
     assert stat.S_IMODE(out.stat().st_mode) == 0o700
     assert {stat.S_IMODE(path.stat().st_mode) for path in out.iterdir()} == {0o600}
@@ -59,9 +55,7 @@ def test_a_folder_gives_a_row_a_picture_and_json_per_image(cxr_dist, run_of, ima
 @pytest.mark.parametrize("size", [1, 2, 3, 100])
 def test_a_case_gets_the_same_prediction_in_a_batch_as_alone(cxr_dist, run_of, table, tmp_path, size):
     given = ("--mc-samples", "3", "--input", table)
-    status, printed, _ = cxr_dist(
-        "predict", run_of("fused"), *given, "--batch", size, "--out", tmp_path / "out"
-    )
+    status, printed, _ = cxr_dist("predict", run_of("fused"), *given, "--batch", size, "--out", tmp_path / "out")
     assert status == 1
     assert "4 of 6 cases predicted" in printed
     assert "2 could not be used: see the column error" in printed
@@ -107,9 +101,7 @@ def test_a_multilabel_run_decides_every_label_by_itself(cxr_dist, run_of, images
     run_dir = shutil.copytree(run_of("image"), tmp_path / "run", symlinks=True)
     config = (run_dir / "config.yaml").read_text()
     (run_dir / "config.yaml").write_text(config.replace(str(tiny_shards), str(shards)))
-    status, _, err = cxr_dist(
-        "predict", run_dir, "--input", images, "--out", tmp_path / "out", "--mc-samples", "2"
-    )
+    status, _, err = cxr_dist("predict", run_dir, "--input", images, "--out", tmp_path / "out", "--mc-samples", "2")
     assert (status, err) == (0, "")
     for row in rows_of(tmp_path / "out"):
         for name in manifest.classes:

@@ -100,9 +100,7 @@ def test_the_temperature_of_an_evaluation_calibrates_predictions(cxr_dist, run_o
         ),
     ],
 )
-def test_invalid_requests_are_refused_with_one_line(
-    cxr_dist, run_of, tmp_path, monkeypatch, mode, given, message
-):
+def test_invalid_requests_are_refused_with_one_line(cxr_dist, run_of, tmp_path, monkeypatch, mode, given, message):
     run_dir = run_of(mode)
     monkeypatch.chdir(tmp_path)
     status, _, err = cxr_dist("predict", run_dir, *given)
@@ -122,9 +120,7 @@ def test_a_file_that_is_not_an_image_is_refused_without_its_name(cxr_dist, run_o
 def test_the_message_about_a_damaged_best_checkpoint_gives_two_remedies(cxr_dist, run_of, images, tmp_path):
     run_dir = shutil.copytree(run_of("image"), tmp_path / "run", symlinks=True)
     (run_dir / "best" / "model.safetensors").write_bytes(b"")
-    status, _, err = cxr_dist(
-        "predict", run_dir, "--image", images / "smith-0.jpg", "--out", tmp_path / "p.png"
-    )
+    status, _, err = cxr_dist("predict", run_dir, "--image", images / "smith-0.jpg", "--out", tmp_path / "p.png")
     assert status == 2
     assert "step-00000007: model.safetensors does not have the bytes that were written" in err
     assert "Restore it from a copy, or delete best there" in err

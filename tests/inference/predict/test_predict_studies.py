@@ -29,9 +29,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module", params=["image", "fused"])
-def run_dir(
-    request: pytest.FixtureRequest, study_shards: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def run_dir(request: pytest.FixtureRequest, study_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder on studies with random weights; the fused run reads the section findings."""
     demo, folder = named_run("demo"), tmp_path_factory.mktemp("studies") / request.param
     data = dataclasses.replace(
@@ -91,9 +89,7 @@ def test_the_picture_shows_both_images_with_a_heat_map_over_both(cxr_dist, run_d
     _, images, findings = study
     flags = list(itertools.chain.from_iterable(("--image", image) for image in images))
     flags += ["--report", findings] if run_dir.name == "fused" else []
-    status, printed, _ = cxr_dist(
-        "predict", run_dir, *flags, "--mc-samples", "3", "--out", tmp_path / "look.png"
-    )
+    status, printed, _ = cxr_dist("predict", run_dir, *flags, "--mc-samples", "3", "--out", tmp_path / "look.png")
     assert status == 0
     assert (tmp_path / "look.png").read_bytes().startswith(b"\x89PNG")
     heat = np.array(json.loads((tmp_path / "look.json").read_text())["heat_map"])
