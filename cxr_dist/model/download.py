@@ -1,7 +1,7 @@
-"""One file from a server to a path: goes on where a cut download ended, and has its name only when its hash is right.
+"""Download a file, continue interrupted downloads, and give the file its name only after its hash is checked.
 
-The transfer is huggingface_hub's `http_get`, which writes 10 MB at a time and resumes within a call. Its
-`hf_hub_download` starts over in the next one, which for half a gigabyte on a hospital's line may never end.
+It uses huggingface_hub's `http_get`. `hf_hub_download` is not used, because each call starts again from the first
+byte, so that a large file may never be completed on a slow connection.
 """
 
 import time
@@ -16,66 +16,66 @@ from huggingface_hub.utils.sha import git_hash
 from cxr_dist.errors import UserError
 from cxr_dist.files import sha256_of
 
-_PASSING = (429, 500, 502, 503, 504)  # statuses of a server that is overloaded or restarts
+_TEMPORARY = (429, 500, 502, 503, 504)  # statuses of a server that is overloaded or restarting
 _ATTEMPTS = 5
-_RANGE_NOT_SATISFIABLE = 416  # nothing is left to send
+_RANGE_NOT_SATISFIABLE = 416  # the whole file has been downloaded
 
-Answer = TypeVar("Answer")
+Response = TypeVar("Response")
 
 
 def download(
     url: str, path: Path, published: str, *, size: int | None = None, headers: Mapping[str, str] | None = None
 ) -> None:
-    """Have the file of `url` under `path`; what is there with the right hash already is not asked for again.
+    """Download `url` to `path`, unless a file with the right hash is already there.
 
     Args:
-        url: http(s); redirects are followed.
-        path: Its folder exists. The part that has arrived waits beside it as NAME.part.
-        published: Hex sha256 or the first digits of it, or a git blob id (40 digits).
-        size: In bytes, where it is known.
-        headers: Of the request.
+        url: An http or https URL. Redirects are followed.
+        path: The folder must exist. An incomplete download is kept beside the file as NAME.part.
+        published: Hex sha256 or its first digits, or a git blob id (40 digits).
+        size: The file's size in bytes, if it is known.
+        headers: Headers of the request.
 
-    Raises UserError for bytes of another hash, which are thrown away, and what huggingface_hub raises for a
-    connection or a server that fails for good; the part then stays.
+    Raises UserError if the hash is wrong, and deletes the download. If the connection or the server fails repeatedly,
+    raises the error of huggingface_hub and keeps the incomplete download.
     """
-    if path.exists() and _is(path, published):
+    if path.exists() and _has_hash(path, published):
         return
     part = path.with_name(path.name + ".part")
     if size is not None and part.exists() and part.stat().st_size > size:
         part.unlink()
     try:
-        patiently(lambda: _append(url, part, size, headers))
+        with_retries(lambda: _append(url, part, size, headers))
     except HfHubHTTPError as error:
         if error.response.status_code != _RANGE_NOT_SATISFIABLE:
             raise
-    if not _is(part, published):
+    if not _has_hash(part, published):
         part.unlink()
         raise UserError(
-            f"{path.name} arrived damaged: its hash is not {published[:16]}…, which was published; it was thrown "
-            "away, run `cxr-dist fetch` again"
+            f"{path.name} arrived damaged: its hash is not the published one, {published[:16]}…; the download was "
+            "deleted, run `cxr-dist fetch` again"
         )
     part.replace(path)
 
 
-def patiently(ask: Callable[[], Answer]) -> Answer:
-    """Ask a server, again after 1, 2, 4 and 8 s where it is overloaded; raises its last answer's error."""
-    for attempt in range(1, _ATTEMPTS):
+def with_retries(request: Callable[[], Response]) -> Response:
+    """Make a request, and repeat it after 1, 2, 4 and 8 s if the server is overloaded; raises the last error."""
+    for attempt in range(_ATTEMPTS - 1):
         try:
-            return ask()
+            return request()
         except HfHubHTTPError as error:
-            if error.response.status_code not in _PASSING:
+            if error.response.status_code not in _TEMPORARY:
                 raise
-            time.sleep(2 ** (attempt - 1))
-    return ask()
+            time.sleep(2**attempt)
+    return request()
 
 
 def _append(url: str, part: Path, size: int | None, headers: Mapping[str, str] | None) -> None:
     with part.open("ab") as file:
-        # Ranges of a compressed answer would not be ranges of the file.
-        asked = dict(headers or {}) | {"Accept-Encoding": "identity"}
-        http_get(url, file, resume_size=file.tell(), headers=asked, expected_size=size)
+        # Byte ranges of a compressed response would not be byte ranges of the file.
+        uncompressed = dict(headers or {}) | {"Accept-Encoding": "identity"}
+        http_get(url, file, resume_size=file.tell(), headers=uncompressed, expected_size=size)
 
 
-def _is(path: Path, published: str) -> bool:
-    found = git_hash(path.read_bytes()) if len(published) == 40 else sha256_of(path)
-    return found.startswith(published)
+def _has_hash(path: Path, published: str) -> bool:
+    digest = git_hash(path.read_bytes()) if len(published) == 40 else sha256_of(path)
+    return digest.startswith(published)

@@ -1,7 +1,7 @@
-"""`cxr-dist fetch`: from the model hub and torchvision's server into the offline bundle (weights.py), once.
+"""`cxr-dist fetch`: download pretrained weights from the model hub and torchvision into the bundle (weights.py).
 
-A component is downloaded aside (`NAME.partial`), converted to safetensors, hashed into its bundle.json, and renamed
-last. One process of a node does it at a time; the others wait, and find it done.
+A component is downloaded to `NAME.partial` and converted to safetensors, its hashes are written to bundle.json, and
+the folder is renamed last. One process on a node downloads at a time, and the others wait until it has finished.
 """
 
 import json
@@ -21,7 +21,7 @@ from torchvision.models import DenseNet121_Weights
 
 from cxr_dist.errors import UserError
 from cxr_dist.files import locked, sha256_of, sync_path, write_whole
-from cxr_dist.model.download import download, patiently
+from cxr_dist.model.download import download, with_retries
 from cxr_dist.model.weights import IMAGE_COMPONENT, TEXT_COMPONENT, verify_component
 
 _DENSENET_URL: str = DenseNet121_Weights.IMAGENET1K_V1.url
@@ -44,58 +44,58 @@ def fetch(
     endpoint: str | None = None,
     densenet_url: str = _DENSENET_URL,
 ) -> None:
-    """Download DenseNet-121 and a text encoder into the bundle `out`; what is there and whole is left alone.
+    """Download DenseNet-121 and a text encoder into the bundle `out`, unless they are there and intact.
 
-    `endpoint` is the model hub (None: $HF_ENDPOINT, else the public one). Raises UserError where the network
-    fails or bytes are wrong; the bundle then holds only whole components, and another run continues.
+    `endpoint` is the model hub (None: $HF_ENDPOINT, or the public hub). Raises UserError if the network fails or the
+    downloaded bytes are wrong. The bundle then holds only complete components, and another run continues.
     """
     _fetch_component(out, IMAGE_COMPONENT, lambda folder: _download_densenet(densenet_url, folder))
     _fetch_component(out, text_encoder, lambda folder: _download_text(text_encoder, endpoint, folder))
 
 
 def _fetch_component(out: Path, name: str, fill: Callable[[Path], dict[str, str]]) -> None:
-    """`fill` puts a component's files into a folder and returns where they came from."""
+    """Fetch a component. `fill` writes its files to a folder and returns their source."""
     folder = out / name
     folder.parent.mkdir(parents=True, exist_ok=True)
     with locked(folder.with_name(folder.name + ".lock")):
-        _fetch_alone(folder, name, fill)
+        _fetch_locked(folder, name, fill)
 
 
-def _fetch_alone(folder: Path, name: str, fill: Callable[[Path], dict[str, str]]) -> None:
+def _fetch_locked(folder: Path, name: str, fill: Callable[[Path], dict[str, str]]) -> None:
     if (folder / "bundle.json").is_file():
         verify_component(folder)
         return
     if folder.exists():
         raise UserError(
-            f"{folder} exists but `cxr-dist fetch` did not make it: move it, or choose another --out"
+            f"{folder} exists but was not created by `cxr-dist fetch`: move it, or choose another --out"
         )
-    aside = folder.with_name(folder.name + ".partial")
-    (aside / _DOWNLOADS).mkdir(parents=True, exist_ok=True)
-    for path in aside.iterdir():  # made from downloads that may have been of another revision
+    partial = folder.with_name(folder.name + ".partial")
+    (partial / _DOWNLOADS).mkdir(parents=True, exist_ok=True)
+    for path in partial.iterdir():  # converted files may be of an older revision than the downloads
         if path.name != _DOWNLOADS:
             path.unlink()
     try:
-        source = fill(aside)
+        source = fill(partial)
     except UserError:
         raise
-    # The hub's client changes its HTTP library, and so its errors, between releases.
+    # The hub's client changes its HTTP library, and therefore its errors, between releases.
     except Exception as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(
-            f"cannot fetch {name}: {reason} (nothing was put under its name; run it again, and it goes on)"
+            f"cannot fetch {name}: {reason} (the bundle is unchanged; run the command again to continue)"
         ) from error
-    shutil.rmtree(aside / _DOWNLOADS)
-    files = sorted(aside.iterdir())
+    shutil.rmtree(partial / _DOWNLOADS)
+    files = sorted(partial.iterdir())
     for path in files:
         sync_path(path)
     record = {"source": source, "sha256": {path.name: sha256_of(path) for path in files}}
-    write_whole(aside / "bundle.json", json.dumps(record, indent=1) + "\n")
-    aside.rename(folder)
+    write_whole(partial / "bundle.json", json.dumps(record, indent=1) + "\n")
+    partial.rename(folder)
     sync_path(folder.parent)
 
 
 def _download_densenet(url: str, folder: Path) -> dict[str, str]:
-    """The file's name ends in the first digits of its sha256, as torchvision's do."""
+    """Download a torchvision file, whose name ends in the first digits of its sha256."""
     match = re.search(r"([^/]+)-([0-9a-f]{8,})\.pth$", url)
     assert match is not None, "a torchvision weights URL ends in -SHA256.pth"
     file = folder / _DOWNLOADS / f"{match.group(1)}.pth"
@@ -105,7 +105,7 @@ def _download_densenet(url: str, folder: Path) -> dict[str, str]:
 
 
 def _download_text(name: str, endpoint: str | None, folder: Path) -> dict[str, str]:
-    """A model's configuration, tokenizer and weights at the hub's newest revision."""
+    """Download a model's configuration, tokenizer and weights at the newest revision."""
     revision, published = _published_files(name, endpoint)
     weights = next((w for w in ("model.safetensors", "pytorch_model.bin") if w in published), None)
     if weights is None or "config.json" not in published:
@@ -125,35 +125,34 @@ def _download_text(name: str, endpoint: str | None, folder: Path) -> dict[str, s
 
 
 def _published_files(name: str, endpoint: str | None) -> tuple[str, dict[str, tuple[str, int | None]]]:
-    """The newest revision, and for each file its sha256 (large files) or git blob id (small ones), and bytes."""
+    """The newest revision, and for each file the sha256 (large files) or git blob id (small files) and the size."""
     hub = huggingface_hub.HfApi(endpoint=endpoint)
-    info: Any = patiently(lambda: hub.model_info(name, files_metadata=True))
+    info: Any = with_retries(lambda: hub.model_info(name, files_metadata=True))
     files = {s.rfilename: (s.lfs.sha256 if s.lfs else s.blob_id, s.size) for s in info.siblings}
     return info.sha, files
 
 
 def _convert(source: Path, target: Path) -> None:
-    """A torch state dict to safetensors, with torchvision's old DenseNet names (`norm.1`) made `norm1`."""
+    """Convert a torch state dict to safetensors, and torchvision's old DenseNet names (`norm.1`) to `norm1`."""
     try:
         state: dict[str, Tensor] = torch.load(source, map_location="cpu", weights_only=True)
-    except Exception as error:  # the unpickler's own kinds
+    except Exception as error:  # the unpickler raises exceptions of many kinds
         raise UserError(
-            f"{source.name} is not a file of tensors alone ({type(error).__name__}), so it was not opened: it could "
-            "hold a program. Nothing was put under its name"
+            f"{source.name} does not contain tensors only ({type(error).__name__}), so it was not loaded: it could "
+            "contain a program. The bundle is unchanged"
         ) from None
     renamed = {
         re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.", r"\1\2.", k): v for k, v in state.items()
     }
-    # safetensors refuses tensors that share memory, such as a tied decoder.
+    # safetensors refuses tensors that share memory, such as tied decoder weights.
     save_file({k: v.clone().contiguous() for k, v in renamed.items()}, target, metadata={"format": "pt"})
 
 
 def _check_readable(weights: Path) -> None:
-    """What the hub vouches for may still be something else, as a Git LFS pointer put there by mistake."""
+    """Refuse a file that has the right hash and is no safetensors file, such as a committed Git LFS pointer."""
     try:
         with safe_open(weights, framework="pt") as file:
             file.keys()
     except SafetensorError:
-        raise UserError(
-            f"{weights.name} on the hub is no safetensors file: take another text encoder"
-        ) from None
+        message = f"{weights.name} on the hub is not a safetensors file: choose another text encoder"
+        raise UserError(message) from None

@@ -1,7 +1,7 @@
-"""No downloads: the Hugging Face libraries are told so before they are imported, because they read it only then.
+"""Switch the Hugging Face libraries to offline mode, which they read from the environment when they are imported.
 
-Every command but `cxr-dist fetch` reads local files alone: the weights bundle, the run folder, the shards. A compute
-node without network would otherwise wait for time-outs, and one with network could train on other weights.
+All commands except `cxr-dist fetch` read local files only: the weights bundle, the run folder and the shards.
+Otherwise a node without network would wait for time-outs, and a node with network could use other weights.
 """
 
 import os
@@ -15,5 +15,5 @@ OFFLINE = {
 
 
 def stay_offline() -> None:
-    """Forbid this process, and those that it starts, to ask the model hub, whatever the caller's environment says."""
+    """Forbid this process and its child processes to use the model hub, whatever the caller's environment is."""
     os.environ.update(OFFLINE)

@@ -1,9 +1,9 @@
-"""The offline bundle of pretrained weights, as training reads it: local files alone, checked by sha256.
+"""Read the offline bundle of pretrained weights, which consists of local files that are checked by sha256.
 
     BUNDLE/densenet121/                      model.safetensors  bundle.json
     BUNDLE/emilyalsentzer/Bio_ClinicalBERT/  config.json  vocab.txt  model.safetensors  bundle.json
 
-`cxr-dist fetch` (fetch.py) makes it, where there is a network. What stands under a component's name is whole.
+`cxr-dist fetch` (fetch.py) creates the bundle on a machine with network. A component under its name is complete.
 """
 
 import json
@@ -23,15 +23,15 @@ TEXT_COMPONENT = "emilyalsentzer/Bio_ClinicalBERT"
 
 
 def bundle_folder(weights: str) -> Path:
-    """The bundle: `weights` if set, else $CXR_DIST_WEIGHTS, else ~/.cache/cxr_dist/weights."""
+    """The bundle's folder: `weights` if set, else $CXR_DIST_WEIGHTS, else ~/.cache/cxr_dist/weights."""
     chosen = weights or os.environ.get("CXR_DIST_WEIGHTS", "")
     return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "cxr_dist" / "weights"
 
 
 def resolve_text_encoder(name_or_dir: str, bundle: Path) -> Path:
-    """The folder of a text encoder: a local folder with config.json, else the bundle's component of that name.
+    """The folder of a text encoder: a local folder with config.json, or else the bundle's component of that name.
 
-    Raises UserError, saying how to get it, where there is neither.
+    Raises UserError with instructions if neither exists.
     """
     for folder in (Path(name_or_dir).expanduser(), bundle / name_or_dir):
         if (folder / "config.json").is_file():
@@ -44,9 +44,9 @@ def resolve_text_encoder(name_or_dir: str, bundle: Path) -> Path:
 
 
 def text_source(config: ModelConfig) -> Path | None:
-    """The folder of the text encoder's configuration, tokenizer and weights; raises UserError where it is missing.
+    """The folder of the text encoder's configuration, tokenizer and weights; raises UserError if it is missing.
 
-    None where a tokenizer is made from the training reports instead: for `tiny`, and an encoder of the user's own.
+    None for `tiny` and for a user's text encoder, whose tokenizer is learned from the training reports.
     """
     if config.text_encoder == "tiny" or config.has_own_text_encoder:
         return None
@@ -54,13 +54,13 @@ def text_source(config: ModelConfig) -> Path | None:
 
 
 def encoder_name(name_or_dir: str) -> str:
-    """What to call an encoder; of a local folder the last part: where it lay is nobody's business."""
+    """The name of an encoder for reports. For a local folder it is the last part, to keep the path private."""
     name = recorded_name(name_or_dir)
     return Path(name).name if name.startswith(("/", ".", "~")) else name
 
 
 def component_weights(bundle: Path, component: str) -> dict[str, Tensor]:
-    """A component's tensors by their published names, on the CPU, checked by sha256; raises UserError."""
+    """A component's tensors by their published names, on the CPU; raises UserError if they are missing or damaged."""
     folder = bundle / component
     if not (folder / "bundle.json").is_file():
         raise UserError(
@@ -73,9 +73,9 @@ def component_weights(bundle: Path, component: str) -> dict[str, Tensor]:
 
 
 def verify_component(folder: Path) -> None:
-    """Compare a component's files with the sha256 in its bundle.json; raises UserError naming the first bad one.
+    """Compare a component's files with the sha256 in its bundle.json; raises UserError for the first that differs.
 
-    A folder without bundle.json, which `fetch` did not make, passes.
+    A folder without bundle.json, which `fetch` did not create, is not checked.
     """
     record = folder / "bundle.json"
     if not record.is_file():

@@ -1,4 +1,4 @@
-"""Small encoders: a two-layer BERT's folder, and the configuration of a model that trains in milliseconds."""
+"""Small encoders for the tests: a folder with a two-layer BERT, and a model that trains in milliseconds."""
 
 import json
 import time
@@ -30,7 +30,7 @@ BERT = {
 
 @pytest.fixture(scope="session")
 def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the config.json of a BERT of two layers, 32 wide, for at most 64 tokens."""
+    """A folder with the config.json of a BERT with two layers, width 32 and at most 64 tokens."""
     folder = tmp_path_factory.mktemp("bert")
     (folder / "config.json").write_text(json.dumps(BERT))
     return folder
@@ -38,7 +38,7 @@ def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def build(bert_folder: Path) -> Callable[..., Classifier]:
-    """`build(mode="fused", ...)`: a narrow classifier of 3 classes, the same weights every time."""
+    """`build(mode="fused", ...)`: a narrow classifier for 3 classes with the same weights every time."""
 
     def make(**fields: Any) -> Classifier:
         narrow = {
@@ -58,7 +58,7 @@ Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 @pytest.fixture(scope="session")
 def make_batch() -> Callable[..., Batch]:
-    """`make_batch(size)`: normalised films, token ids and a mask with rows of different lengths."""
+    """`make_batch(size)`: normalised images, token ids and a mask with rows of different lengths."""
 
     def make(size: int = 4, length: int = 16, side: int = 64) -> Batch:
         generator = torch.Generator().manual_seed(size)
@@ -73,7 +73,7 @@ def make_batch() -> Callable[..., Batch]:
 
 @pytest.fixture(scope="session")
 def published() -> tuple[dict[str, bytes], bytes]:
-    """The files of a small masked language model (weights as .bin only), and a DenseNet with old names."""
+    """The files of a small masked language model (with .bin weights only), and a DenseNet with old tensor names."""
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     config = BertConfig(vocab_size=30, **sizes)
     files = {
@@ -88,7 +88,7 @@ def published() -> tuple[dict[str, bytes], bytes]:
 
 @pytest.fixture
 def hub(published: tuple[dict[str, bytes], bytes], monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """A running stand-in; the client may use the network (this machine's) for as long, and waits little."""
+    """A running stand-in for the hub. The client may connect to it, and its waiting times are shortened."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(time, "sleep", lambda seconds, sleep=time.sleep: sleep(min(seconds, 0.02)))
     files, densenet = published

@@ -1,4 +1,4 @@
-"""A stand-in for the model hub and torchvision's server on this machine, with good and bad bytes."""
+"""A local stand-in for the model hub and torchvision's server, which can send correct and damaged files."""
 
 import hashlib
 import http.server
@@ -22,45 +22,45 @@ NAME, REVISION = "group/clinical-bert", "c0ffee" + "0" * 34
 
 
 def as_bytes(state: dict[str, Any]) -> bytes:
-    """As torch.save writes it."""
+    """The bytes that torch.save writes."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     return buffer.getvalue()
 
 
 def old_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """As torchvision's published files have them: norm.1 where today's module says norm1."""
+    """The tensor names of torchvision's published files: norm.1 instead of today's norm1."""
     return {re.sub(r"(denselayer\d+\.(?:norm|relu|conv))([12])", r"\1.\2", k): v for k, v in state.items()}
 
 
 @dataclass
 class Hub:
-    """What the stand-in serves; `sent` may differ from what it claims to have."""
+    """The files that the stand-in serves. The bytes in `sent` may differ from those that it lists."""
 
     files: dict[str, bytes]
     densenet: bytes
     sent: dict[str, bytes] = field(default_factory=dict)
     cut: dict[str, int] = field(default_factory=dict)
-    """File -> bytes after which its connection breaks; it is forbidden (403) from then on, until taken out here."""
+    """File -> number of bytes after which the connection breaks. Later requests get 403 until the entry is removed."""
     busy: dict[str, list[int]] = field(default_factory=dict)
-    """File (`api` for the listing) -> statuses that its next requests are answered with."""
+    """File (`api` for the listing) -> statuses of the responses to its next requests."""
     requests: list[str] = field(default_factory=list)
-    """`GET config.json`, or with a range `GET config.json 10-`."""
+    """`GET config.json`, or `GET config.json 10-` with a range."""
     body_bytes: dict[str, int] = field(default_factory=dict)
     url: str = ""
 
     @property
     def densenet_name(self) -> str:
-        """Ends in the first digits of the sha256."""
+        """The file's name, which ends in the first digits of its sha256."""
         return f"densenet121-{hashlib.sha256(self.densenet).hexdigest()[:8]}.pth"
 
     @property
     def densenet_url(self) -> str:
-        """As torchvision has it."""
+        """The file's URL, in the form of torchvision's."""
         return f"{self.url}/models/{self.densenet_name}"
 
     def fetch(self, out: Path) -> None:
-        """`cxr-dist fetch` from here."""
+        """Run `cxr-dist fetch` with this hub."""
         fetch(out, text_encoder=NAME, endpoint=self.url, densenet_url=self.densenet_url)
 
     def info(self) -> bytes:
@@ -75,7 +75,7 @@ class Hub:
         return json.dumps({"id": NAME, "sha": REVISION, "siblings": siblings}).encode()
 
     def content(self, path: str) -> bytes | None:
-        """The bytes sent for an address; None where there is nothing."""
+        """The bytes sent for a path, or None if there is no such file."""
         name = path.rsplit("/", 1)[-1]
         if path.startswith(f"/api/models/{NAME}"):
             return self.info()
@@ -120,12 +120,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.hub.body_bytes[name] = self.hub.body_bytes.get(name, 0) + len(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Not on the test's output."""
+        """Print nothing."""
 
 
 @contextmanager
 def serving(hub: Hub) -> Iterator[Hub]:
-    """The stand-in listens as long as the block."""
+    """A context in which the stand-in accepts connections."""
     handler = type("BoundHandler", (_Handler,), {"hub": hub})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     hub.url = f"http://127.0.0.1:{server.server_port}"

@@ -1,4 +1,4 @@
-"""`cxr-dist fetch` against a stand-in hub on this machine: good bytes and bad bytes, cuts, crowds and refusals."""
+"""`cxr-dist fetch` with a local stand-in hub: damaged and interrupted downloads, concurrent processes and refusals."""
 
 import json
 import threading
@@ -40,7 +40,9 @@ def test_a_fetched_bundle_loads_without_network(hub: Hub, tmp_path: Path) -> Non
     assert source == {"repository": NAME, "revision": REVISION}
 
 
-def test_old_densenet_names_become_torchvisions(published: tuple[dict[str, bytes], bytes]) -> None:
+def test_old_densenet_names_differ_from_torchvisions_present_names(
+    published: tuple[dict[str, bytes], bytes],
+) -> None:
     today = densenet121(weights=None).state_dict().keys()
     old = old_names(dict.fromkeys(today, torch.zeros(1))).keys()
     assert sum(name not in today for name in old) == 58 * 12  # 58 layers, 2 × (conv, and 5 tensors of a norm)
@@ -53,48 +55,49 @@ def test_a_second_fetch_downloads_nothing(hub: Hub, tmp_path: Path) -> None:
     assert hub.requests == []
 
 
-def test_safetensors_are_preferred_and_the_bin_is_left_alone(hub: Hub, tmp_path: Path) -> None:
+def test_safetensors_are_preferred_and_the_bin_is_not_downloaded(hub: Hub, tmp_path: Path) -> None:
     hub.files["model.safetensors"] = save({"weight": torch.arange(3.0)})
     hub.fetch(tmp_path)
     assert (tmp_path / NAME / "model.safetensors").read_bytes() == hub.files["model.safetensors"]
     assert not any(WEIGHTS in request for request in hub.requests)
 
 
-def test_what_the_hub_calls_safetensors_and_is_none_is_refused(hub: Hub, tmp_path: Path) -> None:
+def test_a_file_that_is_not_safetensors_despite_its_name_is_refused(hub: Hub, tmp_path: Path) -> None:
     hub.files["model.safetensors"] = b"version https://git-lfs.github.com/spec/v1"
-    with pytest.raises(UserError, match=r"model\.safetensors on the hub is no safetensors file"):
+    with pytest.raises(UserError, match=r"model\.safetensors on the hub is not a safetensors file"):
         hub.fetch(tmp_path)
     assert not (tmp_path / NAME).exists()
 
 
 @pytest.mark.parametrize("name", [WEIGHTS, "vocab.txt", "densenet"])
-def test_a_flipped_bit_puts_nothing_under_the_name(hub: Hub, tmp_path: Path, name: str) -> None:
+def test_a_flipped_bit_leaves_no_component_under_its_name(hub: Hub, tmp_path: Path, name: str) -> None:
     file = hub.densenet_name if name == "densenet" else name
     good = hub.densenet if name == "densenet" else hub.files[name]
     hub.sent[file] = good[:-1] + bytes([good[-1] ^ 1])
     with pytest.raises(
-        UserError, match=r"arrived damaged: its hash is not [0-9a-f]{8,16}…, which was published"
+        UserError, match=r"arrived damaged: its hash is not the published one, [0-9a-f]{8,16}…"
     ):
         hub.fetch(tmp_path)
     assert not (tmp_path / ("densenet121" if name == "densenet" else NAME)).exists()
     hub.sent.clear()
     hub.fetch(tmp_path)
     verify_component(tmp_path / NAME)
-    assert hub.requests.count("GET config.json") == 1, "what had come whole was kept"
-    assert hub.requests.count(f"GET {file}") == 2, "the damaged file was asked for from its start"
+    assert hub.requests.count("GET config.json") == 1, "a complete file must be kept"
+    assert hub.requests.count(f"GET {file}") == 2, (
+        "a damaged file must be requested again from its first byte"
+    )
 
 
 @pytest.mark.parametrize("name", [WEIGHTS, "densenet"])
-def test_a_cut_download_goes_on_where_it_ended(
+def test_an_interrupted_download_continues_where_it_stopped(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(
-        huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 1000
-    )  # for 10 MB: what a cut can cost
+    # An interruption can lose one chunk, which is 10 MB by default.
+    monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 1000)
     file = hub.densenet_name if name == "densenet" else name
     size = len(hub.densenet if name == "densenet" else hub.files[name])
     hub.cut[file] = size // 2
-    with pytest.raises(UserError, match=r"cannot fetch .*403.*nothing was put under its name.*goes on"):
+    with pytest.raises(UserError, match=r"cannot fetch .*403.*the bundle is unchanged.*to continue"):
         hub.fetch(tmp_path)
     assert not (tmp_path / ("densenet121" if name == "densenet" else NAME)).exists()
     assert hub.requests.count(f"GET {file}") == 1
@@ -103,12 +106,14 @@ def test_a_cut_download_goes_on_where_it_ended(
     verify_component(tmp_path / NAME)
     verify_component(tmp_path / "densenet121")
     start = size // 2 // 1000 * 1000
-    assert hub.requests.count(f"GET {file} {start}-") == 2, "the one that was refused, and the next command's"
-    assert hub.requests.count(f"GET {file}") == 1, "never again from its start"
+    assert hub.requests.count(f"GET {file} {start}-") == 2, (
+        "the refused request, and that of the next command"
+    )
+    assert hub.requests.count(f"GET {file}") == 1, "the file must not be requested again from its first byte"
     assert hub.body_bytes[file] == size // 2 + size - start
 
 
-def test_a_download_that_only_lacked_its_name_is_not_asked_for_again(hub: Hub, tmp_path: Path) -> None:
+def test_a_complete_download_that_was_not_renamed_is_not_requested_again(hub: Hub, tmp_path: Path) -> None:
     downloads = tmp_path / "densenet121.partial" / "download"
     downloads.mkdir(parents=True)
     (downloads / "densenet121.pth.part").write_bytes(hub.densenet)
@@ -117,7 +122,7 @@ def test_a_download_that_only_lacked_its_name_is_not_asked_for_again(hub: Hub, t
     assert hub.body_bytes.get(hub.densenet_name, 0) == 0
 
 
-def test_a_part_of_another_file_is_thrown_away(hub: Hub, tmp_path: Path) -> None:
+def test_an_incomplete_download_of_another_file_is_deleted(hub: Hub, tmp_path: Path) -> None:
     downloads = tmp_path / "densenet121.partial" / "download"
     downloads.mkdir(parents=True)
     (downloads / "densenet121.pth.part").write_bytes(b"another file's first bytes")
@@ -132,11 +137,11 @@ def test_a_busy_server_is_asked_again(hub: Hub, tmp_path: Path, status: int) -> 
     hub.busy = {name: [status, status] for name in ("api", "config.json", WEIGHTS, hub.densenet_name)}
     hub.fetch(tmp_path)
     verify_component(tmp_path / NAME)
-    assert not any(hub.busy.values()), "each refused as often as it should"
+    assert not any(hub.busy.values()), "each request must be repeated until the server is no longer busy"
 
 
 @pytest.mark.parametrize("name", ["api", WEIGHTS])
-def test_a_server_that_stays_busy_is_given_up(hub: Hub, tmp_path: Path, name: str) -> None:
+def test_a_server_that_stays_busy_is_an_error(hub: Hub, tmp_path: Path, name: str) -> None:
     hub.busy = {name: [503] * 1000}
     with pytest.raises(UserError, match=f"cannot fetch {NAME}: .*503"):
         hub.fetch(tmp_path)
@@ -175,8 +180,8 @@ def test_files_of_an_older_revision_do_not_enter_a_component(hub: Hub, tmp_path:
     assert not (tmp_path / NAME / "tokenizer.json").exists()
 
 
-def test_of_several_processes_one_downloads_and_all_find_it_done(hub: Hub, tmp_path: Path) -> None:
-    with ThreadPoolExecutor(4) as pool:  # the lock is of a file's open description: threads are as processes
+def test_only_one_of_several_processes_downloads(hub: Hub, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:  # the lock belongs to an open file, so threads behave like processes
         list(pool.map(lambda _: hub.fetch(tmp_path), range(4)))
     verify_component(tmp_path / NAME)
     assert hub.requests.count(f"GET {WEIGHTS}") == 1
@@ -194,7 +199,7 @@ def test_a_second_process_waits_for_the_first(hub: Hub, tmp_path: Path) -> None:
     assert (tmp_path / NAME / "bundle.json").is_file()
 
 
-def test_a_full_disk_is_said_as_such(hub: Hub, full_disk: Path) -> None:
+def test_the_error_for_a_full_disk_says_so(hub: Hub, full_disk: Path) -> None:
     with pytest.raises(UserError, match=r"cannot fetch densenet121: .*No space left on device"):
         hub.fetch(full_disk)
     assert not (full_disk / "densenet121").exists()
@@ -224,16 +229,16 @@ class Intruder:
 def test_code_hidden_in_weights_does_not_run(hub: Hub, tmp_path: Path) -> None:
     hub.files["pytorch_model.bin"] = as_bytes({"weight": Intruder(tmp_path / "ran")})
     with pytest.raises(
-        UserError, match=r"pytorch_model\.bin is not a file of tensors alone .* could hold a program"
+        UserError, match=r"pytorch_model\.bin does not contain tensors only .* could contain a program"
     ):
         hub.fetch(tmp_path)
     assert not (tmp_path / "ran").exists()
     assert not (tmp_path / NAME).exists()
 
 
-def test_a_folder_of_someone_elses_is_not_overwritten(hub: Hub, tmp_path: Path) -> None:
+def test_a_folder_that_fetch_did_not_create_is_not_overwritten(hub: Hub, tmp_path: Path) -> None:
     (tmp_path / "densenet121").mkdir()
     (tmp_path / "densenet121" / "mine.txt").write_text("keep")
-    with pytest.raises(UserError, match=r"`cxr-dist fetch` did not make it"):
+    with pytest.raises(UserError, match=r"was not created by `cxr-dist fetch`"):
         hub.fetch(tmp_path)
     assert (tmp_path / "densenet121" / "mine.txt").read_text() == "keep"
