@@ -1,16 +1,16 @@
-"""Logits and labels to two sums, which cross ranks before the one division: loss = Σ loss_sum / Σ weight_sum.
+"""Classification losses as two sums, which are added over ranks before one division: loss = Σ loss_sum / Σ weight_sum.
 
-Every formula is linear in the targets, so that the loss of mixed targets is the mixed loss. An unknown label
-adds zero to both sums. Computed in float32 at least, also under autocast.
+All formulas are linear in the targets, so the loss of mixed targets is the mixture of the losses. An unknown label adds
+zero to both sums. Losses are computed in float32 or float64, also under autocast.
 
-A loss of the user's own is MODULE:NAME or FILE.py:NAME, as examples/own_loss/loss.py:
+A loss that the user writes is named MODULE:NAME or FILE.py:NAME. For an example see examples/own_loss/loss.py.
 
     NAME(logits, positive, task, gamma) -> Tensor [b, C]
 
-From logits, float [b, C], it computes the loss of each sample if the label of each class is positive (in a multiclass
-task: if that is its class), or, where `positive` is False, negative; multiclass tasks never ask for that. `task` is
-`multiclass` or `multilabel`, `gamma` is `loss.gamma`. It never sees a label: targets, mixup, unknown labels, class
-weights and the sum over samples and ranks are the package's, and so no loss can break them.
+From logits, float [b, C], it computes the loss of each sample and class as if the label of that class were positive (in
+a multiclass task: as if it were the sample's class), or negative if `positive` is False, which does not occur in
+multiclass tasks. `task` is `multiclass` or `multilabel`, and `gamma` is `loss.gamma`. The function gets no labels: the
+package handles targets, mixup, unknown labels, class weights and the sums over samples and ranks.
 """
 
 from collections.abc import Callable
@@ -28,11 +28,11 @@ from cxr_dist.errors import UserError
 from cxr_dist.format.manifest import Task
 
 LossOfLabel = Callable[[Tensor, bool, Task, float], Tensor]
-"""From logits [b, C], whether labels are positive, the task and gamma to the loss [b, C] of such a label."""
+"""A function (logits [b, C], positive, task, gamma) -> loss [b, C] of a positive or a negative label."""
 
 
 def log_probability(logits: Tensor, positive: bool, task: Task) -> Tensor:
-    """Logits [b, C] to the log-probability [b, C] that a label is positive, or negative (multilabel alone)."""
+    """The log-probability [b, C] that a label is positive, or negative (multilabel only), from logits [b, C]."""
     if task == "multiclass":
         return functional.log_softmax(logits, dim=-1)
     return functional.logsigmoid(logits if positive else -logits)
@@ -44,9 +44,9 @@ def cross_entropy(logits: Tensor, positive: bool, task: Task, gamma: float) -> T
 
 
 def focal(logits: Tensor, positive: bool, task: Task, gamma: float) -> Tensor:
-    """-log p · (1 - p)^gamma (Lin et al. 2017, eq. 4-5), p being the unweighted probability."""
+    """-log p · (1 - p)^gamma (Lin et al. 2017, eq. 4-5), where p is the unweighted probability."""
     log_p = log_probability(logits, positive, task)
-    # At p = 1 the gradient of 0^gamma is infinite for gamma < 1; the smallest float ends it at 0.
+    # At p = 1 the gradient of 0^gamma is infinite for gamma < 1, so 1 - p is at least the smallest float.
     one_minus_p = (-torch.expm1(log_p)).clamp(min=torch.finfo(log_p.dtype).tiny)
     return -log_p * one_minus_p**gamma
 
@@ -59,26 +59,26 @@ class ClassificationLoss:
     """A weighted loss over classes (multiclass) or per class (multilabel)."""
 
     name: str
-    """One of LOSSES, or one of the user's own."""
+    """A name in LOSSES, or MODULE:NAME or FILE.py:NAME."""
     gamma: float
     """Focusing exponent of the focal loss; cross_entropy does not use it."""
     class_weights: Tensor | None
-    """float [C]: multiclass, the weight of each class; multilabel, the weight of each class's positives."""
+    """float [C], the weights of the classes (multiclass) or of the positives of each class (multilabel)."""
     task: Task
 
     @cached_property
-    def _of_label(self) -> LossOfLabel:
-        found: LossOfLabel = look_up("loss", self.name, LOSSES)
-        return found
+    def _function(self) -> LossOfLabel:
+        function: LossOfLabel = look_up("loss", self.name, LOSSES)
+        return function
 
     def of_label(self, logits: Tensor, *, positive: bool) -> Tensor:
-        """Logits to the loss, both [b, C], of a label that is positive or negative; no weights enter."""
-        return self._of_label(logits, positive, self.task, self.gamma)
+        """The unweighted loss [b, C] of positive or of negative labels, from logits [b, C]."""
+        return self._function(logits, positive, self.task, self.gamma)
 
     def targets(self, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-        """Labels int64 [b, L] to targets float [b, C] (1 = the class is present) and known float [b, C].
+        """Labels int64 [b, L] to targets float [b, C] (1 if the class is present) and known float [b, C].
 
-        Targets are 0 where the label is unknown (-1).
+        Targets are 0 if the label is unknown (-1).
         """
         if self.task == "multiclass":
             targets = labels == torch.arange(num_classes, device=labels.device)
@@ -90,8 +90,8 @@ class ClassificationLoss:
     def sums(self, logits: Tensor, targets: Tensor, known: Tensor) -> Tensor:
         """The summed loss, a scalar. Logits, targets (0 to 1) and known (0 or 1) are [b, C].
 
-        Divided by `weight_sum`, cross-entropy equals torch's CrossEntropyLoss(weight) for multiclass and
-        BCEWithLogitsLoss(pos_weight) over known labels for multilabel.
+        Cross-entropy divided by `weight_sum` equals torch's CrossEntropyLoss(weight) for multiclass tasks and
+        BCEWithLogitsLoss(pos_weight) over known labels for multilabel tasks.
         """
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         weighted = targets * self._weights(logits)
@@ -102,7 +102,7 @@ class ClassificationLoss:
         return (known * (weighted * positive + (1 - targets) * negative)).sum()
 
     def weight_sum(self, targets: Tensor, known: Tensor) -> Tensor:
-        """What the summed loss is divided by, a scalar: the targets' class weights, or the known labels."""
+        """The divisor of the summed loss, a scalar: the sum of the targets' class weights, or of the known labels."""
         if self.task == "multiclass":
             return (known * targets * self._weights(targets)).sum()
         return known.sum()
@@ -112,18 +112,18 @@ class ClassificationLoss:
 
 
 def balanced_class_weights(counts: ArrayLike) -> Tensor:
-    """Multiclass weights float32 [C], n / (C · n_c) as scikit-learn's `class_weight="balanced"`, from counts [C].
+    """Multiclass weights float32 [C] from counts [C]: n / (C · n_c), as with scikit-learn's `class_weight="balanced"`.
 
-    Raises UserError for a class without a sample, which has no finite weight.
+    Raises UserError for a class without samples, which has no finite weight.
     """
     samples = _counted(counts)
     return torch.tensor(samples.sum() / (len(samples) * samples), dtype=torch.float32)
 
 
 def balanced_positive_weights(positives: ArrayLike, negatives: ArrayLike) -> Tensor:
-    """Multilabel weights of the positives, float32 [C]: n_negative / n_positive, the two balanced weights' ratio.
+    """Multilabel weights of the positives, float32 [C]: n_negative / n_positive, the ratio of the balanced weights.
 
-    Raises UserError for a class without a positive or without a negative.
+    Raises UserError for a class without positives or without negatives.
     """
     return torch.tensor(_counted(negatives) / _counted(positives), dtype=torch.float32)
 
@@ -132,7 +132,7 @@ def _counted(counts: ArrayLike) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     samples = np.asarray(counts, dtype=np.float64)
     if (samples <= 0).any():
         raise UserError(
-            f"class {int(np.argmin(samples))} (counted from 0) has no sample of a kind in the training split, so "
-            "it has no balanced weight: shard again with another split, or use --loss.class-weights none"
+            f"class {int(np.argmin(samples))} (counted from 0) has no positive or no negative sample in the training "
+            "split, so it has no balanced weight: shard again with another split, or use --loss.class-weights none"
         )
     return samples

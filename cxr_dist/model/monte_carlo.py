@@ -1,7 +1,7 @@
-"""Monte-Carlo dropout (Gal and Ghahramani, ICML 2016): features of a batch in, logits of many passes out.
+"""Monte-Carlo dropout (Gal and Ghahramani, ICML 2016): logits of many stochastic passes from the features of a batch.
 
-What a scope leaves still is computed once: with `head` both encoders, with `text` the film's. BatchNorm stays in
-eval mode, and a mask follows from (seed, sample, pass) alone.
+Parts outside the scope are computed once: both encoders for the scope `head`, the image encoder for `text`. BatchNorm
+stays in eval mode. A mask depends only on (seed, sample, pass) and the element.
 """
 
 from collections.abc import Iterator
@@ -23,20 +23,22 @@ from cxr_dist.model.view_pooling import of_samples
 
 McScope = Literal["head", "text", "all"]
 
-# The first number of a part's dropouts; no part has so many.
+# The numbers of the first dropout layers of head, text encoder and image encoder. No part has so many layers.
 _HEAD_LAYERS, _TEXT_LAYERS, _IMAGE_LAYERS = 0, 1_000, 10_000
-_ROWS_AT_ONCE = 4096  # passes of samples through the head together: about 64 MB of float32 and masks
-_TOKENS_AT_ONCE = 4096  # the same through the text encoder: its attention masks are what takes the memory
-_FILMS_AT_ONCE = 32
+_ROWS_AT_ONCE = 4096  # rows in one pass through the head, which need about 64 MB
+_TOKENS_AT_ONCE = (
+    4096  # tokens in one pass through the text encoder, whose attention masks need most of the memory
+)
+_IMAGES_AT_ONCE = 32
 
 
 @dataclass(frozen=True, kw_only=True)
 class McDropout:
-    """How many stochastic passes, and where dropout acts in them."""
+    """The number of stochastic passes, and the layers in which dropout is on."""
 
     passes: int = 0
     scope: McScope = "head"
-    """`head`: fusion and head. `text`: the text encoder too. `all`: both encoders too."""
+    """`head` is fusion and head, `text` adds the text encoder, and `all` adds both encoders."""
 
 
 @torch.no_grad()
@@ -46,13 +48,13 @@ def mc_logits(
     """Logits [P, b, C] of P stochastic passes.
 
     Args:
-        model: in eval mode; it is in eval mode again afterwards.
-        inputs: what `features` were made from; read by the scopes `text` and `all` only.
-        features: of `model.encode` in eval mode.
-        sample_ids: int64 [b], the samples' numbers in the split.
+        model: Must be in eval mode, and is in eval mode afterwards.
+        inputs: The inputs of `features`. Only the scopes `text` and `all` read them.
+        features: The result of `model.encode` in eval mode.
+        sample_ids: int64 [b], the numbers of the samples in the split.
 
-    Raises UserError for scope `text` without a text encoder, and for an encoder that draws random numbers
-    otherwise than by dropout.
+    Raises UserError for the scope `text` if there is no text encoder, and for an encoder that uses random numbers for
+    anything but dropout.
     """
     if mc.scope == "text" and model.text is None:
         raise UserError("--mc-scope text: this run's model reads no report; use head or all")
@@ -67,8 +69,8 @@ def mc_logits(
                 logits.append(model.head(model.summary.drop(summaries[rows])))
     if not torch.equal(state, _random_state(sample_ids.device)):
         raise UserError(
-            "an encoder of this run draws random numbers otherwise than by dropout, so that its passes would not "
-            "repeat: use --mc-scope head"
+            "an encoder of this run uses random numbers other than those of dropout, so its passes cannot be repeated: "
+            "use --mc-scope head"
         )
     return torch.cat(logits).view(mc.passes, len(sample_ids), -1)
 
@@ -81,21 +83,22 @@ def _summaries(
     sample_of: Tensor,
     scope: McScope,
 ) -> Tensor:
-    """The summary of each row (pass of a sample), [P · b, width], before its own dropout."""
+    """The summary [P · b, width] of each row, which is one pass of a sample, before the summary's own dropout."""
     image = model.image if scope == "all" else None
     if isinstance(image, ImageEncoder) and image.dropout == 0:
-        image = None  # while an encoder of the user's own may have dropout anywhere
+        image = None  # a user's encoder may have dropout anywhere, so it always runs
     text = model.text if scope != "head" else None
     if image is None and text is None:
         once: Tensor = model.summary(features)[sample_of]
         return once
-    # Reports of like length together: less padding to compute.
-    lengths = _lengths(inputs.attention_mask, sample_of)
+    # Rows are ordered by the length of their reports, so that a chunk needs little padding.
+    mask = inputs.attention_mask
+    lengths = torch.ones_like(sample_of) if mask is None else mask.sum(1)[sample_of]
     parts, order = [], lengths.argsort(stable=True)
-    for rows in _chunks(order, lengths[order].tolist(), films=image is not None):
+    for rows in _chunks(order, lengths[order].tolist(), _ROWS_AT_ONCE if image is None else _IMAGES_AT_ONCE):
         part, chosen = features.select(sample_of[rows]), keys.select(rows)
         if image is not None:
-            tokens, pooled = _films(image, inputs, sample_of[rows], chosen)
+            tokens, pooled = _image_passes(image, inputs, sample_of[rows], chosen)
             part = replace(part, image_tokens=tokens, image_pooled=pooled)
         if text is not None:
             tokens, mask = _trimmed(inputs, sample_of[rows])
@@ -105,45 +108,42 @@ def _summaries(
     return torch.cat(parts)[order.argsort()]
 
 
-def _films(image: nn.Module, inputs: Inputs, samples: Tensor, keys: DropoutKeys) -> tuple[Tensor, Tensor]:
-    """Image tokens and their mean of each row, a pass of a sample; each film of a study has masks of its own."""
+def _image_passes(
+    encoder: nn.Module, inputs: Inputs, samples: Tensor, keys: DropoutKeys
+) -> tuple[Tensor, Tensor]:
+    """Image tokens of each row, and their mean. Each image of a study has dropout masks of its own."""
     assert inputs.images is not None
     if inputs.view_rows is None:
-        with stochastic(image), KeyedDropout(keys, first_layer=_IMAGE_LAYERS):
-            alone: tuple[Tensor, Tensor] = image(inputs.images[samples])
-            return alone
-    tokens, pooled = [], []
+        with stochastic(encoder), KeyedDropout(keys, first_layer=_IMAGE_LAYERS):
+            single: tuple[Tensor, Tensor] = encoder(inputs.images[samples])
+            return single
+    outputs: list[tuple[Tensor, Tensor]] = []
     rows, start = torch.full_like(inputs.view_rows[samples], -1), 0
     for view, stored in enumerate(inputs.view_rows[samples].T):
-        there = (stored >= 0).nonzero()[:, 0]
-        if len(there):
-            rows[there, view] = torch.arange(start, start + len(there), device=rows.device)
-            start += len(there)
-            with stochastic(image), KeyedDropout(keys.select(there), first_layer=(view + 1) * _IMAGE_LAYERS):
-                found = image(inputs.images[stored[there]])
-            tokens.append(found[0])
-            pooled.append(found[1])
-    return of_samples(torch.cat(tokens), torch.cat(pooled), rows)
+        present = (stored >= 0).nonzero()[:, 0]
+        if len(present):
+            rows[present, view] = torch.arange(start, start + len(present), device=rows.device)
+            start += len(present)
+            with (
+                stochastic(encoder),
+                KeyedDropout(keys.select(present), first_layer=(view + 1) * _IMAGE_LAYERS),
+            ):
+                outputs.append(encoder(inputs.images[stored[present]]))
+    tokens, pooled = map(torch.cat, zip(*outputs, strict=True))
+    return of_samples(tokens, pooled, rows)
 
 
-def _lengths(attention_mask: Tensor | None, sample_of: Tensor) -> Tensor:
-    """Tokens of each row's report, [P · b]; all 1 without reports."""
-    return torch.ones_like(sample_of) if attention_mask is None else attention_mask.sum(1)[sample_of]
-
-
-def _chunks(order: Tensor, lengths: list[int], *, films: bool) -> Iterator[Tensor]:
-    """Rows that go through an encoder together, from rows in order of their lengths: a function of the batch alone."""
-    limit = _FILMS_AT_ONCE if films else _ROWS_AT_ONCE
+def _chunks(order: Tensor, lengths: list[int], limit: int) -> Iterator[Tensor]:
+    """Split rows that are ordered by length into chunks for an encoder, of at most `limit` rows each."""
     start = 0
     for end in range(1, len(order) + 1):
-        full = end == len(order) or (end - start + 1) * lengths[end] > _TOKENS_AT_ONCE or end - start == limit
-        if full:
+        if end == len(order) or (end - start + 1) * lengths[end] > _TOKENS_AT_ONCE or end - start == limit:
             yield order[start:end]
             start = end
 
 
 def _trimmed(inputs: Inputs, samples: Tensor) -> tuple[Tensor, Tensor]:
-    """Token ids and mask of samples, without the columns that are padding in all of them."""
+    """Token ids and mask of samples, without the columns that are padding in all samples."""
     assert inputs.tokens is not None
     assert inputs.attention_mask is not None
     mask = inputs.attention_mask[samples]
@@ -153,7 +153,7 @@ def _trimmed(inputs: Inputs, samples: Tensor) -> tuple[Tensor, Tensor]:
 
 @contextmanager
 def stochastic(module: nn.Module) -> Iterator[None]:
-    """Training mode, for its dropout, with BatchNorm left as it was; all as before on leaving."""
+    """A context in which a module is in training mode, except its BatchNorm layers, so that its dropout is on."""
     before = {part: part.training for part in module.modules()}
     for part in before:
         part.training = part.training if isinstance(part, _BatchNorm) else True
@@ -165,7 +165,7 @@ def stochastic(module: nn.Module) -> Iterator[None]:
 
 
 def _random_state(device: torch.device) -> Tensor:
-    on_device = (
-        torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.empty(0, dtype=torch.uint8)
-    )
-    return torch.cat([torch.get_rng_state(), on_device])
+    states = [torch.get_rng_state()]
+    if device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(device))
+    return torch.cat(states)

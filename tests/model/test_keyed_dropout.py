@@ -1,4 +1,4 @@
-"""Keyed dropout: its masks are uniform, independent, and know nothing of batch or padding; every dropout gets one."""
+"""Keyed dropout: its masks are uniform, independent, and the same in any batch and with any padding."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from cxr_dist.data import random as reference
-from cxr_dist.model.dropout import DropoutKeys, KeyedDropout, drop_rows, hash64, kept_elements
+from cxr_dist.model.dropout import DropoutKeys, KeyedDropout, drop_rows, hash_tensors, kept_elements
 
 ROWS, WIDTH = 2000, 64
 
@@ -25,17 +25,17 @@ def kept(keys: DropoutKeys, rate: float = 0.5, layer: int = 0, width: int = WIDT
 @given(
     words=st.lists(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=3, max_size=3), min_size=1, max_size=4)
 )
-def test_hash_has_the_bits_of_the_data_rooms_hash(words: list[list[int]]) -> None:
+def test_the_hash_of_tensors_equals_that_of_arrays(words: list[list[int]]) -> None:
     with np.errstate(over="ignore"):
         expected = reference.hash64(*(np.array(word, np.int64) for word in words)).view(np.int64)
-    found = hash64(*(torch.tensor(word, dtype=torch.int64) for word in words))
-    assert found.tolist() == expected.tolist()
+    hashed = hash_tensors(*(torch.tensor(word, dtype=torch.int64) for word in words))
+    assert hashed.tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.3, 0.5])
 def test_masks_drop_at_the_rate(rate: float) -> None:
     mask = kept(keys_of(torch.arange(ROWS)), rate).double()
-    # Four standard errors of a mean of ROWS × WIDTH, ROWS and WIDTH independent coins.
+    # The bounds are about four standard errors of the mean of ROWS × WIDTH, ROWS and WIDTH independent draws.
     deviation = (rate * (1 - rate)) ** 0.5
     assert abs(mask.mean() - (1 - rate)) < 4 * deviation / (ROWS * WIDTH) ** 0.5
     assert (mask.mean(0) - (1 - rate)).abs().max() < 4.5 * deviation / ROWS**0.5
@@ -62,8 +62,8 @@ def test_masks_of_other_passes_samples_layers_seeds_and_elements_are_uncorrelate
 def test_a_samples_mask_does_not_depend_on_its_batch(order: list[int], size: int, width: int) -> None:
     whole = kept(DropoutKeys.grid(seed=3, sample_ids=torch.arange(8), passes=range(2)), 0.3, 2, width)
     part = torch.tensor(order[:size])
-    found = kept(DropoutKeys.grid(seed=3, sample_ids=part, passes=range(2)), 0.3, 2, width)
-    assert torch.equal(found.view(2, size, width), whole.view(2, 8, width)[:, part])
+    masks = kept(DropoutKeys.grid(seed=3, sample_ids=part, passes=range(2)), 0.3, 2, width)
+    assert torch.equal(masks.view(2, size, width), whole.view(2, 8, width)[:, part])
 
 
 @given(height=st.integers(1, 9), width=st.integers(1, 9))
@@ -73,7 +73,7 @@ def test_padding_of_an_axis_changes_no_mask(height: int, width: int) -> None:
     assert torch.equal(kept_elements(keys, (2, height, width), 0.4, 0), padded[:, :, :height, :width])
 
 
-def test_survivors_are_scaled_so_that_the_mean_stays() -> None:
+def test_kept_elements_are_scaled_so_that_the_mean_is_preserved() -> None:
     dropped = drop_rows(torch.ones(ROWS, WIDTH), keys_of(torch.arange(ROWS)), 0.5, 0)
     assert set(dropped.unique().tolist()) == {0.0, 2.0}
     rare = drop_rows(torch.ones(ROWS, WIDTH), keys_of(torch.arange(ROWS)), 0.1, 0)
@@ -81,7 +81,7 @@ def test_survivors_are_scaled_so_that_the_mean_stays() -> None:
 
 
 class Calls(nn.Module):
-    """The ways in which a network drops: a layer, a functional, both ways to pass an attention's rate."""
+    """All kinds of dropout calls: a layer, a functional, and attention with a keyword or a positional rate."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class Calls(nn.Module):
         ]
 
 
-def test_every_kind_of_dropout_is_keyed_and_none_draws_a_random_number() -> None:
+def test_every_kind_of_dropout_is_keyed_and_none_uses_the_random_generator() -> None:
     model, rows, keys = Calls(), torch.ones(6, 64), keys_of(torch.arange(6))
     state = torch.get_rng_state()
     with KeyedDropout(keys, first_layer=5):
@@ -109,30 +109,30 @@ def test_every_kind_of_dropout_is_keyed_and_none_draws_a_random_number() -> None
     for number, (a, b) in enumerate(zip(first, again, strict=True)):
         assert torch.equal(a, b)
         assert len(a.unique()) > 1, number
-    assert not torch.equal(first[0], first[1])  # each call is a layer of its own
+    assert not torch.equal(first[0], first[1])  # each call has a layer number of its own
     assert torch.equal(first[1], drop_rows(rows, keys, 0.5, 6))
 
 
-def test_what_is_in_eval_mode_or_has_rate_zero_is_left_alone() -> None:
+def test_dropout_in_eval_mode_or_with_rate_zero_does_nothing() -> None:
     model, rows = Calls().eval(), torch.randn(6, 64)
     plain = model(rows)
     with KeyedDropout(keys_of(torch.arange(6)), first_layer=0):
-        found = model(rows)
+        keyed = model(rows)
         assert torch.equal(functional.dropout(rows, 0.0), rows)
-    assert all(torch.equal(a, b) for a, b in zip(found, plain, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(keyed, plain, strict=True))
 
 
 @pytest.mark.parametrize("kind", ["none", "bool", "float"])
-def test_attention_is_torchs_up_to_the_masks(kind: str) -> None:
-    """A rate below 1/65,536 drops nothing, and leaves torch's own attention."""
+def test_attention_equals_torchs_if_nothing_is_dropped(kind: str) -> None:
+    """A rate below 1/65,536 drops nothing, so the result must equal torch's own attention."""
     generator = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(2, 3, 5, 4, generator=generator, dtype=torch.float64) for _ in range(3))
     allowed = torch.tensor([True, True, True, False, True]).expand(2, 1, 5, 5)
     mask = {"none": None, "bool": allowed, "float": torch.where(allowed, 0.0, -1e9).double()}[kind]
     expected = functional.scaled_dot_product_attention(query, key, value, mask)
     with KeyedDropout(keys_of(torch.arange(2)), first_layer=0):
-        found = functional.scaled_dot_product_attention(query, key, value, mask, dropout_p=1e-6)
-    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+        keyed = functional.scaled_dot_product_attention(query, key, value, mask, dropout_p=1e-6)
+    torch.testing.assert_close(keyed, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_outside_the_context_dropout_is_torchs_own() -> None:

@@ -1,4 +1,4 @@
-"""The losses against torch's own and against the plain formula of the focal loss."""
+"""The losses equal torch's own losses and the plain formula of the focal loss."""
 
 import numpy as np
 import pytest
@@ -123,7 +123,7 @@ def test_extreme_logits_give_finite_losses_and_gradients(task: str, gamma: float
     assert torch.isfinite(logits.grad).all()
 
 
-def test_half_precision_logits_are_lost_in_float32_and_float64_stays() -> None:
+def test_the_loss_of_half_precision_logits_is_float32_and_of_float64_logits_float64() -> None:
     loss = make("focal", "multiclass")
     targets, known = loss.targets(torch.tensor([[0], [2]]), 3)
     logits = torch.tensor([[1.0, 2.0, 3.0], [0.5, 0.25, 4.0]])
@@ -142,7 +142,7 @@ def test_balanced_weights_are_scikit_learns(counts: list[int]) -> None:
     np.testing.assert_allclose(balanced_class_weights(small).numpy(), expected, rtol=1e-6)
 
 
-def test_positive_weights_make_both_sides_weigh_the_same() -> None:
+def test_positive_weights_give_positives_and_negatives_equal_total_weight() -> None:
     positives, negatives = np.array([10, 3]), np.array([30, 1])
     weights = balanced_positive_weights(positives, negatives).numpy()
     np.testing.assert_allclose(weights * positives, negatives, rtol=1e-6)

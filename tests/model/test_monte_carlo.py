@@ -1,4 +1,4 @@
-"""Monte-Carlo dropout: what each scope moves and leaves still, and that batch, padding and order do not matter."""
+"""Monte-Carlo dropout: which parts each scope repeats, and that batch, padding and order do not matter."""
 
 from collections.abc import Callable
 from typing import Any
@@ -53,8 +53,8 @@ def test_a_sample_has_the_same_passes_in_any_batch(
         passes_of(model, tuple(tensor[rows] for tensor in batch), ids[rows], mc)  # type: ignore[arg-type]
         for rows in ([4], [2, 0], [5, 1, 3])
     ]
-    found = torch.cat(parts, dim=1)[:, torch.tensor([4, 2, 0, 5, 1, 3]).argsort()]
-    torch.testing.assert_close(found, whole, rtol=0, atol=1e-5)
+    in_order = torch.cat(parts, dim=1)[:, torch.tensor([4, 2, 0, 5, 1, 3]).argsort()]
+    torch.testing.assert_close(in_order, whole, rtol=0, atol=1e-5)
     assert torch.equal(passes_of(model, batch, ids, mc), whole)
 
 
@@ -74,20 +74,18 @@ def test_more_padding_and_smaller_chunks_change_nothing(
 
 @pytest.mark.parametrize(("fields", "scope"), SCOPES)
 def test_passes_differ_by_pass_sample_and_seed(build: Build, fields: dict[str, Any], scope: Any) -> None:
-    """Two copies of one sample under two ids: all that can differ is dropout."""
+    """Two copies of one sample have different ids, so that only dropout can differ between them."""
     model = build(**fields).eval()
-    images, tokens = (
-        torch.randn(1, 1, 64, 64).expand(2, -1, -1, -1),
-        torch.randint(5, 60, (1, 16)).expand(2, -1),
-    )
+    images = torch.randn(1, 1, 64, 64).expand(2, -1, -1, -1)
+    tokens = torch.randint(5, 60, (1, 16)).expand(2, -1)
     batch, mc = (images, tokens, torch.ones_like(tokens)), McDropout(passes=20, scope=scope)
     logits = passes_of(model, batch, torch.tensor([1, 2]), mc)
     assert len(torch.unique(logits.flatten(0, 1), dim=0)) == 40
     assert not torch.equal(passes_of(model, batch, torch.tensor([1, 2]), mc, seed=6), logits)
 
 
-def test_a_wider_scope_moves_more(build: Build, make_batch: MakeBatch) -> None:
-    """With no dropout in fusion and head, what moves is the encoders alone."""
+def test_a_wider_scope_makes_more_parts_stochastic(build: Build, make_batch: MakeBatch) -> None:
+    """Without dropout in fusion and head, only the encoders are stochastic."""
     still = {"fusion_dropout": 0.0, "head_dropout": (0.0, 0.0)}
     batch, ids = make_batch(), torch.arange(4)
     model = build(**still, image_dropout=0.2).eval()
@@ -102,8 +100,8 @@ def test_a_wider_scope_moves_more(build: Build, make_batch: MakeBatch) -> None:
 
 
 @pytest.mark.parametrize("kind", ["attention_probs_dropout_prob", "hidden_dropout_prob"])
-def test_the_text_encoders_own_dropouts_act(build: Build, make_batch: MakeBatch, kind: str) -> None:
-    """The rate of each is found by its effect: without the other, and none in fusion and head."""
+def test_the_text_encoders_own_dropouts_are_on(build: Build, make_batch: MakeBatch, kind: str) -> None:
+    """Each kind of dropout has an effect if the other kind and the dropout in fusion and head are off."""
     model, batch = build(fusion_dropout=0.0, head_dropout=(0.0, 0.0)).eval(), make_batch()
     encoder: Any = model.text.encoder
     for name, part in encoder.named_modules():
@@ -114,7 +112,7 @@ def test_the_text_encoders_own_dropouts_act(build: Build, make_batch: MakeBatch,
     assert (logits.std(0) > 0).all()
 
 
-def test_batchnorm_stays_and_the_model_is_in_eval_mode_afterwards(
+def test_batchnorm_does_not_change_and_the_model_is_in_eval_mode_afterwards(
     build: Build, make_batch: MakeBatch
 ) -> None:
     model, batch = build(image_dropout=0.3).eval(), make_batch()
@@ -126,7 +124,7 @@ def test_batchnorm_stays_and_the_model_is_in_eval_mode_afterwards(
     assert torch.equal(model(*batch), eager)
 
 
-def test_encoders_run_once_where_the_scope_leaves_them_still(build: Build, make_batch: MakeBatch) -> None:
+def test_encoders_outside_the_scope_run_once(build: Build, make_batch: MakeBatch) -> None:
     model, batch = build().eval(), make_batch(4)
     seen = {"image": 0, "text": 0}
     model.image.register_forward_hook(lambda module, args, _: seen.update(image=seen["image"] + len(args[0])))
@@ -139,10 +137,10 @@ def test_encoders_run_once_where_the_scope_leaves_them_still(build: Build, make_
     assert seen == {"image": 12, "text": 132 + 120}
 
 
-def test_an_encoder_with_other_randomness_is_refused(build: Build, make_batch: MakeBatch) -> None:
+def test_an_encoder_that_uses_other_random_numbers_is_refused(build: Build, make_batch: MakeBatch) -> None:
     model = build().eval()
     model.text.register_forward_pre_hook(lambda *_: torch.rand(1) and None)
-    with pytest.raises(UserError, match="random numbers otherwise than by dropout"):
+    with pytest.raises(UserError, match="random numbers other than those of dropout"):
         passes_of(model, make_batch(), torch.arange(4), McDropout(passes=2, scope="text"))
 
 
@@ -153,7 +151,7 @@ def test_scope_text_without_a_report_is_refused(build: Build, make_batch: MakeBa
         )
 
 
-def test_the_mean_of_many_passes_approaches_the_head_without_dropout_where_it_is_linear(build: Build) -> None:
+def test_the_mean_of_many_passes_approaches_a_linear_head_without_dropout(build: Build) -> None:
     model = build(mode="image", head_dropout=(0.0, 0.3)).double().eval()  # dropout before a linear layer only
     pooled = torch.rand(1, model.image.width, dtype=torch.float64)
     same = Features(image_tokens=None, image_pooled=pooled, text_tokens=None, attention_mask=None)
