@@ -13,7 +13,6 @@ import contextlib
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -60,7 +59,7 @@ class TrainingSource(IterableDataset[Samples]):
 
     def __init__(self, read: Replacing, plan: Plan, lanes: range, first_step: int) -> None:
         self.read, self.plan, self.lanes, self.first_step = read, plan, lanes, first_step
-        self._windows: dict[int, tuple[tuple[int, int], list[Any]]] = {}
+        self._windows: dict[int, tuple[tuple[int, int], list[tuple[int, int, int]]]] = {}
 
     def __iter__(self) -> Iterator[Samples]:
         worker, num_workers = _worker()
@@ -90,8 +89,7 @@ class TrainingSource(IterableDataset[Samples]):
             self._windows[lane] = (epoch, window), rows
             if self.read.store.staged:
                 self._expect(epoch, lane, window)
-        draw, shard, sample = rows[place]
-        return draw, shard, sample
+        return rows[place]
 
     def _expect(self, epoch: int, lane: int, window: int) -> None:
         """Start to copy the shards of a lane's new window, and then those of its next window."""

@@ -62,12 +62,9 @@ class Replacing:
         except SampleError as error:
             if not self.replace:
                 raise
-            return self._replacement(epoch, draw, shard, sample, error)
-
-    def _replacement(self, epoch: int, draw: int, shard: int, sample: int, error: SampleError) -> SampleDict:
-        groups = self.store.index(shard)["group"]
-        for other in replacement_order(self.seed, epoch, draw, sample, groups).tolist():
-            replaced = Replaced(draw, shard, sample, other, REASONS.index(error.reason))
-            with contextlib.suppress(SampleError):
-                return self.read(shard, other) | {"replaced": replaced}
-        raise error
+            groups = self.store.index(shard)["group"]
+            for other in replacement_order(self.seed, epoch, draw, sample, groups).tolist():
+                replaced = Replaced(draw, shard, sample, other, REASONS.index(error.reason))
+                with contextlib.suppress(SampleError):
+                    return self.read(shard, other) | {"replaced": replaced}
+            raise

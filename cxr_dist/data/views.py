@@ -8,7 +8,6 @@ each sample has one image, there is no table (None), and row i belongs to sample
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from cxr_dist.data.random import hash64
@@ -42,8 +41,3 @@ def partner_images(order: NDArray[np.int64], table: NDArray[np.int64] | None) ->
     partners = table[order[samples]]
     same = np.take_along_axis(partners, views[:, None], axis=1)[:, 0]
     return np.where(same == MISSING, partners[:, 0], same)
-
-
-def as_array(table: torch.Tensor | None) -> NDArray[np.int64] | None:
-    """The `view_rows` of a batch on the host as an array, or None."""
-    return None if table is None else table.numpy()

@@ -21,7 +21,7 @@ from cxr_dist.data.batch import Batch
 from cxr_dist.data.plan import augmentation_key
 from cxr_dist.data.random import hash64, permutation, uniform
 from cxr_dist.data.transfer import HostCopy, to_device
-from cxr_dist.data.views import as_array, image_keys, partner_images
+from cxr_dist.data.views import image_keys, partner_images
 from cxr_dist.distributed.engine import Backend
 from cxr_dist.distributed.reduce import sum_over_ranks
 from cxr_dist.distributed.watch.progress import enter
@@ -123,8 +123,8 @@ class TrainStep:
         return loss.detach()
 
     def prepared(self, step: int, epoch: int, lane: int, batch: Batch) -> MicroBatch:
-        """Move a micro-batch to the device, normalise and jitter its images, and apply mixup if it is on."""
-        data, table = self.config.data, as_array(batch.view_rows)
+        """A micro-batch moved to the device, normalised, jittered and, from its epoch on, mixed."""
+        data, table = self.config.data, None if batch.view_rows is None else batch.view_rows.numpy()
         keys = image_keys(augmentation_key(self.config.seed, epoch, batch.sample_ids.numpy()), table)
         batch = batch.to(self.backend.device)
         images = None
