@@ -1,6 +1,6 @@
-"""The whole network: encoders, summary and head. Normalised films and token ids in, logits out.
+"""The whole network, from normalised images and token ids to logits: encoders, summary and head.
 
-`encode` is the costly part; `classify` starts from its features, so that Monte-Carlo dropout in fusion and head
+`encode` is the expensive part. `classify` starts from its features, so that Monte-Carlo dropout in fusion and head
 (monte_carlo.py) repeats only small layers.
 """
 
@@ -42,7 +42,7 @@ class Head(nn.Module):
         self.second_dropout = nn.Dropout(dropout[1])
 
     def forward(self, summary: Tensor) -> Tensor:
-        """Summaries [n, width] to logits [n, C]."""
+        """Map summaries [n, width] to logits [n, C]."""
         hidden = self.first_dropout(functional.relu(self.first(summary)))
         hidden = self.second_dropout(functional.relu(self.second(hidden)))
         logits: Tensor = self.output(hidden)
@@ -50,7 +50,7 @@ class Head(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Image, text or fused classifier. `forward` is what the parallel engine wraps."""
+    """Image, text or fused classifier. The parallel engine wraps `forward`."""
 
     def __init__(
         self,
@@ -61,18 +61,18 @@ class Classifier(nn.Module):
         head: Head,
         levels: GreyLevels = IMAGENET,
     ) -> None:
-        """`levels`: what the films that the image encoder takes are normalised by."""
+        """`levels` says how the images for the image encoder are normalised."""
         super().__init__()
         self.levels = levels
         self.image, self.text, self.summary, self.head = image, text, summary, head
         self._encoders_frozen = False
 
     def forward(self, *inputs: Tensor | None) -> Tensor:
-        """The fields of `Inputs`, in their order, to logits [b, C]."""
+        """Map the fields of `Inputs`, in their order, to logits [b, C]."""
         return self.classify(self.encode(Inputs(*inputs)))
 
     def encode(self, inputs: Inputs) -> Features:
-        """Run the encoders; without gradients while they are frozen."""
+        """Run the encoders, without gradients if they are frozen."""
         image_tokens = image_pooled = text_tokens = None
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self._encoders_frozen):
             if self.image is not None:
@@ -90,19 +90,19 @@ class Classifier(nn.Module):
         )
 
     def classify(self, features: Features) -> Tensor:
-        """Features of b samples to logits [b, C]."""
+        """Map the features of b samples to logits [b, C]."""
         logits: Tensor = self.head(self.summary.drop(self.summary(features)))
         return logits
 
     def attention_weights(self, features: Features) -> Tensor | None:
-        """[b, T, n]: where each report token looks among the image tokens; None without attention."""
+        """[b, T, n]: the attention of each report token to each image token; None if there is no attention."""
         return self.summary.attention_weights(features)
 
     def set_encoders_frozen(self, frozen: bool) -> None:
-        """Freeze or thaw the encoders; rebuild the parallel wrapper afterwards.
+        """Freeze or unfreeze the encoders. The parallel wrapper must be rebuilt afterwards.
 
-        Frozen encoders need no gradients and stay in eval mode, also after `train()`: their BatchNorm
-        statistics do not move, and their dropout is off.
+        Frozen encoders get no gradients and stay in eval mode, also after `train()`, so that their BatchNorm statistics
+        do not change and their dropout is off.
         """
         self._encoders_frozen = frozen
         for encoder in self._encoders():
@@ -110,7 +110,7 @@ class Classifier(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
-        """Train or eval mode, except for frozen encoders, which stay in eval mode."""
+        """Set train or eval mode, except for frozen encoders, which stay in eval mode."""
         super().train(mode)
         for encoder in self._encoders():
             encoder.train(mode and not self._encoders_frozen)
@@ -121,9 +121,9 @@ class Classifier(nn.Module):
 
 
 def build_classifier(config: ModelConfig, num_classes: int, text_folder: Path | None) -> Classifier:
-    """The network with random weights, fixed by `torch.manual_seed`; text_folder holds config.json.
+    """The network with random weights, which depend on `torch.manual_seed`.
 
-    `text_folder` may be None in image mode.
+    `text_folder` contains the text encoder's config.json. It may be None in image mode.
     """
     image = text = None
     levels = IMAGENET
@@ -139,13 +139,13 @@ def build_classifier(config: ModelConfig, num_classes: int, text_folder: Path | 
 
 
 def build_text_encoder(config: ModelConfig, folder: Path) -> nn.Module:
-    """The BERT-like encoder that FOLDER/config.json describes, or the user's own; weights are random if it is ours."""
+    """The user's text encoder, or a BERT-like encoder with random weights that FOLDER/config.json describes."""
     name = config.text_encoder
     if config.has_own_text_encoder:
         with guarded("text encoder", name):
             encoder: nn.Module = look_up("text encoder", name, {})(folder, config)
         return encoder
-    from cxr_dist.model.text_encoder import TextEncoder  # transformers reads 1,600 files
+    from cxr_dist.model.text_encoder import TextEncoder  # transformers is slow to import
 
     return TextEncoder(folder, gradient_checkpointing=config.checkpoints_text)
 
@@ -166,10 +166,10 @@ def _build_summary(config: ModelConfig, image: Any, text: Any) -> Summary:
 
 
 def load_pretrained(model: Classifier, config: ModelConfig, text_source: Path | None) -> None:
-    """Start the encoders from pretrained weights: the film's from the bundle, the report's from text_source.
+    """Load pretrained weights: for the image encoder from the bundle, for the text encoder from `text_source`.
 
-    An image encoder without published weights, and a text encoder without a source of them (None), stay as they are.
-    Raises UserError where weights are missing, damaged, or do not fill every tensor.
+    An image encoder without published weights is not changed, nor is the text encoder if `text_source` is None. Raises
+    UserError if weights are missing or damaged, or do not fit.
     """
     if model.image is not None:
         image_encoder_kind(config.image_encoder).load(model.image, bundle_folder(config.weights))
@@ -177,12 +177,12 @@ def load_pretrained(model: Classifier, config: ModelConfig, text_source: Path | 
         load_text_encoder(model.text, text_source)
 
 
-def load_text_encoder(encoder: Any, folder: Path) -> None:
-    """Take FOLDER/model.safetensors, checked by sha256 where `cxr-dist fetch` made the folder."""
+def load_text_encoder(encoder: nn.Module, folder: Path) -> None:
+    """Load FOLDER/model.safetensors, after checking its sha256 if `cxr-dist fetch` created the folder."""
     if not (folder / "model.safetensors").is_file():
         raise UserError(
             f"no model.safetensors in the text encoder's folder {folder}: choose a folder that has one "
             "(--model.text-encoder DIR), or use --model.pretrained false"
         )
     verify_component(folder)
-    encoder.load(folder)
+    encoder.load(folder)  # type: ignore[operator]

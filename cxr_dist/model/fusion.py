@@ -1,10 +1,10 @@
-"""What the encoders saw, made one vector per sample: from the film, the report, or both by cross-attention.
+"""Summarise the encoders' features as one vector per sample: from the image, the report, or both by cross-attention.
 
-Features in, summary [b, width] out. A summary has two steps, so that Monte-Carlo dropout repeats only the cheap
-one: `forward` is deterministic, `drop` applies the fusion's dropout to its result.
+A summary [b, width] is computed in two steps, so that Monte-Carlo dropout repeats only the cheap one: `forward` is
+deterministic, and `drop` applies the fusion's dropout to its result.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -15,14 +15,14 @@ from cxr_dist.model.view_pooling import token_mask
 
 @dataclass(frozen=True, kw_only=True)
 class Features:
-    """The encoders' output for `b` samples; None for what the model does not read."""
+    """The encoders' output for `b` samples. Fields are None for inputs that the model does not read."""
 
     image_tokens: Tensor | None
-    """float [b, n, image width], row by row over the film, film by film where a sample has several."""
+    """float [b, n, image width], row by row in an image, and image by image if a sample has several."""
     image_pooled: Tensor | None
     """float [b, image width], the mean of the image tokens."""
     view_rows: Tensor | None = None
-    """int64 [b, V], -1 for each film that a sample lacks, whose tokens nobody attends to; None: all have one film."""
+    """int64 [b, V], -1 for a missing image, whose tokens are masked in attention. None if each sample has one image."""
     text_tokens: Tensor | None
     """float [b, T, text width]."""
     attention_mask: Tensor | None
@@ -30,50 +30,49 @@ class Features:
 
     @property
     def missing_tokens(self) -> Tensor | None:
-        """bool [b, n], True for the image tokens of films that a sample lacks; None where all are there."""
+        """bool [b, n], True for the tokens of missing images; None if no image is missing."""
         if self.view_rows is None or self.image_tokens is None:
             return None
         return ~token_mask(self.view_rows, self.image_tokens.shape[1])
 
     def select(self, samples: Tensor) -> "Features":
-        """The features of some samples, int64 [m], in that order."""
-        chosen = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Features(**{name: None if part is None else part[samples] for name, part in chosen.items()})
+        """The features of the given samples, int64 [m], in that order."""
+        present = {name: tensor for name, tensor in vars(self).items() if tensor is not None}
+        return replace(self, **{name: tensor[samples] for name, tensor in present.items()})
 
 
 class Summary(nn.Module):
-    """Features to one vector per sample, `width` wide."""
+    """Base class of the modules that turn Features into one vector of length `width` per sample."""
 
     width: int
 
     def drop(self, summary: Tensor) -> Tensor:
-        """The summary [n, width] with this module's dropout, if it has any."""
+        """Apply this module's dropout, if it has any, to a summary [n, width]."""
         return summary
 
     def attention_weights(self, features: Features) -> Tensor | None:
-        """Where each query looks, mean over heads: [b, queries, keys]; None without attention."""
+        """Attention weights [b, queries, keys], averaged over heads; None if there is no attention."""
         return None
 
     def token_shares(self, attention_mask: Tensor) -> Tensor | None:
-        """How much of the summary each report token supplies, [b, T], rows sum to 1; None where none enters it."""
+        """The share of each report token in the summary, [b, T], where rows sum to 1; None if no token enters it."""
         return None
 
 
 class ImageSummary(Summary):
-    """The mean image token: the original's image-only model."""
+    """The mean image token, as in the image-only model of the original notebook."""
 
     def __init__(self, image_width: int) -> None:
         super().__init__()
         self.width = image_width
 
     def forward(self, features: Features) -> Tensor:
-        """[b, image width]."""
         assert features.image_pooled is not None
         return features.image_pooled
 
 
 class TextSummary(Summary):
-    """The mean report token, projected to the width of a fused summary, so that the head is the same."""
+    """The mean report token, projected to the width of a fused summary so that the head is the same."""
 
     def __init__(self, text_width: int, width: int) -> None:
         super().__init__()
@@ -81,7 +80,6 @@ class TextSummary(Summary):
         self.projection = nn.Linear(text_width, width)
 
     def forward(self, features: Features) -> Tensor:
-        """[b, width]."""
         assert features.text_tokens is not None
         assert features.attention_mask is not None
         projected: Tensor = self.projection(masked_mean(features.text_tokens, features.attention_mask))
@@ -93,7 +91,7 @@ class TextSummary(Summary):
 
 
 class Fusion(Summary):
-    """Projections into a shared space, attention between them, and [image, attended] side by side."""
+    """Base class of the fusions: project both inputs, attend, and concatenate [image, attended]."""
 
     def __init__(
         self, *, image_width: int, text_width: int, dimension: int, heads: int, dropout: float
@@ -106,16 +104,16 @@ class Fusion(Summary):
         self.dropout = nn.Dropout(dropout)
 
     def drop(self, summary: Tensor) -> Tensor:
-        """The summary [n, width] with dropout on its attended half."""
+        """Apply dropout to the attended half of a summary [n, width]."""
         image, attended = summary.chunk(2, dim=1)
         return torch.cat([image, self.dropout(attended)], dim=1)
 
 
 class TokenFusion(Fusion):
-    """Report tokens attend to image tokens: a Transformer's cross-attention block (Vaswani et al. 2017).
+    """Report tokens attend to image tokens in a Transformer's cross-attention block (Vaswani et al. 2017).
 
-    The report's own content reaches the summary through the residual connection. Without it the output would
-    hold image values only, and the report could merely choose among them.
+    The residual connection passes on the content of the report. Without it the report could only choose among image
+    values.
     """
 
     def __init__(
@@ -132,20 +130,19 @@ class TokenFusion(Fusion):
         assert features.attention_mask is not None
         queries, keys = self._project(features)
         missing = features.missing_tokens
-        seen, _ = self.attention(queries, keys, keys, key_padding_mask=missing, need_weights=False)
-        attended = masked_mean(self.norm(queries + seen), features.attention_mask)
+        values, _ = self.attention(queries, keys, keys, key_padding_mask=missing, need_weights=False)
+        attended = masked_mean(self.norm(queries + values), features.attention_mask)
         image = self.image_projection(features.image_pooled)
         return torch.cat([image, attended], dim=1)
 
     def attention_weights(self, features: Features) -> Tensor:
-        """[b, T, n]: the share of its attention that a report token gives an image token; sums to 1 over n."""
+        """[b, T, n]: the attention of each report token to each image token; sums to 1 over n."""
         queries, keys = self._project(features)
-        missing = features.missing_tokens
-        weights: Tensor = self.attention(queries, keys, keys, key_padding_mask=missing)[1]
+        weights: Tensor = self.attention(queries, keys, keys, key_padding_mask=features.missing_tokens)[1]
         return weights
 
     def token_shares(self, attention_mask: Tensor) -> Tensor:
-        """Equal shares of the real tokens, [b, T]: each is a query, and the queries are averaged."""
+        """Equal shares of the real tokens, [b, T], because each token is a query and the queries are averaged."""
         return mean_shares(attention_mask)
 
     def _project(self, features: Features) -> tuple[Tensor, Tensor]:
@@ -153,13 +150,13 @@ class TokenFusion(Fusion):
 
 
 class PooledFusion(Fusion):
-    """The original's fusion: the [CLS] vector is the one query, the pooled film the one key and value.
+    """The original notebook's fusion: the [CLS] vector is the only query, the pooled image the only key and value.
 
-    Softmax over one key is 1, so the output does not depend on the report. It is kept for comparison.
+    The softmax over one key is 1, so the output does not depend on the report. It is kept for comparison.
     """
 
     def forward(self, features: Features) -> Tensor:
-        """[b, 2 · dimension]: the projected pooled film, and the attended one."""
+        """[b, 2 · dimension]: the projected pooled image, and the attended one."""
         image, attended, _ = self._attend(features)
         return torch.cat([image, attended], dim=1)
 

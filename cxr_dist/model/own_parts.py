@@ -1,11 +1,11 @@
-"""The network's parts that a user wrote, tried on a few made-up samples on the CPU before a run takes any device.
+"""Test the encoders and the loss that a user writes with synthetic samples on the CPU before a run uses any device.
 
-Image encoders are described in image_encoder.py, losses in losses.py. A text encoder of the user's own is MODULE:NAME
-or FILE.py:NAME, where NAME(folder: Path, config: ModelConfig) makes an nn.Module with `width: int` and `max_tokens:
-int`, whose forward takes token ids and mask, int64 [b, T], and `positions` (int64 [N], the places in b · T whose
-vectors count; others may hold anything finite), and returns vectors [b, T, width]. FOLDER/config.json has the
-`vocab_size` of the tokenizer, which is made from the training reports as for `tiny`. NAME may have an attribute
-`gradient_checkpointing = True` where the encoder heeds `config.checkpoints_text`; the encoder may have
+Image encoders are described in image_encoder.py, losses in losses.py. A user's text encoder is named MODULE:NAME or
+FILE.py:NAME. NAME(folder: Path, config: ModelConfig) returns an nn.Module with `width: int` and `max_tokens: int`. Its
+forward takes token ids and mask, int64 [b, T], and `positions` (int64 [N], the positions in b · T whose vectors are
+used; the others may have any finite value), and returns vectors [b, T, width]. FOLDER/config.json has the `vocab_size`
+of the tokenizer, which is learned from the training reports as for `tiny`. NAME may have the attribute
+`gradient_checkpointing = True` if the encoder respects `config.checkpoints_text`. The encoder may have
 `get_input_embeddings()`, as transformers' models do, for the word scores of `cxr-dist predict`.
 """
 
@@ -29,24 +29,24 @@ from cxr_dist.model.image_encoder import image_encoder_kind
 from cxr_dist.model.losses import LOSSES, ClassificationLoss
 
 _SAMPLES = 2
-_TOKEN_IDS = 5  # the least that a tokenizer has: its special tokens
+_TOKEN_IDS = 5  # every tokenizer has at least the special tokens
 
 
 def check_parts(config: Config, task: Task) -> None:
-    """Try the encoders and the loss that a run names, where they are the user's own.
+    """Test the encoders and the loss of a run that the user wrote.
 
-    Raises UserError for a name that leads nowhere, and for a part that breaks its protocol.
+    Raises UserError for a name that does not exist, and for a part that breaks its protocol.
     """
     model = config.model
-    recomputed = recomputable(model)
-    for kind, asked, name in (
+    able = recomputable(model)
+    for kind, required, name in (
         ("image", model.checkpoints_image, model.image_encoder),
         ("text", model.checkpoints_text, model.text_encoder),
     ):
         require(
-            not asked or kind in recomputed,
+            not required or kind in able,
             f"{kind} encoder {name!r} has no attribute gradient_checkpointing, so it cannot recompute activations: set "
-            "--model.gradient-checkpointing to auto, or leave it off",
+            "--model.gradient-checkpointing to auto or off",
         )
     with torch.random.fork_rng(devices=[]):
         if model.uses_image and ":" in model.image_encoder:
@@ -57,15 +57,15 @@ def check_parts(config: Config, task: Task) -> None:
 
 
 def recomputable(config: ModelConfig) -> list[str]:
-    """Which of the model's encoders, "text" and "image", can compute activations again in the backward pass."""
-    found = []
+    """The encoders of the model, "text" and "image", that can recompute activations in the backward pass."""
+    able = []
     if config.uses_text:
-        own = config.has_own_text_encoder
-        part = look_up("text encoder", config.text_encoder, {}) if own else None
-        found += ["text"] if not own or getattr(part, "gradient_checkpointing", False) else []
+        own = look_up("text encoder", config.text_encoder, {}) if config.has_own_text_encoder else None
+        if own is None or getattr(own, "gradient_checkpointing", False):
+            able.append("text")
     if config.uses_image and image_encoder_kind(config.image_encoder).recomputes:
-        found.append("image")
-    return found
+        able.append("image")
+    return able
 
 
 def _try_image_encoder(config: ModelConfig, image_size: int) -> None:
@@ -74,11 +74,11 @@ def _try_image_encoder(config: ModelConfig, image_size: int) -> None:
     encoder = kind.build(dataclasses.replace(config, pretrained=False))
     width = _size_of(what, name, encoder, "width")
     _require(what, name, kind.levels.deviation > 0, "have a `deviation` above 0, if it has one")
-    films = torch.randint(256, (_SAMPLES, 1, image_size, image_size), dtype=torch.uint8)
+    images = torch.randint(256, (_SAMPLES, 1, image_size, image_size), dtype=torch.uint8)
     with guarded(what, name):
-        found = encoder(kind.levels.normalise(films))
-    _require(what, name, isinstance(found, tuple) and len(found) == 2, "return a pair: tokens and pooled")
-    tokens, pooled = found
+        result = encoder(kind.levels.normalise(images))
+    _require(what, name, isinstance(result, tuple) and len(result) == 2, "return a pair: tokens and pooled")
+    tokens, pooled = result
     number = tokens.shape[1] if isinstance(tokens, Tensor) and tokens.dim() == 3 else 0
     _require(what, name, number > 0, f"return tokens [b, n, {width}] as its first")
     _check_tensor(what, name, "tokens", tokens, (_SAMPLES, number, width))
@@ -91,8 +91,8 @@ def _try_text_encoder(config: ModelConfig, max_tokens: int) -> None:
     what, name = "text encoder", config.text_encoder
     with tempfile.TemporaryDirectory() as folder:
         prepare_text_folder(Path(folder) / "text_encoder", None, iter(()))
-        made = dataclasses.replace(config, pretrained=False)
-        encoder = build_text_encoder(made, Path(folder) / "text_encoder")
+        random_weights = dataclasses.replace(config, pretrained=False)
+        encoder = build_text_encoder(random_weights, Path(folder) / "text_encoder")
     width = _size_of(what, name, encoder, "width")
     longest = _size_of(what, name, encoder, "max_tokens")
     require(max_tokens <= longest, f"{what} {name!r} takes {longest} tokens at most: lower --data.max-tokens")
@@ -114,11 +114,11 @@ def _try_loss(config: Config, task: Task) -> None:
     logits = torch.randn(_SAMPLES, 3, requires_grad=True)
     for positive in (True,) if task == "multiclass" else (True, False):
         with guarded(what, name):
-            found = loss.of_label(logits, positive=positive)
-        _check_tensor(what, name, "losses", found, logits.shape)
+            losses = loss.of_label(logits, positive=positive)
+        _check_tensor(what, name, "losses", losses, logits.shape)
         gradient = None
-        if found.requires_grad:
-            (gradient,) = torch.autograd.grad(found.sum(), logits, allow_unused=True)
+        if losses.requires_grad:
+            (gradient,) = torch.autograd.grad(losses.sum(), logits, allow_unused=True)
         _require(what, name, gradient is not None, "let gradients reach the logits")
         _check_tensor(what, name, "gradients", gradient, logits.shape)
 
@@ -128,38 +128,33 @@ def _require(what: str, name: str, condition: bool, expected: str) -> None:
 
 
 def _size_of(what: str, name: str, encoder: object, attribute: str) -> int:
-    """The encoder's attribute, a number of 1 or more."""
+    """The value of an encoder's attribute that must be a positive integer."""
     _require(what, name, isinstance(encoder, nn.Module), "make an nn.Module")
     size = getattr(encoder, attribute, None)
     if not isinstance(size, int) or size < 1:
-        raise UserError(
-            f"{what} {name!r} must have `{attribute}`, a whole number of 1 or more; found {size!r}"
-        )
+        raise UserError(f"{what} {name!r} must have `{attribute}`, an integer of 1 or more; found {size!r}")
     return size
 
 
-def _check_tensor(what: str, name: str, part: str, found: object, shape: Sequence[int]) -> None:
-    if not isinstance(found, Tensor):
-        raise UserError(
-            f"{what} {name!r}: {part} must be a tensor {list(shape)}; found {type(found).__name__}"
-        )
-    require(
-        tuple(found.shape) == tuple(shape),
-        f"{what} {name!r}: {part} must have the shape {list(shape)}; found {list(found.shape)}",
-    )
-    require(bool(found.isfinite().all()), f"{what} {name!r}: {part} are not finite")
+def _check_tensor(what: str, name: str, part: str, value: object, shape: Sequence[int]) -> None:
+    subject = f"{what} {name!r}: {part}"
+    if not isinstance(value, Tensor):
+        raise UserError(f"{subject} must be a tensor {list(shape)}; found {type(value).__name__}")
+    same = tuple(value.shape) == tuple(shape)
+    require(same, f"{subject} must have the shape {list(shape)}; found {list(value.shape)}")
+    require(bool(value.isfinite().all()), f"{subject} are not finite")
 
 
 def _check_gradients(what: str, name: str, encoder: nn.Module, summed: Tensor) -> None:
-    """A parameter without a gradient would end the run when gradients are summed over ranks."""
+    """Refuse parameters without a gradient, which would end the run when gradients are summed over ranks."""
     trained = {key: value for key, value in encoder.named_parameters() if value.requires_grad}
-    found: Sequence[Tensor | None] = [None] * len(trained)
+    gradients: Sequence[Tensor | None] = [None] * len(trained)
     if trained and summed.requires_grad:
         with guarded(what, name):
-            found = torch.autograd.grad(summed, list(trained.values()), allow_unused=True)
-    for key, gradient in zip(trained, found, strict=True):
+            gradients = torch.autograd.grad(summed, list(trained.values()), allow_unused=True)
+    for key, gradient in zip(trained, gradients, strict=True):
         require(
             gradient is not None,
-            f"{what} {name!r}: its parameter {key} does not enter what this model uses of its output, so it gets no "
-            "gradient: leave it out, or set requires_grad to False",
+            f"{what} {name!r}: the output that this model uses does not depend on the parameter {key}, which therefore "
+            "gets no gradient: remove it, or set requires_grad to False",
         )

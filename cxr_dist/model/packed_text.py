@@ -1,27 +1,27 @@
-"""A BERT over a batch of reports without its padding: tokens in one row, and attention report by report.
+"""Run a BERT on a batch of reports without padding: all tokens are in one row, and attention stays in each report.
 
-What a layer does to each token by itself (projections, feed-forward, LayerNorm, dropout) runs on the packed row
-[1, N, D]; only attention, at most 3% of BERT-base's operations at 128 tokens, sees [b, T]. transformers lets a
-model's attention be replaced, so the layers stay its own, with their names, hooks and gradient checkpointing.
+The operations on single tokens (projections, feed-forward, LayerNorm, dropout) run on the packed row [1, N, D]. Only
+attention, a small part of all operations, runs on [b, T]. The model's layers are not changed, because transformers
+allows the attention function of a model to be replaced.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PretrainedConfig
 
 PACKED_ATTENTION = "sdpa_packed"
-"""Name of this attention in transformers; without a packing it is `sdpa`."""
+"""The name of this attention function in transformers. Without a packing it is the same as `sdpa`."""
 _USUAL = "sdpa"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Packing:
-    """Where the tokens of a packed row stand in their batch."""
+    """The positions of the tokens of a packed row in their batch."""
 
     positions: Tensor
-    """int64 [N], ascending, each once: places in the flattened batch [b · T]. All real tokens are among them."""
+    """int64 [N], ascending and unique positions in the flattened batch [b · T], including those of all real tokens."""
     reports: int
     """b."""
     width: int
@@ -37,8 +37,8 @@ class Packing:
         return places.index_copy(0, self.positions, packed).view(self.reports, self.width, *packed.shape[1:])
 
 
-def first_position(config: Any) -> int | None:
-    """Number that a model gives to a report's first token; None for a kind of model that is not run packed."""
+def first_position(config: PretrainedConfig) -> int | None:
+    """The position id of a report's first token, or None for a kind of model that is not run on packed tokens."""
     if getattr(config, "is_decoder", False):
         return None
     if config.model_type == "roberta":
@@ -51,8 +51,8 @@ def packed_vectors(
 ) -> Tensor:
     """Token ids int64 [b, T], mask bool [b, 1, T, T] and `positions` int64 [N] to vectors [b, T, D].
 
-    `first` is the model's `first_position`. The vectors are those of the padded batch, but for their last bits,
-    and zeros where `positions` has no token.
+    `first` is the model's `first_position`. The vectors are those of the padded batch up to rounding, and zero at
+    positions that are not computed.
     """
     packing = Packing(positions=positions, reports=tokens.shape[0], width=tokens.shape[1])
     vectors: Tensor = encoder(
@@ -73,16 +73,13 @@ def _attention(
     packing: Packing | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of a packed row, heads [1, h, N, d] to [1, N, h, d], inside each report; the usual one without."""
-    usual = AttentionInterface()[_USUAL]
-    if packing is None:
-        attended, _ = usual(module, query, key, value, attention_mask, **options)
-        return attended, None
-    query, key, value = (
-        packing.spread(heads[0].transpose(0, 1)).transpose(1, 2) for heads in (query, key, value)
-    )
-    attended, _ = usual(module, query, key, value, attention_mask, **options)
-    return packing.pack(attended)[None], None
+    """Attention inside each report of a packed row, heads [1, h, N, d] to [1, N, h, d]; `sdpa` without a packing."""
+    if packing is not None:
+        query, key, value = (
+            packing.spread(heads[0].transpose(0, 1)).transpose(1, 2) for heads in (query, key, value)
+        )
+    attended, _ = AttentionInterface()[_USUAL](module, query, key, value, attention_mask, **options)
+    return attended if packing is None else packing.pack(attended)[None], None
 
 
 AttentionInterface.register(PACKED_ATTENTION, _attention)

@@ -1,7 +1,7 @@
-"""The report's encoder: a BERT-like Hugging Face model from a local folder. Token ids in, token vectors out.
+"""The text encoder: a BERT-like Hugging Face model from a local folder, which maps token ids to token vectors.
 
-Only the folder's config.json and weights are read: no network, no code from the folder, no pooler (its
-parameters would get no gradient, which DistributedDataParallel takes for an error).
+It reads config.json and the weights from the folder, and neither uses the network nor runs code from the folder. It has
+no pooler, whose parameters would get no gradient, which is an error under DistributedDataParallel.
 """
 
 import warnings
@@ -20,15 +20,15 @@ from cxr_dist.model.packed_text import PACKED_ATTENTION, first_position, packed_
 
 
 class TextEncoder(nn.Module):
-    """A BERT-like encoder with the architecture of FOLDER/config.json, random at first.
+    """A BERT-like encoder with the architecture of FOLDER/config.json and random weights.
 
-    Raises UserError where config.json is missing, is not JSON, or names no encoder that transformers knows.
+    Raises UserError if config.json is missing, is not JSON, or does not name an encoder that transformers supports.
     """
 
     def __init__(self, folder: Path, *, gradient_checkpointing: bool = False) -> None:
         super().__init__()
         config = _read_config(folder)
-        config.use_cache = False  # for generating text; with gradient checkpointing it only warns
+        config.use_cache = False  # only used to generate text; gradient checkpointing would warn about it
         self.width: int = config.hidden_size
         self.max_tokens: int = config.max_position_embeddings
         self._first_position = first_position(config)
@@ -36,16 +36,16 @@ class TextEncoder(nn.Module):
         self.encoder: nn.Module = AutoModel.from_config(config, trust_remote_code=False, **attention)
         _drop_pooler(self.encoder)
         if gradient_checkpointing:
-            # The reentrant kind marks parameters ready twice under DistributedDataParallel. The method's newer
-            # name, which transformers 5.23 asks for, is not in all releases that we accept.
+            # Reentrant checkpointing marks parameters as ready twice under DistributedDataParallel. Not all supported
+            # releases of transformers have the newer name of this method.
             with warnings.catch_warnings(action="ignore", category=FutureWarning):
                 self.encoder.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
 
     def forward(self, tokens: Tensor, attention_mask: Tensor, positions: Tensor | None = None) -> Tensor:
-        """Token ids int64 [b, T] and mask [b, T] (1 = token, 0 = padding) to vectors [b, T, width].
+        """Map token ids int64 [b, T] and mask [b, T] (1 = token, 0 = padding) to vectors [b, T, width].
 
-        Given the `positions` of `packed_positions` (int64 [N]), only those tokens are computed, and the vectors of
-        the others are zeros; models of a kind without `first_position` compute all.
+        With `positions` from `packed_positions` (int64 [N]) only those tokens are computed, and the other vectors are
+        zero. Models without a `first_position` compute all tokens.
         """
         if tokens.shape[1] > self.max_tokens:
             raise UserError(
@@ -60,19 +60,19 @@ class TextEncoder(nn.Module):
         return vectors
 
     def get_input_embeddings(self) -> nn.Module:
-        """The layer that turns token ids into vectors; word scores are taken there."""
+        """The embedding layer, at which word scores are computed."""
         embeddings: nn.Module = self.encoder.get_input_embeddings()  # type: ignore[operator]
         return embeddings
 
     def _mask(self, attention_mask: Tensor) -> Tensor:
-        """The mask that transformers would make. It leaves out one of ones alone, and waits for the device to know."""
+        """The mask of transformers, without its check for a mask of ones only, which waits for the device."""
         kind: Any = self.encoder.config._attn_implementation  # type: ignore[union-attr]
         if kind not in ("sdpa", PACKED_ATTENTION):
             return attention_mask
         return attention_mask.bool()[:, None, None].expand(-1, 1, attention_mask.shape[1], -1)
 
     def load(self, folder: Path) -> None:
-        """Take the weights of FOLDER/model.safetensors; raises UserError unless every tensor is there and fits."""
+        """Load FOLDER/model.safetensors; raises UserError unless every tensor is present and fits."""
         with _quiet():
             loaded, report = _read_weights(folder)
         wrong = [*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])]
@@ -80,7 +80,7 @@ class TextEncoder(nn.Module):
         if wrong:
             raise UserError(
                 f"the text encoder's weights do not fit its config.json: {len(wrong)} tensors are missing or of "
-                f"another shape, the first is {wrong[0]}: use a folder whose two files belong together"
+                f"another shape, the first is {wrong[0]}: use a folder with the weights and config.json of one model"
             )
         _drop_pooler(loaded)
         self.encoder.load_state_dict(loaded.state_dict())
@@ -94,19 +94,19 @@ def _read_config(folder: Path) -> Any:
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (ValueError, OSError) as error:
-        if too_many := out_of_files(error):
-            raise too_many from None
+        if too_many_open := out_of_files(error):
+            raise too_many_open from None
         config = None
     if config is None or config.is_encoder_decoder or not hasattr(config, "max_position_embeddings"):
         raise UserError(
-            "the text encoder's config.json does not describe a BERT-like encoder that transformers knows: "
-            "use a folder of e.g. model_type bert, roberta or distilbert"
+            "the text encoder's config.json does not describe a BERT-like encoder that transformers supports: "
+            "use a folder with model_type bert, roberta or distilbert, for example"
         )
     return config
 
 
 def _read_weights(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
-    """The whole model, and what transformers says of missing and mismatched tensors (it maps old names)."""
+    """The model, and transformers' report on missing and mismatched tensors. transformers maps old tensor names."""
     try:
         loaded, report = AutoModel.from_pretrained(
             folder,
@@ -117,9 +117,9 @@ def _read_weights(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    except Exception as error:  # safetensors raises its own kinds for a damaged file
+    except Exception as error:  # safetensors raises exceptions of its own for a damaged file
         raise UserError(
-            f"the text encoder's model.safetensors cannot be read ({type(error).__name__}): get it again, "
+            f"the text encoder's model.safetensors cannot be read ({type(error).__name__}): download it again, "
             "or use --model.pretrained false"
         ) from error
     return loaded, report
@@ -132,7 +132,7 @@ def _drop_pooler(encoder: Any) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without transformers' report and bar, which every rank would print."""
+    """Switch off transformers' loading report and progress bar, which every rank would print."""
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

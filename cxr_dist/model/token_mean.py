@@ -1,6 +1,6 @@
-"""Token vectors of a report to one vector: their mean, without padding.
+"""The mean of a report's token vectors without padding.
 
-Apart from text.py, because what a run on films alone imports must not need transformers.
+This is separate from text_encoder.py, so that image-only runs do not import transformers.
 """
 
 import torch
@@ -8,9 +8,9 @@ from torch import Tensor
 
 
 def masked_mean(tokens: Tensor, attention_mask: Tensor) -> Tensor:
-    """Mean over the real tokens: [b, T, D] and mask [b, T] to [b, D]; zeros for a row without any.
+    """Mean over the real tokens: [b, T, D] and mask [b, T] to [b, D]; zero for a row without tokens.
 
-    Half-precision tokens are averaged in float32, because bfloat16 cannot count beyond 256.
+    Half-precision tokens are averaged in float32, because bfloat16 cannot represent all integers above 256.
     """
     wide = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
     mask = attention_mask.to(wide.dtype).unsqueeze(-1)

@@ -76,11 +76,11 @@ def test_bfloat16_autocast_agrees_with_float32(build: Build, make_batch: MakeBat
     with torch.no_grad():
         expected = model(*inputs)
         with torch.autocast("cpu", torch.bfloat16):
-            found = model(*inputs).float()
-    torch.testing.assert_close(found, expected, rtol=0, atol=0.02)
+            half = model(*inputs).float()
+    torch.testing.assert_close(half, expected, rtol=0, atol=0.02)
 
 
-def test_frozen_encoders_do_not_move_and_thaw_again(build: Build, make_batch: MakeBatch) -> None:
+def test_frozen_encoders_do_not_change_until_they_are_unfrozen(build: Build, make_batch: MakeBatch) -> None:
     model, inputs = build(), make_batch()
     model.set_encoders_frozen(True)
     model.train()
@@ -95,8 +95,8 @@ def test_frozen_encoders_do_not_move_and_thaw_again(build: Build, make_batch: Ma
     model.set_encoders_frozen(False)
     model(*inputs).square().sum().backward()
     optimizer.step()
-    thawed = model.state_dict()
-    moved = {name.split(".")[0] for name in after if not torch.equal(before[name], thawed[name])}
+    unfrozen = model.state_dict()
+    moved = {name.split(".")[0] for name in after if not torch.equal(before[name], unfrozen[name])}
     assert moved == {"image", "text", "summary", "head"}
 
 
@@ -117,7 +117,7 @@ def test_frozen_encoders_have_no_dropout_and_keep_no_graph(build: Build, make_ba
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> tuple[Path, dict[str, torch.Tensor]]:
-    """A bundle whose DenseNet-121 has random weights, written as `fetch` leaves it."""
+    """A bundle like that of `fetch`, in which DenseNet-121 has random weights."""
     torch.manual_seed(3)
     rgb = densenet121(weights=None).state_dict()
     folder = tmp_path / "densenet121"
@@ -127,23 +127,23 @@ def bundle(tmp_path: Path) -> tuple[Path, dict[str, torch.Tensor]]:
     return tmp_path, rgb
 
 
-def test_pretrained_image_weights_arrive(bundle: tuple[Path, dict[str, torch.Tensor]]) -> None:
+def test_pretrained_image_weights_are_loaded(bundle: tuple[Path, dict[str, torch.Tensor]]) -> None:
     folder, rgb = bundle
     config = ModelConfig(mode="image", weights=str(folder))
     model = build_classifier(config, 2, None)
     load_pretrained(model, config, None)
-    expected, found = grey_weights(rgb), model.image.state_dict()
-    assert expected.keys() == found.keys()
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    expected, loaded = grey_weights(rgb), model.image.state_dict()
+    assert expected.keys() == loaded.keys()
+    assert all(torch.equal(loaded[name], expected[name]) for name in expected)
 
 
-def test_missing_image_weights_say_how_to_get_them(tmp_path: Path) -> None:
+def test_the_error_for_missing_image_weights_says_how_to_get_them(tmp_path: Path) -> None:
     config = ModelConfig(mode="image", weights=str(tmp_path))
     with pytest.raises(UserError, match=r"cxr-dist fetch.*--model\.weights DIR.*--model\.pretrained false"):
         load_pretrained(build_classifier(config, 2, None), config, None)
 
 
-def test_encoders_without_published_weights_stay_as_they_are(build: Build, tmp_path: Path) -> None:
+def test_encoders_without_published_weights_are_not_changed(build: Build, tmp_path: Path) -> None:
     config = ModelConfig(image_encoder="densenet-narrow", text_encoder="tiny", weights=str(tmp_path))
     model = build()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

@@ -1,4 +1,4 @@
-"""The fusions: padding does not count, attention is a distribution, and the report reaches only one of them."""
+"""The fusions: padding has no effect, attention is a distribution, and only the token fusion depends on the report."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ MASK = torch.tensor([[1, 1, 1, 1, 0], [1, 1, 0, 0, 0]])
 
 
 @pytest.mark.parametrize("kind", [TokenFusion, PooledFusion])
-def test_summary_is_image_and_attended_side_by_side(kind: type[Fusion]) -> None:
+def test_the_summary_is_the_concatenation_of_image_and_attended(kind: type[Fusion]) -> None:
     fusion, seen = make(kind), features(MASK)
     summary = fusion(seen)
     assert summary.shape == (2, fusion.width) == (2, 32)
@@ -43,7 +43,7 @@ def test_summary_is_image_and_attended_side_by_side(kind: type[Fusion]) -> None:
 
 
 @pytest.mark.parametrize("kind", [TokenFusion, PooledFusion])
-def test_what_stands_in_the_padding_does_not_matter(kind: type[Fusion]) -> None:
+def test_the_values_of_padding_do_not_matter(kind: type[Fusion]) -> None:
     fusion, seen = make(kind), features(MASK)
     assert seen.text_tokens is not None
     other = torch.where(MASK.bool().unsqueeze(-1), seen.text_tokens, torch.full_like(seen.text_tokens, 50.0))
@@ -57,9 +57,9 @@ def test_token_attention_is_a_distribution_over_image_tokens() -> None:
     torch.testing.assert_close(weights.sum(-1), torch.ones(2, 5, dtype=torch.float64))
 
 
-def test_an_image_token_that_is_asked_for_gets_the_attention() -> None:
+def test_an_image_token_that_matches_the_query_gets_the_attention() -> None:
     fusion, seen = make(TokenFusion), features(MASK)
-    with torch.no_grad():  # one direction of the shared space, both as key and as query
+    with torch.no_grad():  # keys and queries lie in one direction of the shared space
         for projection in (fusion.image_projection, fusion.text_projection):
             torch.nn.init.zeros_(projection.weight)
             torch.nn.init.zeros_(projection.bias)
@@ -72,7 +72,7 @@ def test_an_image_token_that_is_asked_for_gets_the_attention() -> None:
     assert (fusion.attention_weights(seen)[:, :, 4] > 0.99).all()
 
 
-def test_the_report_changes_the_token_fusion_but_never_the_pooled_one() -> None:
+def test_the_report_changes_the_token_fusion_but_not_the_pooled_fusion() -> None:
     seen = features(MASK)
     other = with_text(seen, features(MASK, seed=1).text_tokens)
     tokens, pooled = make(TokenFusion), make(PooledFusion)
@@ -81,22 +81,22 @@ def test_the_report_changes_the_token_fusion_but_never_the_pooled_one() -> None:
     assert torch.equal(pooled.attention_weights(seen), torch.ones(2, 1, 1, dtype=torch.float64))
 
 
-def test_the_reports_own_content_counts_where_attention_has_nothing_to_choose() -> None:
+def test_the_report_matters_even_if_all_image_tokens_are_equal() -> None:
     seen = features(MASK)
     assert seen.image_tokens is not None
-    seen.image_tokens[:] = 1.0  # every image token gives the same value, wherever the report looks
+    seen.image_tokens[:] = 1.0  # attention then has no effect
     other = with_text(seen, features(MASK, seed=1).text_tokens)
     assert (make(TokenFusion)(seen) - make(TokenFusion)(other)).abs().max() > 0.1
 
 
-def test_dropout_acts_on_the_attended_half_only() -> None:
+def test_dropout_is_applied_to_the_attended_half_only() -> None:
     fusion = make(TokenFusion).train()
     dropped = fusion.drop(torch.ones(50, 32))
     assert torch.equal(dropped[:, :16], torch.ones(50, 16))
     assert set(dropped[:, 16:].unique().tolist()) == {0.0, 2.0}
 
 
-def test_token_shares_are_the_weights_with_which_tokens_enter_the_summary() -> None:
+def test_token_shares_are_the_weights_of_the_tokens_in_the_summary() -> None:
     torch.manual_seed(0)
     summary, seen = TextSummary(8, 16).double(), features(MASK)
     assert seen.text_tokens is not None

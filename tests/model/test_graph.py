@@ -1,4 +1,4 @@
-"""The ONNX graph answers as the network does, for every way of seeing a case, and holds nothing of this machine."""
+"""The ONNX graph gives the network's results in every mode, and contains no paths of this machine."""
 
 import importlib.util
 from pathlib import Path
@@ -20,7 +20,7 @@ KINDS = {
 }
 
 
-def a_case_as_bytes(classifier, size, length):
+def random_inputs(classifier, size, length):
     generator = torch.Generator().manual_seed(7)
     inputs = {}
     if classifier.image is not None:
@@ -32,32 +32,35 @@ def a_case_as_bytes(classifier, size, length):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_other_batch_sizes_and_lengths_give_what_the_network_gives(build, tmp_path, kind):
+def test_the_graph_equals_the_network_at_other_batch_sizes_and_lengths(build, tmp_path, kind):
     fields, task = KINDS[kind]
     classifier = build(**fields).eval()
-    for name, values in classifier.named_buffers():  # BatchNorm as after training, not as at the start
+    for (
+        name,
+        values,
+    ) in classifier.named_buffers():  # BatchNorm statistics that differ from their initial values
         if name.endswith("running_var"):
             values.uniform_(0.5, 1.5, generator=torch.Generator().manual_seed(1))
     path = tmp_path / "model.onnx"
     assert write_onnx(classifier, task, path, image_size=64, max_tokens=16) <= 1e-4
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     for size, length in ((1, 2), (5, 37), (2, 64)):
-        inputs = a_case_as_bytes(classifier, size, length)
+        inputs = random_inputs(classifier, size, length)
         logits, probabilities = session.run(None, {n: v.numpy() for n, v in inputs.items()})
         with torch.no_grad():
-            wanted, likely = EvaluationGraph(classifier, task)(**inputs)
-        assert len(set(wanted[:, 0].tolist())) == size  # a dead network would agree with anything
-        np.testing.assert_allclose(logits, wanted.numpy(), atol=1e-4)
-        np.testing.assert_allclose(probabilities, likely.numpy(), atol=1e-4)
+            expected, expected_probabilities = EvaluationGraph(classifier, task)(**inputs)
+        assert len(set(expected[:, 0].tolist())) == size  # the output must depend on the input
+        np.testing.assert_allclose(logits, expected.numpy(), atol=1e-4)
+        np.testing.assert_allclose(probabilities, expected_probabilities.numpy(), atol=1e-4)
         if task == "multiclass":
             np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
-    # torch notes where each operation stood in the source; that says how this machine is laid out.
+    # torch records the source file of each operation, which would reveal paths of this machine.
     written = path.read_bytes()
     assert b".py" not in written
     assert str(Path(graph.__file__).parents[2]).encode() not in written
 
 
-def test_a_graph_that_differs_is_refused_and_the_network_left_as_it_was(build, tmp_path, monkeypatch):
+def test_a_graph_that_differs_is_refused_and_the_network_is_not_changed(build, tmp_path, monkeypatch):
     monkeypatch.setattr(graph, "TOLERANCE", -1.0)
     classifier = build(mode="text").double().eval()
     with pytest.raises(UserError, match=r"differs from the network by .*--onnx false"):
@@ -65,7 +68,7 @@ def test_a_graph_that_differs_is_refused_and_the_network_left_as_it_was(build, t
     assert next(classifier.parameters()).dtype == torch.float64
 
 
-def test_missing_packages_are_named(monkeypatch):
+def test_the_error_for_missing_packages_names_them(monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "onnxscript" else find(name)

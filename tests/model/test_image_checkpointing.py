@@ -1,4 +1,4 @@
-"""Recomputing activations changes no loss, gradient or running statistic, in either encoder or both."""
+"""Recomputing activations in one or both encoders changes no loss, gradient or running statistic."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ SETTINGS = ("text", "image", "all")
 
 
 def trained(build, make_batch, setting):
-    """Loss, gradients and buffers of a step of two micro-batches in float64, with dropout everywhere."""
+    """Losses, gradients and buffers after a step of two micro-batches in float64, with dropout in all parts."""
     model = build(gradient_checkpointing=setting, image_dropout=0.2).double().train()
     statistics, losses = LaneStatistics(model, 2), []
     statistics.start()
@@ -32,21 +32,21 @@ def plain(build, make_batch):
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_loss_gradients_and_statistics_are_those_without(plain, build, make_batch, setting):
+def test_loss_gradients_and_statistics_equal_those_without_recomputation(plain, build, make_batch, setting):
     losses, gradients, buffers = trained(build, make_batch, setting)
     torch.testing.assert_close(losses, plain[0], rtol=1e-12, atol=0)
     for name, gradient in gradients.items():
         torch.testing.assert_close(gradient, plain[1][name], rtol=1e-12, atol=1e-12, msg=name)
-    for name, buffer in buffers.items():  # to the bit, and counted once
+    for name, buffer in buffers.items():  # exactly equal, so each batch is counted once
         assert torch.equal(buffer, plain[2][name]), name
 
 
 def saved_bytes(model, batch):
-    """What the forward pass leaves for the backward pass."""
+    """Bytes that the forward pass keeps for the backward pass."""
     seen = {}
 
     def pack(tensor):
-        seen[tensor.untyped_storage()._cdata] = tensor  # kept, so that no storage is used twice
+        seen[tensor.untyped_storage()._cdata] = tensor  # the reference prevents the storage from being reused
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
@@ -55,7 +55,7 @@ def saved_bytes(model, batch):
     return sum(tensor.untyped_storage().nbytes() for tensor in seen.values())
 
 
-def test_each_part_saves_its_own(build, make_batch):
+def test_recomputation_in_each_encoder_saves_memory(build, make_batch):
     batch, sizes = make_batch(4), {}
     for setting in ("off", "text", "image", "all"):
         sizes[setting] = saved_bytes(build(gradient_checkpointing=setting).train(), batch)
@@ -63,7 +63,7 @@ def test_each_part_saves_its_own(build, make_batch):
     assert max(sizes["text"], sizes["image"]) < sizes["off"]
 
 
-def test_nothing_is_computed_twice_outside_training():
+def test_nothing_is_recomputed_in_eval_mode():
     encoder, images = ImageEncoder("densenet-narrow", gradient_checkpointing=True), torch.randn(2, 1, 32, 32)
     calls = []
     encoder.features.denseblock1.denselayer1.norm1.register_forward_hook(lambda *_: calls.append(1))

