@@ -1,7 +1,7 @@
-"""Ranks without imports of their own: processes forked from one that has imported torch and the package once.
+"""Starts ranks quickly, by forking a process that has already imported torch and the package.
 
-They have what torchrun's have: the same variables, a port of their own, and their end, where one of them fails. What
-is left out is seven seconds of imports for each, and the launcher's own; tests of launchers start real ones.
+As with torchrun, the ranks have the environment variables of a process group and a port of their own, and all end if
+one fails. This saves the imports of each rank and of the launcher. Tests of launchers start real ones.
 """
 
 import atexit
@@ -22,13 +22,14 @@ PRELOADED = (
     "cxr_dist.distributed.zero",
     "transformers.models.bert.modeling_bert",
 )
-REPOSITORY = str(Path(__file__).resolve().parents[1])  # for scripts that use benchmarks
+REPOSITORY = str(Path(__file__).resolve().parents[1])  # for scripts that import benchmarks
 
 
 def run(world_size: int, *command: str | Path, expected: int = 0, seconds: float = 300) -> str:
-    """Run `-m MODULE ARGUMENTS` or `SCRIPT ARGUMENTS` in every rank, one thread each; returns what all printed.
+    """Run `-m MODULE ARGUMENTS` or `SCRIPT ARGUMENTS` in every rank, with one thread each; returns their output.
 
-    Fails the test where the status is another: 0, or 1 where a rank failed or time was over, which ends the others.
+    Fails the test unless the status is `expected`: 0, or 1 if a rank failed or did not end in time. Then the others are
+    ended too.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(PRELOADED))
@@ -50,7 +51,7 @@ def run(world_size: int, *command: str | Path, expected: int = 0, seconds: float
 
 
 def _end(ranks: list[multiprocessing.process.BaseProcess], seconds: float) -> int:
-    """Wait for all; where one fails or time is over, end the others."""
+    """Wait for all ranks. If one fails or the time is over, end the others."""
     failed, late = False, time.monotonic() + seconds
     while running := [rank for rank in ranks if rank.exitcode is None]:
         wait([rank.sentinel for rank in running], timeout=1)
@@ -59,7 +60,7 @@ def _end(ranks: list[multiprocessing.process.BaseProcess], seconds: float) -> in
             failed = True
             for rank in running:
                 rank.terminate()
-            late = time.monotonic() + 30  # as long as torchrun gives
+            late = time.monotonic() + 30  # the same grace period as torchrun's
         elif over:
             for rank in running:
                 rank.kill()
@@ -67,7 +68,7 @@ def _end(ranks: list[multiprocessing.process.BaseProcess], seconds: float) -> in
 
 
 def _become(command: list[str], environment: dict[str, str], output: str) -> None:
-    """Run the command as a fresh interpreter would, with the environment, into the file."""
+    """Run the command with this environment as a new interpreter would, and write its output to the file."""
     os.environ.clear()
     os.environ.update(environment)
     descriptor = os.open(output, os.O_WRONLY | os.O_APPEND)
@@ -82,4 +83,4 @@ def _become(command: list[str], environment: dict[str, str], output: str) -> Non
             sys.path[:0] = [str(Path(command[0]).resolve().parent), REPOSITORY]
             runpy.run_path(command[0], run_name="__main__")
     finally:
-        atexit._run_exitfuncs()  # which a forked process leaves out
+        atexit._run_exitfuncs()  # which multiprocessing skips in a forked process

@@ -1,4 +1,4 @@
-"""Made predictions and run folders for the tests of evaluation and report: correlated, seeded, realistic."""
+"""Synthetic predictions and run folders for the tests of evaluation and report, from a seed."""
 
 import hashlib
 import json
@@ -42,7 +42,7 @@ def make_predictions(
     seed: int = 0,
     data: int = 7,
 ) -> Predictions:
-    """Predictions whose logits are `skill` times the truth plus noise; the same labels for one `data`."""
+    """Predictions with logits of `skill` times the truth plus noise. `data` is the seed of the labels."""
     truth_random, random = np.random.default_rng(data), np.random.default_rng(seed)
     shares = np.linspace(2, 1, len(classes)) / np.linspace(2, 1, len(classes)).sum()
     if task == "multiclass":
@@ -51,7 +51,9 @@ def make_predictions(
     else:
         labels = truth_random.choice([1, 0, -1], size=(n, len(classes)), p=[0.3, 0.6, 0.1]).astype(np.int16)
         target = (labels == 1) * 1.0
-    difficulty = truth_random.normal(0, 1, size=(n, len(classes)))  # shared by the runs: hard films are hard
+    difficulty = truth_random.normal(
+        0, 1, size=(n, len(classes))
+    )  # the same for all runs: some images are hard for every model
     logits = skill * target + 0.6 * difficulty + random.normal(0, 0.7, size=difficulty.shape)
     probability = softmax if task == "multiclass" else sigmoid
     drops = random.normal(0, 0.5, size=(passes, n, len(classes)))
@@ -68,7 +70,7 @@ def make_predictions(
 
 
 def make_manifest(shards: Path, predictions: Predictions) -> str:
-    """Write SHARDS/manifest.json for a made data set; returns its sha256."""
+    """Write SHARDS/manifest.json of a synthetic data set; returns its sha256."""
     counts = {name: {"positive": 70, "negative": 280, "unknown": 0} for name in predictions.classes}
     entry = ShardEntry(
         file="train-00000.tar",
@@ -117,7 +119,7 @@ def make_run(
     validation: Predictions | None = None,
     **changes: Any,
 ) -> Path:
-    """A finished RUN_DIR as training and evaluation leave it, without weights."""
+    """Write the folder of a finished run as training and evaluation do, without weights."""
     shards = folder.parent / "shards"
     digest = make_manifest(shards, predictions)
     config = Config(
@@ -152,13 +154,13 @@ def make_run(
 
 
 def member(run: str, mode: str = "fused", sections: tuple[str, ...] = ("findings",), seed: int = 42) -> Any:
-    """What metrics.json says of a run, or of one of the runs that an ensemble is the mean of."""
+    """The entry in metrics.json of a run or a member of an ensemble."""
     seen = list(sections) if mode != "image" else []
     return {"run": run, "mode": mode, "seed": seed, "text_sections": seen, "checkpoint_step": 180}
 
 
 def make_ensemble(folder: Path, predictions: Predictions, seeds: tuple[int, ...], **options: Any) -> Path:
-    """An ensemble's folder as `cxr-dist evaluate --ensemble --out` leaves it."""
+    """Write the folder of an ensemble as `cxr-dist evaluate --ensemble --out` does."""
     members = [member("enhanced", seed=seed) for seed in seeds]
     make_run(folder, predictions, members=members, **options)
     (folder / "metrics.jsonl").unlink()
@@ -167,7 +169,7 @@ def make_ensemble(folder: Path, predictions: Predictions, seeds: tuple[int, ...]
 
 
 def make_runs(folder: Path, **options: Any) -> list[Path]:
-    """Three runs on one split: baseline (image), text-only and enhanced (fused)."""
+    """Write three runs on the same split: baseline (image), text-only and enhanced (fused)."""
     runs = []
     for i, (name, (mode, skill)) in enumerate(RUNS.items()):
         made = {"skill": skill, "seed": i} | options

@@ -1,11 +1,11 @@
-"""Reading the losses that a run logged."""
+"""Reads the losses that a run logged."""
 
 import json
 from pathlib import Path
 
 
 def losses(run_dir: Path) -> dict[int, float]:
-    """Step -> loss of a run's metrics.jsonl; fails where a step stands there twice."""
+    """Step -> loss in a run's metrics.jsonl; fails if a step occurs twice."""
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     steps = [(line["step"], line["loss"]) for line in lines if "loss" in line]
     assert len(dict(steps)) == len(steps)

@@ -1,4 +1,4 @@
-"""Real ranks: the command line in processes that are forked, or under torchrun; gloo on the CPU, one thread each."""
+"""Fixtures that run the command line with several ranks (gloo on the CPU, one thread), forked or under torchrun."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ Start = Callable[..., subprocess.Popen[str]]
 
 @pytest.fixture(scope="session")
 def start_ranks() -> Start:
-    """start_ranks(world_size, *arguments of cxr-dist) -> torchrun's process."""
+    """start_ranks(world_size, *arguments of cxr-dist) -> the process of torchrun."""
 
     def start(world_size: int, *arguments: str | Path) -> subprocess.Popen[str]:
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
@@ -30,7 +30,7 @@ def start_ranks() -> Start:
 
 @pytest.fixture(scope="session")
 def run_ranks() -> Callable[..., str]:
-    """run_ranks(world_size, *arguments of cxr-dist, expected=0) -> the output of forked ranks that ran to their end."""
+    """run_ranks(world_size, *arguments of cxr-dist, expected=0) -> the output of forked ranks, which have ended."""
 
     def run(world_size: int, *arguments: str | Path, expected: int = 0) -> str:
         return forked_ranks.run(world_size, "-m", "cxr_dist", *arguments, expected=expected)
@@ -42,7 +42,7 @@ def run_ranks() -> Callable[..., str]:
 def finished_runs(
     tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory, run_ranks: Callable[..., str]
 ) -> dict[int, Path]:
-    """The same float64 run at 1, 2 and 4 ranks, left alone to its end."""
+    """Folders of the same float64 run with 1, 2 and 4 ranks, trained without interruption."""
     folder = tmp_path_factory.mktemp("runs")
     runs = {size: folder / f"ranks{size}" for size in (1, 2, 4)}
     for size, out in runs.items():

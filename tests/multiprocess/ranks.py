@@ -1,4 +1,4 @@
-"""What the tests with real ranks share: the run's settings."""
+"""Settings of the runs that tests with several ranks share."""
 
 SETTINGS = (  # noqa: SIM905  (a command line reads better)
     "--data.global-batch 16 --data.micro-batch 4 --data.image-size 64 --data.max-tokens 64 --data.workers 0 "

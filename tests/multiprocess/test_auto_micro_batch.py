@@ -1,4 +1,4 @@
-"""Two real ranks find one micro-batch, each by itself, and one gradient checkpointing, and train with the answers."""
+"""Two ranks with `auto` choose the same micro-batch and gradient checkpointing, and train with them."""
 
 import pytest
 from ranks import SETTINGS
@@ -8,7 +8,7 @@ from cxr_dist.config.file import load_config
 pytestmark = pytest.mark.multiprocess
 
 
-def test_two_ranks_settle_on_one_micro_batch_and_one_recomputation(run_ranks, tiny_shards, tmp_path):
+def test_two_ranks_choose_the_same_micro_batch_and_gradient_checkpointing(run_ranks, tiny_shards, tmp_path):
     arguments = ("--data.shards", tiny_shards, "--train.max-steps", "2", "--out", tmp_path / "run")
     settings = (*SETTINGS, "--data.micro-batch", "auto", "--model.gradient-checkpointing", "auto")
     printed = run_ranks(2, "train", "demo", *settings, *arguments)

@@ -1,4 +1,4 @@
-"""A run whose losses stop being finite ends on all ranks, naming the same step and samples at any world size."""
+"""A run whose losses are no longer finite ends on all ranks, with the same message at any world size."""
 
 import re
 
@@ -13,14 +13,14 @@ from cxr_dist.train.assembly import train
 pytestmark = pytest.mark.multiprocess
 
 
-def test_too_many_steps_that_are_not_finite_end_the_run_on_all_ranks(tiny_shards, tmp_path, run_ranks):
-    # The first update throws the weights out of range, so that steps 2 and 3 are left out. Steps are not logged.
+def test_too_many_nonfinite_steps_end_the_run_on_all_ranks(tiny_shards, tmp_path, run_ranks):
+    # The first update makes the weights so large that the updates of steps 2 and 3 are skipped. Steps are not logged.
     wild = ("--optim.lr", "1e30", "--train.max-nonfinite-steps", "1", "--train.log-every", "100")
     command = (*SETTINGS, "--data.shards", str(tiny_shards), "--train.save-every", "100", *wild)
     alone = config_of("demo", [*command, "--out", str(tmp_path / "alone")], "cxr-dist train demo")
     message = r"in 2 steps in a row, up to step 3, where the loss is not finite in micro-batches of .* and 11 more: "
-    with pytest.raises(UserError, match=message) as found:
+    with pytest.raises(UserError, match=message) as alone_refused:
         train(alone, StopRequest(0))
     output = run_ranks(2, "train", "demo", *command, "--out", tmp_path / "together", expected=1)
-    assert len(re.findall(re.escape(f"cxr-dist: {found.value}"), output)) == 2
+    assert len(re.findall(re.escape(f"cxr-dist: {alone_refused.value}"), output)) == 2
     assert output.count("step 2: loss or gradient not finite, update left out") == 1

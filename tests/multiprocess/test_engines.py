@@ -1,6 +1,6 @@
-"""The same fp32 run under DDP and ZeRO 1-3, through a thaw, and from one engine's checkpoint into another's.
+"""DDP and ZeRO 1-3 train the same fp32 run, also when encoders are unfrozen and when another engine resumes it.
 
-With dropout, mixup, recomputed activations and averaged weights, at the `enhanced` run's own learning rates.
+The run has dropout, mixup, gradient checkpointing and averaged weights, and the learning rates of the `enhanced` run.
 """
 
 import json
@@ -14,21 +14,21 @@ from safetensors.torch import load_file
 pytestmark = pytest.mark.multiprocess
 
 LOSSES_AGREE = 1e-4  # relative
-STEPS, THAW, SAVED = 20, 5, 6  # an epoch is five steps, so the sixth is in the middle of one
+STEPS, UNFROZEN, SAVED = 20, 5, 6  # an epoch has five steps, so that step 6 is in the middle of one
 
 
 @pytest.fixture(scope="module")
 def train(tiny_shards, tmp_path_factory, run_ranks):
-    """train(out, engine, ranks) -> the launcher's output."""
+    """train(out, engine, ranks) -> the output of the ranks."""
     everything = tmp_path_factory.mktemp("settings") / "partition_all.json"
-    section = {"stage3_param_persistence_threshold": 0}  # else stage 3 leaves small tensors whole
+    section = {"stage3_param_persistence_threshold": 0}  # by default stage 3 does not partition small tensors
     everything.write_text(json.dumps({"zero_optimization": section}))
 
     def start(out, engine, ranks, *more, expected=0):
         command = ["train", "demo", *SETTINGS, "--data.shards", tiny_shards, "--out", out]
         command += ["--train.max-steps", STEPS, "--train.keep-checkpoints", STEPS, "--parallel", engine]
         command += ["--model.gradient-checkpointing", "true", "--optim.ema-decay", "0.9"]
-        # At the demo's rates, 50 times as high in these steps, Adam makes a run out of each rounding error.
+        # With the demo's much higher learning rates, Adam would amplify rounding errors.
         command += ["--optim.lr", "2e-4", "--optim.warmup-steps", "100"]
         command += ["--deepspeed", everything] if engine == "zero3" else []
         return run_ranks(ranks, *command, *more, expected=expected)
@@ -38,7 +38,7 @@ def train(tiny_shards, tmp_path_factory, run_ranks):
 
 @pytest.fixture(scope="module")
 def runs(train, tmp_path_factory):
-    """Run folders by engine; a run at two ranks is made when first asked for."""
+    """runs(engine) -> the folder of a run with two ranks, which is trained when it is first needed."""
     folder, made = tmp_path_factory.mktemp("engines"), {}
 
     def run_of(engine):
@@ -65,7 +65,7 @@ def test_every_engine_trains_the_same(runs, engine):
     assert list(losses(zero)) == list(range(1, STEPS + 1))
     assert losses(zero) == pytest.approx(losses(ddp), rel=LOSSES_AGREE)
     assert validations(zero) == pytest.approx(validations(ddp), rel=1e-3)
-    assert len(validations(zero)) == STEPS // THAW
+    assert len(validations(zero)) == STEPS // UNFROZEN
 
 
 @pytest.mark.parametrize("ranks", [1, 4])
@@ -75,22 +75,22 @@ def test_two_ranks_train_as_one_and_four_do(runs, train, tmp_path, ranks):
 
 
 @pytest.mark.parametrize("engine", ["ddp", "zero1", "zero2", "zero3"])
-def test_encoders_thaw_and_have_their_own_step_count(runs, engine):
-    early, frozen, thawed = (tensors(runs(engine), step, "model") for step in (2, 4, SAVED))
+def test_unfrozen_encoders_have_their_own_step_count(runs, engine):
+    early, frozen, unfrozen = (tensors(runs(engine), step, "model") for step in (2, 4, SAVED))
     for name in early:
         encoder = name.startswith(("image.", "text."))
         assert early[name].equal(frozen[name]) == encoder, name
     stem = "image.features.conv0.weight"
-    assert not frozen[stem].equal(thawed[stem])
+    assert not frozen[stem].equal(unfrozen[stem])
     assert f"step/{stem}" not in tensors(runs(engine), 4, "optimizer")
     state = tensors(runs(engine), SAVED, "optimizer")
     assert float(state["step/head.output.bias"]) == SAVED
-    assert float(state[f"step/{stem}"]) == SAVED - THAW
+    assert float(state[f"step/{stem}"]) == SAVED - UNFROZEN
 
 
 @pytest.fixture
 def cut_back(runs, tmp_path):
-    """cut_back(engine) -> a copy of its run as it was when the checkpoint in the middle of an epoch was written."""
+    """cut_back(engine) -> a copy of its run that ends at the checkpoint in the middle of an epoch."""
 
     def copy(engine):
         out = tmp_path / "resumed"
@@ -111,7 +111,7 @@ def test_a_checkpoint_serves_every_engine_and_world_size(runs, train, cut_back, 
     check_end(runs, out)
 
 
-def test_zero_2_goes_on_under_ddp_at_four_ranks_and_back(runs, train, cut_back):
+def test_a_zero_2_run_continues_with_ddp_on_four_ranks_and_back(runs, train, cut_back):
     out = cut_back("zero2")
     stopped = train(out, "ddp", 4, "--train.max-minutes", "0.0001", expected=1)
     assert f"resumed after step {SAVED} of {STEPS}" in stopped
@@ -120,7 +120,7 @@ def test_zero_2_goes_on_under_ddp_at_four_ranks_and_back(runs, train, cut_back):
 
 
 def check_end(runs, out):
-    """Losses and the last checkpoint are those of the run under DDP that was left alone."""
+    """The losses and the last checkpoint are those of the uninterrupted DDP run."""
     assert losses(out) == pytest.approx(losses(runs("ddp")), rel=LOSSES_AGREE)
     ended, expected = tensors(out, STEPS, "optimizer"), tensors(runs("ddp"), STEPS, "optimizer")
     assert {n: t.shape for n, t in ended.items()} == {n: t.shape for n, t in expected.items()}

@@ -1,4 +1,4 @@
-"""The same training at any number of ranks, through kills, and the same bytes in evaluation."""
+"""Training is the same at any world size and after kills, and evaluation writes the same bytes."""
 
 import json
 import os
@@ -31,12 +31,12 @@ def test_losses_and_weights_are_the_same_at_any_world_size(finished_runs, size):
         assert (value - other[name]).abs().max() <= 1e-9 * max(1.0, float(value.abs().max())), name
 
 
-def test_kill_9_and_resume_gives_the_undisturbed_run_bit_for_bit(
+def test_a_run_that_is_killed_and_resumed_is_bit_for_bit_the_uninterrupted_run(
     finished_runs, tiny_shards, tmp_path, start_ranks, run_ranks
 ):
     out = tmp_path / "killed"
     command = ("train", "demo", *SETTINGS, "--data.shards", tiny_shards, "--precision", "fp64", "--out", out)
-    process = start_ranks(4, *command)  # two would give the same sum in any order
+    process = start_ranks(4, *command)  # with two ranks the sum would not depend on the order
     checkpoints = out / "checkpoints"
     deadline = time.monotonic() + 120
     while not list(checkpoints.glob("step-0000000[4-9]")) and time.monotonic() < deadline:
@@ -47,7 +47,7 @@ def test_kill_9_and_resume_gives_the_undisturbed_run_bit_for_bit(
     for pid in [process.pid, *ranks]:
         os.kill(pid, signal.SIGKILL)
     process.communicate()
-    assert max(losses(out)) < max(losses(finished_runs[4])), "the run was over before it was killed"
+    assert max(losses(out)) < max(losses(finished_runs[4])), "the run finished before it was killed"
 
     assert "resumed after step" in run_ranks(4, *command)
     assert losses(out) == losses(finished_runs[4])
@@ -56,7 +56,7 @@ def test_kill_9_and_resume_gives_the_undisturbed_run_bit_for_bit(
         assert value.equal(resumed[name]), name
 
 
-def test_a_run_goes_on_at_another_world_size(finished_runs, tiny_shards, tmp_path, run_ranks):
+def test_a_run_resumes_at_another_world_size(finished_runs, tiny_shards, tmp_path, run_ranks):
     out = tmp_path / "elastic"
     command = ("train", "demo", *SETTINGS, "--data.shards", tiny_shards, "--precision", "fp64", "--out", out)
     stopped = run_ranks(1, *command, "--train.max-minutes", "0.0001", expected=1)
@@ -71,7 +71,7 @@ def test_a_run_goes_on_at_another_world_size(finished_runs, tiny_shards, tmp_pat
 def test_evaluation_writes_the_same_bytes_at_any_world_size(finished_runs, run_ranks, scope, sizes):
     run_dir, written = finished_runs[1], set()
     for size in sizes:
-        shutil.rmtree(run_dir / "evaluation", ignore_errors=True)  # validation, too
+        shutil.rmtree(run_dir / "evaluation", ignore_errors=True)  # also of the validation split
         run_ranks(size, "evaluate", run_dir, "--mc-samples", "5", "--mc-scope", scope)
         written.add(evaluation_bytes(run_dir))
     assert len(written) == 1
@@ -81,7 +81,7 @@ def test_evaluation_writes_the_same_bytes_at_any_world_size(finished_runs, run_r
     assert metrics["mc_scope"] == scope
 
 
-def test_an_ensemble_is_evaluated_alike_at_any_world_size(finished_runs, tmp_path, run_ranks):
+def test_an_ensemble_is_evaluated_the_same_at_any_world_size(finished_runs, tmp_path, run_ranks):
     written = set()
     for size in (1, 3):
         out = tmp_path / f"ensemble{size}"

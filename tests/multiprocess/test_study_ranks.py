@@ -1,4 +1,4 @@
-"""Studies of one film and of two are the same training at one rank and at two."""
+"""Training on studies of one and two images is the same on one rank and on two."""
 
 import pytest
 from ranks import SETTINGS

@@ -1,4 +1,4 @@
-"""Checkpoints: what comes back is what was saved, damage is noticed, and there is always a loadable one."""
+"""Checkpoints are restored exactly, damage is detected, and there is always one that can be loaded."""
 
 import json
 import random
@@ -41,7 +41,7 @@ def save(run_dir, step, seed=0):
     return backend, state
 
 
-def test_model_optimizer_and_state_come_back_bit_for_bit(tmp_path):
+def test_model_optimizer_and_state_are_restored_bit_for_bit(tmp_path):
     backend, state = save(tmp_path, 7)
     loaded = checkpoint.load(tmp_path / "checkpoints" / "step-00000007")
     assert loaded.state == state
@@ -57,7 +57,7 @@ def test_model_optimizer_and_state_come_back_bit_for_bit(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "sha256.json"])
-def test_flipped_bits_and_cuts_are_never_silent(tmp_path, name):
+def test_flipped_bits_and_truncation_are_always_detected(tmp_path, name):
     save(tmp_path, 1)
     save(tmp_path, 2)
     victim = tmp_path / "checkpoints" / "step-00000002" / name
@@ -69,15 +69,15 @@ def test_flipped_bits_and_cuts_are_never_silent(tmp_path, name):
         flipped[place] ^= 1 << bit
         for damaged in (bytes(flipped), whole[:place]):
             victim.write_bytes(damaged)
-            found, skipped = checkpoint.newest_valid(tmp_path)
-            assert found.state.step == 1
+            newest, skipped = checkpoint.newest_valid(tmp_path)
+            assert newest.state.step == 1
             assert len(skipped) == 1
             assert skipped[0].startswith("step-00000002: ")
     victim.write_bytes(whole)
     assert checkpoint.newest_valid(tmp_path)[0].state.step == 2
 
 
-def test_where_nothing_can_be_loaded_it_does_not_start_over(tmp_path):
+def test_if_no_checkpoint_can_be_loaded_the_run_does_not_start_over(tmp_path):
     assert checkpoint.newest_valid(tmp_path) == (None, [])
     save(tmp_path, 3)
     (tmp_path / "checkpoints" / "step-00000003" / "state.json").unlink()
@@ -96,7 +96,7 @@ def test_pruning_keeps_the_newest_and_the_best(tmp_path):
     assert (tmp_path / "best").resolve().name == "step-00000002"
 
 
-def test_pruning_never_deletes_the_one_just_written_for_a_later_one_that_is_damaged(tmp_path):
+def test_pruning_keeps_the_new_checkpoint_and_deletes_a_later_damaged_one(tmp_path):
     for step in (1, 2, 3):
         save(tmp_path, step)
     (tmp_path / "checkpoints" / "step-00000003" / "state.json").unlink()
@@ -105,14 +105,14 @@ def test_pruning_never_deletes_the_one_just_written_for_a_later_one_that_is_dama
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000002"]
 
 
-def test_the_mark_of_the_best_follows_the_checkpoint_that_is_resumed(tmp_path):
+def test_the_link_to_the_best_checkpoint_is_that_of_the_resumed_state(tmp_path):
     best = tmp_path / "best"
     for step in (1, 2, 3):
         save(tmp_path, step)
     state = checkpoint.load(tmp_path / "checkpoints" / "step-00000002").state
-    checkpoint.mend_best(tmp_path, state)  # killed before it was marked
+    checkpoint.mend_best(tmp_path, state)  # as after a kill before the link was set
     assert best.resolve().name == "step-00000002"
-    checkpoint.mark_best(tmp_path, 3)  # which loading skipped
+    checkpoint.mark_best(tmp_path, 3)  # as if loading had skipped step 3
     checkpoint.mend_best(tmp_path, state)
     assert best.resolve().name == "step-00000002"
     shutil.rmtree(best.resolve())
@@ -120,14 +120,14 @@ def test_the_mark_of_the_best_follows_the_checkpoint_that_is_resumed(tmp_path):
     assert not best.is_symlink()
 
 
-def test_a_folder_in_the_place_of_the_mark_is_refused(tmp_path):
+def test_a_folder_in_place_of_the_link_to_the_best_checkpoint_is_refused(tmp_path):
     save(tmp_path, 1)
     shutil.copytree(tmp_path / "checkpoints" / "step-00000001", tmp_path / "best")
     with pytest.raises(UserError, match=r"best is a folder, but should be a symbolic link .*: delete it"):
         checkpoint.mark_best(tmp_path, 1)
 
 
-def test_the_first_format_is_still_read_and_an_unknown_one_is_named(tmp_path):
+def test_version_1_is_still_read_and_an_unknown_version_is_refused(tmp_path):
     save(tmp_path, 1)
     folder = tmp_path / "checkpoints" / "step-00000001"
     plain = json.loads((folder / "state.json").read_text())
@@ -152,7 +152,7 @@ def test_a_half_written_folder_is_not_a_checkpoint(tmp_path):
     assert sorted(p.name for p in folder.iterdir()) == ["step-00000001", "step-00000002"]
 
 
-def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, full_disk):
+def test_a_full_disk_leaves_the_previous_checkpoint_intact(tmp_path, full_disk):
     save(full_disk, 1)
     (full_disk / "filler").write_bytes(b"x" * (256 * 1024 - 40 * 1024))
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""A run folder has one owner, the last start: whoever had it before writes nothing more, and says who has it now."""
+"""Only the most recent start owns a run folder. Earlier starts write nothing more and report who owns it now."""
 
 import os
 import subprocess
@@ -25,7 +25,7 @@ def owned(run_dir: Path) -> Claim:
     return claim
 
 
-def test_the_last_start_has_the_folder_and_the_one_before_says_whose_it_is(tmp_path, monkeypatch):
+def test_the_last_start_owns_the_folder_and_the_previous_one_reports_the_owner(tmp_path, monkeypatch):
     before = owned(tmp_path)
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
@@ -35,7 +35,7 @@ def test_the_last_start_has_the_folder_and_the_one_before_says_whose_it_is(tmp_p
     after.check()
 
 
-def test_a_folder_that_was_cleared_is_left_alone(tmp_path):
+def test_an_owner_whose_folder_was_cleared_stops(tmp_path):
     claim = owned(tmp_path)
     (tmp_path / "owner.json").unlink()
     with pytest.raises(UserError, match=r"no longer contains owner\.json: the folder was moved or cleared"):
@@ -46,7 +46,7 @@ def saved(run_dir: Path, confirm: Callable[[], None]) -> None:
     checkpoint.save(run_dir, STATE, {"weight": torch.ones(4)}, {}, confirm)
 
 
-def test_a_start_that_was_replaced_touches_no_checkpoint(tmp_path):
+def test_a_replaced_start_does_not_touch_the_checkpoints(tmp_path):
     before = owned(tmp_path)
     saved(tmp_path, before.check)
     others = tmp_path / "checkpoints" / ".step-00000003.partial"  # what the new owner is writing
@@ -57,7 +57,7 @@ def test_a_start_that_was_replaced_touches_no_checkpoint(tmp_path):
     assert others.is_dir()
 
 
-def test_a_start_that_is_replaced_while_it_writes_leaves_the_checkpoint_that_is_there(tmp_path):
+def test_a_start_that_is_replaced_while_it_writes_keeps_the_existing_checkpoint(tmp_path):
     before, calls = owned(tmp_path), []
 
     def replaced_before_the_rename() -> None:
@@ -74,23 +74,14 @@ def test_a_start_that_is_replaced_while_it_writes_leaves_the_checkpoint_that_is_
 
 
 def start(shards: Path, run_dir: Path, *flags: str) -> "subprocess.Popen[str]":
-    command = [
-        sys.executable,
-        "-m",
-        "cxr_dist",
-        "train",
-        "demo",
-        "--data.shards",
-        str(shards),
-        "--out",
-        str(run_dir),
-    ]
+    command = [sys.executable, "-m", "cxr_dist", "train", "demo"]
+    command += ["--data.shards", str(shards), "--out", str(run_dir)]
     command += ["--data.image-size", "64", "--train.epochs", "10000", "--train.eval-every", "50000"]
     command += ["--train.save-every", "2", "--train.log-every", "1", *flags]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def test_of_two_runs_in_one_folder_the_second_goes_on_and_the_first_leaves(tiny_shards, tmp_path):
+def test_of_two_runs_in_one_folder_the_second_continues_and_the_first_exits(tiny_shards, tmp_path):
     run_dir = tmp_path / "run"
     first = start(tiny_shards, run_dir)
     try:
@@ -104,9 +95,8 @@ def test_of_two_runs_in_one_folder_the_second_goes_on_and_the_first_leaves(tiny_
         first.kill()
     assert (first.returncode, second.returncode) == (EXIT_REFUSED, EXIT_STOPPED), message
     assert f"was taken over by process {second.pid} on" in message
-    found, skipped = checkpoint.newest_valid(run_dir)
-    assert found is not None
+    newest, skipped = checkpoint.newest_valid(run_dir)
+    assert newest is not None
     assert skipped == []
-    assert (
-        found.state.step == restarts.read(run_dir)[1]["step"] + 1
-    )  # the second's one step, none of the first's
+    # One step of the second run, and none of the first run after that.
+    assert newest.state.step == restarts.read(run_dir)[1]["step"] + 1

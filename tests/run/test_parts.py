@@ -1,4 +1,4 @@
-"""The record of a run's own parts: another file is refused, and of a tracker only said."""
+"""The record of the user's own parts: a changed file is refused; a changed tracker is only reported."""
 
 import hashlib
 import json
@@ -37,7 +37,7 @@ def test_the_record_names_files_without_their_folders(tmp_path: Path, code: Path
 
 
 @pytest.mark.parametrize("field", ["data.stages", "model.image_encoder", "model.text_encoder", "loss.name"])
-def test_another_file_is_refused(tmp_path: Path, code: Path, field: str) -> None:
+def test_a_changed_file_is_refused(tmp_path: Path, code: Path, field: str) -> None:
     keep_parts(tmp_path, {field: (f"{code}:part",)})
     before = (tmp_path / "parts.json").read_text()
     code.write_text(code.read_text() + "# changed\n")
@@ -48,7 +48,9 @@ def test_another_file_is_refused(tmp_path: Path, code: Path, field: str) -> None
     assert (tmp_path / "parts.json").read_text() == before
 
 
-def test_another_tracker_is_only_said(tmp_path: Path, code: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_changed_tracker_is_only_reported(
+    tmp_path: Path, code: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     keep_parts(tmp_path, {"trackers": (f"{code}:part",)})
     code.write_text(code.read_text() + "# changed\n")
     keep_parts(tmp_path, {"trackers": (f"{code}:part",)})

@@ -1,4 +1,4 @@
-"""What a signal does: a flag in the training process, nothing in its children; and what rank 0 then tells SLURM."""
+"""A signal sets a flag in the training process and does nothing in its children; rank 0 then may requeue the job."""
 
 import os
 import signal
@@ -35,28 +35,28 @@ def test_a_signal_asks_to_stop(name):
     assert [other for other in SIGNALS if stop.received(other)] == [name]
 
 
-def test_a_warning_is_not_forgotten_when_the_end_comes():
+def test_an_early_warning_is_remembered_after_a_later_signal():
     stop = StopRequest(max_minutes=0)
     signal.raise_signal(signal.SIGUSR2)
     signal.raise_signal(signal.SIGTERM)
     assert stop.received(signal.SIGUSR2)
 
 
-def test_a_second_interrupt_leaves_at_once():
+def test_a_second_interrupt_stops_immediately():
     StopRequest(max_minutes=0)
     signal.raise_signal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
 
 
-def test_the_clock_asks_to_stop():
+def test_the_time_limit_asks_to_stop():
     stop = StopRequest(max_minutes=0.05 / 60)
     assert not stop.requested
     time.sleep(0.06)
     assert stop.requested
 
 
-def test_a_forked_child_does_not_answer():
+def test_a_forked_child_ignores_the_signal():
     stop = StopRequest(max_minutes=0)
     if (child := os.fork()) == 0:
         signal.raise_signal(signal.SIGUSR2)
@@ -71,7 +71,7 @@ def answers(process: subprocess.Popen[str], number: signal.Signals) -> bool:
     return bool(caught >> (number - 1) & 1)
 
 
-def test_a_signal_while_torch_is_imported_is_heard(tiny_shards, tmp_path):
+def test_a_signal_during_the_import_of_torch_is_handled(tiny_shards, tmp_path):
     flags = ("--data.image-size", "64", "--data.shards", tiny_shards, "--out", tmp_path / "run")
     command = [sys.executable, "-m", "cxr_dist", "train", "demo", *map(str, flags)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -84,7 +84,7 @@ def test_a_signal_while_torch_is_imported_is_heard(tiny_shards, tmp_path):
     assert [folder.name for folder in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000001"]
 
 
-# As `scontrol --oneliner show job` says it in SLURM 22.05.
+# Output of `scontrol --oneliner show job` in SLURM 22.05.
 RUNNING = (
     "JobId=6 JobName=a b JobState=RUNNING Reason=None Requeue=1 Restarts=0 PreemptTime=None Command=/a b/c.sh"
 )
@@ -108,7 +108,7 @@ def test_outside_slurm_nothing_is_requeued(stopped_by_warning, monkeypatch):
     assert said(stopped_by_warning) == []
 
 
-def test_where_slurm_refuses_the_user_is_told_how_to_go_on(stopped_by_warning, monkeypatch, tmp_path):
+def test_if_slurm_refuses_the_user_is_told_how_to_continue(stopped_by_warning, monkeypatch, tmp_path):
     refuses = (
         f'[ "$1" = requeue ] || {{ echo "{RUNNING}"; exit 0; }}\n'
         'echo "Requested operation is presently disabled for job 6" >&2\nexit 1'

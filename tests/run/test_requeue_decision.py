@@ -1,4 +1,4 @@
-"""When a job goes back into the queue, from what SLURM says of it; against a stand-in for scontrol that answers."""
+"""When a job is requeued, given the output of scontrol; the real one is replaced by a script that answers."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ from cxr_dist.run.requeue import forbid_requeue, requeue, wants_requeue
 from cxr_dist.run.restarts import MOST_DEATHS, read
 from cxr_dist.run.slurm_job import slurm_job
 
-# Seen with `scontrol --oneliner show job` in SLURM 22.05; the job's name and command are the user's.
+# Output of `scontrol --oneliner show job` in SLURM 22.05; the user chooses the job's name and command.
 RUNNING = (
     "JobId=6 JobName=a b JobState=RUNNING Reason=None Requeue=1 Restarts=0 PreemptTime=None Command=/a b/c.sh"
 )
@@ -26,19 +26,19 @@ REQUEUED = CANCELLED.replace("Restarts=0", "Restarts=1")
 @pytest.mark.parametrize(
     ("shown", "training", "evaluation"),
     [
-        (RUNNING, True, False),  # an evaluation that died would die again
+        (RUNNING, True, False),  # an evaluation that failed would fail again
         (PREEMPTED, True, True),
         (SHELL_KILLED, True, False),
         (OVER_TIME, True, False),
         (CANCELLED, False, False),
         (PREEMPTED.replace("RUNNING", "COMPLETING"), False, False),
         (REQUEUED, False, False),
-        (RUNNING.replace("Restarts=0", "Restarts=1"), False, False),  # its next start runs already
+        (RUNNING.replace("Restarts=0", "Restarts=1"), False, False),  # the next start is already running
         (RUNNING.replace("Requeue=1", "Requeue=0"), False, False),
         ("", False, False),
     ],
 )
-def test_a_job_is_requeued_where_it_runs_or_was_not_ended_by_anyone(shown, training, evaluation):
+def test_a_job_is_requeued_if_it_runs_or_ended_without_being_cancelled(shown, training, evaluation):
     assert wants_requeue(shown, restart=0) is training
     assert wants_requeue(shown, restart=0, only_preempted=True) is evaluation
 
@@ -53,7 +53,7 @@ def test_an_array_task_is_named_by_array_and_task(monkeypatch):
 
 @pytest.fixture
 def scontrol(tmp_path, monkeypatch):
-    """A stand-in that shows a running job and writes down what else it is asked; returns the list of that."""
+    """A script in place of scontrol that shows a running job; returns a function that lists all other calls."""
     program, asked = tmp_path / "bin" / "scontrol", tmp_path / "asked"
     program.parent.mkdir()
     program.write_text(f'#!/bin/sh\n[ "$2" = show ] && echo "{RUNNING}" || echo "$@" >> "{asked}"\n')
@@ -66,14 +66,14 @@ def scontrol(tmp_path, monkeypatch):
     return lambda: asked.read_text().splitlines() if asked.exists() else []
 
 
-def test_a_requeue_is_asked_for_once_by_the_start_that_slurm_counts(scontrol, monkeypatch):
+def test_a_job_is_requeued_only_once_by_each_start(scontrol, monkeypatch):
     assert requeue() == "requeued job 6"
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     assert requeue() == "job 6 is left to SLURM"
     assert scontrol() == ["requeue 6"]
 
 
-def test_what_is_decided_for_good_stands_in_slurm_but_only_for_a_job_of_ours(scontrol, monkeypatch):
+def test_requeueing_is_forbidden_in_slurm_but_only_for_our_own_jobs(scontrol, monkeypatch):
     forbid_requeue()
     assert scontrol() == ["update JobId=6 Requeue=0"]
     monkeypatch.delenv("CXR_DIST_SUPERVISED")
@@ -82,7 +82,7 @@ def test_what_is_decided_for_good_stands_in_slurm_but_only_for_a_job_of_ours(sco
 
 
 def end_of_tasks(status: int, run_dir: Path | str = "") -> tuple[int, str]:
-    """What the job's shell calls after srun: the job's status, and what it reads in its log."""
+    """Run what the job script runs after srun; returns the status of the job and the lines of its log."""
     command = [sys.executable, "-m", "cxr_dist.run.requeue", str(status), *filter(None, [str(run_dir)])]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     return done.returncode, done.stdout + done.stderr
@@ -96,7 +96,7 @@ def run_dir(tmp_path):
     return folder
 
 
-def test_dead_tasks_are_requeued_and_noted_but_not_those_that_refused_or_were_stopped(scontrol, run_dir):
+def test_failed_tasks_are_recorded_and_requeued_but_not_refused_or_stopped_ones(scontrol, run_dir):
     assert end_of_tasks(EXIT_REFUSED, run_dir) == (EXIT_REFUSED, "")
     assert end_of_tasks(EXIT_STOPPED, run_dir) == (EXIT_STOPPED, "")
     assert end_of_tasks(137) == (137, "job 6 is left to SLURM\n")
@@ -108,7 +108,7 @@ def test_dead_tasks_are_requeued_and_noted_but_not_those_that_refused_or_were_st
     assert noted == [{"event": "death", "job": "6", "restart": 0, "step": 12, "status": 137}]
 
 
-def test_a_run_that_dies_at_one_step_again_and_again_is_left_with_the_way_on(scontrol, run_dir):
+def test_a_run_that_fails_repeatedly_without_progress_is_not_requeued(scontrol, run_dir):
     for _ in range(MOST_DEATHS - 1):
         assert end_of_tasks(137, run_dir)[0] == 137
     status, message = end_of_tasks(1, run_dir)
@@ -120,7 +120,7 @@ def test_a_run_that_dies_at_one_step_again_and_again_is_left_with_the_way_on(sco
     assert scontrol() == ["requeue 6", "requeue 6", "update JobId=6 Requeue=0"]
 
 
-def test_deaths_between_which_a_run_got_on_or_of_another_job_do_not_count(scontrol, run_dir, monkeypatch):
+def test_failures_with_progress_in_between_or_of_another_job_do_not_count(scontrol, run_dir, monkeypatch):
     for step in ("00000013", "00000014", "00000014"):
         (run_dir / "checkpoints" / f"step-{step}").mkdir(exist_ok=True)
         assert end_of_tasks(1, run_dir)[0] == 1
@@ -128,11 +128,11 @@ def test_deaths_between_which_a_run_got_on_or_of_another_job_do_not_count(scontr
     assert end_of_tasks(1, run_dir) == (1, "the tasks ended with status 1; requeued job 7\n")
 
 
-def test_tasks_that_never_make_a_run_folder_are_given_up(scontrol, tmp_path):
+def test_tasks_that_fail_before_the_run_folder_exists_create_none(scontrol, tmp_path):
     assert end_of_tasks(1, tmp_path / "none") == (1, "the tasks ended with status 1; requeued job 6\n")
     assert not (tmp_path / "none").exists()
 
 
-def test_where_slurm_does_not_answer_the_user_is_told_how_to_go_on(scontrol, run_dir, monkeypatch):
+def test_if_scontrol_is_missing_the_user_is_told_how_to_continue(scontrol, run_dir, monkeypatch):
     monkeypatch.setenv("PATH", str(run_dir))
     assert end_of_tasks(1, run_dir) == (1, "not requeued (FileNotFoundError): submit it again to resume\n")

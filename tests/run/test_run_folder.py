@@ -1,4 +1,4 @@
-"""A run folder belongs to one configuration, and its metrics hold each step once."""
+"""A run folder belongs to one configuration, and its metrics contain each step once."""
 
 import dataclasses
 import json
@@ -11,7 +11,7 @@ from cxr_dist.errors import UserError
 from cxr_dist.run.folder import MetricsLog, open_run_folder
 
 
-def test_another_configuration_is_refused_and_the_difference_shown(tmp_path):
+def test_another_configuration_is_refused_and_the_differences_are_shown(tmp_path):
     folder, config = tmp_path / "run", named_run("demo")
     open_run_folder(folder, config)
     before = (folder / "config.yaml").read_bytes()
@@ -24,7 +24,7 @@ def test_another_configuration_is_refused_and_the_difference_shown(tmp_path):
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
-def test_what_changes_no_number_may_change(tmp_path):
+def test_settings_that_do_not_change_results_may_change(tmp_path):
     folder, config = tmp_path / "run", named_run("demo")
     open_run_folder(folder, config)
     data = dataclasses.replace(config.data, workers=9, shards="moved")
@@ -32,14 +32,14 @@ def test_what_changes_no_number_may_change(tmp_path):
     assert "workers: 9" in (folder / "config.yaml").read_text()
 
 
-def test_a_folder_of_something_else_is_left_alone(tmp_path):
+def test_a_folder_with_other_files_is_refused_and_not_changed(tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(UserError, match="is not empty and holds no run: choose another --out"):
         open_run_folder(tmp_path, named_run("demo"))
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_a_resumed_log_drops_later_steps_and_a_line_cut_by_a_kill(tmp_path):
+def test_a_resumed_log_drops_later_steps_and_an_incomplete_line(tmp_path):
     log = MetricsLog(tmp_path, 0)
     for step in range(1, 6):
         log.write({"step": step, "loss": 1 / step})

@@ -1,4 +1,4 @@
-"""Checkpoints in the background: a copy of the moment, one write at a time, no error lost, none left unfinished."""
+"""Background checkpoints contain the state at the call, are written one at a time, and lose no error."""
 
 import time
 
@@ -25,7 +25,7 @@ def weights(value, size=10_000_000):
 
 
 @given(st.lists(st.tuples(shapes, st.sampled_from(DTYPES), st.booleans()), max_size=6), st.integers(0, 2**31))
-def test_copies_are_equal_contiguous_and_apart(wanted, seed):
+def test_copies_are_equal_contiguous_and_independent(wanted, seed):
     torch.manual_seed(seed)
     tensors = {}
     for number, (shape, dtype, turned) in enumerate(wanted):
@@ -42,7 +42,7 @@ def test_copies_are_equal_contiguous_and_apart(wanted, seed):
         assert [copy.dtype for copy in copies.values()] == [value.dtype for value in expected.values()]
 
 
-def test_memory_is_taken_once_and_grows_where_more_is_asked_for():
+def test_host_memory_is_reused_and_grows_if_more_is_needed():
     host, tensors = HostBlock(), {"a": torch.randn(100, requires_grad=True)}
     places = [host.of(tensors)[0]["a"].data_ptr() for _ in range(3)]
     assert len(set(places)) == 1
@@ -51,7 +51,7 @@ def test_memory_is_taken_once_and_grows_where_more_is_asked_for():
     assert more[1]["b"].equal(torch.ones(10_000))
 
 
-def test_what_training_changes_meanwhile_is_not_in_the_file(tmp_path):
+def test_changes_during_the_write_are_not_in_the_file(tmp_path):
     model, moments = weights(1), weights(2)
     with BackgroundSaver(tmp_path, keep=2) as saver:
         saver.save(state(1), model, moments)
@@ -92,7 +92,7 @@ def check_until_it_raises(saver):
         time.sleep(0.005)
 
 
-def test_a_full_disk_is_told_at_a_later_step_and_the_next_save_may_succeed(full_disk):
+def test_a_full_disk_is_reported_at_a_later_step_and_the_next_save_may_succeed(full_disk):
     with BackgroundSaver(full_disk, keep=2) as saver:
         saver.save(state(1), weights(1, 1000), {})
         saver.save(state(2), weights(2, 100_000), {})
