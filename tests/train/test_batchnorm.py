@@ -1,4 +1,4 @@
-"""Running statistics are the mean over a step's lanes, however they are spread, and torch's own for one lane."""
+"""Running statistics follow the mean over a step's lanes in any order; with one lane they are torch's own."""
 
 import torch
 from torch import nn
@@ -15,7 +15,7 @@ def run_step(model, lanes, keep=True):
     statistics.finish(keep=torch.tensor(keep))
 
 
-def test_one_lane_is_what_torch_does():
+def test_with_one_lane_the_statistics_are_those_of_torch():
     torch.manual_seed(0)
     ours, torchs, batch = nn.BatchNorm2d(3), nn.BatchNorm2d(3), torch.randn(8, 3, 4, 4)
     run_step(ours, [batch])
@@ -25,7 +25,7 @@ def test_one_lane_is_what_torch_does():
     assert ours.momentum == 0.1
 
 
-def test_several_lanes_move_the_buffers_once_by_their_mean_in_any_order():
+def test_several_lanes_update_the_buffers_once_with_their_mean_in_any_order():
     torch.manual_seed(0)
     lanes = list(torch.randn(4, 8, 3).double())
     first, second = nn.BatchNorm1d(3).double(), nn.BatchNorm1d(3).double()
@@ -38,7 +38,7 @@ def test_several_lanes_move_the_buffers_once_by_their_mean_in_any_order():
     assert first.num_batches_tracked == 1
 
 
-def test_a_left_out_step_and_a_frozen_layer_move_nothing():
+def test_a_skipped_step_and_a_frozen_layer_change_no_buffer():
     model = nn.Sequential(nn.BatchNorm1d(3), nn.BatchNorm1d(3))
     model[1].eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}

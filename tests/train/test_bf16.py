@@ -1,4 +1,4 @@
-"""Training in bf16 follows training in float32; `python -m benchmarks.bf16_auc` says what it costs in accuracy."""
+"""Losses in bf16 agree with those in float32; `python -m benchmarks.bf16_auc` measures the effect on accuracy."""
 
 import dataclasses
 from pathlib import Path
@@ -9,12 +9,12 @@ from run_losses import losses
 from cxr_dist.run.preempt import StopRequest
 from cxr_dist.train.assembly import train
 
-ROUNDING = 2**-8  # of a bfloat16, relative
+ROUNDING = 2**-8  # relative precision of bfloat16
 
 
 @pytest.mark.parametrize("mode", ["image", "text", "fused"])
-def test_losses_in_bf16_are_those_in_float32_to_a_few_roundings(tiny_config, tmp_path, mode):
-    found = {}
+def test_losses_in_bf16_agree_with_float32_up_to_rounding(tiny_config, tmp_path, mode):
+    by_precision = {}
     for precision in ("fp32", "bf16"):
         config = dataclasses.replace(
             tiny_config,
@@ -25,7 +25,7 @@ def test_losses_in_bf16_are_those_in_float32_to_a_few_roundings(tiny_config, tmp
             out=str(tmp_path / precision),
         )
         train(config, StopRequest(0))
-        found[precision] = losses(Path(config.out))
-    assert len(found["bf16"]) == 10
-    assert found["bf16"] != found["fp32"]
-    assert found["bf16"] == pytest.approx(found["fp32"], rel=4 * ROUNDING)
+        by_precision[precision] = losses(Path(config.out))
+    assert len(by_precision["bf16"]) == 10
+    assert by_precision["bf16"] != by_precision["fp32"]
+    assert by_precision["bf16"] == pytest.approx(by_precision["fp32"], rel=4 * ROUNDING)

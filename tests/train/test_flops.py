@@ -1,4 +1,4 @@
-"""Model FLOPs: what is counted without values is what a real pass does, and padding is not counted."""
+"""Model FLOPs: the count without values is that of a real pass, and padding does not count."""
 
 import dataclasses
 import json
@@ -51,8 +51,8 @@ def batch_of(lengths, width):
     )
 
 
-def really_done(model, length, *, backward):
-    """What torch counts in a real pass of one sample, its attention as plain products."""
+def counted_by_torch(model, length, *, backward):
+    """Operations that torch counts in a real pass of one sample, with attention as matrix products."""
     tokens = torch.ones(1, length, dtype=torch.int64)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         logits = model(torch.randn(1, 1, SIZE, SIZE), tokens, tokens)
@@ -72,30 +72,30 @@ def really_done(model, length, *, backward):
         ("fused", {"gradient_checkpointing": "text"}),
     ],
 )
-def test_the_count_of_a_report_of_any_length_is_what_a_real_pass_does(build, mode, changes, length):
+def test_the_count_for_a_report_of_any_length_is_that_of_a_real_pass(build, mode, changes, length):
     model = build(mode, **changes).eval()
     flops = count_flops(model, SIZE)
     forward = flops.image + flops.report[0] * length + flops.report[1] * length**2
     forward += flops.rest[0] + flops.rest[1] * length
-    assert forward == pytest.approx(really_done(model, length, backward=False), rel=1e-12)
+    assert forward == pytest.approx(counted_by_torch(model, length, backward=False), rel=1e-12)
 
 
 def test_the_text_encoder_has_the_published_count(build):
     per_token, squared = count_flops(build("text"), SIZE).report
     weights = LAYERS * (4 * WIDTH**2 + 2 * WIDTH * INNER)
     assert per_token == 2 * weights
-    assert squared == LAYERS * 2 * 2 * WIDTH  # queries by keys, and shares by values
+    assert squared == LAYERS * 2 * 2 * WIDTH  # queries times keys, and probabilities times values
 
 
 def test_forward_and_backward_are_three_forward_passes(build):
     model = build("fused").eval()
-    done = really_done(model, 24, backward=True)
+    done = counted_by_torch(model, 24, backward=True)
     claimed = count_flops(model, SIZE).of(batch_of([24], 24), frozen=False)
-    # Nobody asks for the gradient of the film or of the embedding, the only layers that have one product less.
+    # The image and the embedded tokens need no gradient, so that the first layers need one product less.
     assert 0.9 * claimed < done <= claimed
 
 
-def test_counting_leaves_the_model_as_it_was(build):
+def test_counting_does_not_change_the_model(build):
     model = build("fused").train()
     model.set_encoders_frozen(True)
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -127,7 +127,7 @@ FLOPS = ModelFlops(image=1000.0, report=(10.0, 1.0), rest=(100.0, 5.0))
 
 
 @given(lengths=st.lists(st.integers(0, 40), min_size=1, max_size=6), padding=st.integers(0, 20))
-def test_padding_costs_nothing_and_samples_add_up(lengths, padding):
+def test_padding_does_not_count_and_samples_add_up(lengths, padding):
     whole = FLOPS.of(batch_of(lengths, 40 + padding), frozen=False)
     assert whole == sum(FLOPS.of(batch_of([length], 40), frozen=False) for length in lengths)
     encoders = sum(1000 + 10 * length + length**2 for length in lengths)

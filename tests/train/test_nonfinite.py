@@ -1,4 +1,4 @@
-"""Steps that are not finite: looked at one step late, counted, and named by the samples of their micro-batches."""
+"""Steps that are not finite are checked one step later and counted, and the message names their samples."""
 
 import dataclasses
 import math
@@ -31,7 +31,7 @@ NAN, INF = math.nan, math.inf
 
 
 def result_of(*numbers):
-    """A step's result with this gradient norm and these losses of lanes."""
+    """The result of a step with this gradient norm, followed by the losses of its lanes."""
     return StepResult(
         loss=torch.tensor(sum(numbers[1:])),
         numbers=HostCopy(torch.tensor(numbers, dtype=torch.float64)),
@@ -60,7 +60,7 @@ def said():
 
 @pytest.fixture
 def watched(said):
-    """Allows one step that is not finite."""
+    """A check that allows one step that is not finite."""
 
     def keys(epoch, draws):
         return [f"e{epoch}d{draw}" + f"r{other}" * (other != NOT_REPLACED) for draw, other in draws]
@@ -71,7 +71,7 @@ def watched(said):
 GOOD, BATCHES = (1.0, 0.5, 0.5), [batch_of(7, 1), batch_of(3, 12)]
 
 
-def test_a_step_is_looked_at_when_the_next_is_queued_or_something_waits_anyway(watched, said):
+def test_a_step_is_checked_when_the_next_one_is_queued_or_when_settling(watched, said):
     watched.follow(1, 0, result_of(INF, 0.5, 0.5), BATCHES)
     assert said == []
     watched.follow(2, 0, result_of(*GOOD), BATCHES)
@@ -84,7 +84,7 @@ def test_a_step_is_looked_at_when_the_next_is_queued_or_something_waits_anyway(w
     assert len(said) == 2
 
 
-def test_only_steps_in_a_row_count(watched, said):
+def test_only_consecutive_steps_count(watched, said):
     for step in range(1, 9, 2):
         watched.follow(step, 0, result_of(NAN, NAN, NAN), BATCHES)
         watched.follow(step + 1, 0, result_of(*GOOD), BATCHES)
@@ -100,7 +100,9 @@ def test_only_steps_in_a_row_count(watched, said):
         ((INF, 0.5, 0.5), "all losses are finite but not the gradient of e2d1, e2d3, e2d7, e2d12r5:"),
     ],
 )
-def test_the_message_names_the_last_step_and_the_samples_of_its_bad_micro_batches(watched, numbers, what):
+def test_the_message_names_the_last_step_and_the_samples_of_its_nonfinite_micro_batches(
+    watched, numbers, what
+):
     replaced = Replaced(draw=12, shard=0, sample=4, replacement=5, reason=0)
     watched.follow(4, 2, result_of(NAN, NAN, NAN), BATCHES)
     watched.follow(5, 2, result_of(*numbers), [batch_of(7, 1), batch_of(3, 12, replaced=(replaced,))])
@@ -111,7 +113,7 @@ def test_the_message_names_the_last_step_and_the_samples_of_its_bad_micro_batche
         watched.settle()
 
 
-def test_the_message_shows_few_of_many_samples(watched):
+def test_the_message_names_only_some_of_many_samples(watched):
     for step in (1, 2):
         watched.follow(step, 0, result_of(NAN, NAN), [batch_of(*range(16))])
     with pytest.raises(UserError, match="micro-batches of e0d0, e0d1, e0d2, e0d3, e0d4 and 11 more: lower"):
@@ -136,7 +138,7 @@ def test_keys_are_those_of_the_samples_that_the_loader_reads(tiny_config, read):
     assert keys_of(tiny_config.data, manifest, plan, 1, draws) == [sample["__key__"] for sample in samples]
 
 
-def test_the_key_of_a_replaced_sample_is_that_of_its_stand_in(tiny_config, read):
+def test_the_key_of_a_replaced_sample_is_that_of_its_replacement(tiny_config, read):
     manifest, plan, store = read
     shard = int(plan.locate(0, np.array([9]))[0][0])
     expected = [store.read(shard, other)["__key__"] for other in (2, 3)]
@@ -157,27 +159,28 @@ def run(tiny_config, tmp_path):
     return start
 
 
-def test_looking_late_changes_nothing(run):
+def test_checking_later_does_not_change_the_training(run):
     seldom, always = run("seldom", log_every=100), run("always", log_every=1)
     assert losses(seldom) == {6: losses(always)[6]}
     for name in ("model", "optimizer"):
-        found, expected = (
-            load_file(d / f"checkpoints/step-00000006/{name}.safetensors") for d in (seldom, always)
-        )
-        assert found.keys() == expected.keys()
-        assert all(found[key].equal(expected[key]) for key in found)
+        file = f"checkpoints/step-00000006/{name}.safetensors"
+        late, early = load_file(seldom / file), load_file(always / file)
+        assert late.keys() == early.keys()
+        assert all(late[key].equal(early[key]) for key in late)
 
 
 @pytest.mark.parametrize(
-    ("freeze_epochs", "built"), [(0, ["thawed"]), (1, ["frozen", "thawed"]), (9, ["frozen"])]
+    ("freeze_epochs", "built"), [(0, ["unfrozen"]), (1, ["frozen", "unfrozen"]), (9, ["frozen"])]
 )
-def test_the_wrapper_is_built_once_and_again_at_the_thaw(run, monkeypatch, freeze_epochs, built):
-    prepare, found = DataParallel.prepare, []
+def test_the_wrapper_is_built_once_and_again_when_encoders_are_unfrozen(
+    run, monkeypatch, freeze_epochs, built
+):
+    prepare, calls = DataParallel.prepare, []
 
     def counted(backend):
-        found.append("thawed" if backend.module.image.features.conv0.weight.requires_grad else "frozen")
+        calls.append("unfrozen" if backend.module.image.features.conv0.weight.requires_grad else "frozen")
         prepare(backend)
 
     monkeypatch.setattr(DataParallel, "prepare", counted)
     run("run", freeze_epochs=freeze_epochs)
-    assert found == built
+    assert calls == built

@@ -1,4 +1,4 @@
-"""`--train.profile`: a trace of the asked steps that holds no path, and the same numbers as without it."""
+"""`--train.profile` writes a trace of the requested steps without paths, and does not change the training."""
 
 import contextlib
 import dataclasses
@@ -19,7 +19,7 @@ LAST = 3
 
 
 def strings(value):
-    """All strings of a JSON value."""
+    """All strings in a JSON value."""
     if isinstance(value, dict):
         value = [*value, *value.values()]
     if isinstance(value, list):
@@ -31,7 +31,7 @@ def traces(folder):
     return sorted(path.name for path in folder.glob("*"))
 
 
-def test_profiling_changes_no_number_and_traces_the_asked_steps(tiny_config, tmp_path, capfd):
+def test_profiling_traces_the_requested_steps_and_changes_no_loss(tiny_config, tmp_path, capfd):
     settings = dataclasses.replace(tiny_config.train, max_steps=LAST)
     data = dataclasses.replace(tiny_config.data, micro_batch=16)
     plain = dataclasses.replace(tiny_config, data=data, train=settings, out=str(tmp_path / "plain"))
@@ -54,7 +54,7 @@ def test_profiling_changes_no_number_and_traces_the_asked_steps(tiny_config, tmp
     assert names.count("step") == names.count("waiting for data") == 2
     assert "aten::convolution_backward" in names
     assert not [text for text in strings(trace) if "/" in text or ".py" in text or "\n" in text]
-    # A start with other settings goes on with the run; this one finds nothing left to do.
+    # The setting may change when a run resumes. Here no steps remain.
     later = dataclasses.replace(profiled, train=dataclasses.replace(settings, profile="7:9"))
     assert train(later, StopRequest(0)) is Outcome.FINISHED
     assert "nothing was profiled: this start ended after 0 steps" in capfd.readouterr().err
@@ -70,7 +70,7 @@ def take(profile, numbers):
             torch.ones(3).sum()
 
 
-def test_a_run_that_ends_in_between_leaves_what_was_recorded(tmp_path):
+def test_a_run_that_ends_early_writes_the_steps_recorded_so_far(tmp_path):
     said = []
     with profile_of(range(1, 9), tmp_path / "profile", said) as profile:
         take(profile, [101, 102, 103])
@@ -78,18 +78,18 @@ def test_a_run_that_ends_in_between_leaves_what_was_recorded(tmp_path):
     assert said[0].startswith("profile of steps 102 to 103: ")
 
 
-def test_a_step_that_fails_stops_the_recording_and_is_what_is_seen(tmp_path):
+def test_a_step_that_fails_stops_the_recording_and_raises_its_error(tmp_path):
     with pytest.raises(ZeroDivisionError), profile_of(range(9), tmp_path / "profile", []) as profile:  # noqa: SIM117
         with profile.step(1):
             raise ZeroDivisionError
     assert not traces(tmp_path / "profile")
-    with profile_of(range(1), tmp_path / "profile", []) as profile:  # torch refuses a second one at a time
+    with profile_of(range(1), tmp_path / "profile", []) as profile:  # torch allows only one profile at a time
         take(profile, [1])
     assert len(traces(tmp_path / "profile")) == 1
 
 
 @pytest.mark.parametrize("steps", [range(0), range(2)])
-def test_nothing_is_recorded_unasked_or_on_other_ranks(steps, tmp_path):
+def test_nothing_is_recorded_without_steps_or_on_other_ranks(steps, tmp_path):
     said = []
     with profile_of(steps, None, said) as profile:
         take(profile, [1, 2, 3])

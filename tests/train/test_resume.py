@@ -1,4 +1,4 @@
-"""A run goes on from its checkpoint alone, and ends where it cannot save one."""
+"""A run resumes from its checkpoint alone, and ends if it cannot save one."""
 
 import dataclasses
 import json
@@ -24,7 +24,7 @@ LAST, RESUMED = 6, 3
 
 @pytest.fixture
 def finished(tiny_config: Config) -> Config:
-    """A run of six steps left alone, with mixup and dropout, validated and saved after each."""
+    """An uninterrupted run of six steps with mixup and dropout, validated and saved after each step."""
     settings = dataclasses.replace(
         tiny_config.train,
         max_steps=LAST,
@@ -40,7 +40,7 @@ def finished(tiny_config: Config) -> Config:
 
 
 def cut_back(config: Config, out: Path) -> Config:
-    """A copy of the run as a kill after `RESUMED` would have left it."""
+    """A copy of the run as if it had been killed after step `RESUMED`."""
     shutil.copytree(config.out, out, symlinks=True)
     for step in range(RESUMED + 1, LAST + 1):
         shutil.rmtree(out / "checkpoints" / f"step-{step:08d}")
@@ -48,13 +48,13 @@ def cut_back(config: Config, out: Path) -> Config:
 
 
 def scramble_generators() -> None:
-    """All global ones, to a state that is not repeated."""
+    """Seed all global random generators from the operating system."""
     random.seed()
     np.random.seed()
     torch.seed()
 
 
-def test_a_resumed_run_is_the_same_whatever_the_global_generators_hold(finished, tmp_path):
+def test_a_resumed_run_does_not_depend_on_global_random_generators(finished, tmp_path):
     scramble_generators()
     resumed = cut_back(finished, tmp_path / "resumed")
     assert train(resumed, StopRequest(0)) is Outcome.FINISHED
@@ -71,7 +71,7 @@ def test_a_resumed_run_is_the_same_whatever_the_global_generators_hold(finished,
     assert (Path(resumed.out) / "best").resolve().name == (Path(finished.out) / "best").resolve().name
 
 
-def test_a_full_disk_ends_the_run_with_the_reason(tiny_config, full_disk):
+def test_a_full_disk_ends_the_run_with_an_explanation(tiny_config, full_disk):
     run_dir = Path(tiny_config.out)
     run_dir.mkdir()
     (run_dir / "checkpoints").symlink_to(full_disk)

@@ -1,4 +1,4 @@
-"""Learning rates and the two rules on the validation AUC, against torch's own schedulers."""
+"""Learning rates, early stopping and the plateau schedule, compared with torch's schedulers."""
 
 import itertools
 
@@ -15,7 +15,7 @@ scores = st.lists(st.floats(0.3, 1.0), min_size=1, max_size=40)
 
 
 @given(scores, st.integers(0, 4))
-def test_the_plateau_is_that_of_torch(values, patience):
+def test_the_plateau_schedule_is_that_of_torch(values, patience):
     config = OptimConfig(lr=1.0, schedule="plateau", plateau_patience=patience)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     reference = torch.optim.lr_scheduler.ReduceLROnPlateau(
@@ -39,9 +39,9 @@ def test_best_and_stale_follow_the_scores(values):
 
 
 def test_an_undefined_score_counts_as_no_improvement():
-    progress = (
-        Progress().after(None, 1, OptimConfig()).after(0.6, 2, OptimConfig()).after(None, 3, OptimConfig())
-    )
+    progress = Progress()
+    for step, score in enumerate((None, 0.6, None), 1):
+        progress = progress.after(score, step, OptimConfig())
     assert (progress.best_score, progress.best_step, progress.stale) == (0.6, 2, 1)
 
 

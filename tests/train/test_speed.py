@@ -1,4 +1,4 @@
-"""What a log line says of speed: rates that agree with each other, and utilisation only where a peak is known."""
+"""Speed in the log: the rates agree with each other, and utilisation is logged only if the peak is known."""
 
 import dataclasses
 
@@ -25,63 +25,63 @@ CPU = torch.device("cpu")
         ("NVIDIA A100-SXM4-80GB", "bf16", 312e12),
         ("NVIDIA A100 80GB PCIe", "fp32", 156e12),
         ("Tesla V100-SXM2-16GB", "fp32", 15.7e12),
-        ("Tesla V100-SXM2-16GB", "bf16", None),  # has no such units
+        ("Tesla V100-SXM2-16GB", "bf16", None),  # does not support bf16
         ("NVIDIA L40S", "bf16", 362e12),
-        ("NVIDIA L40", "bf16", None),  # in no sheet that we read
+        ("NVIDIA L40", "bf16", None),  # not listed
         ("NVIDIA A10", "bf16", 125e12),
-        ("NVIDIA A10G", "bf16", None),  # another card
-        ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", "bf16", None),  # a part of one
+        ("NVIDIA A10G", "bf16", None),  # a different GPU
+        ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", "bf16", None),  # a part of a GPU
         ("NVIDIA H100 80GB HBM3", "fp64", None),
     ],
 )
-def test_peaks_are_those_of_the_data_sheets_or_none(name, precision, expected):
+def test_peaks_are_those_of_the_data_sheets(name, precision, expected):
     assert peak_of(name, precision, tf32=True) == expected
 
 
-def test_a_run_without_tf32_is_held_against_plain_float32():
+def test_without_tf32_the_peak_is_that_of_float32():
     assert peak_of("NVIDIA A100-SXM4-80GB", "fp32", tf32=False) == 19.5e12
     assert device_peak(CPU, "fp32") is None
 
 
 @pytest.fixture
 def counted(tiny_config):
-    """(Speed of an image-only run that has taken one step, operations of that step)."""
+    """(Speed of an image-only run after one step, operations of that step)."""
     model = dataclasses.replace(tiny_config.model, mode="image")
     config = dataclasses.replace(tiny_config, model=model)
     clock = Clock()
-    found = Speed(config, build_classifier(model, 3, None), World(), CPU, clock)
+    speed = Speed(config, build_classifier(model, 3, None), World(), CPU, clock)
     batch = largest_batch(config, 4, 1)
-    found.count([batch, batch], frozen=False)
-    return found, 2 * found._flops.of(batch, frozen=False)
+    speed.count([batch, batch], frozen=False)
+    return speed, 2 * speed._flops.of(batch, frozen=False)
 
 
-def test_rates_agree_and_a_lap_begins_anew(counted):
-    found, operations = counted
-    figures = found.lap(1)
-    seconds = found.config.data.global_batch / figures["samples_per_second"]
+def test_rates_agree_and_each_lap_starts_from_zero(counted):
+    speed, operations = counted
+    figures = speed.lap(1)
+    seconds = speed.config.data.global_batch / figures["samples_per_second"]
     assert figures["model_tflops_per_second"] * 1e12 * seconds == pytest.approx(operations, rel=2e-3)
     assert "model_flops_utilisation" not in figures
-    assert found.lap(2)["model_tflops_per_second"] == 0
+    assert speed.lap(2)["model_tflops_per_second"] == 0
 
 
-def test_utilisation_is_of_all_ranks_devices(counted, monkeypatch):
-    found, _ = counted
-    monkeypatch.setattr(found, "_peak", 2e9)
-    monkeypatch.setattr(found, "world", World(world_size=4))
-    figures = found.lap(1)
+def test_utilisation_is_relative_to_the_devices_of_all_ranks(counted, monkeypatch):
+    speed, _ = counted
+    monkeypatch.setattr(speed, "_peak", 2e9)
+    monkeypatch.setattr(speed, "world", World(world_size=4))
+    figures = speed.lap(1)
     expected = figures["model_tflops_per_second"] * 1e12 / (4 * 2e9)
     assert figures["model_flops_utilisation"] == pytest.approx(expected, rel=1e-3)
 
 
-def test_frozen_steps_count_less(counted):
-    found, operations = counted
-    found.lap(1)
-    found.count([largest_batch(found.config, 4, 1)] * 2, frozen=True)
-    assert 0 < found._done < operations / 2
+def test_steps_with_frozen_encoders_count_less(counted):
+    speed, operations = counted
+    speed.lap(1)
+    speed.count([largest_batch(speed.config, 4, 1)] * 2, frozen=True)
+    assert 0 < speed._done < operations / 2
 
 
 def test_a_model_without_a_count_has_no_rate(tiny_config, monkeypatch):
     monkeypatch.setattr(speed_module, "count_flops", lambda *_: None)
-    found = Speed(tiny_config, None, World(), CPU, Clock())
-    found.count([], frozen=False)
-    assert set(found.lap(1)) == {"samples_per_second", "data_wait_share"}
+    speed = Speed(tiny_config, None, World(), CPU, Clock())
+    speed.count([], frozen=False)
+    assert set(speed.lap(1)) == {"samples_per_second", "data_wait_share"}

@@ -1,4 +1,4 @@
-"""The training step: nothing waits for the device, and an update that is not finite leaves no trace."""
+"""The training step does not wait for the device, and an update that is not finite changes nothing."""
 
 import dataclasses
 import itertools
@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 
 
 def parts_for(config, device=CPU):
-    """A run's parts, ready for its first step."""
+    """The parts of a run that is ready for its first step."""
     manifest = load_manifest(Path(config.data.shards))
     prepare_run_folder(config, manifest, World(), device)
     parts = parts_of(config, manifest, World(), device)
@@ -37,19 +37,19 @@ def batches_of(parts, stream):
 
 
 def everything(backend):
-    found = backend.model_tensors() | backend.optimizer_tensors()
-    return {name: value.clone() for name, value in found.items()}
+    tensors = backend.model_tensors() | backend.optimizer_tensors()
+    return {name: value.clone() for name, value in tensors.items()}
 
 
-def assert_same(found, expected):
-    assert found.keys() == expected.keys()
-    assert not [name for name in found if not torch.equal(found[name], expected[name])]
+def assert_same(tensors, expected):
+    assert tensors.keys() == expected.keys()
+    assert not [name for name in tensors if not torch.equal(tensors[name], expected[name])]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", ["adam", "adamw"])
 @pytest.mark.parametrize("clip_norm", [0.0, 0.1])
-def test_an_update_left_out_leaves_no_trace(name, dtype, clip_norm):
+def test_a_skipped_update_changes_no_state(name, dtype, clip_norm):
     demo = named_run("demo")
     config = dataclasses.replace(demo, optim=dataclasses.replace(demo.optim, name=name, clip_norm=clip_norm))
     twins = []
@@ -72,13 +72,13 @@ def test_an_update_left_out_leaves_no_trace(name, dtype, clip_norm):
 
 
 class InfiniteLoss(ClassificationLoss):
-    """Overflows in micro-batches with a sample of class 0; the gradient stays finite."""
+    """Infinite in micro-batches with a sample of class 0, with a finite gradient."""
 
     def sums(self, logits, targets, known):
         return super().sums(logits, targets, known) + torch.where(targets[:, 0].sum() > 0, math.inf, 0.0)
 
 
-def test_a_loss_that_is_not_finite_leaves_the_update_out_though_its_gradient_is_finite(tiny_config):
+def test_an_infinite_loss_with_a_finite_gradient_skips_the_update(tiny_config):
     parts = parts_for(tiny_config)
     step, good = parts.step, parts.step.loss
     batches = batches_of(parts, parts.open_stream(0))
@@ -89,7 +89,7 @@ def test_a_loss_that_is_not_finite_leaves_the_update_out_though_its_gradient_is_
     result = step(0, 0, batches, False)
     assert not math.isfinite(result.gradient_norm)
     assert result.lanes_finite == finite
-    # Adam has made its moments, which are all zero; those of a run that went on untouched are in the test above.
+    # Adam has created its moments, which are zero. The test above covers moments of earlier steps.
     assert not any(value.any() for value in parts.backend.optimizer_tensors().values())
     assert_same(everything(parts.backend) | before, everything(parts.backend))
     step.loss = good
@@ -99,7 +99,7 @@ def test_a_loss_that_is_not_finite_leaves_the_update_out_though_its_gradient_is_
     assert not torch.equal(before["head.first.weight"], parts.backend.model_tensors()["head.first.weight"])
 
 
-WAITS = {  # on CUDA the host must wait for the device to know what these return
+WAITS = {  # operations for which the host waits on CUDA
     torch.ops.aten._local_scalar_dense.default,
     torch.ops.aten.is_nonzero.default,
     torch.ops.aten.nonzero.default,
@@ -109,7 +109,7 @@ WAITS = {  # on CUDA the host must wait for the device to know what these return
 
 
 class NothingIsRead(TorchDispatchMode):
-    """Fails where an operation's result would have to be known to the host."""
+    """Fails if the host needs the result of an operation."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         assert func not in WAITS, func
@@ -118,7 +118,7 @@ class NothingIsRead(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_the_detector_finds_what_waits():
+def test_reading_a_value_on_the_host_is_detected():
     values = torch.arange(3.0)
     for reads in (lambda: float(values.sum()), lambda: bool(values.all()), lambda: values[values > 1]):
         with NothingIsRead(), pytest.raises(AssertionError):
@@ -127,11 +127,13 @@ def test_the_detector_finds_what_waits():
 
 @pytest.fixture
 def varied_config(tiny_config):
-    """All that a step can do on the way: mixup, class weights, averaged weights, checkpointing, packed reports."""
+    """A run with mixup, class weights, averaged weights, gradient checkpointing and packed reports."""
     train = dataclasses.replace(tiny_config.train, mixup_alpha=0.2, mixup_from_epoch=1)
     return dataclasses.replace(
         tiny_config,
-        data=dataclasses.replace(tiny_config.data, text_sections=("indication",)),  # shorter than the limit
+        data=dataclasses.replace(
+            tiny_config.data, text_sections=("indication",)
+        ),  # shorter than the maximal length
         train=train,
         loss=dataclasses.replace(tiny_config.loss, name="focal", class_weights="balanced"),
         optim=dataclasses.replace(tiny_config.optim, ema_decay=0.9),
@@ -140,7 +142,7 @@ def varied_config(tiny_config):
 
 
 def loop_over(parts, batches):
-    """Takes a step over a rank's micro-batches, as the training loop does; the first two make kernels and moments."""
+    """A function that takes one step of the training loop, after two steps that create kernels and moments."""
     run, stream = TrainingRun(parts, StopRequest(0)), iter(batches)
     for _ in range(2):
         run.one_step(stream)
@@ -179,7 +181,7 @@ def test_steps_on_a_gpu_never_synchronise(varied_config, precision):
     assert all(math.isfinite(result.gradient_norm) for result in results)
 
 
-def test_a_copy_to_the_host_has_the_values_of_its_moment():
+def test_a_copy_to_the_host_has_the_values_at_the_time_of_the_copy():
     for device in [CPU, torch.device("cuda", 0)][: 1 + torch.cuda.is_available()]:
         values = to_device(torch.tensor([1.0, 2.0]), device)
         copy = HostCopy(values)

@@ -1,4 +1,4 @@
-"""Trackers: what TensorBoard itself reads back, the lines of metrics.jsonl, and trackers of the user's own."""
+"""Trackers: TensorBoard reads the values back, metrics.jsonl keeps its format, and trackers of users are isolated."""
 
 import dataclasses
 import json
@@ -28,7 +28,7 @@ def read(folder: Path) -> EventAccumulator:
 
 
 def show(folder: Path, predictions, step: int) -> None:
-    """A validation's numbers and figures in TensorBoard."""
+    """Write the values and figures of a validation to TensorBoard."""
     tracker = TensorBoard(folder)
     values, figures = described(predictions)
     tracker.log({"epoch": 1.0, **values, **{f"draws/{name}": 7 for name in CLASSES}}, step)
@@ -37,7 +37,7 @@ def show(folder: Path, predictions, step: int) -> None:
     tracker.close()
 
 
-def test_scalars_figures_and_draws(tmp_path):
+def test_tensorboard_reads_scalars_figures_and_draws(tmp_path):
     made = make_predictions(passes=3)
     show(tmp_path, made, 2)
     tracker = TensorBoard(tmp_path)
@@ -57,7 +57,7 @@ def test_scalars_figures_and_draws(tmp_path):
     assert shown.Images("validation/roc")[0].width > 300
 
 
-def test_undefined_values_leave_a_gap_and_multilabel_has_no_confusion_matrix(tmp_path):
+def test_undefined_values_are_left_out_and_multilabel_has_no_confusion_matrix(tmp_path):
     made = make_predictions(task="multilabel", passes=0)
     made.labels[:, 1] = -1
     show(tmp_path, made, 1)
@@ -67,12 +67,14 @@ def test_undefined_values_leave_a_gap_and_multilabel_has_no_confusion_matrix(tmp
     assert tags["images"] == ["validation/roc"]
 
 
-def test_a_resumed_run_replaces_what_it_writes_again(tmp_path):
+def test_a_resumed_run_replaces_the_steps_that_it_repeats(tmp_path):
     first = TensorBoard(tmp_path)
     for step in (1, 2, 3):
         first.log({"train/loss": 1.0}, step)
     first.close()
-    time.sleep(1.1)  # event files are read in the order of their names, which have the second of their making
+    time.sleep(
+        1.1
+    )  # event files are read in the order of their names, which contain the second of their creation
     second = TensorBoard(tmp_path, resumed_step=2)
     for step in (3, 4):
         second.log({"train/loss": 2.0}, step)
@@ -81,7 +83,7 @@ def test_a_resumed_run_replaces_what_it_writes_again(tmp_path):
     assert written == [(1, 1), (2, 1), (3, 2), (4, 2)]
 
 
-def test_lines_of_metrics_jsonl_keep_their_form(tmp_path):
+def test_lines_of_metrics_jsonl_keep_their_format(tmp_path):
     lines = JsonLines(tmp_path, 0)
     lines.log({"epoch": 0.5, "train/loss": 0.25, "train/learning_rate": 0.1}, 3)
     lines.log({"epoch": 1.0, "validation/accuracy": 0.5, "validation/macro/f1": 0.4, "draws/a": 7}, 4)
@@ -126,14 +128,14 @@ SPEED = {"samples_per_second": 2310.4, "data_wait_share": 0.004}
         ),
     ],
 )
-def test_speed_in_words(more, line, beside_bar):
+def test_the_speed_is_formatted_for_a_line_and_for_the_bar(more, line, beside_bar):
     assert speed_in_words(SPEED | more) == line
     assert speed_in_words(SPEED | more, short=True) == beside_bar
 
 
 OWN = '''
 class Lists:
-    """Keeps what it is given."""
+    """Records its calls."""
     made = []
     def __init__(self, run_dir, config):
         self.calls, self.config = [], config
@@ -169,13 +171,13 @@ def takes_one(run_dir): ...
 
 @pytest.fixture
 def own(tmp_path, tiny_config):
-    """own(NAME, …) -> the configuration with these trackers, of a file in `tmp_path`."""
+    """own(NAME, …) -> the configuration with these trackers, which are defined in a file in `tmp_path`."""
     file = tmp_path / "own.py"
     file.write_text(OWN)
     return lambda *names: dataclasses.replace(tiny_config, trackers=tuple(f"{file}:{name}" for name in names))
 
 
-def test_the_users_trackers_get_numbers_and_figures_on_rank_0_alone(own, tmp_path):
+def test_trackers_of_the_user_get_values_and_figures_only_on_rank_0(own, tmp_path):
     config = own("Lists")
     check_trackers(config.trackers)
     other = Trackers(config, tmp_path, World(rank=1, world_size=2))
@@ -188,14 +190,14 @@ def test_the_users_trackers_get_numbers_and_figures_on_rank_0_alone(own, tmp_pat
     trackers.log(values := dict(STEP), 1)
     trackers.figure("validation/roc", figure, 2)
     trackers.close()
-    assert values == STEP  # what a tracker does to them is its own affair
+    assert values == STEP  # although the tracker cleared its copy
     made = type(trackers._trackers[-1]._tracker).made
     assert len(made) == 1
     assert made[0].config["data"]["global_batch"] == config.data.global_batch
     assert made[0].calls == [({}, 1), ("validation/roc", figure, 2), "closed"]
 
 
-def test_a_tracker_that_raises_is_said_once_and_not_called_again(own, tmp_path, capfd):
+def test_a_tracker_that_raises_is_reported_once_and_not_called_again(own, tmp_path, capfd):
     trackers = Trackers(own("Breaks", "Lists"), tmp_path, World())
     trackers.open(0, 9)
     trackers.log(STEP, 1)
@@ -217,7 +219,7 @@ def test_a_tracker_that_raises_is_said_once_and_not_called_again(own, tmp_path, 
         ("absent", "defines no 'absent'"),
     ],
 )
-def test_what_is_certainly_no_tracker_is_refused_before_anything_is_made(own, name, message):
+def test_an_invalid_tracker_is_refused_before_it_is_made(own, name, message):
     with pytest.raises(UserError, match=message):
         check_trackers(own(name).trackers)
 
@@ -226,13 +228,13 @@ def test_what_is_certainly_no_tracker_is_refused_before_anything_is_made(own, na
     ("name", "message"),
     [("no_log", "has no method 'log'"), ("not_made", r"raised ValueError in line \d+ of own.py$")],
 )
-def test_what_turns_out_to_be_no_tracker_is_refused_when_it_is_made(own, tmp_path, name, message):
+def test_an_invalid_result_of_a_factory_is_refused_when_it_is_made(own, tmp_path, name, message):
     config = own(name)
     check_trackers(config.trackers)
     with pytest.raises(UserError, match=message):
         Trackers(config, tmp_path, World())
 
 
-def test_an_unknown_name_is_refused_with_the_forms():
+def test_an_unknown_name_is_refused_and_the_message_shows_the_valid_forms():
     with pytest.raises(UserError, match=r"tracker 'wandb': expected MODULE:NAME or FILE.py:NAME"):
         check_trackers(("wandb",))

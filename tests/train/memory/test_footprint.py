@@ -1,4 +1,4 @@
-"""The memory that is predicted is what torch's allocator then hands out, and what CUDA saves is counted as such."""
+"""The predicted memory agrees with torch's allocator, and with the tensors that CUDA saves."""
 
 import contextlib
 import dataclasses
@@ -31,28 +31,28 @@ def configured(precision="fp32", setting="off", mode="fused", micro_batch=4):
 
 
 def allocated(config, small_bert):
-    """Peak bytes above the weights of a real forward and backward pass, by the allocator's own count."""
+    """Peak bytes, without the weights, of a real forward and backward pass, as counted by the allocator."""
     model = build_classifier(config.model, 3, small_bert).train()
     batch = largest_batch(config, config.data.micro_batch, 1)
     loss = ClassificationLoss(name="focal", gamma=2.0, class_weights=None, task="multilabel")
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        films = None if batch.images is None else batch.images.float()
+        images = None if batch.images is None else batch.images.float()
         with config.autocast(CPU.type):
-            logits = model(films, batch.tokens, batch.attention_mask)
+            logits = model(images, batch.tokens, batch.attention_mask)
         targets = torch.zeros(config.data.micro_batch, 3)
         loss.sums(logits.float(), targets, targets + 1).backward()
     return max(accumulate(sizes_in_order(profiled)))
 
 
 def sizes_in_order(profiled):
-    """Bytes of each allocation and, negative, of each release of what was allocated while profiling."""
-    waiting, found = list(profiled.profiler.kineto_results.experimental_event_tree()), []
+    """Bytes of each allocation during the profile and, negative, of each release, in order of time."""
+    waiting, sizes = list(profiled.profiler.kineto_results.experimental_event_tree()), []
     while waiting:
         event = waiting.pop()
         waiting += event.children
         if hasattr(event.extra_fields, "alloc_size"):
-            found.append((event.start_time_ns, event.extra_fields.alloc_size))
-    return [size for _, size in sorted(found)]
+            sizes.append((event.start_time_ns, event.extra_fields.alloc_size))
+    return [size for _, size in sorted(sizes)]
 
 
 @pytest.mark.parametrize(
@@ -62,22 +62,22 @@ def sizes_in_order(profiled):
         ("bf16", "text", "text"), ("fp32", "off", "image"),
     ],
 )  # fmt: skip
-def test_the_prediction_is_what_is_allocated(small_bert, precision, setting, mode):
+def test_the_prediction_agrees_with_the_allocator(small_bert, precision, setting, mode):
     config = configured(precision, setting, mode)
     predicted = footprint(config, 3, small_bert, "cpu").first
     assert predicted == pytest.approx(allocated(config, small_bert), rel=0.05)
 
 
-def test_weights_and_gradients_are_counted_once_and_apart(small_bert):
-    found = footprint(configured(), 3, small_bert, "cpu")
+def test_weights_and_gradients_are_counted_once_and_separately(small_bert):
+    predicted = footprint(configured(), 3, small_bert, "cpu")
     model = build_classifier(configured().model, 3, small_bert)
     parameters = sum(4 * p.numel() for p in model.parameters())
-    assert found.gradients == parameters
-    assert found.weights == parameters + sum(b.numel() * b.element_size() for b in model.buffers())
-    assert found.later < found.first < found.later + found.gradients
+    assert predicted.gradients == parameters
+    assert predicted.weights == parameters + sum(b.numel() * b.element_size() for b in model.buffers())
+    assert predicted.later < predicted.first < predicted.later + predicted.gradients
 
 
-def test_activations_grow_with_the_micro_batch_and_shrink_with_every_recomputation(small_bert):
+def test_activations_grow_with_the_micro_batch_and_shrink_with_gradient_checkpointing(small_bert):
     four, eight = (footprint(configured(micro_batch=size), 3, small_bert, "cuda").later for size in (4, 8))
     assert eight == pytest.approx(2 * four, rel=0.1)
     needs = {
@@ -88,7 +88,7 @@ def test_activations_grow_with_the_micro_batch_and_shrink_with_every_recomputati
     assert max(needs["text"], needs["image"]) < needs["off"]
 
 
-def test_a_study_of_two_films_takes_more(small_bert):
+def test_studies_of_two_images_need_twice_the_activations(small_bert):
     one, two = (footprint(configured(mode="image"), 3, small_bert, "cpu", views).later for views in (1, 2))
     assert two == pytest.approx(2 * one, rel=0.1)
 
@@ -103,7 +103,7 @@ class Layer(nn.Module):
 
 
 @pytest.mark.parametrize("enabled", [True, False])
-def test_as_on_cuda_saves_what_torchs_own_dispatch_to_cuda_saves(enabled):
+def test_cuda_kernels_save_the_same_bytes_as_torch_on_a_cuda_device(enabled):
     def saved(device, mode):
         sizes = {}
 

@@ -1,4 +1,4 @@
-"""data.micro_batch auto: which sizes are tried, who decides, and a search that really runs out of memory."""
+"""data.micro_batch auto: the sizes that are tried, the limit on memory, the advice, and runs that exceed the limit."""
 
 import dataclasses
 import subprocess
@@ -30,7 +30,7 @@ def auto(config):
 
 
 @given(st.integers(1, 512), st.integers(1, 64))
-def test_all_micro_batches_that_keep_the_global_batch_and_serve_the_ranks_are_tried(global_batch, world_size):
+def test_all_micro_batches_that_fit_the_global_batch_and_the_world_size_are_tried(global_batch, world_size):
     def serves(size):
         return global_batch % size == 0 and (global_batch // size) % world_size == 0
 
@@ -38,15 +38,17 @@ def test_all_micro_batches_that_keep_the_global_batch_and_serve_the_ranks_are_tr
     assert micro_batches_for(global_batch, world_size) == expected
 
 
-def test_the_configuration_has_no_lanes_before_the_number_is_found():
+def test_the_configuration_has_no_lanes_while_the_micro_batch_is_auto():
     data = DataConfig(micro_batch="auto", global_batch=24)
     with pytest.raises(AssertionError):
         _ = data.num_lanes
     assert dataclasses.replace(data, micro_batch=6).num_lanes == 4
 
 
-@pytest.mark.parametrize(("limit", "found"), [(0, 0), (1, 1), (7, 6), (24, 24)])
-def test_the_largest_that_fits_is_found_and_no_second_one_runs_out(tiny_config, monkeypatch, limit, found):
+@pytest.mark.parametrize(("limit", "largest"), [(0, 0), (1, 1), (7, 6), (24, 24)])
+def test_the_largest_that_fits_is_found_and_only_one_trial_runs_out_of_memory(
+    tiny_config, monkeypatch, limit, largest
+):
     config = dataclasses.replace(tiny_config, data=DataConfig(micro_batch="auto", global_batch=48))
     tried = []
 
@@ -59,12 +61,12 @@ def test_the_largest_that_fits_is_found_and_no_second_one_runs_out(tiny_config, 
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(micro_batch, "_steps", steps)
-    assert largest_that_fits(config, World(world_size=2), CPU, 1, None) == found
+    assert largest_that_fits(config, World(world_size=2), CPU, 1, None) == largest
     sizes = [1, 2, 3, 4, 6, 8, 12, 24]
     assert tried == [size for size in sizes if size <= limit] + [size for size in sizes if size > limit][:1]
 
 
-def test_a_trial_that_fails_otherwise_fails_the_run(tiny_config):
+def test_a_trial_that_fails_for_another_reason_raises_its_error(tiny_config):
     def new_step(trial, lanes):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
@@ -72,33 +74,32 @@ def test_a_trial_that_fails_otherwise_fails_the_run(tiny_config):
         largest_that_fits(auto(tiny_config), World(), CPU, 1, new_step)
 
 
-def test_a_world_size_that_no_micro_batch_serves_is_refused(tiny_config):
+def test_a_world_size_for_which_there_is_no_micro_batch_is_refused(tiny_config):
     check_world_size(auto(tiny_config), World(world_size=16))
     with pytest.raises(
         UserError, match=r"world size 3 does not divide data.global_batch 16, .*use 1, 2, 4, 8, 16"
     ):
         check_world_size(auto(tiny_config), World(world_size=3))
-    with pytest.raises(
-        UserError, match=r"world size 8 does not divide 4 lanes"
-    ):  # as on a resume with more ranks
+    # As for a run that is resumed with more ranks.
+    with pytest.raises(UserError, match=r"world size 8 does not divide 4 lanes"):
         check_world_size(tiny_config, World(world_size=8))
 
 
-def test_a_plan_shows_what_every_micro_batch_allows(tiny_config):
+def test_the_dry_run_shows_what_is_known_without_the_micro_batch(tiny_config):
     facts = describe(auto(tiny_config))
     assert facts["legal world sizes"] == "1, 2, 4, 8, 16"
     assert "determined on the device" in facts["lanes"]
     assert facts["steps in all"] == describe(tiny_config)["steps in all"]
 
 
-def test_the_batch_of_a_trial_is_as_large_as_any(tiny_config):
+def test_the_batch_of_a_trial_has_the_maximal_size(tiny_config):
     batch = largest_batch(tiny_config, 3, num_labels=1)
     assert batch.images.shape == (3, 1, 64, 64)
     assert batch.tokens.shape == batch.attention_mask.shape == (3, 32)
     assert int(batch.attention_mask.sum()) == 3 * 32
 
 
-def test_a_limit_on_memory_is_real_and_ends_with_its_block():
+def test_a_limit_on_memory_is_enforced_only_inside_its_block():
     with limited(CPU, 1e-6, processes=1), pytest.raises(RuntimeError) as refused:
         torch.ones(2**27)
     assert is_out_of_memory(refused.value)
@@ -115,11 +116,11 @@ def test_a_limit_on_memory_is_real_and_ends_with_its_block():
         (OSError("out of memory"), False),
     ],
 )
-def test_running_out_is_told_from_other_errors(error, expected):
+def test_out_of_memory_is_distinguished_from_other_errors(error, expected):
     assert is_out_of_memory(error) is expected
 
 
-def test_advice_names_only_what_is_not_in_use_and_keeps_the_ranks_served(tiny_config):
+def test_advice_names_only_options_that_are_not_in_use(tiny_config):
     first, *rest = advice(tiny_config, world_size=2)
     assert first.startswith("--data.micro-batch 2, or auto, and another --out")
     assert lanes_of(World(world_size=2), 16 // 2)
@@ -142,7 +143,7 @@ def test_advice_names_only_what_is_not_in_use_and_keeps_the_ranks_served(tiny_co
     assert "more memory" in advice(dataclasses.replace(saving, model=of_text), world_size=2)[0]
 
 
-# Imports first: a limit below what they take would fail in them, and not in the training.
+# The imports come first, so that they do not count against the limit.
 _LIMITED = """
 import resource, sys
 import cxr_dist.train.assembly, cxr_dist.evaluate.metrics, matplotlib.pyplot
@@ -155,7 +156,7 @@ main()
 
 
 def train_in(mebibytes, shards, out, micro_batch, expected=0):
-    """Train films of 224 pixels in a process that may take so much more memory than its imports have."""
+    """Train on images of 224 pixels in a process that may allocate this much memory after its imports."""
     flags = (
         "--data.image-size 224 --data.global-batch 64 --data.workers 0 --train.max-steps 1 --model.mode image "
         f"--data.evaluation-batch 2 --data.micro-batch {micro_batch}"
@@ -171,17 +172,17 @@ def train_in(mebibytes, shards, out, micro_batch, expected=0):
     return done.stderr
 
 
-def test_a_run_finds_what_fits_and_a_resume_keeps_it_where_more_would_fit(tiny_shards, tmp_path):
+def test_a_run_chooses_what_fits_and_a_resumed_run_keeps_it_with_more_memory(tiny_shards, tmp_path):
     printed = train_in(1000, tiny_shards, tmp_path / "run", "auto")
-    found = load_config(tmp_path / "run" / "config.yaml").data.micro_batch
-    assert found in (8, 16, 32)
-    assert f"data.micro_batch auto: {found} on CPU" in printed
+    chosen = load_config(tmp_path / "run" / "config.yaml").data.micro_batch
+    assert chosen in (8, 16, 32)
+    assert f"data.micro_batch auto: {chosen} on CPU" in printed
     before = (tmp_path / "run" / "config.yaml").read_bytes()
-    assert f"auto: {found} on CPU" in train_in(9000, tiny_shards, tmp_path / "run", "auto")
+    assert f"auto: {chosen} on CPU" in train_in(9000, tiny_shards, tmp_path / "run", "auto")
     assert (tmp_path / "run" / "config.yaml").read_bytes() == before
 
 
-def test_a_run_that_has_too_little_memory_says_what_to_do(tiny_shards, tmp_path):
+def test_a_run_with_too_little_memory_explains_what_to_do(tiny_shards, tmp_path):
     printed = train_in(250, tiny_shards, tmp_path / "run", "64", expected=2)
     assert "Traceback" not in printed
     assert "cxr-dist: out of memory on rank 0 of 1 on " in printed

@@ -1,4 +1,4 @@
-"""`auto` becomes a value: the micro-batch of the folder or of the ranks, and the least recomputation that fits."""
+"""`auto` is replaced by the micro-batch of the folder or of the ranks, and by the least recomputation that fits."""
 
 import dataclasses
 import json
@@ -24,7 +24,7 @@ from cxr_dist.train.memory.needs import peak, with_checkpointing
 from cxr_dist.train.memory.settle import settled, with_recorded_micro_batch
 
 CPU = torch.device("cpu")
-SHARE = 0.8  # of a device, that the choice of the gradient checkpointing counts on
+SHARE = 0.8  # share of a device's memory that the choice of gradient checkpointing uses
 
 
 def auto_micro_batch(config):
@@ -33,7 +33,7 @@ def auto_micro_batch(config):
 
 @pytest.fixture
 def settle_for(tiny_shards, small_bert):
-    """settle_for(config, largest=8) -> the configuration without `auto`, in a world of one."""
+    """settle_for(config, largest=8) -> the configuration without `auto`, at world size 1."""
 
     def prepare(config):
         assert config.data.micro_batch != "auto"
@@ -46,7 +46,7 @@ def settle_for(tiny_shards, small_bert):
     return run
 
 
-def test_a_folder_has_the_last_word_on_the_number(tiny_config, tmp_path):
+def test_the_micro_batch_of_an_existing_run_is_used(tiny_config, tmp_path):
     asked = dataclasses.replace(auto_micro_batch(tiny_config), out=str(tmp_path))
     assert with_recorded_micro_batch(asked) == asked
     (tmp_path / "config.yaml").write_text(to_yaml(tiny_config))
@@ -56,14 +56,14 @@ def test_a_folder_has_the_last_word_on_the_number(tiny_config, tmp_path):
         with_recorded_micro_batch(other)
 
 
-def test_what_fits_is_taken_and_nothing_that_fits_ends_the_run_with_advice(tiny_config, settle_for):
+def test_the_micro_batch_that_fits_is_used_and_if_none_does_there_is_advice(tiny_config, settle_for):
     assert settle_for(auto_micro_batch(tiny_config), 8) == with_micro_batch(tiny_config, 8)
     assert settle_for(tiny_config, 8) == tiny_config
     with pytest.raises(UserError, match=r"not even 1 fits CPU, .*tried with DDP.*\n  --model.gradient"):
         settle_for(auto_micro_batch(tiny_config), 0)
 
 
-def test_both_autos_are_settled_at_once(tiny_config, settle_for):
+def test_both_settings_may_be_auto(tiny_config, settle_for):
     config = settle_for(with_checkpointing(auto_micro_batch(tiny_config), "auto"), 8)
     assert (config.data.micro_batch, config.model.gradient_checkpointing) == (8, "off")
 
@@ -76,7 +76,7 @@ def auto(tiny_config):
 
 @pytest.fixture
 def choose(auto, settle_for, monkeypatch):
-    """choose(bytes that may be used) -> the setting that is chosen."""
+    """choose(usable bytes) -> the chosen setting."""
 
     def run(room):
         monkeypatch.setattr(settle, "total_memory", lambda *_: math.ceil(room / SHARE))
@@ -87,7 +87,7 @@ def choose(auto, settle_for, monkeypatch):
 
 @pytest.fixture
 def needs(auto, tiny_shards, small_bert):
-    """Predicted bytes by setting."""
+    """Setting -> predicted bytes."""
     classes, predicted = len(load_manifest(tiny_shards).classes), {}
     for setting in ("off", "image", "text", "all"):
         one = footprint(with_checkpointing(auto, setting), classes, small_bert, "cpu")
@@ -104,7 +104,7 @@ def test_auto_is_the_least_recomputation_that_fits(needs, choose, capsys):
         assert f"model.gradient_checkpointing auto: {expected} on CPU" in capsys.readouterr().err
 
 
-def test_a_footprint_is_found_once_and_again_for_other_software(needs, choose, auto, monkeypatch):
+def test_a_footprint_is_computed_once_and_again_for_other_software(needs, choose, auto, monkeypatch):
     assert choose(needs["text"]) == "text"
     path = auto.run_dir / "footprints.json"
     assert set(json.loads(path.read_text())["bytes"]) == {"off", "image", "text"}
@@ -113,12 +113,12 @@ def test_a_footprint_is_found_once_and_again_for_other_software(needs, choose, a
     path.write_text(path.read_text().replace('"torch": "', '"torch": "1.'))
     with pytest.raises(TypeError):
         choose(needs["text"])
-    path.write_text(path.read_text()[:-9])  # cut by a full disk
+    path.write_text(path.read_text()[:-9])  # truncated
     with pytest.raises(TypeError):
         choose(needs["text"])
 
 
-def test_auto_in_one_encoder_is_all_of_it_or_nothing(auto, settle_for, monkeypatch):
+def test_auto_with_one_encoder_recomputes_it_or_nothing(auto, settle_for, monkeypatch):
     config = dataclasses.replace(auto, model=dataclasses.replace(auto.model, mode="image"))
     for room, expected in ((2**40, "off"), (1, "image")):
         monkeypatch.setattr(settle, "total_memory", lambda *_, size=room: size)
@@ -126,7 +126,7 @@ def test_auto_in_one_encoder_is_all_of_it_or_nothing(auto, settle_for, monkeypat
 
 
 def test_a_run_resumes_with_another_gradient_checkpointing(tiny_config, tmp_path):
-    """`auto` finds room here; the second half recomputes everything. What it costs is rounding at most."""
+    """`auto` recomputes nothing here, the resumed half everything; losses agree up to rounding."""
     steps = dataclasses.replace(tiny_config.train, max_steps=4, save_every=2)
     config = dataclasses.replace(with_checkpointing(tiny_config, "auto"), train=steps)
     assert train(config, StopRequest(0)) is Outcome.FINISHED
