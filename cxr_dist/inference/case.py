@@ -60,7 +60,7 @@ class Predictor:
         heat = grad_cam(trained.classifier, inputs, chosen) if inputs.images is not None else None
         report = self._words(case.report, inputs, chosen) if inputs.tokens is not None else None
         view = CaseView(
-            film=None if batch.images is None else np.concatenate(batch.images[:, 0].numpy(), axis=1),
+            image=None if batch.images is None else np.concatenate(batch.images[:, 0].numpy(), axis=1),
             heat=heat,
             probabilities=result.shown[0],
             interval=None if result.interval is None else result.interval[:, 0],

@@ -45,7 +45,7 @@ class ReportView:
 class CaseView:
     """The content of the figure of one case."""
 
-    film: NDArray[np.uint8] | None
+    image: NDArray[np.uint8] | None
     """[H, W], the input of the network, with the images of a study side by side; None if the model reads no image."""
     heat: Floats | None
     """[h, w], >= 0, a coarse map that is stretched over the image; None without an image."""
@@ -63,20 +63,23 @@ class CaseView:
 @styled
 def explanation(case: CaseView) -> Figure:
     """Draw the image, its heat map and the probabilities side by side, and the report with both scores below."""
-    upper = max(_IMAGE if case.film is not None else 0.0, 0.27 * len(case.classes) + 0.25 + _TICKS)
+    upper = max(_IMAGE if case.image is not None else 0.0, 0.27 * len(case.classes) + 0.25 + _TICKS)
     lower = _report_height(case.report)
     figure = Figure(figsize=(_WIDTH, _TITLE + upper + lower + _FOOT))
     left = _MARGIN
-    if case.film is not None:
-        _image(_place(figure, left, _TITLE, _IMAGE, _IMAGE), case.film, "Image")
+    if case.image is not None:
+        _image(_place(figure, left, _TITLE, _IMAGE, _IMAGE), case.image, "Image")
         left += _IMAGE + 0.15
-    if case.film is not None and case.heat is not None:
+    if case.image is not None and case.heat is not None:
         axes = _place(figure, left, _TITLE, _IMAGE, _IMAGE)
-        _image(axes, case.film, wrapped(f"Grad-CAM heat map for {case.explained}", 44))
-        _overlay(axes, case.heat, case.film.shape)
+        _image(axes, case.image, wrapped(f"Grad-CAM heat map for {case.explained}", 44))
+        _overlay(axes, case.heat, case.image.shape)
         left += _IMAGE + 0.15
-    left += max(measured(line, 9) for name in case.classes for line in wrapped(name, 20).split("\n")) / _POINTS + 0.2
-    right = _WIDTH - _MARGIN if case.film is not None else min(_WIDTH - _MARGIN, left + 5)
+    left += (
+        max(measured(line, 9) for name in case.classes for line in wrapped(name, 20).split("\n")) / _POINTS
+        + 0.2
+    )
+    right = _WIDTH - _MARGIN if case.image is not None else min(_WIDTH - _MARGIN, left + 5)
     _bars(_place(figure, left, _TITLE, right - left, upper - _TICKS), case)
     if case.report is not None:
         _report(figure, case.report, case.explained, _TITLE + upper)

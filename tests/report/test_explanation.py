@@ -26,7 +26,7 @@ def make_report(words: list[str] = WORDS, **changes: Any) -> ReportView:
 def make_case(classes: int = 2, **changes: Any) -> CaseView:
     probabilities = np.linspace(0.2, 0.8, classes)
     given = {
-        "film": np.full((48, 48), 90, dtype=np.uint8),
+        "image": np.full((48, 48), 90, dtype=np.uint8),
         "heat": np.eye(4),
         "probabilities": probabilities,
         "interval": np.stack([probabilities - 0.1, probabilities + 0.1]),
@@ -59,7 +59,7 @@ def test_the_image_is_shown_with_and_without_the_heat_map_beside_the_probabiliti
 
 
 def test_the_figure_omits_a_missing_image_interval_or_report() -> None:
-    (bars,) = explanation(make_case(film=None, heat=None, interval=None)).axes
+    (bars,) = explanation(make_case(image=None, heat=None, interval=None)).axes
     assert bars.get_title(loc="left") == "Probability"
     assert texts(explanation(make_case(report=make_report([])))).count("no report was given") == 2
     assert "the fusion of this model does not use the report" in texts(
@@ -84,7 +84,9 @@ def test_the_words_of_the_report_are_shown_unchanged_in_both_columns() -> None:
 
 def test_background_colours_follow_the_scores() -> None:
     scores = np.array([-1.0, 0.0, 0.5])
-    case = make_case(film=None, heat=None, report=make_report(["no", "the", "effusion"], gradient_times_input=scores))
+    case = make_case(
+        image=None, heat=None, report=make_report(["no", "the", "effusion"], gradient_times_input=scores)
+    )
     _, attention, gradient, *_ = explanation(case).axes
     against, neutral, weak = (patch.get_facecolor() for patch in gradient.patches)
     assert against[2] > against[0]  # blue
