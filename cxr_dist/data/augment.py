@@ -38,9 +38,7 @@ class Augmentation:
             flip_probability=config.flip_probability,
         )
 
-    def matrices(
-        self, shapes: Sequence[tuple[int, ...]], size: int, keys: NDArray[np.uint64]
-    ) -> NDArray[np.float64]:
+    def matrices(self, shapes: Sequence[tuple[int, ...]], size: int, keys: NDArray[np.uint64]) -> NDArray[np.float64]:
         """Affine maps [b, 2, 3] from output pixels [size, size] to input pixels of images of shapes [h, w].
 
         The central square, whose side is the image's short side, fills the output; the random part is applied about
@@ -69,9 +67,7 @@ def warp(image: Grey, matrix: NDArray[np.float64], out: Grey) -> None:
     cv2.warpAffine(image, matrix, (out.shape[1], out.shape[0]), dst=out, flags=flags)
 
 
-def jitter(
-    images: torch.Tensor, sample_keys: NDArray[np.uint64], brightness: float, contrast: float
-) -> torch.Tensor:
+def jitter(images: torch.Tensor, sample_keys: NDArray[np.uint64], brightness: float, contrast: float) -> torch.Tensor:
     """Change contrast and brightness of normalised images, float [b, 1, H, W], on their device.
 
     Args:

@@ -50,9 +50,7 @@ class Batch:
         return len(self.sample_ids)
 
     def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
-        changed: dict[str, Any] = {
-            k: function(v) for k, v in vars(self).items() if isinstance(v, torch.Tensor)
-        }
+        changed: dict[str, Any] = {k: function(v) for k, v in vars(self).items() if isinstance(v, torch.Tensor)}
         return replace(self, **changed)
 
     def to(self, device: torch.device) -> "Batch":

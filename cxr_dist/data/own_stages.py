@@ -67,9 +67,7 @@ def _synthetic_sample(manifest: Manifest, with_images: bool) -> SampleDict:
     """A sample as it is after decoding, with the largest number of images: noise, and a sentence in each section."""
     side = manifest.image["short_side"]
     noise = np.random.default_rng(0).integers(0, 256, (manifest.views, side, side + 8), dtype=np.uint8)
-    images = {
-        image_name(view): image if with_images else encode_jpeg(image, 90) for view, image in enumerate(noise)
-    }
+    images = {image_name(view): image if with_images else encode_jpeg(image, 90) for view, image in enumerate(noise)}
     label = {"label": 0} if manifest.task == "multiclass" else {"labels": [0] * manifest.num_labels}
     text = dict.fromkeys(manifest.text_sections, "No acute finding.")
     facts = label | {

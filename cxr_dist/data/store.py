@@ -60,9 +60,7 @@ class ShardStore:
     With `copies`, `folder` holds staged copies, which are made when they are needed.
     """
 
-    def __init__(
-        self, folder: Path, manifest: Manifest, split: str, copies: ShardCopies | None = None
-    ) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, split: str, copies: ShardCopies | None = None) -> None:
         self.folder = folder
         self.shards = manifest.split(split).shards
         self._num_labels, self._views, self._copies = manifest.num_labels, manifest.views, copies
@@ -134,9 +132,7 @@ class ShardStore:
         return self._tars[shard]
 
     def _index_bytes(self, entry: ShardEntry) -> bytes:
-        wrong = ShardError(
-            f"{entry.index} is missing or not the one that was written (sha256): copy it again"
-        )
+        wrong = ShardError(f"{entry.index} is missing or not the one that was written (sha256): copy it again")
         try:
             content = (self.folder / entry.index).read_bytes()
         except OSError as error:

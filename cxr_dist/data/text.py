@@ -166,9 +166,7 @@ def prepare_text_folder(folder: Path, source: Path | None, reports: Iterator[str
         (partial / "config.json").write_text(json.dumps(config, indent=1))
     else:
         if not (source / "config.json").is_file():
-            raise UserError(
-                "the text encoder's folder has no config.json: expected a Hugging Face model folder"
-            )
+            raise UserError("the text encoder's folder has no config.json: expected a Hugging Face model folder")
         for name in ("config.json", *_TOKENIZER_FILES):
             if (source / name).is_file():
                 shutil.copyfile(source / name, partial / name)

@@ -27,9 +27,7 @@ from cxr_dist.errors import require
 Item = TypeVar("Item")
 _PR_SET_PDEATHSIG = 1
 _FIRST_AT_EXIT = 100  # multiprocessing's own exit priorities are 15 at most
-_FILES_OF_BATCHES = (
-    56  # open files of a worker for the batches that it has sent: seven batches of eight tensors
-)
+_FILES_OF_BATCHES = 56  # open files of a worker for the batches that it has sent: seven batches of eight tensors
 
 
 def check_open_files(workers: int) -> None:

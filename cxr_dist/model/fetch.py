@@ -66,9 +66,7 @@ def _fetch_locked(folder: Path, name: str, fill: Callable[[Path], dict[str, str]
         verify_component(folder)
         return
     if folder.exists():
-        raise UserError(
-            f"{folder} exists but was not created by `cxr-dist fetch`: move it, or choose another --out"
-        )
+        raise UserError(f"{folder} exists but was not created by `cxr-dist fetch`: move it, or choose another --out")
     partial = folder.with_name(folder.name + ".partial")
     (partial / _DOWNLOADS).mkdir(parents=True, exist_ok=True)
     for path in partial.iterdir():  # converted files may be of an older revision than the downloads
@@ -141,9 +139,7 @@ def _convert(source: Path, target: Path) -> None:
             f"{source.name} does not contain tensors only ({type(error).__name__}), so it was not loaded: it could "
             "contain a program. The bundle is unchanged"
         ) from None
-    renamed = {
-        re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.", r"\1\2.", k): v for k, v in state.items()
-    }
+    renamed = {re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.", r"\1\2.", k): v for k, v in state.items()}
     # safetensors refuses tensors that share memory, such as tied decoder weights.
     save_file({k: v.clone().contiguous() for k, v in renamed.items()}, target, metadata={"format": "pt"})
 

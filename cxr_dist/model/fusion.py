@@ -93,9 +93,7 @@ class TextSummary(Summary):
 class Fusion(Summary):
     """Base class of the fusions: project both inputs, attend, and concatenate [image, attended]."""
 
-    def __init__(
-        self, *, image_width: int, text_width: int, dimension: int, heads: int, dropout: float
-    ) -> None:
+    def __init__(self, *, image_width: int, text_width: int, dimension: int, heads: int, dropout: float) -> None:
         super().__init__()
         self.width = 2 * dimension
         self.image_projection = nn.Linear(image_width, dimension)
@@ -116,9 +114,7 @@ class TokenFusion(Fusion):
     values.
     """
 
-    def __init__(
-        self, *, image_width: int, text_width: int, dimension: int, heads: int, dropout: float
-    ) -> None:
+    def __init__(self, *, image_width: int, text_width: int, dimension: int, heads: int, dropout: float) -> None:
         super().__init__(
             image_width=image_width, text_width=text_width, dimension=dimension, heads=heads, dropout=dropout
         )

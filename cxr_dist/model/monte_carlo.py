@@ -26,9 +26,7 @@ McScope = Literal["head", "text", "all"]
 # The numbers of the first dropout layers of head, text encoder and image encoder. No part has so many layers.
 _HEAD_LAYERS, _TEXT_LAYERS, _IMAGE_LAYERS = 0, 1_000, 10_000
 _ROWS_AT_ONCE = 4096  # rows in one pass through the head, which need about 64 MB
-_TOKENS_AT_ONCE = (
-    4096  # tokens in one pass through the text encoder, whose attention masks need most of the memory
-)
+_TOKENS_AT_ONCE = 4096  # tokens in one pass through the text encoder, whose attention masks need most of the memory
 _IMAGES_AT_ONCE = 32
 
 
@@ -108,9 +106,7 @@ def _summaries(
     return torch.cat(parts)[order.argsort()]
 
 
-def _image_passes(
-    encoder: nn.Module, inputs: Inputs, samples: Tensor, keys: DropoutKeys
-) -> tuple[Tensor, Tensor]:
+def _image_passes(encoder: nn.Module, inputs: Inputs, samples: Tensor, keys: DropoutKeys) -> tuple[Tensor, Tensor]:
     """Image tokens of each row, and their mean. Each image of a study has dropout masks of its own."""
     assert inputs.images is not None
     if inputs.view_rows is None:

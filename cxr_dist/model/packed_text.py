@@ -46,9 +46,7 @@ def first_position(config: PretrainedConfig) -> int | None:
     return 0 if config.model_type in ("bert", "electra") else None
 
 
-def packed_vectors(
-    encoder: nn.Module, tokens: Tensor, attention_mask: Tensor, positions: Tensor, first: int
-) -> Tensor:
+def packed_vectors(encoder: nn.Module, tokens: Tensor, attention_mask: Tensor, positions: Tensor, first: int) -> Tensor:
     """Token ids int64 [b, T], mask bool [b, 1, T, T] and `positions` int64 [N] to vectors [b, T, D].
 
     `first` is the model's `first_position`. The vectors are those of the padded batch up to rounding, and zero at
@@ -75,9 +73,7 @@ def _attention(
 ) -> tuple[Tensor, None]:
     """Attention inside each report of a packed row, heads [1, h, N, d] to [1, N, h, d]; `sdpa` without a packing."""
     if packing is not None:
-        query, key, value = (
-            packing.spread(heads[0].transpose(0, 1)).transpose(1, 2) for heads in (query, key, value)
-        )
+        query, key, value = (packing.spread(heads[0].transpose(0, 1)).transpose(1, 2) for heads in (query, key, value))
     attended, _ = AttentionInterface()[_USUAL](module, query, key, value, attention_mask, **options)
     return attended if packing is None else packing.pack(attended)[None], None
 

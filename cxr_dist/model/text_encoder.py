@@ -88,9 +88,7 @@ class TextEncoder(nn.Module):
 
 def _read_config(folder: Path) -> Any:
     if not (folder / "config.json").is_file():
-        raise UserError(
-            f"no config.json in the text encoder's folder {folder}: expected a Hugging Face model"
-        )
+        raise UserError(f"no config.json in the text encoder's folder {folder}: expected a Hugging Face model")
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (ValueError, OSError) as error:

@@ -75,10 +75,7 @@ def explanation(case: CaseView) -> Figure:
         _image(axes, case.image, wrapped(f"Grad-CAM heat map for {case.explained}", 44))
         _overlay(axes, case.heat, case.image.shape)
         left += _IMAGE + 0.15
-    left += (
-        max(measured(line, 9) for name in case.classes for line in wrapped(name, 20).split("\n")) / _POINTS
-        + 0.2
-    )
+    left += max(measured(line, 9) for name in case.classes for line in wrapped(name, 20).split("\n")) / _POINTS + 0.2
     right = _WIDTH - _MARGIN if case.image is not None else min(_WIDTH - _MARGIN, left + 5)
     _bars(_place(figure, left, _TITLE, right - left, upper - _TICKS), case)
     if case.report is not None:

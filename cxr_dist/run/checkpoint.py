@@ -178,9 +178,7 @@ def load(folder: Path, *, model_only: bool = False) -> Checkpoint:
         ) from None
     version = plain.pop("format_version")
     if version not in _READABLE:
-        raise UserError(
-            f"{folder.name} has format version {version}, but this release reads versions {_READABLE}"
-        )
+        raise UserError(f"{folder.name} has format version {version}, but this release reads versions {_READABLE}")
     state = TrainingState(**plain | {"progress": Progress(**plain["progress"])})
     return Checkpoint(
         folder=folder,

@@ -48,9 +48,7 @@ class StopRequest:
         return number in self._received
 
 
-def requeue_if_due(
-    stop: StopRequest, world: World, device: "torch.device", say: Callable[[str], None]
-) -> None:
+def requeue_if_due(stop: StopRequest, world: World, device: "torch.device", say: Callable[[str], None]) -> None:
     """Requeue the job after it has saved, if SLURM is about to end it, and report that (all ranks).
 
     The signal may have reached any rank. A run that stops at its time limit or on Ctrl-C is not requeued. All ranks

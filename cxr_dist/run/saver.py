@@ -30,9 +30,7 @@ class HostBlock:
         """Contiguous copies of all tensors. They are complete on return and valid until the next call."""
         room = sum(_room(tensor) for group in groups for tensor in group.values())
         if room > len(self._block):
-            self._block = torch.empty(
-                0, dtype=torch.uint8
-            )  # free the old block before allocating the new one
+            self._block = torch.empty(0, dtype=torch.uint8)  # free the old block before allocating the new one
             self._block = torch.empty(room, dtype=torch.uint8, pin_memory=torch.cuda.is_available())
         copies, offset = [], 0
         for group in groups:
@@ -81,9 +79,7 @@ class BackgroundSaver:
             try:
                 writing.result()
             finally:
-                del (
-                    writing
-                )  # the traceback of an error would keep this frame, and the tensors of its callers, alive
+                del writing  # the traceback of an error would keep this frame, and the tensors of its callers, alive
 
     def __enter__(self) -> "BackgroundSaver":
         return self

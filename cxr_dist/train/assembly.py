@@ -150,14 +150,10 @@ def parts_of(config: Config, manifest: Manifest, world: World, device: torch.dev
         step=TrainStep(config, backend, new_loss(config, manifest), len(manifest.classes), lanes),
         plan=plan,
         open_stream=stream,
-        validate=Validation(
-            config=config, manifest=manifest, world=world, device=device, tokenizer=tokenizer
-        ),
+        validate=Validation(config=config, manifest=manifest, world=world, device=device, tokenizer=tokenizer),
         trackers=trackers,
         group_names=(*manifest.classes, "none of them"),
-        bad_samples=BadSamples(
-            run_dir, manifest.split("train").shards, config.data.max_bad_samples, world, device
-        ),
+        bad_samples=BadSamples(run_dir, manifest.split("train").shards, config.data.max_bad_samples, world, device),
         sample_keys=partial(keys_of, config.data, manifest, plan),
     )
 
@@ -236,6 +232,4 @@ def new_loss(config: Config, manifest: Manifest) -> ClassificationLoss:
             weights = balanced_class_weights(positive)
         else:
             weights = balanced_positive_weights(positive, negative)
-    return ClassificationLoss(
-        name=config.loss.name, gamma=config.loss.gamma, class_weights=weights, task=manifest.task
-    )
+    return ClassificationLoss(name=config.loss.name, gamma=config.loss.gamma, class_weights=weights, task=manifest.task)

@@ -35,9 +35,7 @@ class LaneStatistics:
         self._counts = [count for count in counts if count is not None]
         if self._layers != before:
             momenta = [self._momentum[layer] for layer in self._layers for _ in range(2)]
-            self._weights = torch.cat(
-                [torch.full_like(b, m) for b, m in zip(self._buffers, momenta, strict=True)]
-            )
+            self._weights = torch.cat([torch.full_like(b, m) for b, m in zip(self._buffers, momenta, strict=True)])
         for layer in self._layers:
             layer.momentum = 1.0
         self._running, self._count = torch.cat(self._buffers), torch.stack(self._counts)

@@ -156,9 +156,7 @@ class TrainingRun:
         if chosen >= 0:
             loaded = newest or checkpoint.load(parts.run_dir / "checkpoints" / f"step-{chosen:08d}")
             if loaded.state.manifest_sha256 != parts.manifest_sha256:
-                raise UserError(
-                    "the checkpoint was trained on other shards (manifest sha256): choose another --out"
-                )
+                raise UserError("the checkpoint was trained on other shards (manifest sha256): choose another --out")
             parts.backend.restore(loaded.model, loaded.optimizer)
             self.state = dataclasses.replace(loaded.state, config=self.state.config)
             self._saved_step = chosen

@@ -69,9 +69,7 @@ class NonFiniteSteps:
         draws = sorted((draw, replacement) for draw, replacement, _ in bad or rows)
         keys = self.sample_keys(epoch, draws[:_SHOWN])
         more = f" and {len(draws) - len(keys)} more" if len(draws) > len(keys) else ""
-        what = (
-            "the loss is not finite in micro-batches" if bad else "all losses are finite but not the gradient"
-        )
+        what = "the loss is not finite in micro-batches" if bad else "all losses are finite but not the gradient"
         return f"{what} of {', '.join(keys)}{more}"
 
     def _gathered(self, result: StepResult, batches: Sequence[Batch]) -> list[list[int]]:

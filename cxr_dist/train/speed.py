@@ -52,9 +52,7 @@ class Speed:
     devices. It is logged if the peak rate is known.
     """
 
-    def __init__(
-        self, config: Config, model: Classifier, world: World, device: torch.device, clock: Clock
-    ) -> None:
+    def __init__(self, config: Config, model: Classifier, world: World, device: torch.device, clock: Clock) -> None:
         self.config, self.world, self.device, self.clock = config, world, device, clock
         self._flops = count_flops(model, config.data.image_size)
         self._peak = device_peak(device, config.precision)

@@ -37,9 +37,7 @@ def loader():
     """A loader whose workers have started."""
     config = DataConfig(shards=str(shards), workers=2, evaluation_batch=2)
     manifest = load_manifest(shards)
-    batches = evaluation_loader(
-        config, manifest, "test", rank=0, world_size=1, tokenizer=None, with_images=False
-    )
+    batches = evaluation_loader(config, manifest, "test", rank=0, world_size=1, tokenizer=None, with_images=False)
     next(batches)
     workers = [child for child in multiprocessing.active_children() if child is not own]
     print(*(worker.pid for worker in workers), flush=True)

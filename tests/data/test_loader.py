@@ -16,9 +16,7 @@ from cxr_dist.format.manifest import load_manifest
 def ledger(config, manifest, steps, first_step=0, world_size=1, workers=0):
     """The content of each micro-batch by (step, lane), over all ranks."""
     data = dataclasses.replace(config.data, workers=workers)
-    stream = lane_batches(
-        data, manifest, config.seed, steps=steps, first_step=first_step, world_size=world_size
-    )
+    stream = lane_batches(data, manifest, config.seed, steps=steps, first_step=first_step, world_size=world_size)
     return {
         place: (batch.sample_ids.tolist(), batch.labels.tolist(), batch.images.numpy().tobytes())
         for place, batch in stream
@@ -38,9 +36,7 @@ def config(tiny_config):
 
 @pytest.mark.parametrize(("world_size", "workers"), [(1, 2), (2, 0), (3, 1), (4, 0), (6, 3), (12, 0)])
 def test_the_stream_does_not_depend_on_ranks_and_workers(config, manifest, world_size, workers):
-    steps = (
-        training_plan(config.data, manifest, config.seed).steps_per_epoch + 2
-    )  # beyond the end of an epoch
+    steps = training_plan(config.data, manifest, config.seed).steps_per_epoch + 2  # beyond the end of an epoch
     single_rank = ledger(config, manifest, steps)
     assert ledger(config, manifest, steps, world_size=world_size, workers=workers) == single_rank
 
@@ -74,9 +70,7 @@ def test_evaluation_reads_each_sample_once_in_canonical_batches(config, manifest
             data, manifest, "val", rank=rank, world_size=world_size, tokenizer=None, with_images=False
         )
         parts = [b.sample_ids.tolist() for b in loader]
-        assert all(
-            part[0] % batch == 0 and part == list(range(part[0], part[0] + len(part))) for part in parts
-        )
+        assert all(part[0] % batch == 0 and part == list(range(part[0], part[0] + len(part))) for part in parts)
         seen += [i for part in parts for i in part]
     assert sorted(seen) == list(range(manifest.split("val").samples))
 

@@ -30,9 +30,7 @@ def stream(config, stages, world_size=1, workers=0, first_step=0, steps=5):
     """Pixels and labels of each micro-batch by (step, lane), over all ranks."""
     data = dataclasses.replace(config.data, stages=tuple(stages), workers=workers)
     manifest = load_manifest(Path(data.shards))
-    batches = lane_batches(
-        data, manifest, config.seed, steps=steps, first_step=first_step, world_size=world_size
-    )
+    batches = lane_batches(data, manifest, config.seed, steps=steps, first_step=first_step, world_size=world_size)
     return {place: (batch.images.numpy(), batch.labels.tolist()) for place, batch in batches}
 
 
@@ -57,9 +55,7 @@ def test_the_documented_example_changes_training_and_the_stream_stays_pure(tiny_
 def test_evaluation_does_not_run_stages(tiny_config, example):
     def read(data):
         manifest = load_manifest(Path(data.shards))
-        loader = evaluation_loader(
-            data, manifest, "val", rank=0, world_size=1, tokenizer=None, with_images=True
-        )
+        loader = evaluation_loader(data, manifest, "val", rank=0, world_size=1, tokenizer=None, with_images=True)
         return np.concatenate([batch.images.numpy() for batch in loader])
 
     with_stage = dataclasses.replace(tiny_config.data, stages=(example,))
@@ -114,9 +110,7 @@ def test_a_stage_that_returns_no_valid_sample_is_refused(tiny_config, stages, na
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_the_error_of_a_failing_stage_has_its_line_and_no_content(tiny_config, stages, workers):
-    with pytest.raises(
-        (UserError, ShardError), match=r":fails' raised KeyError in line 11 of mine\.py"
-    ) as caught:
+    with pytest.raises((UserError, ShardError), match=r":fails' raised KeyError in line 11 of mine\.py") as caught:
         stream(tiny_config, [f"{stages}:fails"], workers=workers)
     assert "Featherstonehaugh" not in str(caught.value)
 

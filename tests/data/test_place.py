@@ -76,9 +76,7 @@ def test_a_folder_that_others_can_enter_or_that_cannot_be_created_is_refused(tin
         open_store(data, load_manifest(tiny_shards), "train")
     (tmp_path / "file").touch()
     data = DataConfig(shards=str(tiny_shards), stage_dir=str(tmp_path / "file"))
-    with pytest.raises(
-        UserError, match=r"cannot be created \(Not a directory\): choose another folder with --data"
-    ):
+    with pytest.raises(UserError, match=r"cannot be created \(Not a directory\): choose another folder with --data"):
         open_store(data, load_manifest(tiny_shards), "train")
 
 

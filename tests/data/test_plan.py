@@ -39,9 +39,7 @@ def samples_of(plan: Plan, epoch: int) -> list[tuple[int, int]]:
         for window in range(-(-plan.draws_per_lane // plan.window)):
             shards, places = plan.locate(epoch, plan.window_draws(epoch, lane, window))
             for shard, place in zip(shards, places, strict=True):
-                groups = np.repeat(
-                    np.arange(plan.shard_group_counts.shape[1]), plan.shard_group_counts[shard]
-                )
+                groups = np.repeat(np.arange(plan.shard_group_counts.shape[1]), plan.shard_group_counts[shard])
                 order, mass = plan.sample_order(epoch, int(shard), groups.astype(np.int16))
                 drawn.append((int(shard), int(order[np.searchsorted(mass, place, side="right")])))
     return drawn

@@ -261,9 +261,7 @@ def test_training_from_a_folder_http_and_s3_logs_the_same_metrics(server, tiny_s
 
     def start(name, *more):
         whole = [*command, "--out", str(tmp_path / name), "--data.shards", *map(str, more)]
-        return subprocess.Popen(
-            whole, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
-        )
+        return subprocess.Popen(whole, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
 
     limit = ("--data.stage-gib", "0.0002", "--data.stage-dir", tmp_path / "disk")
     runs = [

@@ -47,9 +47,7 @@ def test_every_flipped_bit_of_a_sample_is_detected(shards):
         damaged[place] ^= 1 << chance.randrange(8)
         victim.write_bytes(damaged)
         message = reading_error(shards, whole)
-        assert message == "" or re.fullmatch(
-            r"train-00001\.tar: sample \d+ does not .* \(crc32\): .*", message
-        )
+        assert message == "" or re.fullmatch(r"train-00001\.tar: sample \d+ does not .* \(crc32\): .*", message)
         noticed += message != ""
     assert noticed > 100  # the other bits are in the empty blocks at the end of the tar
 
@@ -72,9 +70,7 @@ def test_a_missing_shard_and_a_changed_index_are_named(shards):
     shutil.copyfile(shards / "train-00001.tar", shards / "elsewhere.tar")
     (shards / "train-00001.tar").unlink()
     store = ShardStore(shards, load_manifest(shards), "train")
-    with pytest.raises(
-        ShardError, match=r"train-00001\.tar cannot be opened \(No such file or directory\): copy it"
-    ):
+    with pytest.raises(ShardError, match=r"train-00001\.tar cannot be opened \(No such file or directory\): copy it"):
         store.read(1, 0)
 
 
@@ -82,17 +78,13 @@ def test_a_manifest_of_another_version_or_kind_is_refused(shards):
     path = shards / "manifest.json"
     plain = json.loads(path.read_text())
     path.write_text(json.dumps(plain | {"format_version": 99}))
-    with pytest.raises(
-        UserError, match="has format version 99; this release reads version 2: shard the data again"
-    ):
+    with pytest.raises(UserError, match="has format version 99; this release reads version 2: shard the data again"):
         load_manifest(shards)
     path.write_text("{}")
     with pytest.raises(UserError, match="is not a manifest of cxr_dist shards"):
         load_manifest(shards)
     path.unlink()
-    with pytest.raises(
-        UserError, match=r"no manifest\.json in .*: expected a folder that `cxr-dist shard` finished"
-    ):
+    with pytest.raises(UserError, match=r"no manifest\.json in .*: expected a folder that `cxr-dist shard` finished"):
         load_manifest(shards)
 
 

@@ -44,9 +44,7 @@ def test_ids_are_those_of_a_bert_tokenizer_padded_to_sixteen(folder):
     tokens, mask = ReportTokenizer(folder, max_tokens=32)(["No effusion.", "Heart size is normal. " * 20, ""])
     assert tokens.shape == mask.shape == (3, 32)
     reference = BertTokenizerFast.from_pretrained(folder)
-    for row, keep, text in zip(
-        tokens, mask, ["No effusion.", "Heart size is normal. " * 20, ""], strict=True
-    ):
+    for row, keep, text in zip(tokens, mask, ["No effusion.", "Heart size is normal. " * 20, ""], strict=True):
         ids = reference(text, truncation=True, max_length=32)["input_ids"]
         assert row[keep.bool()].tolist() == ids
         assert torch.equal(row[~keep.bool()], torch.zeros(32 - len(ids), dtype=torch.int64))
@@ -56,9 +54,7 @@ def test_ids_are_those_of_a_bert_tokenizer_padded_to_sixteen(folder):
 
 @settings(max_examples=300, deadline=None)
 @given(
-    text=st.text(
-        st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from("aA. ,\t\n-[]MSK")), max_size=60
-    ),
+    text=st.text(st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from("aA. ,\t\n-[]MSK")), max_size=60),
     cased=st.booleans(),
 )
 def test_cached_words_give_the_ids_of_the_library_for_any_text(tokenizers_by_case, text, cased):
@@ -81,9 +77,7 @@ def tokenizers_by_case(tmp_path_factory):
             plain["normalizer"] |= {"lowercase": False, "strip_accents": False}
             (folder / "tokenizer.json").write_text(json.dumps(plain))
             settings_file = folder / "tokenizer_config.json"
-            settings_file.write_text(
-                json.dumps(json.loads(settings_file.read_text()) | {"do_lower_case": False})
-            )
+            settings_file.write_text(json.dumps(json.loads(settings_file.read_text()) | {"do_lower_case": False}))
         tokenizers[cased] = folder, ReportTokenizer(folder, max_tokens=24)
     return tokenizers
 

@@ -88,9 +88,7 @@ def test_the_stream_does_not_depend_on_ranks_and_workers(config, manifest):
 
 
 def test_evaluation_has_each_studys_images_in_their_order(config, manifest):
-    batches = evaluation_loader(
-        config.data, manifest, "val", rank=0, world_size=1, tokenizer=None, with_images=True
-    )
+    batches = evaluation_loader(config.data, manifest, "val", rank=0, world_size=1, tokenizer=None, with_images=True)
     store = open_store(config.data, manifest, "val")
     read, num_images = reader(store, 64, 64), 0
     places = [(shard, i) for shard, entry in enumerate(store.shards) for i in range(entry.samples)]

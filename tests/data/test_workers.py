@@ -9,9 +9,7 @@ import pytest
 PROGRAM = Path(__file__).with_name("host_program.py")
 
 
-@pytest.mark.parametrize(
-    ("ending", "last_line"), [("end", []), ("raise", ["RuntimeError: an error of the program"])]
-)
+@pytest.mark.parametrize(("ending", "last_line"), [("end", []), ("raise", ["RuntimeError: an error of the program"])])
 def test_a_program_keeps_its_own_children_and_its_loaders_keep_none(tiny_shards, tmp_path, ending, last_line):
     """This runs a real program, which takes seconds to import torch, because the promise is about its exit."""
     command = [sys.executable, PROGRAM, tiny_shards, tmp_path, ending]

@@ -48,9 +48,7 @@ def test_the_same_seed_builds_the_same_weights(build: Build) -> None:
 
 
 @pytest.mark.parametrize("fields", MODES[1:])
-def test_more_padding_does_not_change_logits(
-    build: Build, make_batch: MakeBatch, fields: dict[str, str]
-) -> None:
+def test_more_padding_does_not_change_logits(build: Build, make_batch: MakeBatch, fields: dict[str, str]) -> None:
     model, (images, tokens, mask) = build(**fields).double().eval(), make_batch(length=32)
     longer = [torch.nn.functional.pad(t, (0, 16)) for t in (tokens, mask)]
     with torch.no_grad():

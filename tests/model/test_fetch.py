@@ -33,9 +33,7 @@ def test_a_fetched_bundle_loads_without_network(hub: Hub, tmp_path: Path) -> Non
     ]
     load_text_encoder(TextEncoder(folder), folder)
     weights = component_weights(tmp_path / "bundle", "densenet121")
-    DenseNet(growth_rate=8, block_config=(1, 1, 1, 1), num_init_features=8).load_state_dict(
-        weights, strict=True
-    )
+    DenseNet(growth_rate=8, block_config=(1, 1, 1, 1), num_init_features=8).load_state_dict(weights, strict=True)
     source = json.loads((folder / "bundle.json").read_text())["source"]
     assert source == {"repository": NAME, "revision": REVISION}
 
@@ -74,18 +72,14 @@ def test_a_flipped_bit_leaves_no_component_under_its_name(hub: Hub, tmp_path: Pa
     file = hub.densenet_name if name == "densenet" else name
     good = hub.densenet if name == "densenet" else hub.files[name]
     hub.sent[file] = good[:-1] + bytes([good[-1] ^ 1])
-    with pytest.raises(
-        UserError, match=r"arrived damaged: its hash is not the published one, [0-9a-f]{8,16}…"
-    ):
+    with pytest.raises(UserError, match=r"arrived damaged: its hash is not the published one, [0-9a-f]{8,16}…"):
         hub.fetch(tmp_path)
     assert not (tmp_path / ("densenet121" if name == "densenet" else NAME)).exists()
     hub.sent.clear()
     hub.fetch(tmp_path)
     verify_component(tmp_path / NAME)
     assert hub.requests.count("GET config.json") == 1, "a complete file must be kept"
-    assert hub.requests.count(f"GET {file}") == 2, (
-        "a damaged file must be requested again from its first byte"
-    )
+    assert hub.requests.count(f"GET {file}") == 2, "a damaged file must be requested again from its first byte"
 
 
 @pytest.mark.parametrize("name", [WEIGHTS, "densenet"])
@@ -106,9 +100,7 @@ def test_an_interrupted_download_continues_where_it_stopped(
     verify_component(tmp_path / NAME)
     verify_component(tmp_path / "densenet121")
     start = size // 2 // 1000 * 1000
-    assert hub.requests.count(f"GET {file} {start}-") == 2, (
-        "the refused request, and that of the next command"
-    )
+    assert hub.requests.count(f"GET {file} {start}-") == 2, "the refused request, and that of the next command"
     assert hub.requests.count(f"GET {file}") == 1, "the file must not be requested again from its first byte"
     assert hub.body_bytes[file] == size // 2 + size - start
 
@@ -161,9 +153,7 @@ def test_a_refusal_is_not_repeated(hub: Hub, tmp_path: Path, status: int) -> Non
 def test_a_file_of_another_size_is_refused(hub: Hub, tmp_path: Path, change: int) -> None:
     good = hub.files[WEIGHTS]
     hub.sent[WEIGHTS] = good[:change] if change < 0 else good + bytes(change)
-    with pytest.raises(
-        UserError, match=rf"cannot fetch {NAME}: .*size {len(good)} but has size {len(good) + change}"
-    ):
+    with pytest.raises(UserError, match=rf"cannot fetch {NAME}: .*size {len(good)} but has size {len(good) + change}"):
         hub.fetch(tmp_path)
     hub.sent.clear()
     hub.fetch(tmp_path)
@@ -228,9 +218,7 @@ class Intruder:
 
 def test_code_hidden_in_weights_does_not_run(hub: Hub, tmp_path: Path) -> None:
     hub.files["pytorch_model.bin"] = as_bytes({"weight": Intruder(tmp_path / "ran")})
-    with pytest.raises(
-        UserError, match=r"pytorch_model\.bin does not contain tensors only .* could contain a program"
-    ):
+    with pytest.raises(UserError, match=r"pytorch_model\.bin does not contain tensors only .* could contain a program"):
         hub.fetch(tmp_path)
     assert not (tmp_path / "ran").exists()
     assert not (tmp_path / NAME).exists()

@@ -70,8 +70,6 @@ def test_a_graph_that_differs_is_refused_and_the_network_is_not_changed(build, t
 
 def test_the_error_for_missing_packages_names_them(monkeypatch):
     find = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name == "onnxscript" else find(name)
-    )
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxscript" else find(name))
     with pytest.raises(UserError, match=r"needs onnxscript: pip install 'cxr_dist\[export\]'"):
         graph.check_onnx()

@@ -72,6 +72,4 @@ def test_channels_last_computes_the_same_as_the_usual_layout(dtype: torch.dtype,
     assert 0 < expected.norm() < torch.inf
     assert (gradient - expected).norm() <= tolerance * expected.norm()
     with torch.no_grad():  # in eval mode, with the running statistics of that pass
-        torch.testing.assert_close(
-            ours.eval()(images)[0], usual.eval()(images)[0], rtol=tolerance, atol=tolerance
-        )
+        torch.testing.assert_close(ours.eval()(images)[0], usual.eval()(images)[0], rtol=tolerance, atol=tolerance)

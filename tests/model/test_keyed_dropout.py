@@ -22,9 +22,7 @@ def kept(keys: DropoutKeys, rate: float = 0.5, layer: int = 0, width: int = WIDT
     return kept_elements(keys, [width], rate, layer)
 
 
-@given(
-    words=st.lists(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=3, max_size=3), min_size=1, max_size=4)
-)
+@given(words=st.lists(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=3, max_size=3), min_size=1, max_size=4))
 def test_the_hash_of_tensors_equals_that_of_arrays(words: list[list[int]]) -> None:
     with np.errstate(over="ignore"):
         expected = reference.hash64(*(np.array(word, np.int64) for word in words)).view(np.int64)

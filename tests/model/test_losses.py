@@ -13,9 +13,7 @@ from cxr_dist.model.losses import ClassificationLoss, balanced_class_weights, ba
 WEIGHTS = torch.tensor([0.5, 2.0, 1.3], dtype=torch.float64)
 
 
-def make(
-    name: str, task: str, weights: torch.Tensor | None = WEIGHTS, gamma: float = 2.0
-) -> ClassificationLoss:
+def make(name: str, task: str, weights: torch.Tensor | None = WEIGHTS, gamma: float = 2.0) -> ClassificationLoss:
     return ClassificationLoss(name=name, gamma=gamma, class_weights=weights, task=task)
 
 
@@ -36,9 +34,7 @@ def case(task: str, size: int = 12, seed: int = 0) -> tuple[torch.Tensor, torch.
 def test_multiclass_cross_entropy_equals_torch(weights: torch.Tensor | None) -> None:
     logits, labels = case("multiclass")
     expected = torch.nn.CrossEntropyLoss(weight=weights)(logits, labels[:, 0])
-    torch.testing.assert_close(
-        mean_loss(make("cross_entropy", "multiclass", weights), logits, labels), expected
-    )
+    torch.testing.assert_close(mean_loss(make("cross_entropy", "multiclass", weights), logits, labels), expected)
 
 
 @pytest.mark.parametrize("weights", [None, WEIGHTS])
@@ -46,9 +42,7 @@ def test_multilabel_cross_entropy_equals_torch_over_known_labels(weights: torch.
     logits, labels = case("multilabel")
     every = torch.nn.BCEWithLogitsLoss(pos_weight=weights, reduction="none")(logits, labels.double())
     expected = every[labels >= 0].mean()
-    torch.testing.assert_close(
-        mean_loss(make("cross_entropy", "multilabel", weights), logits, labels), expected
-    )
+    torch.testing.assert_close(mean_loss(make("cross_entropy", "multilabel", weights), logits, labels), expected)
 
 
 def test_multiclass_focal_equals_the_plain_formula() -> None:

@@ -90,10 +90,7 @@ def test_a_wider_scope_makes_more_parts_stochastic(build: Build, make_batch: Mak
     batch, ids = make_batch(), torch.arange(4)
     model = build(**still, image_dropout=0.2).eval()
     eager = model(*batch)
-    moved = {
-        scope: passes_of(model, batch, ids, McDropout(passes=3, scope=scope))
-        for scope in ("head", "text", "all")
-    }
+    moved = {scope: passes_of(model, batch, ids, McDropout(passes=3, scope=scope)) for scope in ("head", "text", "all")}
     torch.testing.assert_close(moved["head"], eager.expand(3, -1, -1), rtol=0, atol=1e-6)
     assert (moved["text"].std(0) > 0).all()
     assert not torch.equal(moved["text"], moved["all"])
@@ -146,9 +143,7 @@ def test_an_encoder_that_uses_other_random_numbers_is_refused(build: Build, make
 
 def test_scope_text_without_a_report_is_refused(build: Build, make_batch: MakeBatch) -> None:
     with pytest.raises(UserError, match="reads no report; use head or all"):
-        passes_of(
-            build(mode="image").eval(), make_batch(), torch.arange(4), McDropout(passes=2, scope="text")
-        )
+        passes_of(build(mode="image").eval(), make_batch(), torch.arange(4), McDropout(passes=2, scope="text"))
 
 
 def test_the_mean_of_many_passes_approaches_a_linear_head_without_dropout(build: Build) -> None:

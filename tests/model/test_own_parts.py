@@ -221,9 +221,7 @@ def model(mine: str, small_bert: Path):
     return build_classifier(config, 3, small_bert).eval()
 
 
-def test_explanations_and_measurements_of_own_encoders_work_or_are_omitted(
-    model, mine: str, small_bert: Path
-) -> None:
+def test_explanations_and_measurements_of_own_encoders_work_or_are_omitted(model, mine: str, small_bert: Path) -> None:
     tokens = torch.tensor([[2, 7, 8, 3], [2, 9, 3, 0]])
     inputs = Inputs(torch.randn(2, 1, 32, 32), tokens, (tokens != 0).long())
     with torch.no_grad():

@@ -130,9 +130,7 @@ def test_shares_of_padding_follow_the_formula() -> None:
     width, hidden, inner, length = LIMIT, 768, 3072, 64
     per_token, per_pair = 2 * (4 * hidden**2 + 2 * hidden * inner), 4 * hidden
     assert operations(8, width, 512) == 512 * per_token + 8 * width**2 * per_pair
-    assert needed_operations(np.array([width, length])) == sum(
-        n * per_token + n**2 * per_pair for n in (width, length)
-    )
+    assert needed_operations(np.array([width, length])) == sum(n * per_token + n**2 * per_pair for n in (width, length))
     shares = padding_shares(np.full(20, length), 8)
     whole = width * per_token + width**2 * per_pair
     expected = 1 - (length * per_token + length**2 * per_pair) / whole
@@ -183,9 +181,7 @@ def test_a_classifier_gives_equal_logits_for_packed_and_padded_reports(
         torch.testing.assert_close(packed, model(images, tokens, mask), rtol=0, atol=1e-6)
 
 
-def test_frozen_encoders_build_no_graph(
-    build: Callable[..., Classifier], make_batch: Callable[..., object]
-) -> None:
+def test_frozen_encoders_build_no_graph(build: Callable[..., Classifier], make_batch: Callable[..., object]) -> None:
     images, tokens, mask = make_batch(6, 40)  # type: ignore[misc]
     model = build().train()
     kept: dict[bool, int] = {}

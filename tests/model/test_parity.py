@@ -71,6 +71,4 @@ def test_pooled_model_equals_the_original(bert_folder: Path) -> None:
         logits = ours(IMAGENET.normalise(images), tokens, mask)
     assert expected.std() > 1e-3, "the output must not be constant"
     torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)
-    assert sum(p.numel() for p in ours.head.parameters()) == sum(
-        p.numel() for p in original.head.parameters()
-    )
+    assert sum(p.numel() for p in ours.head.parameters()) == sum(p.numel() for p in original.head.parameters())

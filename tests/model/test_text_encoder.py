@@ -83,9 +83,7 @@ def test_a_folder_without_config_is_refused(tmp_path: Path) -> None:
 
 def test_reports_with_too_many_tokens_are_refused(bert_folder: Path) -> None:
     tokens = torch.ones(1, 65, dtype=torch.int64)
-    with pytest.raises(
-        UserError, match=r"65 tokens exceed the text encoder's 64 positions.*--data\.max-tokens"
-    ):
+    with pytest.raises(UserError, match=r"65 tokens exceed the text encoder's 64 positions.*--data\.max-tokens"):
         TextEncoder(bert_folder)(tokens, tokens)
 
 

@@ -129,9 +129,7 @@ def check_end(runs, out):
     averages, expected = tensors(out, STEPS, "model"), tensors(runs("ddp"), STEPS, "model")
     assert averages.keys() == expected.keys()
     for name, value in averages.items():
-        assert (value - expected[name]).abs().max() <= 1e-3 * max(1.0, float(expected[name].abs().max())), (
-            name
-        )
+        assert (value - expected[name]).abs().max() <= 1e-3 * max(1.0, float(expected[name].abs().max())), name
 
 
 def test_zero_on_one_rank_is_refused_before_anything_is_written(tiny_shards, tmp_path, run_ranks):

@@ -84,9 +84,7 @@ def test_the_words_of_the_report_are_shown_unchanged_in_both_columns() -> None:
 
 def test_background_colours_follow_the_scores() -> None:
     scores = np.array([-1.0, 0.0, 0.5])
-    case = make_case(
-        image=None, heat=None, report=make_report(["no", "the", "effusion"], gradient_times_input=scores)
-    )
+    case = make_case(image=None, heat=None, report=make_report(["no", "the", "effusion"], gradient_times_input=scores))
     _, attention, gradient, *_ = explanation(case).axes
     against, neutral, weak = (patch.get_facecolor() for patch in gradient.patches)
     assert against[2] > against[0]  # blue

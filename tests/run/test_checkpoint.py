@@ -81,9 +81,7 @@ def test_if_no_checkpoint_can_be_loaded_the_run_does_not_start_over(tmp_path):
     assert checkpoint.newest_valid(tmp_path) == (None, [])
     save(tmp_path, 3)
     (tmp_path / "checkpoints" / "step-00000003" / "state.json").unlink()
-    with pytest.raises(
-        UserError, match=r"no checkpoint can be loaded: step-00000003: .* Move the run folder"
-    ):
+    with pytest.raises(UserError, match=r"no checkpoint can be loaded: step-00000003: .* Move the run folder"):
         checkpoint.newest_valid(tmp_path)
 
 
@@ -155,9 +153,7 @@ def test_a_half_written_folder_is_not_a_checkpoint(tmp_path):
 def test_a_full_disk_leaves_the_previous_checkpoint_intact(tmp_path, full_disk):
     save(full_disk, 1)
     (full_disk / "filler").write_bytes(b"x" * (256 * 1024 - 40 * 1024))
-    with pytest.raises(
-        UserError, match="no space left for the checkpoint of step 2: the previous one is intact"
-    ):
+    with pytest.raises(UserError, match="no space left for the checkpoint of step 2: the previous one is intact"):
         save_large(full_disk, 2)
     assert checkpoint.newest_valid(full_disk)[0].state.step == 1
 

@@ -41,16 +41,12 @@ def test_a_changed_file_is_refused(tmp_path: Path, code: Path, field: str) -> No
     keep_parts(tmp_path, {field: (f"{code}:part",)})
     before = (tmp_path / "parts.json").read_text()
     code.write_text(code.read_text() + "# changed\n")
-    with pytest.raises(
-        UserError, match=rf"^{field}: mine\.py:part is .* put that file back, or choose another --out$"
-    ):
+    with pytest.raises(UserError, match=rf"^{field}: mine\.py:part is .* put that file back, or choose another --out$"):
         keep_parts(tmp_path, {field: (f"{code}:part",)})
     assert (tmp_path / "parts.json").read_text() == before
 
 
-def test_a_changed_tracker_is_only_reported(
-    tmp_path: Path, code: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_changed_tracker_is_only_reported(tmp_path: Path, code: Path, capsys: pytest.CaptureFixture[str]) -> None:
     keep_parts(tmp_path, {"trackers": (f"{code}:part",)})
     code.write_text(code.read_text() + "# changed\n")
     keep_parts(tmp_path, {"trackers": (f"{code}:part",)})

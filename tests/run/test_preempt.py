@@ -85,9 +85,7 @@ def test_a_signal_during_the_import_of_torch_is_handled(tiny_shards, tmp_path):
 
 
 # Output of `scontrol --oneliner show job` in SLURM 22.05.
-RUNNING = (
-    "JobId=6 JobName=a b JobState=RUNNING Reason=None Requeue=1 Restarts=0 PreemptTime=None Command=/a b/c.sh"
-)
+RUNNING = "JobId=6 JobName=a b JobState=RUNNING Reason=None Requeue=1 Restarts=0 PreemptTime=None Command=/a b/c.sh"
 
 
 @pytest.fixture

@@ -13,9 +13,7 @@ from cxr_dist.run.restarts import MOST_DEATHS, read
 from cxr_dist.run.slurm_job import slurm_job
 
 # Output of `scontrol --oneliner show job` in SLURM 22.05; the user chooses the job's name and command.
-RUNNING = (
-    "JobId=6 JobName=a b JobState=RUNNING Reason=None Requeue=1 Restarts=0 PreemptTime=None Command=/a b/c.sh"
-)
+RUNNING = "JobId=6 JobName=a b JobState=RUNNING Reason=None Requeue=1 Restarts=0 PreemptTime=None Command=/a b/c.sh"
 PREEMPTED = RUNNING.replace("PreemptTime=None", "PreemptTime=2026-11-22T22:14:27")
 CANCELLED = RUNNING.replace("RUNNING", "COMPLETING")
 SHELL_KILLED = CANCELLED.replace("Reason=None", "Reason=JobLaunchFailure")
@@ -102,9 +100,7 @@ def test_failed_tasks_are_recorded_and_requeued_but_not_refused_or_stopped_ones(
     assert end_of_tasks(137) == (137, "job 6 is left to SLURM\n")
     assert end_of_tasks(137, run_dir) == (137, "the tasks ended with status 137; requeued job 6\n")
     assert scontrol() == ["requeue 6"]
-    noted = [
-        {name: line[name] for name in ("event", "job", "restart", "step", "status")} for line in read(run_dir)
-    ]
+    noted = [{name: line[name] for name in ("event", "job", "restart", "step", "status")} for line in read(run_dir)]
     assert noted == [{"event": "death", "job": "6", "restart": 0, "step": 12, "status": 137}]
 
 

@@ -16,9 +16,7 @@ def test_another_configuration_is_refused_and_the_differences_are_shown(tmp_path
     open_run_folder(folder, config)
     before = (folder / "config.yaml").read_bytes()
     other = dataclasses.replace(config, seed=7, optim=dataclasses.replace(config.optim, lr=0.5))
-    with pytest.raises(
-        UserError, match=r"another configuration:\n  optim.lr: 0.002 -> 0.5\n  seed: 42 -> 7\nchoose"
-    ):
+    with pytest.raises(UserError, match=r"another configuration:\n  optim.lr: 0.002 -> 0.5\n  seed: 42 -> 7\nchoose"):
         open_run_folder(folder, other)
     assert (folder / "config.yaml").read_bytes() == before
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700

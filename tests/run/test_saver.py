@@ -36,9 +36,7 @@ def test_copies_are_equal_contiguous_and_independent(wanted, seed):
     for tensor in tensors.values():
         tensor.zero_()
     for copies in (first, second):
-        assert all(
-            copies[name].equal(value) and copies[name].is_contiguous() for name, value in expected.items()
-        )
+        assert all(copies[name].equal(value) and copies[name].is_contiguous() for name, value in expected.items())
         assert [copy.dtype for copy in copies.values()] == [value.dtype for value in expected.values()]
 
 
@@ -96,9 +94,7 @@ def test_a_full_disk_is_reported_at_a_later_step_and_the_next_save_may_succeed(f
     with BackgroundSaver(full_disk, keep=2) as saver:
         saver.save(state(1), weights(1, 1000), {})
         saver.save(state(2), weights(2, 100_000), {})
-        with pytest.raises(
-            UserError, match="no space left for the checkpoint of step 2: the previous one is intact"
-        ):
+        with pytest.raises(UserError, match="no space left for the checkpoint of step 2: the previous one is intact"):
             check_until_it_raises(saver)
         assert checkpoint.newest_valid(full_disk)[0].state.step == 1
         saver.check()

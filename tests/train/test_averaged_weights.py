@@ -35,9 +35,7 @@ def averaged(tiny_config, tmp_path):
     return out
 
 
-def test_the_averages_are_those_of_the_weights_of_the_same_run_without_averaging(
-    averaged, tiny_config, tmp_path
-):
+def test_the_averages_are_those_of_the_weights_of_the_same_run_without_averaging(averaged, tiny_config, tmp_path):
     plain = tmp_path / "plain"
     train(averaging(tiny_config, 0.0, plain), StopRequest(0))
     assert losses(averaged) == losses(plain)

@@ -32,9 +32,7 @@ def build(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bert")
     (folder / "config.json").write_text(json.dumps(BERT))
     config = ModelConfig(image_encoder="densenet-narrow", fusion_dim=64, fusion_heads=4)
-    return lambda mode, **changes: build_classifier(
-        dataclasses.replace(config, mode=mode, **changes), 3, folder
-    )
+    return lambda mode, **changes: build_classifier(dataclasses.replace(config, mode=mode, **changes), 3, folder)
 
 
 def batch_of(lengths, width):

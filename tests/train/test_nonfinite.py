@@ -100,15 +100,11 @@ def test_only_consecutive_steps_count(watched, said):
         ((INF, 0.5, 0.5), "all losses are finite but not the gradient of e2d1, e2d3, e2d7, e2d12r5:"),
     ],
 )
-def test_the_message_names_the_last_step_and_the_samples_of_its_nonfinite_micro_batches(
-    watched, numbers, what
-):
+def test_the_message_names_the_last_step_and_the_samples_of_its_nonfinite_micro_batches(watched, numbers, what):
     replaced = Replaced(draw=12, shard=0, sample=4, replacement=5, reason=0)
     watched.follow(4, 2, result_of(NAN, NAN, NAN), BATCHES)
     watched.follow(5, 2, result_of(*numbers), [batch_of(7, 1), batch_of(3, 12, replaced=(replaced,))])
-    expected = (
-        f"not finite in 2 steps in a row, up to step 5, where {what} lower optim.lr, use --precision fp32"
-    )
+    expected = f"not finite in 2 steps in a row, up to step 5, where {what} lower optim.lr, use --precision fp32"
     with pytest.raises(UserError, match=f"^loss or gradient {re.escape(expected)}"):
         watched.settle()
 
@@ -169,12 +165,8 @@ def test_checking_later_does_not_change_the_training(run):
         assert all(late[key].equal(early[key]) for key in late)
 
 
-@pytest.mark.parametrize(
-    ("freeze_epochs", "built"), [(0, ["unfrozen"]), (1, ["frozen", "unfrozen"]), (9, ["frozen"])]
-)
-def test_the_wrapper_is_built_once_and_again_when_encoders_are_unfrozen(
-    run, monkeypatch, freeze_epochs, built
-):
+@pytest.mark.parametrize(("freeze_epochs", "built"), [(0, ["unfrozen"]), (1, ["frozen", "unfrozen"]), (9, ["frozen"])])
+def test_the_wrapper_is_built_once_and_again_when_encoders_are_unfrozen(run, monkeypatch, freeze_epochs, built):
     prepare, calls = DataParallel.prepare, []
 
     def counted(backend):

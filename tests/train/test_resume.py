@@ -78,8 +78,6 @@ def test_a_full_disk_ends_the_run_with_an_explanation(tiny_config, full_disk):
     settings = dataclasses.replace(tiny_config.train, save_every=1)
     config = dataclasses.replace(tiny_config, train=settings)
     (run_dir / "config.yaml").write_text(to_yaml(config))
-    with pytest.raises(
-        UserError, match=r"no space left for the checkpoint of step 1: .* start the same command"
-    ):
+    with pytest.raises(UserError, match=r"no space left for the checkpoint of step 1: .* start the same command"):
         train(config, StopRequest(0))
     assert max(losses(run_dir)) < 5

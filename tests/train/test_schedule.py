@@ -18,9 +18,7 @@ scores = st.lists(st.floats(0.3, 1.0), min_size=1, max_size=40)
 def test_the_plateau_schedule_is_that_of_torch(values, patience):
     config = OptimConfig(lr=1.0, schedule="plateau", plateau_patience=patience)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    reference = torch.optim.lr_scheduler.ReduceLROnPlateau(
-        optimizer, mode="max", factor=0.5, patience=patience, eps=0
-    )
+    reference = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode="max", factor=0.5, patience=patience, eps=0)
     progress = Progress()
     for step, score in enumerate(values, 1):
         reference.step(score)

@@ -131,9 +131,7 @@ def varied_config(tiny_config):
     train = dataclasses.replace(tiny_config.train, mixup_alpha=0.2, mixup_from_epoch=1)
     return dataclasses.replace(
         tiny_config,
-        data=dataclasses.replace(
-            tiny_config.data, text_sections=("indication",)
-        ),  # shorter than the maximal length
+        data=dataclasses.replace(tiny_config.data, text_sections=("indication",)),  # shorter than the maximal length
         train=train,
         loss=dataclasses.replace(tiny_config.loss, name="focal", class_weights="balanced"),
         optim=dataclasses.replace(tiny_config.optim, ema_decay=0.9),

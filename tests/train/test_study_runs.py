@@ -26,9 +26,7 @@ from cxr_dist.train.memory.micro_batch import largest_batch
 @pytest.fixture
 def config(study_config: Config) -> Config:
     """A run of three steps with mixup and image dropout in float64."""
-    settings = dataclasses.replace(
-        study_config.train, max_steps=3, eval_every=3, mixup_alpha=0.4, mixup_from_epoch=1
-    )
+    settings = dataclasses.replace(study_config.train, max_steps=3, eval_every=3, mixup_alpha=0.4, mixup_from_epoch=1)
     model = dataclasses.replace(study_config.model, image_dropout=0.1)
     return dataclasses.replace(study_config, train=settings, model=model, precision="fp64")
 

@@ -72,9 +72,7 @@ def test_a_resumed_run_replaces_the_steps_that_it_repeats(tmp_path):
     for step in (1, 2, 3):
         first.log({"train/loss": 1.0}, step)
     first.close()
-    time.sleep(
-        1.1
-    )  # event files are read in the order of their names, which contain the second of their creation
+    time.sleep(1.1)  # event files are read in the order of their names, which contain the second of their creation
     second = TensorBoard(tmp_path, resumed_step=2)
     for step in (3, 4):
         second.log({"train/loss": 2.0}, step)
@@ -90,8 +88,7 @@ def test_lines_of_metrics_jsonl_keep_their_format(tmp_path):
     lines.close()
     assert (tmp_path / "metrics.jsonl").read_text().splitlines() == [
         '{"step": 3, "epoch": 0.5, "loss": 0.25, "learning_rate": 0.1}',
-        '{"step": 4, "epoch": 1.0, "validation": '
-        '{"mean_auc": null, "accuracy": 0.5, "macro_f1": 0.4, "loss": null}}',
+        '{"step": 4, "epoch": 1.0, "validation": {"mean_auc": null, "accuracy": 0.5, "macro_f1": 0.4, "loss": null}}',
     ]
 
 

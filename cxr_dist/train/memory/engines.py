@@ -26,9 +26,7 @@ class Held:
     """During the optimizer's update, when there are no activations."""
 
 
-def held(
-    sizes: Footprint, engine: Engine, *, ranks: int, several: bool, averaged: bool, offload: bool
-) -> Held:
+def held(sizes: Footprint, engine: Engine, *, ranks: int, several: bool, averaged: bool, offload: bool) -> Held:
     """The memory that a rank holds with this engine.
 
     `several`: the rank has several micro-batches per step. `averaged`: optim.ema_decay is on. `offload`: the optimizer

@@ -64,9 +64,7 @@ def footprint(
     batch = largest_batch(config, config.data.global_batch // config.data.num_lanes, 1, views)
     with torch.device("meta"):
         model = build_classifier(config.model, num_classes, text_folder).train()
-    loss = ClassificationLoss(
-        name=config.loss.name, gamma=config.loss.gamma, class_weights=None, task="multilabel"
-    )
+    loss = ClassificationLoss(name=config.loss.name, gamma=config.loss.gamma, class_weights=None, task="multilabel")
     with ExitStack() as modes:
         modes.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         if device == "cuda":
@@ -99,9 +97,7 @@ def _forward_and_backward(
         logits: Tensor = model(*inputs)
     summed = loss.sums(logits.float(), targets, torch.ones_like(targets)) / torch.ones(())
     # `summed.backward()` would disable the function mode, and gradient checkpointing would recompute other kernels.
-    _engine_run_backward(
-        (summed,), (torch.ones(()),), False, False, (), allow_unreachable=True, accumulate_grad=True
-    )
+    _engine_run_backward((summed,), (torch.ones(()),), False, False, (), allow_unreachable=True, accumulate_grad=True)
 
 
 class _Memory(TorchDispatchMode):  # type: ignore[no-untyped-call]

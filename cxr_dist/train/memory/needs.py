@@ -18,9 +18,7 @@ _USUAL_MICRO_BATCH = 8
 _NODE = 8  # the most ranks for which a line gives the memory
 
 
-def peak(
-    sizes: Footprint, engine: Engine, *, ranks: int, several: bool, averaged: bool, offload: bool = False
-) -> int:
+def peak(sizes: Footprint, engine: Engine, *, ranks: int, several: bool, averaged: bool, offload: bool = False) -> int:
     """Peak bytes of a rank's tensors during a step, without CUDA's context and fragmentation."""
     kept = held(sizes, engine, ranks=ranks, several=several, averaged=averaged, offload=offload)
     # In a single micro-batch the gradients are allocated one by one, except if DDP's buckets hold them already.
@@ -28,9 +26,7 @@ def peak(
     return max(kept.backward + (sizes.first if fresh else sizes.later), kept.update)
 
 
-def describe_memory_needs(
-    config: Config, num_classes: int, text_folder: Path | None, views: int
-) -> dict[str, str]:
+def describe_memory_needs(config: Config, num_classes: int, text_folder: Path | None, views: int) -> dict[str, str]:
     """Name -> GiB by engine, with the run's own gradient checkpointing and with the maximal one.
 
     `text_folder` holds the text encoder's config.json; None in image mode. Empty for fp64, which only tests use. Each

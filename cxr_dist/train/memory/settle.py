@@ -94,9 +94,7 @@ def _with_least_micro_batch(config: Config, world: World, device: torch.device, 
     return with_micro_batch(config, least)
 
 
-def _least_checkpointing(
-    config: Config, manifest: Manifest, world: World, device: torch.device
-) -> Checkpointing:
+def _least_checkpointing(config: Config, manifest: Manifest, world: World, device: torch.device) -> Checkpointing:
     """The gradient checkpointing that recomputes the least and fits the device of every rank (all ranks).
 
     It is the maximal one if no other fits or the footprint is unknown, and "off" for fp64, which only tests use. The

@@ -46,9 +46,7 @@ def test_the_configuration_has_no_lanes_while_the_micro_batch_is_auto():
 
 
 @pytest.mark.parametrize(("limit", "largest"), [(0, 0), (1, 1), (7, 6), (24, 24)])
-def test_the_largest_that_fits_is_found_and_only_one_trial_runs_out_of_memory(
-    tiny_config, monkeypatch, limit, largest
-):
+def test_the_largest_that_fits_is_found_and_only_one_trial_runs_out_of_memory(tiny_config, monkeypatch, limit, largest):
     config = dataclasses.replace(tiny_config, data=DataConfig(micro_batch="auto", global_batch=48))
     tried = []
 
@@ -76,9 +74,7 @@ def test_a_trial_that_fails_for_another_reason_raises_its_error(tiny_config):
 
 def test_a_world_size_for_which_there_is_no_micro_batch_is_refused(tiny_config):
     check_world_size(auto(tiny_config), World(world_size=16))
-    with pytest.raises(
-        UserError, match=r"world size 3 does not divide data.global_batch 16, .*use 1, 2, 4, 8, 16"
-    ):
+    with pytest.raises(UserError, match=r"world size 3 does not divide data.global_batch 16, .*use 1, 2, 4, 8, 16"):
         check_world_size(auto(tiny_config), World(world_size=3))
     # As for a run that is resumed with more ranks.
     with pytest.raises(UserError, match=r"world size 8 does not divide 4 lanes"):

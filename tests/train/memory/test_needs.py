@@ -54,9 +54,7 @@ def test_averaged_weights_need_one_more_copy():
 
 def test_a_plan_has_a_line_for_each_gradient_checkpointing(tiny_shards, tmp_path):
     config = named_run("demo-baseline")
-    data = dataclasses.replace(
-        config.data, shards=str(tiny_shards), global_batch=8, micro_batch=4, image_size=32
-    )
+    data = dataclasses.replace(config.data, shards=str(tiny_shards), global_batch=8, micro_batch=4, image_size=32)
     facts = describe(dataclasses.replace(config, data=data, out=str(tmp_path)))
     assert "micro-batch 4" in facts["memory of a rank"]
     lines = {name.strip(): value for name, value in facts.items() if name.startswith("  ")}
