@@ -24,7 +24,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from cxr_dist.data.store import OPEN_SHARDS
 from cxr_dist.errors import require
 
-Item = TypeVar("Item")
+_Item = TypeVar("_Item")
 _PR_SET_PDEATHSIG = 1
 _FIRST_AT_EXIT = 100  # multiprocessing's own exit priorities are 15 at most
 _FILES_OF_BATCHES = 56  # open files of a worker for the batches that it has sent: seven batches of eight tensors
@@ -66,7 +66,7 @@ def end_with_parent() -> None:
             os._exit(1)
 
 
-def ending_its_workers(loader: DataLoader[Item]) -> Iterator[Item]:
+def ending_its_workers(loader: DataLoader[_Item]) -> Iterator[_Item]:
     """The loader's iterator. Its workers are killed when it is garbage-collected or when this process exits.
 
     At exit multiprocessing sends SIGTERM to daemonic processes and waits, but the workers ignore SIGTERM.

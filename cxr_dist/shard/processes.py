@@ -18,11 +18,11 @@ import cv2
 
 from cxr_dist.errors import UserError
 
-Item = TypeVar("Item")
+_Item = TypeVar("_Item")
 Result = TypeVar("Result")
 
 
-def in_order(function: Callable[[Item], Result], items: Iterable[Item], workers: int, unit: int) -> Iterator[Result]:
+def in_order(function: Callable[[_Item], Result], items: Iterable[_Item], workers: int, unit: int) -> Iterator[Result]:
     """Yield `function` of each item, computed by `workers` processes, `unit` items at a time; 0 uses this process.
 
     Function, items and results must be picklable. Raises UserError if a worker process was killed.
@@ -64,5 +64,5 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _each(function: Callable[[Item], Result], items: list[Item]) -> list[Result]:
+def _each(function: Callable[[_Item], Result], items: list[_Item]) -> list[Result]:
     return [function(item) for item in items]
