@@ -33,7 +33,7 @@ class Training:
     def __init__(self, device: torch.device, batch: int, run_dir: Path) -> None:
         config = dataclasses.replace(configured(batch, 1), precision=named_run("enhanced").precision)
         self.device, self.run_dir = device, run_dir
-        self.train_step = new_step(config, build(device).train(), device)
+        self.train_step = new_step(config, build(device).train())
         self.batches = synthetic_batches(batch, 1, device)
         self.saves = 0
 

@@ -61,13 +61,12 @@ def configured(micro_batch: int, lanes: int) -> Config:
 def new_step(
     config: Config,
     model: Classifier,
-    device: torch.device,
     world: World | None = None,
     optimizer: NewOptimizer | None = None,
 ) -> TrainStep:
     """The package's training step, without class weights (all ranks); by default for one rank."""
     world = world or World()
-    backend = new_backend(config, world, device, model, optimizer or new_optimizer(config))
+    backend = new_backend(config, world, model, optimizer or new_optimizer(config))
     backend.prepare()
     loss = ClassificationLoss(name=config.loss.name, gamma=config.loss.gamma, class_weights=None, task="multiclass")
     return TrainStep(config, backend, loss, CLASSES, lanes_of(world, config.data.num_lanes))

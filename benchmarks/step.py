@@ -36,7 +36,7 @@ Way = Callable[[], object]
 
 def ours(config: Config, model: Classifier, device: torch.device, batches: list[Batch]) -> Way:
     """The package's training step."""
-    step, numbers = new_step(config, model, device), itertools.count()
+    step, numbers = new_step(config, model), itertools.count()
     return lambda: step(next(numbers), 0, batches, False)
 
 

@@ -43,7 +43,7 @@ def configured(case: dict[str, Any]) -> Config:
 
 def two_steps(config: Config, world: World, device: torch.device) -> None:
     """Run a step of small micro-batches, then a step that ends with a micro-batch of the run's size."""
-    step = new_step(config, build(device, config.model).train(), device, world)
+    step = new_step(config, build(device, config.model).train(), world)
     epoch = config.train.epochs - 1
     small, whole = (
         largest_batch(config, size, 1) for size in (SMALL, config.data.global_batch // config.data.num_lanes)
@@ -80,7 +80,8 @@ def measured_on_gpu(config: Config, world: World, device: torch.device) -> dict[
 def main() -> None:
     """Measure the case in the file that the command line names."""
     config, world = configured(json.loads(Path(sys.argv[1]).read_text())), World.from_environment()
-    device = start(world, timeout_minutes=10)
+    start(world, timeout_minutes=10)
+    device = world.device
     found = measured_on_gpu(config, world, device) if device.type == "cuda" else measured_on_cpu(config, world)
     if world.is_main:
         print(json.dumps(found))

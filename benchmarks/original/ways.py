@@ -133,7 +133,7 @@ def our_way(
     updates: Iterator[list[Batch]],
 ) -> Way:
     """The package's training step; each call takes the micro-batches of the next update."""
-    step = new_step(settings.config, model, device, optimizer=new_optimizer)
+    step = new_step(settings.config, model, optimizer=new_optimizer)
     numbers = itertools.count()
 
     def update() -> None:

@@ -43,7 +43,7 @@ def measure_phases(
     config: Config, model: Classifier, device: torch.device, loaded: Loaded, turns: int, ceilings: Ceilings
 ) -> Table:
     """Medians over `turns` steps after two that warm up. `data` is the loader's work, parallel to the step."""
-    step = new_step(config, model, device)
+    step = new_step(config, model)
     watch = _Stopwatch(device)
     _watch_parts(watch, step, model)
     laps = []

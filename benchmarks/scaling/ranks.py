@@ -44,7 +44,8 @@ class Bench:
 
     def __init__(self, options: Namespace) -> None:
         self.options, self.world = options, World.from_environment()
-        self.device = start(self.world, timeout_minutes=5)
+        start(self.world, timeout_minutes=5)
+        self.device = self.world.device
         torch.set_num_threads(1)
         self.model = build(self.device).train()
 
@@ -54,7 +55,7 @@ class Bench:
         config = dataclasses.replace(
             configured(size, lanes * self.world.world_size), ddp=ddp, precision=self.options.precision
         )
-        step = new_step(config, self.model, self.device, self.world)
+        step = new_step(config, self.model, self.world)
         batches = synthetic_batches(size, lanes, self.device)
         return step.backend, lambda: step(0, 0, batches, False)
 
@@ -134,7 +135,7 @@ class Bench:
         config = dataclasses.replace(named_run("demo"), parallel=parallel, ddp=ddp)
         torch.manual_seed(1)
         network = small_network().to(self.device)
-        backend = new_backend(config, self.world, self.device, network, torch.optim.AdamW)
+        backend = new_backend(config, self.world, network, torch.optim.AdamW)
         backend.prepare()
         for _ in range(3):  # in the first steps the engine arranges its buckets
             with CountCollectives() as count:

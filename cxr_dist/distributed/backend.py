@@ -34,23 +34,15 @@ def check_parallel(config: Config, world: World) -> None:
         )
 
 
-def start(world: World, timeout_minutes: float) -> torch.device:
-    """Join the other ranks (NCCL on CUDA, gloo on CPU) and return this rank's device (all ranks)."""
-    device = device_of(world)
+def start(world: World, timeout_minutes: float) -> None:
+    """Make this rank's GPU the current one, and join the other ranks: NCCL on CUDA, gloo on CPU (all ranks)."""
+    cuda = world.device.type == "cuda"
+    if cuda:
+        torch.cuda.set_device(world.device)
     if world.world_size > 1 and not dist.is_initialized():
         os.environ.update(rendezvous(world))
         timeout = datetime.timedelta(minutes=_COLLECTIVE_PATIENCE * timeout_minutes)
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
-    return device
-
-
-def device_of(world: World) -> torch.device:
-    """Return this rank's device: its GPU, which becomes the current one, or the CPU if there is none."""
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    device = torch.device("cuda", world.local_rank % torch.cuda.device_count())
-    torch.cuda.set_device(device)
-    return device
+        dist.init_process_group("nccl" if cuda else "gloo", timeout=timeout)
 
 
 def stop() -> None:
@@ -59,19 +51,17 @@ def stop() -> None:
         dist.destroy_process_group()
 
 
-def new_backend(
-    config: Config, world: World, device: torch.device, model: nn.Module, new_optimizer: NewOptimizer
-) -> Backend:
+def new_backend(config: Config, world: World, model: nn.Module, new_optimizer: NewOptimizer) -> Backend:
     """Return the engine that `--parallel` names, for a model on its device (all ranks)."""
     if config.model.sync_batchnorm and world.world_size > 1:
         synchronise_batchnorm(model, world.world_size)
     if config.compile:
-        check_compiler(device)
+        check_compiler(next(model.parameters()).device)
         compile_forward(model)
     if config.parallel == "ddp":
         from cxr_dist.distributed.ddp import DataParallel
 
-        return DataParallel(config, world, device, model, new_optimizer)
+        return DataParallel(config, world, model, new_optimizer)
     from cxr_dist.distributed.zero import Zero  # imports deepspeed, which takes a second
 
-    return Zero(config, world, device, model, new_optimizer)
+    return Zero(config, world, model, new_optimizer)

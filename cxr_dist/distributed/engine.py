@@ -33,15 +33,9 @@ class Backend(ABC):
     `forward` and `backward` of every lane, and one `update`.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        world: World,
-        device: torch.device,
-        model: nn.Module,
-        new_optimizer: NewOptimizer,
-    ) -> None:
-        self.config, self.world, self.device = config, world, device
+    def __init__(self, config: Config, world: World, model: nn.Module, new_optimizer: NewOptimizer) -> None:
+        self.config, self.world = config, world
+        self.device = next(model.parameters()).device
         self.module, self.new_optimizer = model, new_optimizer
         self.learning_rate = config.optim.lr
         """Learning rate of the next updates."""

@@ -118,10 +118,13 @@ class AllReduceSpeed:
 
 
 @contextlib.contextmanager
-def group_for_probe(roll: RollCall, device: torch.device, seconds: float) -> Iterator[None]:
+def group_for_probe(roll: RollCall, seconds: float) -> Iterator[None]:
     """Create the process group that training would use, and destroy it if the block ends without an error."""
+    cuda = roll.world.device.type == "cuda"
+    if cuda:
+        torch.cuda.set_device(roll.world.device)
     dist.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo",
+        "nccl" if cuda else "gloo",
         store=PrefixStore("probe", roll.store),
         rank=roll.world.rank,
         world_size=roll.world.world_size,
@@ -132,18 +135,18 @@ def group_for_probe(roll: RollCall, device: torch.device, seconds: float) -> Ite
     dist.destroy_process_group()
 
 
-def all_reduce_speed(roll: RollCall, device: torch.device, seconds: float) -> AllReduceSpeed:
+def all_reduce_speed(roll: RollCall, seconds: float) -> AllReduceSpeed:
     """Check and time a sum over all ranks (all ranks); raises UserError if it is wrong or not done in time."""
     try:
-        with group_for_probe(roll, device, seconds):
-            values = _checked_sum(roll.world, device, seconds)
-            one = torch.zeros(1, device=device)
+        with group_for_probe(roll, seconds):
+            values = _checked_sum(roll.world, seconds)
+            one = torch.zeros(1, device=roll.world.device)
             whole = _median_seconds(values)
             share = 2 * (roll.world.world_size - 1) / roll.world.world_size
             return AllReduceSpeed(
                 latency_seconds=_median_seconds(one),
                 bytes_per_second=share * BUFFER_BYTES / whole,
-                clock_skew_seconds=_clock_skew(device),
+                clock_skew_seconds=_clock_skew(roll.world.device),
             )
     except UserError:
         raise
@@ -152,9 +155,9 @@ def all_reduce_speed(roll: RollCall, device: torch.device, seconds: float) -> Al
         raise UserError(f"the ranks met, but a collective failed: {reason[:200]}") from None
 
 
-def _checked_sum(world: World, device: torch.device, seconds: float) -> torch.Tensor:
+def _checked_sum(world: World, seconds: float) -> torch.Tensor:
     """Sum integers below 2^24, which float32 adds exactly in any order, and return the buffer filled with zeros."""
-    pattern = (torch.arange(BUFFER_BYTES // 4, device=device) % 251).float()
+    pattern = (torch.arange(BUFFER_BYTES // 4, device=world.device) % 251).float()
     values = pattern + world.rank
     work = dist.all_reduce(values, async_op=True)
     deadline = time.monotonic() + seconds

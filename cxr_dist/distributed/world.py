@@ -1,4 +1,4 @@
-"""Rank, world size, local rank and node of this process, read from the environment or given as integers.
+"""Rank, world size, local rank, node and device of this process, read from the environment or given as integers.
 
 torchrun and `accelerate launch` set RANK, WORLD_SIZE and LOCAL_RANK; a task of `srun`, and therefore of submitit,
 has SLURM_PROCID and related variables; any other process is a single rank.
@@ -8,8 +8,13 @@ import os
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from cxr_dist.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +29,15 @@ class World:
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.world_size:
             raise UserError(f"rank {self.rank} is not in 0 to world size {self.world_size} - 1")
+
+    @cached_property
+    def device(self) -> "torch.device":
+        """This rank's GPU, chosen by its local rank, or the CPU where torch sees no GPU."""
+        import torch  # slow to import, and most users of a World ask for numbers only
+
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        return torch.device("cuda", self.local_rank % torch.cuda.device_count())
 
     @property
     def is_main(self) -> bool:

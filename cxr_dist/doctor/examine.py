@@ -160,12 +160,11 @@ def _together(setting: Setting, roll: "RollCall", seconds: float, mark: str, num
 
 
 def _sum(setting: Setting, roll: "RollCall", seconds: float, num_hosts: int) -> Findings:
-    from cxr_dist.distributed.backend import device_of
     from cxr_dist.distributed.probe import all_reduce_speed
     from cxr_dist.doctor.storage import gradient_bytes
 
     try:
-        speed = all_reduce_speed(roll, device_of(setting.world), seconds)
+        speed = all_reduce_speed(roll, seconds)
     except UserError as error:
         return {"all-reduce": failed(str(error), ranks.INTERFACES)}
     size = gradient_bytes(setting)

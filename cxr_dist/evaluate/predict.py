@@ -54,7 +54,6 @@ def predict_split(
     *,
     tokenizer: ReportTokenizer | None,
     world: World,
-    device: torch.device,
     mc: McDropout = _NO_PASSES,
 ) -> Predictions:
     """Predictions on a whole split (all ranks)."""
@@ -70,11 +69,10 @@ def predict_split(
         with_images=config.model.uses_image,
     )
     rows = _gather(
-        [predict_batch(model, batch, config, manifest.task, mc, device) for batch in _with_progress(batches)],
+        [predict_batch(model, batch, config, manifest.task, mc, world.device) for batch in _with_progress(batches)],
         manifest.split(split).samples,
         config.data.evaluation_batch,
         world,
-        device,
     )
     model.train(was_training)
     return _table(rows, config, manifest, split, mc.passes)
@@ -87,15 +85,15 @@ def _with_progress(batches: Iterable[Batch]) -> Iterator[Batch]:
         advance()
 
 
-def _gather(parts: list[np.ndarray], num_samples: int, batch: int, world: World, device: torch.device) -> np.ndarray:
+def _gather(parts: list[np.ndarray], num_samples: int, batch: int, world: World) -> np.ndarray:
     """The rows of all ranks in the order of sample ids; raises UserError if an id is missing or duplicated."""
     ranks = range(world.world_size)
     counts = [sum(map(len, evaluation_batches(num_samples, batch, r, world.world_size))) for r in ranks]
     # A rank without a batch learns the number of columns from the others.
-    width = torch.tensor([parts[0].shape[1] if parts else 0], device=device)
+    width = torch.tensor([parts[0].shape[1] if parts else 0], device=world.device)
     widths = gather_rows(width, [1] * world.world_size)
     own = np.concatenate(parts) if parts else np.empty((0, int(widths.max())))
-    everything = gather_rows(torch.from_numpy(own).to(device), counts).cpu().numpy()
+    everything = gather_rows(torch.from_numpy(own).to(world.device), counts).cpu().numpy()
     everything = everything[np.argsort(everything[:, 0], kind="stable")]
     if not np.array_equal(everything[:, 0], np.arange(num_samples)):
         raise UserError(

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from cxr_dist.data.batch import Batch
-from cxr_dist.distributed.backend import start
 from cxr_dist.distributed.world import World
 from cxr_dist.errors import UserError
 from cxr_dist.evaluate.answer import Answers, answers
@@ -42,7 +41,7 @@ class Predictor:
     @classmethod
     def open(cls, folder: Path, mc: McDropout) -> "Predictor":
         """The best checkpoint of a run, or an exported model, on this machine's device."""
-        return cls(trained=open_model(folder, start(World(), timeout_minutes=10)), mc=mc)
+        return cls(trained=open_model(folder, World().device), mc=mc)
 
     def answer(self, batch: Batch) -> Answers:
         """The model's predictions for every case of a batch."""

@@ -59,9 +59,9 @@ def evaluate_runs(
     timeout_minutes = load_config(run_dirs[0] / "config.yaml").train.timeout_minutes
     try:
         with watching(world, timeout_minutes):
-            device = start(world, timeout_minutes)
+            start(world, timeout_minutes)
             enter("evaluating")
-            opened = [open_run(run_dir, device, shards) for run_dir in run_dirs]
+            opened = [open_run(run_dir, world.device, shards) for run_dir in run_dirs]
             evaluation = _Evaluation([trained for trained, _ in opened], opened[0][1], world, out)
             if world.is_main and len(run_dirs) > 1:
                 prepare_ensemble_folder(out, run_dirs[0])
@@ -93,7 +93,7 @@ class _Evaluation:
         if self.world.is_main:
             earlier = finished_predictions(self.out, "val", self.facts, self.manifest_sha256)
         # Rank 0 decides for all ranks, because they may not all see the same files.
-        if from_main(torch.tensor(int(earlier is not None), device=self.members[0].device)):
+        if from_main(torch.tensor(int(earlier is not None), device=self.world.device)):
             return earlier
         return self.run("val", mc, None, at_sensitivity)
 
@@ -110,7 +110,6 @@ class _Evaluation:
                     split,
                     tokenizer=member.tokenizer,
                     world=self.world,
-                    device=member.device,
                     mc=mc,
                 )
                 for member in self.members

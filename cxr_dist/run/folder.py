@@ -17,6 +17,7 @@ import torch
 
 from cxr_dist.config.file import differences, load_config, to_yaml
 from cxr_dist.config.run import Config
+from cxr_dist.distributed.world import World
 from cxr_dist.errors import UserError
 from cxr_dist.files import sha256_of, write_whole
 
@@ -98,16 +99,16 @@ def manifest_sha256(shards: Path) -> str:
     return sha256_of(shards / "manifest.json")
 
 
-def write_environment(folder: Path, device: torch.device, world_size: int, manifest: str) -> None:
+def write_environment(folder: Path, world: World, manifest: str) -> None:
     """Write environment.json: versions, device and command (rank 0). A resumed run overwrites it."""
     facts = {
         "versions": {"cxr_dist": version("cxr_dist"), "python": platform.python_version()}
         | {package: version(package) for package in _PACKAGES},
         "commit": _commit(),
         "manifest_sha256": manifest,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "device": torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else _processor(),
         "host_cpus": os.cpu_count(),
-        "world_size": world_size,
+        "world_size": world.world_size,
         "command": " ".join(["cxr-dist", *sys.argv[1:]]),
     }
     write_whole(folder / "environment.json", json.dumps(facts, indent=1) + "\n")

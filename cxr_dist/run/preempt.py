@@ -11,14 +11,10 @@ import signal
 import time
 from collections.abc import Callable
 from types import FrameType
-from typing import TYPE_CHECKING
 
 from cxr_dist.distributed.world import World
 from cxr_dist.run.requeue import forbid_requeue, requeue
 from cxr_dist.run.slurm_job import slurm_job
-
-if TYPE_CHECKING:
-    import torch
 
 
 class StopRequest:
@@ -48,7 +44,7 @@ class StopRequest:
         return number in self._received
 
 
-def requeue_if_due(stop: StopRequest, world: World, device: "torch.device", say: Callable[[str], None]) -> None:
+def requeue_if_due(stop: StopRequest, world: World, say: Callable[[str], None]) -> None:
     """Requeue the job after it has saved, if SLURM is about to end it, and report that (all ranks).
 
     The signal may have reached any rank. A run that stops at its time limit or on Ctrl-C is not requeued. All ranks
@@ -60,7 +56,7 @@ def requeue_if_due(stop: StopRequest, world: World, device: "torch.device", say:
     from cxr_dist.distributed.reduce import sum_over_ranks, wait_for_all
 
     told = stop.received(signal.SIGUSR2) or stop.received(signal.SIGTERM)
-    ranks_told = sum_over_ranks(torch.tensor(int(told), dtype=torch.int64, device=device))
+    ranks_told = sum_over_ranks(torch.tensor(int(told), dtype=torch.int64, device=world.device))
     if world.is_main and slurm_job() is not None:
         if ranks_told:
             say(f"saved; {requeue()}")

@@ -67,22 +67,22 @@ def _train_together(
     config: Config, manifest: Manifest, world: World, largest: int, asked_to_stop: StopRequest
 ) -> Outcome:
     """Initialize the process group and train (all ranks)."""
-    device = start(world, config.train.timeout_minutes)
+    start(world, config.train.timeout_minutes)
     enter("preparing the run")
-    prepare = partial(prepare_run_folder, manifest=manifest, world=world, device=device)
-    config = settled(config, manifest, world, device, largest=largest, prepare=prepare)
+    prepare = partial(prepare_run_folder, manifest=manifest, world=world)
+    config = settled(config, manifest, world, largest=largest, prepare=prepare)
     enter("building the model")
-    with out_of_memory_explained(config, world, device, lambda: "while building the model"):
-        parts = parts_of(config, manifest, world, device)
+    with out_of_memory_explained(config, world, lambda: "while building the model"):
+        parts = parts_of(config, manifest, world)
     with contextlib.closing(parts.trackers), contextlib.closing(parts.bad_samples):
         run = TrainingRun(parts, asked_to_stop)
-        with out_of_memory_explained(config, world, device, lambda: f"after step {run.state.step}"):
+        with out_of_memory_explained(config, world, lambda: f"after step {run.state.step}"):
             outcome = run.run()
         enter("leaving")
         if outcome is Outcome.FINISHED and world.is_main:
             mark_finished(parts.run_dir, run.state.step)
         if outcome is Outcome.STOPPED:
-            requeue_if_due(asked_to_stop, world, device, parts.trackers.say)
+            requeue_if_due(asked_to_stop, world, parts.trackers.say)
         return outcome
 
 
@@ -96,38 +96,39 @@ def largest_micro_batch(config: Config, manifest: Manifest, world: World) -> int
     check_world_size(config, world)
     if config.data.micro_batch != "auto":
         return config.data.micro_batch
-    device = start(World(local_rank=world.local_rank), config.train.timeout_minutes)
-    new_step = partial(trial_step, manifest=manifest, device=device)
-    return largest_that_fits(config, world, device, manifest.num_labels, new_step, manifest.views)
+    alone = World(local_rank=world.local_rank)
+    start(alone, config.train.timeout_minutes)
+    new_step = partial(trial_step, manifest=manifest, world=alone)
+    return largest_that_fits(config, world, manifest.num_labels, new_step, manifest.views)
 
 
-def trial_step(config: Config, lanes: range, *, manifest: Manifest, device: torch.device) -> TrainStep:
+def trial_step(config: Config, lanes: range, *, manifest: Manifest, world: World) -> TrainStep:
     """A training step of the run over these lanes, at world size 1, with random weights."""
     with tempfile.TemporaryDirectory() as folder:
         prepare_text(config, manifest, Path(folder))
-        model = new_model(config, manifest, Path(folder), device)
-    backend = new_backend(config, World(), device, model, new_optimizer(config))
+        model = new_model(config, manifest, Path(folder), world.device)
+    backend = new_backend(config, world, model, new_optimizer(config))
     return TrainStep(config, backend, new_loss(config, manifest), len(manifest.classes), lanes)
 
 
-def prepare_run_folder(config: Config, manifest: Manifest, world: World, device: torch.device) -> None:
+def prepare_run_folder(config: Config, manifest: Manifest, world: World) -> None:
     """Create or reopen the run folder, and write what does not change during training (rank 0)."""
     run_dir = config.run_dir
     check_weights(config)
     open_run_folder(run_dir, config)
     keep_parts(run_dir, config.named_parts)
-    write_environment(run_dir, device, world.world_size, manifest_sha256(shards_folder(config.data)))
+    write_environment(run_dir, world, manifest_sha256(shards_folder(config.data)))
     prepare_text(config, manifest, run_dir)
 
 
-def parts_of(config: Config, manifest: Manifest, world: World, device: torch.device) -> Parts:
+def parts_of(config: Config, manifest: Manifest, world: World) -> Parts:
     """Build all parts of a training run (all ranks). The run folder must have been prepared."""
     run_dir, lanes = config.run_dir, lanes_of(world, config.data.num_lanes)
     trackers = Trackers(config, run_dir, world)  # first, because a tracker of the user may be refused
     plan = training_plan(config.data, manifest, config.seed)
     tokenizer = tokenizer_of(config, run_dir)
-    model = new_model(config, manifest, run_dir, device)
-    backend = new_backend(config, world, device, model, new_optimizer(config))
+    model = new_model(config, manifest, run_dir, world.device)
+    backend = new_backend(config, world, model, new_optimizer(config))
 
     def stream(first_step: int) -> Iterator[Batch]:
         return training_batches(
@@ -150,10 +151,10 @@ def parts_of(config: Config, manifest: Manifest, world: World, device: torch.dev
         step=TrainStep(config, backend, new_loss(config, manifest), len(manifest.classes), lanes),
         plan=plan,
         open_stream=stream,
-        validate=Validation(config=config, manifest=manifest, world=world, device=device, tokenizer=tokenizer),
+        validate=Validation(config=config, manifest=manifest, world=world, tokenizer=tokenizer),
         trackers=trackers,
         group_names=(*manifest.classes, "none of them"),
-        bad_samples=BadSamples(run_dir, manifest.split("train").shards, config.data.max_bad_samples, world, device),
+        bad_samples=BadSamples(run_dir, manifest.split("train").shards, config.data.max_bad_samples, world),
         sample_keys=partial(keys_of, config.data, manifest, plan),
     )
 

@@ -26,11 +26,9 @@ LEDGER = "bad_samples.jsonl"
 class BadSamples:
     """Records damaged samples and limits the number of distinct ones (all ranks; rank 0 writes)."""
 
-    def __init__(
-        self, run_dir: Path, shards: Sequence[ShardEntry], limit: int, world: World, device: torch.device
-    ) -> None:
+    def __init__(self, run_dir: Path, shards: Sequence[ShardEntry], limit: int, world: World) -> None:
         self.run_dir, self.shards, self.limit = run_dir, shards, limit
-        self.world, self.device = world, device
+        self.world = world
         self._known: set[tuple[str, int]] = set()
         self._log: MetricsLog | None = None
 
@@ -52,7 +50,7 @@ class BadSamples:
         replaced = self._gathered([row for batch in batches for row in batch.replaced])
         if self.world.is_main:
             self._write([self._line(step, epoch, row) for row in sorted(replaced)])
-        count = int(from_main(torch.tensor(len(self._known), device=self.device)))
+        count = int(from_main(torch.tensor(len(self._known), device=self.world.device)))
         if count > self.limit:
             raise UserError(
                 f"{count} damaged samples were drawn up to step {step}, and data.max_bad_samples is {self.limit}: "
@@ -65,9 +63,9 @@ class BadSamples:
             self._log.close()
 
     def _gathered(self, own: Sequence[Replaced]) -> list[Replaced]:
-        counts = torch.zeros(self.world.world_size, dtype=torch.int64, device=self.device)
+        counts = torch.zeros(self.world.world_size, dtype=torch.int64, device=self.world.device)
         counts[self.world.rank] = len(own)
-        rows = torch.tensor(own, dtype=torch.int64, device=self.device).reshape(-1, len(Replaced._fields))
+        rows = torch.tensor(own, dtype=torch.int64, device=self.world.device).reshape(-1, len(Replaced._fields))
         return [Replaced(*row) for row in gather_rows(rows, sum_over_ranks(counts).tolist()).tolist()]
 
     def _line(self, step: int, epoch: int, row: Replaced) -> dict[str, Any]:

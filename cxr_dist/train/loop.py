@@ -93,17 +93,16 @@ class TrainingRun:
             step=0, progress=Progress(), manifest_sha256=parts.manifest_sha256, config=to_plain(parts.config)
         )
         self.drawn = torch.zeros(parts.plan.shard_group_counts.shape[1], dtype=torch.int64)
-        device, say = parts.backend.device, parts.trackers.say
         limit = self.train.max_nonfinite_steps
-        self._nonfinite = NonFiniteSteps(limit, parts.world, device, say, parts.sample_keys)
+        self._nonfinite = NonFiniteSteps(limit, parts.world, parts.trackers.say, parts.sample_keys)
         self._frozen: bool | None = None  # whether the parallel wrapper was built with frozen encoders
         self._saved_step = -1
         self._claim = Claim(parts.run_dir)
         self._saver = BackgroundSaver(parts.run_dir, self.train.keep_checkpoints, self._claim.check)
         self._clock = Clock()
-        self._speed = Speed(parts.config, parts.model, parts.world, device, self._clock)
+        self._speed = Speed(parts.config, parts.model, parts.world, self._clock)
         folder = parts.run_dir / "profile" if parts.world.is_main else None
-        self._profile = StepProfile(self.train.profiled_steps, folder, say, self._clock.paused)
+        self._profile = StepProfile(self.train.profiled_steps, folder, parts.trackers.say, self._clock.paused)
 
     def run(self) -> Outcome:
         """Train until the run is finished or asked to stop (all ranks)."""

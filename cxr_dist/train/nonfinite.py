@@ -28,11 +28,10 @@ class NonFiniteSteps:
         self,
         limit: int,
         world: World,
-        device: torch.device,
         say: Callable[[str], None],
         sample_keys: SampleKeys,
     ) -> None:
-        self.limit, self.world, self.device = limit, world, device
+        self.limit, self.world = limit, world
         self.say, self.sample_keys = say, sample_keys
         self._in_a_row = 0
         self._last: tuple[int, int, StepResult, Sequence[Batch]] | None = None
@@ -78,6 +77,6 @@ class NonFiniteSteps:
         for batch, finite in zip(batches, result.lanes_finite, strict=True):
             replacements = {row.draw: row.replacement for row in batch.replaced}
             own += [[d, replacements.get(d, NOT_REPLACED), finite] for d in batch.sample_ids.tolist()]
-        rows = torch.tensor(own, dtype=torch.int64, device=self.device)
+        rows = torch.tensor(own, dtype=torch.int64, device=self.world.device)
         gathered: list[list[int]] = gather_rows(rows, [len(own)] * self.world.world_size).tolist()
         return gathered

@@ -52,10 +52,10 @@ class Speed:
     devices. It is logged if the peak rate is known.
     """
 
-    def __init__(self, config: Config, model: Classifier, world: World, device: torch.device, clock: Clock) -> None:
-        self.config, self.world, self.device, self.clock = config, world, device, clock
+    def __init__(self, config: Config, model: Classifier, world: World, clock: Clock) -> None:
+        self.config, self.world, self.clock = config, world, clock
         self._flops = count_flops(model, config.data.image_size)
-        self._peak = device_peak(device, config.precision)
+        self._peak = device_peak(world.device, config.precision)
         self._done = 0.0  # operations of this rank in this lap
 
     def count(self, batches: Sequence[Batch], *, frozen: bool) -> None:
@@ -71,7 +71,7 @@ class Speed:
             "data_wait_share": round(waited / seconds, 4),
         }
         if self._flops:
-            done = torch.tensor(self._done, dtype=torch.float64, device=self.device)
+            done = torch.tensor(self._done, dtype=torch.float64, device=self.world.device)
             rate = float(sum_over_ranks(done)) / seconds
             figures["model_tflops_per_second"] = _significant(rate / 1e12)
             if self._peak:

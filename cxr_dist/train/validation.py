@@ -38,18 +38,15 @@ class Validation:
     config: Config
     manifest: Manifest
     world: World
-    device: torch.device
     tokenizer: ReportTokenizer | None
 
     def __call__(self, model: Classifier) -> Validated:
         """Predict the split on all ranks, compute metrics on rank 0, and broadcast the score."""
-        config, manifest, world, device = self.config, self.manifest, self.world, self.device
-        predictions = predict_split(
-            model, config, manifest, "val", tokenizer=self.tokenizer, world=world, device=device
-        )
+        config, manifest, world = self.config, self.manifest, self.world
+        predictions = predict_split(model, config, manifest, "val", tokenizer=self.tokenizer, world=world)
         values, figures = described(predictions) if world.is_main else ({}, {})
         score = values.get("validation/macro/roc_auc", torch.nan)
-        score = float(from_main(torch.tensor(score, dtype=torch.float64, device=device)))
+        score = float(from_main(torch.tensor(score, dtype=torch.float64, device=world.device)))
         return Validated(score=None if score != score else score, values=values, figures=figures)
 
 

@@ -43,11 +43,11 @@ def inputs(step, lane):
     return images, torch.randint(9, (4, length), generator=generator), mask
 
 
-def trained(world, device, *, compiled):
+def trained(world, *, compiled):
     """Return losses and final parameters, with SGD because Adam amplifies gradients that are only rounding errors."""
     config = dataclasses.replace(named_run("demo"), compile=compiled, ddp=DdpConfig(bucket_cap_mb=1))
     torch.manual_seed(0)
-    backend = new_backend(config, world, device, Network().train().to(device), torch.optim.SGD)
+    backend = new_backend(config, world, Network().train().to(world.device), torch.optim.SGD)
     backend.learning_rate = RATE
     losses, lanes = [], lanes_of(world, LANES)
     for step in range(STEPS):
@@ -79,8 +79,8 @@ def assert_near(found, expected):
 
 def main():
     world = World.from_environment()
-    device = start(world, timeout_minutes=5)
-    assert_near(trained(world, device, compiled=True), trained(World(), device, compiled=False))
+    start(world, timeout_minutes=5)
+    assert_near(trained(world, compiled=True), trained(World(local_rank=world.local_rank), compiled=False))
     print(f"agrees, {torch._dynamo.utils.counters['stats']['unique_graphs']} graphs", flush=True)
     gc.collect()
     stop()

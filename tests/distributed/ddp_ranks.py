@@ -39,8 +39,7 @@ def loss_of(forward, world, step):
 
 def engine(world, **settings):
     config = dataclasses.replace(named_run("demo"), ddp=DdpConfig(**settings))
-    device = torch.device("cpu")
-    backend = new_backend(config, world, device, network(), torch.optim.AdamW)
+    backend = new_backend(config, world, network(), torch.optim.AdamW)
     backend.prepare()
     return backend
 

@@ -116,12 +116,12 @@ def engine_step(backend, step, *, broken=False):
     return [float(sum_over_ranks(total)), float(norm)]
 
 
-def check(folder, world, device, parallel, precision, deepspeed="", decay=0.0):
+def check(folder, world, parallel, precision, deepspeed="", decay=0.0):
     demo, tolerance, engines = named_run("demo"), TOLERANCE[precision], count_of("DeepSpeedEngine")
     optim = dataclasses.replace(demo.optim, clip_norm=CLIP, ema_decay=decay)
     config = dataclasses.replace(demo, optim=optim, parallel=parallel, precision=precision, deepspeed=deepspeed)
     plain = Plain(world, precision, decay)
-    backend = new_backend(config, world, device, network(), new_optimizer)
+    backend = new_backend(config, world, network(), new_optimizer)
     for step in range(STEPS):
         if step in (0, THAW):
             plain.model.set_frozen(step < THAW)
@@ -175,7 +175,7 @@ def through_checkpoints(folder, backend):
         loaded = checkpoint.load(run_dir / "checkpoints" / f"step-{SAVE:08d}")
         settings = "" if parallel == "ddp" else config.deepspeed
         other = dataclasses.replace(config, parallel=parallel, deepspeed=settings)
-        backend = new_backend(other, backend.world, backend.device, network(), new_optimizer)
+        backend = new_backend(other, backend.world, network(), new_optimizer)
         backend.restore(loaded.model, loaded.optimizer)
         backend.module.set_frozen(False)
         backend.prepare()
@@ -221,10 +221,10 @@ def assert_equal(before, after):
 
 def main(folder, *cases):
     world = World.from_environment()
-    device = start(world, timeout_minutes=5)
+    start(world, timeout_minutes=5)
     for number, case in enumerate(cases):
         print(f"case {case}", flush=True)  # the last one printed is the one that failed
-        check(Path(folder) / str(number), world, device, **json.loads(case))
+        check(Path(folder) / str(number), world, **json.loads(case))
         print("agrees", flush=True)
         gc.collect()
     stop()

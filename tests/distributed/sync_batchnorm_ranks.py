@@ -83,10 +83,10 @@ def check_without_ranks(world, ours, plain, images):
         assert ours.train().float().stem(images.float()).dtype == torch.bfloat16
 
 
-def check_engines(world, device):
+def check_engines(world):
     """DDP and ZeRO 3 have the same losses with the option, and others without it."""
     curves = {
-        (parallel, sync): curve(world, device, parallel, sync)
+        (parallel, sync): curve(world, parallel, sync)
         for parallel, sync in (("ddp", True), ("zero3", True), ("ddp", False))
     }
     synced, plain = curves["ddp", True], curves["ddp", False]
@@ -94,10 +94,10 @@ def check_engines(world, device):
     assert abs(synced[0] - plain[0]) > 1e-4
 
 
-def curve(world, device, parallel, sync):
+def curve(world, parallel, sync):
     demo = named_run("demo")
     config = dataclasses.replace(demo, parallel=parallel, model=dataclasses.replace(demo.model, sync_batchnorm=sync))
-    backend = new_backend(config, world, device, network(), new_optimizer)
+    backend = new_backend(config, world, network(), new_optimizer)
     assert isinstance(backend.module, Network)
     assert isinstance(backend.module.encoder[1], SyncBatchNorm) == sync
     losses = []
@@ -112,8 +112,8 @@ def curve(world, device, parallel, sync):
 if __name__ == "__main__":
     here = World.from_environment()
     assert LANES % here.world_size == 0
-    place = start(here, timeout_minutes=5)
+    start(here, timeout_minutes=5)
     check_layer(here)
-    check_engines(here, place)
+    check_engines(here)
     stop()
     print("agrees", flush=True)

@@ -4,7 +4,6 @@ import socket
 import time
 
 import pytest
-import torch
 import torch.distributed as dist
 
 from cxr_dist.distributed.probe import RollCall, _checked_sum, all_reduce_speed, call_the_roll
@@ -65,7 +64,7 @@ def test_a_rank_that_does_not_join_the_collective_is_an_error_in_time(free_port)
     call = call_the_roll(World(rank=0, world_size=2), seconds=5)
     start = time.monotonic()
     with pytest.raises(UserError, match=r"the ranks met, but"):
-        all_reduce_speed(call, torch.device("cpu"), seconds=1)
+        all_reduce_speed(call, seconds=1)
     assert time.monotonic() - start < 30
     assert not dist.is_initialized()
 
@@ -73,10 +72,8 @@ def test_a_rank_that_does_not_join_the_collective_is_an_error_in_time(free_port)
 def test_a_sum_that_is_wrong_is_noticed(free_port):
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
-        _checked_sum(World(rank=0, world_size=1), torch.device("cpu"), seconds=5)
+        _checked_sum(World(), seconds=5)
         with pytest.raises(UserError, match=r"wrong in 6553600 of 6553600 values: a link or a GPU is bad"):
-            _checked_sum(
-                World(rank=0, world_size=2), torch.device("cpu"), seconds=5
-            )  # the other rank contributes zeros
+            _checked_sum(World(rank=0, world_size=2), seconds=5)  # the other rank contributes zeros
     finally:
         dist.destroy_process_group()

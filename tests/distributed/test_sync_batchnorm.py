@@ -20,5 +20,5 @@ def test_two_ranks_normalise_together():
 def test_one_rank_keeps_torchs_own_layer(tiny_config):
     config = replace(tiny_config, model=replace(tiny_config.model, sync_batchnorm=True))
     model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
-    new_backend(config, World(), torch.device("cpu"), model, torch.optim.AdamW)
+    new_backend(config, World(), model, torch.optim.AdamW)
     assert type(model[1]) is nn.BatchNorm1d

@@ -17,7 +17,7 @@ from cxr_dist.run.checkpoint import Progress, TrainingState
 
 
 def backend_of(model):
-    made = new_backend(named_run("demo"), World(), torch.device("cpu"), model, torch.optim.AdamW)
+    made = new_backend(named_run("demo"), World(), model, torch.optim.AdamW)
     made.prepare()
     return made
 

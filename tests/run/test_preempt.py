@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from cxr_dist.distributed.world import World
 from cxr_dist.errors import EXIT_STOPPED
@@ -97,7 +96,7 @@ def stopped_by_warning():
 
 def said(stop: StopRequest) -> list[str]:
     lines: list[str] = []
-    requeue_if_due(stop, World(), torch.device("cpu"), lines.append)
+    requeue_if_due(stop, World(), lines.append)
     return lines
 
 

@@ -65,7 +65,7 @@ def watched(said):
     def keys(epoch, draws):
         return [f"e{epoch}d{draw}" + f"r{other}" * (other != NOT_REPLACED) for draw, other in draws]
 
-    return NonFiniteSteps(1, World(), CPU, said.append, keys)
+    return NonFiniteSteps(1, World(), said.append, keys)
 
 
 GOOD, BATCHES = (1.0, 0.5, 0.5), [batch_of(7, 1), batch_of(3, 12)]

@@ -49,7 +49,7 @@ def counted(tiny_config):
     model = dataclasses.replace(tiny_config.model, mode="image")
     config = dataclasses.replace(tiny_config, model=model)
     clock = Clock()
-    speed = Speed(config, build_classifier(model, 3, None), World(), CPU, clock)
+    speed = Speed(config, build_classifier(model, 3, None), World(), clock)
     batch = largest_batch(config, 4, 1)
     speed.count([batch, batch], frozen=False)
     return speed, 2 * speed._flops.of(batch, frozen=False)
@@ -82,6 +82,6 @@ def test_steps_with_frozen_encoders_count_less(counted):
 
 def test_a_model_without_a_count_has_no_rate(tiny_config, monkeypatch):
     monkeypatch.setattr(speed_module, "count_flops", lambda *_: None)
-    speed = Speed(tiny_config, None, World(), CPU, Clock())
+    speed = Speed(tiny_config, None, World(), Clock())
     speed.count([], frozen=False)
     assert set(speed.lap(1)) == {"samples_per_second", "data_wait_share"}

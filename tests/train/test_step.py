@@ -22,11 +22,11 @@ from cxr_dist.train.loop import TrainingRun
 CPU = torch.device("cpu")
 
 
-def parts_for(config, device=CPU):
+def parts_for(config):
     """The parts of a run that is ready for its first step."""
     manifest = load_manifest(Path(config.data.shards))
-    prepare_run_folder(config, manifest, World(), device)
-    parts = parts_of(config, manifest, World(), device)
+    prepare_run_folder(config, manifest, World())
+    parts = parts_of(config, manifest, World())
     parts.model.train()
     parts.backend.prepare()
     return parts
@@ -56,7 +56,7 @@ def test_a_skipped_update_changes_no_state(name, dtype, clip_norm):
     for disturbed in (False, True):
         torch.manual_seed(0)
         model = torch.nn.Sequential(torch.nn.Linear(37, 11), torch.nn.Linear(11, 3)).to(dtype)
-        twins.append(new_backend(config, World(), CPU, model, new_optimizer(config)))
+        twins.append(new_backend(config, World(), model, new_optimizer(config)))
         twins[-1].prepare()
         for step in range(4):
             torch.manual_seed(step)
@@ -165,8 +165,7 @@ def test_no_operation_of_a_step_needs_a_value_on_the_host(varied_config, fusion)
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_steps_on_a_gpu_never_synchronise(varied_config, precision):
-    device = torch.device("cuda", 0)
-    parts = parts_for(dataclasses.replace(varied_config, precision=precision), device)
+    parts = parts_for(dataclasses.replace(varied_config, precision=precision))
     batches = list(itertools.islice(parts.open_stream(0), 6 * len(parts.step.lanes)))
     assert all(batch.images.is_pinned() for batch in batches)
     step = loop_over(parts, batches)

@@ -76,9 +76,7 @@ def total_memory(device: torch.device, processes: int) -> int:
 
 
 @contextlib.contextmanager
-def out_of_memory_explained(
-    config: Config, world: World, device: torch.device, when: Callable[[], str]
-) -> Iterator[None]:
+def out_of_memory_explained(config: Config, world: World, when: Callable[[], str]) -> Iterator[None]:
     """Turn an out-of-memory error into a UserError with the rank, the device's memory, the time and advice."""
     try:
         yield
@@ -88,7 +86,7 @@ def out_of_memory_explained(
         where = f"rank {world.rank} of {world.world_size} on {socket.gethostname()}"
         settings = f"micro-batch {config.data.micro_batch}, {config.precision}, {config.parallel}"
         raise UserError(
-            f"out of memory on {where} ({describe_memory(device)}) {when()}, with {settings}. "
+            f"out of memory on {where} ({describe_memory(world.device)}) {when()}, with {settings}. "
             "Try, in this order:\n  " + "\n  ".join(advice(config, world.world_size))
         ) from None
 

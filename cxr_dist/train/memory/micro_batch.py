@@ -42,9 +42,7 @@ def check_world_size(config: Config, world: World) -> None:
         )
 
 
-def largest_that_fits(
-    config: Config, world: World, device: torch.device, num_labels: int, new_step: NewStep, views: int = 1
-) -> int:
+def largest_that_fits(config: Config, world: World, num_labels: int, new_step: NewStep, views: int = 1) -> int:
     """Try micro-batches on this rank's device, the smallest first, until one does not fit; 0 if none does.
 
     Only the last trial runs out of memory, because on the CPU oneDNN may be unusable afterwards. Must be called before
@@ -69,7 +67,7 @@ def largest_that_fits(
             min(2, trial.data.num_lanes // world.world_size)
         )  # the second lane accumulates into existing gradients
         new_batch = partial(largest_batch, trial, num_labels=num_labels, views=views)
-        if not _fits(partial(_steps, trial, lanes, new_batch, new_step), device, world.world_size):
+        if not _fits(partial(_steps, trial, lanes, new_batch, new_step), world.device, world.world_size):
             break
         largest = size
     return largest

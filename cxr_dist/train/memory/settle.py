@@ -50,7 +50,6 @@ def settled(
     config: Config,
     manifest: Manifest,
     world: World,
-    device: torch.device,
     *,
     largest: int,
     prepare: Callable[[Config], None],
@@ -61,40 +60,39 @@ def settled(
         config: The configuration as given by the user.
         manifest: The manifest of the run's shards.
         world: All ranks; the process group must be initialized.
-        device: The device of this rank.
         largest: The largest micro-batch that fits this rank's device, from `largest_that_fits`; 0 if none does.
         prepare: Creates the run folder once the micro-batch is known (rank 0). This includes config.yaml and the
             configuration of the text encoder, from which its memory is predicted.
 
     Raises UserError if not even one sample fits on some rank.
     """
-    config = _with_least_micro_batch(config, world, device, largest)
+    config = _with_least_micro_batch(config, world, largest)
     if world.is_main:
         prepare(config)
     wait_for_all()
     if config.model.gradient_checkpointing != "auto":
         return config
     enter("choosing the gradient checkpointing")
-    return with_checkpointing(config, _least_checkpointing(config, manifest, world, device))
+    return with_checkpointing(config, _least_checkpointing(config, manifest, world))
 
 
-def _with_least_micro_batch(config: Config, world: World, device: torch.device, largest: int) -> Config:
+def _with_least_micro_batch(config: Config, world: World, largest: int) -> Config:
     """Replace a micro-batch `auto` by the smallest of the ranks' largest micro-batches (all ranks)."""
     if config.data.micro_batch != "auto":
         return config
-    least = int(least_over_ranks(torch.tensor(largest, device=device)))
+    least = int(least_over_ranks(torch.tensor(largest, device=world.device)))
     if least == 0:
         smallest = with_micro_batch(config, 1)
         raise UserError(
-            f"data.micro_batch auto: not even 1 fits {describe_memory(device)}, tried with DDP. "
+            f"data.micro_batch auto: not even 1 fits {describe_memory(world.device)}, tried with DDP. "
             "Try, in this order:\n  " + "\n  ".join(advice(smallest, world.world_size))
         )
     if world.is_main:
-        print(f"data.micro_batch auto: {least} on {describe_memory(device)}", file=sys.stderr)
+        print(f"data.micro_batch auto: {least} on {describe_memory(world.device)}", file=sys.stderr)
     return with_micro_batch(config, least)
 
 
-def _least_checkpointing(config: Config, manifest: Manifest, world: World, device: torch.device) -> Checkpointing:
+def _least_checkpointing(config: Config, manifest: Manifest, world: World) -> Checkpointing:
     """The gradient checkpointing that recomputes the least and fits the device of every rank (all ranks).
 
     It is the maximal one if no other fits or the footprint is unknown, and "off" for fp64, which only tests use. The
@@ -104,18 +102,18 @@ def _least_checkpointing(config: Config, manifest: Manifest, world: World, devic
         return "off"
     most = all_checkpointing(config)
     settings = _BY_COST if most == "all" else tuple(dict.fromkeys(("off", most)))
-    memory = int(least_over_ranks(torch.tensor(total_memory(device, world.world_size), device=device)))
+    memory = int(least_over_ranks(torch.tensor(total_memory(world.device, world.world_size), device=world.device)))
     chosen = 0
     if world.is_main:
-        footprints = _Footprints(config, manifest, device)
+        footprints = _Footprints(config, manifest, world.device)
         while chosen < len(settings) - 1:
             known = footprints.of(settings[chosen])
             if known is not None and _need(config, known, world.world_size) <= _SHARE * memory:
                 break
             chosen += 1
         name = settings[chosen]
-        print(f"model.gradient_checkpointing auto: {name} on {describe_memory(device)}", file=sys.stderr)
-    return settings[int(from_main(torch.tensor(chosen, device=device)))]
+        print(f"model.gradient_checkpointing auto: {name} on {describe_memory(world.device)}", file=sys.stderr)
+    return settings[int(from_main(torch.tensor(chosen, device=world.device)))]
 
 
 def _need(config: Config, footprint: Footprint, ranks: int) -> int:

@@ -94,7 +94,7 @@ def make_run_folder(source: Path, folder: Path, mode: str, task: str, image_enco
         precision="fp32",
     )
     manifest = load_manifest(Path(config.data.shards))
-    prepare_run_folder(config, manifest, World(), CPU)
+    prepare_run_folder(config, manifest, World())
     tensors = new_model(config, manifest, folder, CPU).state_dict()
     generator = torch.Generator().manual_seed(0)
     for name, tensor in tensors.items():

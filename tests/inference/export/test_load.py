@@ -43,7 +43,6 @@ def test_an_exported_model_gives_the_probabilities_of_its_run_bit_for_bit(run_di
         "test",
         tokenizer=model.tokenizer,
         world=World(),
-        device=CPU,
         mc=mc,
     )
     written = Predictions.read_csv(run_dir / "evaluation" / "test" / "predictions.csv")

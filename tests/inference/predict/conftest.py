@@ -34,7 +34,7 @@ def run_of(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Calla
         model = dataclasses.replace(demo.model, mode=mode)
         config = dataclasses.replace(demo, data=data, model=model, out=str(folder), precision="fp32")
         manifest = load_manifest(tiny_shards)
-        prepare_run_folder(config, manifest, World(), CPU)
+        prepare_run_folder(config, manifest, World())
         tensors = new_model(config, manifest, folder, CPU).state_dict()
         tensors["head.output.weight"] *= 20  # so that the predictions of the cases differ
         state = checkpoint.TrainingState(step=7, progress=Progress(), manifest_sha256=manifest_sha256(tiny_shards))

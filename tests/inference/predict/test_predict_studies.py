@@ -38,7 +38,7 @@ def run_dir(request: pytest.FixtureRequest, study_shards: Path, tmp_path_factory
     model = dataclasses.replace(demo.model, mode=request.param)
     config = dataclasses.replace(demo, data=data, model=model, out=str(folder), precision="fp32")
     manifest = load_manifest(study_shards)
-    prepare_run_folder(config, manifest, World(), CPU)
+    prepare_run_folder(config, manifest, World())
     tensors = new_model(config, manifest, folder, CPU).state_dict()
     tensors["head.output.weight"] *= 20  # so that the predictions of the cases differ
     digest = manifest_sha256(study_shards)
@@ -74,7 +74,6 @@ def test_a_study_from_files_is_predicted_like_the_same_study_in_the_shards(run_d
         "test",
         tokenizer=trained.tokenizer,
         world=World(),
-        device=CPU,
     )
     report = findings if trained.config.model.uses_text else ""
     from_files = probabilities(trained, images, report)

@@ -59,7 +59,7 @@ def test_the_largest_that_fits_is_found_and_only_one_trial_runs_out_of_memory(ti
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(micro_batch, "_steps", steps)
-    assert largest_that_fits(config, World(world_size=2), CPU, 1, None) == largest
+    assert largest_that_fits(config, World(world_size=2), 1, None) == largest
     sizes = [1, 2, 3, 4, 6, 8, 12, 24]
     assert tried == [size for size in sizes if size <= limit] + [size for size in sizes if size > limit][:1]
 
@@ -69,7 +69,7 @@ def test_a_trial_that_fails_for_another_reason_raises_its_error(tiny_config):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
     with pytest.raises(RuntimeError, match="cannot be multiplied"):
-        largest_that_fits(auto(tiny_config), World(), CPU, 1, new_step)
+        largest_that_fits(auto(tiny_config), World(), 1, new_step)
 
 
 def test_a_world_size_for_which_there_is_no_micro_batch_is_refused(tiny_config):

@@ -41,7 +41,7 @@ def settle_for(tiny_shards, small_bert):
 
     def run(config, largest=8):
         manifest = load_manifest(tiny_shards)
-        return settled(config, manifest, World(), CPU, largest=largest, prepare=prepare)
+        return settled(config, manifest, World(), largest=largest, prepare=prepare)
 
     return run
 
