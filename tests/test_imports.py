@@ -15,6 +15,12 @@ ROOMS = (
 """In order: a room imports only from itself and from rooms before it."""
 GROUND = {"errors", "files", "__version__"}
 """Modules at the root that every room may import; they import only each other."""
+PURE = (
+    "data/plan", "data/random", "distributed/watch/verdict", "shard/split", "train/schedule", "evaluate/bootstrap",
+    "evaluate/calibration", "evaluate/intervals", "evaluate/metrics", "evaluate/paired", "evaluate/risk_coverage",
+    "evaluate/thresholds",
+)  # fmt: skip
+"""Modules of functions from integers and arrays to integers and arrays: no file, process, clock, tensor or rank."""
 MODULES = sorted(PACKAGE.rglob("*.py"))
 OUTSIDE = sorted([*(ROOT / "launch").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")])
 
@@ -98,6 +104,15 @@ def test_only_distributed_talks_to_other_ranks(path):
     if room_of(name_of(path)) != "distributed":
         libraries = ("torch.distributed", "accelerate", "deepspeed")
         assert not [name for _, name in imported(path) if name.startswith(libraries)]
+
+
+@pytest.mark.parametrize("module", PURE)
+def test_pure_modules_have_no_effects(module):
+    path = PACKAGE / f"{module}.py"
+    effects = {"os", "sys", "io", "pathlib", "shutil", "subprocess", "socket", "threading", "time", "random", "torch"}
+    assert not [name for _, name in imported(path) if name.split(".")[0] in effects]
+    calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    assert not [call.id for call in calls if isinstance(call, ast.Name) and call.id in ("open", "print", "input")]
 
 
 @pytest.mark.parametrize("path", [*MODULES, *OUTSIDE], ids=name_of)
