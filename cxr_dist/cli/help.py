@@ -5,7 +5,7 @@ An overview lists each command or named run with the first line of its docstring
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
@@ -13,7 +13,7 @@ FOLDER = Annotated[Path, tyro.conf.arg(metavar="DIR")]
 SHARDS = Annotated[str, tyro.conf.arg(metavar="DIR|URL")]
 
 
-def commands_help(commands: Mapping[str, Callable[..., Any]]) -> str:
+def commands_help(commands: Mapping[str, Callable[..., object]]) -> str:
     """Return the overview of all commands, in the order of the mapping."""
     return "\n".join(
         [
@@ -27,11 +27,11 @@ def commands_help(commands: Mapping[str, Callable[..., Any]]) -> str:
     )
 
 
-def runs_help(command: str, runs: Mapping[str, Callable[..., Any]]) -> str:
+def runs_help(command: str, runs: Mapping[str, Callable[..., object]]) -> str:
     """Return the overview of the named runs that a command accepts."""
     return "\n".join([f"usage: cxr-dist {command} RUN [--section.field VALUE …]", "", "RUN is one of", *_lines(runs)])
 
 
-def _lines(functions: Mapping[str, Callable[..., Any]]) -> list[str]:
+def _lines(functions: Mapping[str, Callable[..., object]]) -> list[str]:
     width = max(map(len, functions)) + 2
     return [f"  {name:<{width}}{(f.__doc__ or '').splitlines()[0]}" for name, f in functions.items()]

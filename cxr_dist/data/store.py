@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from cxr_dist.errors import UserError, out_of_files
@@ -65,7 +66,7 @@ class ShardStore:
         self.shards = manifest.split(split).shards
         self._num_labels, self._views, self._copies = manifest.num_labels, manifest.views, copies
         self._tars: OrderedDict[int, int] = OrderedDict()
-        self._indices: OrderedDict[int, NDArray[Any]] = OrderedDict()
+        self._indices: OrderedDict[int, NDArray[np.void]] = OrderedDict()
         weakref.finalize(self, _close_all, self._tars)  # for a stream that is not read to its end
 
     @property
@@ -80,7 +81,7 @@ class ShardStore:
                 os.close(self._tars.pop(shard))
             self._copies.prefetch([self.shards[shard] for shard in upcoming])
 
-    def index(self, shard: int) -> NDArray[Any]:
+    def index(self, shard: int) -> NDArray[np.void]:
         """The shard's index, [samples] of dtype `manifest.index_dtype`."""
         if shard in self._indices:
             self._indices.move_to_end(shard)

@@ -3,8 +3,6 @@
 All reading by index relies on this. A sha256 only says that the index and the manifest agree with each other.
 """
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,7 +10,7 @@ _KEY_BYTES = np.zeros(256, bool)
 _KEY_BYTES[list(b"\0-_0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")] = True
 
 
-def index_is_sound(index: NDArray[Any], tar_bytes: int, num_groups: int) -> bool:
+def index_is_sound(index: NDArray[np.void], tar_bytes: int, num_groups: int) -> bool:
     """Return whether every record of an index (shape [samples], dtype of `index_dtype`) is possible for this tar."""
     start, stop = _range(index, "offset", "size")
     spans = (start >= 0) & (stop > start) & (stop <= tar_bytes)
@@ -31,7 +29,7 @@ def index_is_sound(index: NDArray[Any], tar_bytes: int, num_groups: int) -> bool
     return bool(spans.all() and classes.all() and keys.all())
 
 
-def _range(index: NDArray[Any], offset: str, size: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _range(index: NDArray[np.void], offset: str, size: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the first byte and the byte after the last; offsets are clipped so that the sum cannot overflow."""
     start = np.clip(index[offset].astype(np.int64), -1, 2**62)
     return start, start + index[size].astype(np.int64)

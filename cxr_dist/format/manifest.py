@@ -34,7 +34,7 @@ MOST_VIEWS = 8  # images of one sample
 Task = Literal["multiclass", "multilabel"]
 
 
-def index_dtype(num_labels: int, views: int = 1) -> np.dtype[Any]:
+def index_dtype(num_labels: int, views: int = 1) -> np.dtype[np.void]:
     """Return the record type of one sample.
 
     `num_labels` is 1 for multiclass (the label is the class), else the number of classes (each label is 1, 0 or -1).
@@ -226,7 +226,7 @@ def load_manifest(folder: Path) -> Manifest:
     return Manifest.from_json(path.read_text(encoding="utf-8", errors="replace"), path)
 
 
-def open_index(folder: Path, shard: ShardEntry, num_labels: int, views: int = 1) -> NDArray[Any]:
+def open_index(folder: Path, shard: ShardEntry, num_labels: int, views: int = 1) -> NDArray[np.void]:
     """Read a shard's index, shape [samples]; raises UserError if it is missing or does not fit the manifest."""
     try:
         content = (folder / shard.index).read_bytes()
@@ -235,7 +235,7 @@ def open_index(folder: Path, shard: ShardEntry, num_labels: int, views: int = 1)
     return index_in(content, shard, num_labels, views)
 
 
-def index_in(content: bytes, shard: ShardEntry, num_labels: int, views: int = 1) -> NDArray[Any]:
+def index_in(content: bytes, shard: ShardEntry, num_labels: int, views: int = 1) -> NDArray[np.void]:
     """Return the index that `content` holds, shape [samples], as a view; raises UserError if it does not fit."""
     file = io.BytesIO(content)
     try:

@@ -37,7 +37,7 @@ class ShardEntry:
     """Samples per sampling group (see `manifest.index_dtype`)."""
 
 
-def table_dtype(num_groups: int) -> np.dtype[Any]:
+def table_dtype(num_groups: int) -> np.dtype[np.void]:
     """Return the record type of one shard: the stem of both file names, counts, and both digests as bytes."""
     return np.dtype(
         [
