@@ -11,6 +11,9 @@ from cxr_dist.config.model import RENAMED_CHECKPOINTING
 from cxr_dist.config.run import Config
 from cxr_dist.errors import UserError
 
+TRAINED_ON = "trained_on.json"
+"""The file of a run folder that run/trained_on.py writes at the first start of training."""
+
 
 def to_yaml(config: Config) -> str:
     """Return the resolved configuration as YAML, with the fields in the order of their declaration."""

@@ -15,8 +15,10 @@ class LossConfig:
     or FILE.py:NAME, described in model/losses.py and examples/own_loss."""
     gamma: float = 2.0
     """Focusing exponent of the focal loss, at least 0. It is also passed to your own loss."""
-    class_weights: Literal["none", "balanced"] = "balanced"
-    """`balanced` weights each class by n / (classes × n_class) with the training split's counts, as scikit-learn."""
+    class_weights: Literal["none", "balanced", "original"] = "balanced"
+    """`balanced` weights each class by n / (classes × n_class), as scikit-learn, where n_class is how often training
+    draws the class: with data.sampling weighted, both together compensate the imbalance once. `original` is the
+    arithmetic of the original notebook, which counts the training split's samples and so compensates twice."""
 
     def __post_init__(self) -> None:
         require(self.gamma >= 0, f"loss.gamma is {self.gamma}; it must be 0 or more")

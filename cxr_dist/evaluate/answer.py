@@ -7,7 +7,7 @@ import numpy as np
 
 from cxr_dist.errors import UserError
 from cxr_dist.evaluate.arrays import Floats
-from cxr_dist.evaluate.calibration import tempered
+from cxr_dist.evaluate.calibration import Calibrator
 from cxr_dist.evaluate.predictions import decide
 from cxr_dist.evaluate.uncertainty import McSummary, summarise
 from cxr_dist.format.manifest import Task
@@ -23,11 +23,11 @@ class Answers:
     task: Task
     classes: tuple[str, ...]
     probabilities: Floats
-    """[b, C], from the deterministic pass."""
+    """[b, C], from the deterministic pass, not calibrated."""
     calibrated: Floats | None
-    """[b, C], `probabilities` at the temperature fitted on validation; None if there is none."""
+    """[b, C], `probabilities` as calibrated on validation; None if there is no calibration."""
     mc: McSummary | None
-    """Summary of the stochastic passes; None if none were run."""
+    """Summary of the stochastic passes, calibrated as `calibrated` is; None if none were run."""
     interval: Floats | None
     """[2, b, C], 2.5% and 97.5% percentiles over the passes, interpolated; None if none were run.
 
@@ -39,12 +39,17 @@ class Answers:
 
     @property
     def shown(self) -> Floats:
-        """[b, C], the mean over the passes, or the deterministic probabilities if none were run."""
-        return self.probabilities if self.mc is None else self.mc.mean
+        """[b, C], the mean over the passes, or `headline` if none were run."""
+        return self.headline if self.mc is None else self.mc.mean
+
+    @property
+    def headline(self) -> Floats:
+        """[b, C], the calibrated probabilities, or, without a calibration, the probabilities."""
+        return self.probabilities if self.calibrated is None else self.calibrated
 
     def columns(self, row: int) -> dict[str, Any]:
         """One case as a table row, with the column names of predictions.csv."""
-        decided = decide(self.probabilities[row : row + 1], self.task)
+        decided = decide(self.headline[row : row + 1], self.task)
         cells: dict[str, Any] = {}
         if self.task == "multiclass":
             cells["predicted"] = self.classes[int(decided[0])]
@@ -79,16 +84,20 @@ class Answers:
 
 
 def answers(
-    certain: Floats, passes: Floats | None, task: Task, classes: tuple[str, ...], temperature: float | None
+    certain: Floats, passes: Floats | None, task: Task, classes: tuple[str, ...], calibrator: Calibrator | None
 ) -> Answers:
     """Answers from the results of `predict_passes`, [b, C] and [P, b, C]; raises UserError if one is not finite."""
     if not np.isfinite(certain).all() or not (passes is None or np.isfinite(passes).all()):
         raise UserError("a probability is not a number: this checkpoint diverged; choose another run")
+    calibrated = None
+    if calibrator is not None and calibrator.method != "none":
+        calibrated = calibrator.apply(certain, task)
+        passes = None if passes is None else calibrator.apply(passes, task)
     return Answers(
         task=task,
         classes=classes,
         probabilities=certain,
-        calibrated=None if temperature is None else tempered(certain, temperature, task),
+        calibrated=calibrated,
         mc=None if passes is None else summarise(passes, task),
         interval=None if passes is None else np.quantile(passes, _INTERVAL, axis=0),
     )

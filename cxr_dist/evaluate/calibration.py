@@ -1,15 +1,17 @@
-"""Calibration of probabilities: reliability bins, expected calibration error, Brier score, temperature scaling.
+"""Calibration of probabilities: reliability bins, expected calibration error, Brier score, and the calibrator.
 
-The temperature is fitted on one split (validation) and applied to another. All computations are in float64.
+A calibrator is fitted on one split (validation) and applied to another. All computations are in float64.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, log_softmax, logit
 
+from cxr_dist.errors import require
 from cxr_dist.evaluate.arrays import Bools, Floats
 from cxr_dist.format.manifest import UNKNOWN, Task
 
@@ -98,12 +100,68 @@ def scores(probabilities: Floats, labels: LabelArray, task: Task) -> dict[str, f
     }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Calibrator:
+    """Calibrates probabilities: logit / temperature - prior_shift + bias, for each class.
+
+    The temperature makes the model's confidence match its accuracy on the distribution that it was trained on (Guo et
+    al., ICML 2017). The prior shift takes from that distribution to the real one (Saerens et al., Neural Computation
+    2002), and the bias corrects what remains (Platt 1999). Each is a tuple with one value per class, in order.
+    """
+
+    prior_shift: tuple[float, ...]
+    """By how much class weights and weighted sampling raised the log-odds of a class (multilabel) or the logarithm of
+    its probability, up to a constant (multiclass)."""
+    temperature: float = 1.0
+    bias: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        require(self.temperature > 0, f"temperature is {self.temperature}; expected a positive number")
+        widths = len(self.prior_shift), len(self.bias)
+        require(widths[0] == widths[1], f"prior_shift has {widths[0]} values, but bias has {widths[1]}")
+
+    @classmethod
+    def of(cls, num_classes: int, temperature: float = 1.0, prior_shift: tuple[float, ...] | None = None) -> Self:
+        """A calibrator without a bias; by default it changes nothing."""
+        none = (0.0,) * num_classes
+        return cls(prior_shift=prior_shift or none, temperature=temperature, bias=none)
+
+    @classmethod
+    def recorded(cls, calibration: Mapping[str, Any] | None, classes: tuple[str, ...]) -> Self | None:
+        """The calibrator in the block `calibration` of a metrics.json; None if there is none."""
+        if calibration is None:
+            return None
+        temperature = calibration["temperature"]
+        if "prior_shift" not in calibration:  # an earlier version, which fitted only a temperature
+            return None if temperature is None else cls.of(len(classes), float(temperature))
+        shift, bias = ([float(calibration[name][c]) for c in classes] for name in ("prior_shift", "bias"))
+        return cls(prior_shift=tuple(shift), temperature=float(temperature or 1.0), bias=tuple(bias))
+
+    @property
+    def method(self) -> str:
+        """What it changes, in words, such as "prior shift, temperature and bias"; "none" if nothing."""
+        parts = {
+            "prior shift": any(self.prior_shift),
+            "temperature": self.temperature != 1,
+            "bias": any(self.bias),
+        }
+        names = [name for name, used in parts.items() if used]
+        return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]])) or "none"
+
+    def apply(self, probabilities: Floats, task: Task) -> Floats:
+        """Calibrated probabilities of the same shape [..., C]; unchanged, to the last bit, if the method is "none"."""
+        if self.method == "none":
+            return probabilities
+        shift = np.asarray(self.bias) - np.asarray(self.prior_shift)
+        if task == "multiclass":
+            logits = np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))
+            return np.asarray(np.exp(log_softmax(logits / self.temperature + shift, axis=-1)))
+        return np.asarray(expit(logit(np.clip(probabilities, *_CLIP)) / self.temperature + shift))
+
+
 def tempered(probabilities: Floats, temperature: float, task: Task) -> Floats:
     """Probabilities for logits divided by `temperature`; predicted labels and a label's ROC AUC do not change."""
-    if task == "multiclass":
-        logits = np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))
-        return np.asarray(np.exp(log_softmax(logits / temperature, axis=1)))
-    return np.asarray(expit(logit(np.clip(probabilities, *_CLIP)) / temperature))
+    return Calibrator.of(probabilities.shape[-1], temperature).apply(probabilities, task)
 
 
 def fit_temperature(probabilities: Floats, labels: LabelArray, task: Task) -> float:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from cxr_dist.errors import UserError
 from cxr_dist.evaluate.arrays import Bools, Floats
+from cxr_dist.evaluate.calibration import Calibrator
 from cxr_dist.evaluate.uncertainty import McSummary
 from cxr_dist.files import write_whole
 from cxr_dist.format.manifest import UNKNOWN, Task
@@ -55,7 +56,9 @@ class Predictions:
     labels: NDArray[np.int16]
     """[n, L]: the class index (L = 1), or for multilabel 1, 0 or -1 (unknown) for each class (L = C)."""
     probabilities: Floats
-    """[n, C], from the deterministic pass."""
+    """[n, C], from the deterministic pass, calibrated if there is a calibration. All metrics judge these."""
+    uncalibrated: Floats | None = None
+    """[n, C], `probabilities` before calibration; None if they are not calibrated."""
     mc: McSummary | None = None
     """Summary of the stochastic passes; None if none were run."""
     attributes: Mapping[str, list[str]] = field(default_factory=dict)
@@ -66,6 +69,7 @@ class Predictions:
         assert len(self.patients) == n
         assert self.labels.shape == (n, width)
         assert self.probabilities.shape == (n, len(self.classes))
+        assert self.uncalibrated is None or self.uncalibrated.shape == self.probabilities.shape
         assert all(len(values) == n for values in self.attributes.values())
         if n == 0:
             raise UserError("no predictions: the split is empty")
@@ -105,6 +109,17 @@ class Predictions:
         """`one_class` for every class, in order."""
         return [self.one_class(index) for index in range(len(self.classes))]
 
+    @property
+    def raw(self) -> Floats:
+        """[n, C], the probabilities of the deterministic pass as the model gave them."""
+        return self.probabilities if self.uncalibrated is None else self.uncalibrated
+
+    def calibrated(self, calibrator: Calibrator | None) -> "Predictions":
+        """These predictions with their raw probabilities calibrated, or, without a calibration, as they are."""
+        if calibrator is None or calibrator.method == "none":
+            return dataclasses.replace(self, probabilities=self.raw, uncalibrated=None)
+        return dataclasses.replace(self, probabilities=calibrator.apply(self.raw, self.task), uncalibrated=self.raw)
+
     def select(self, rows: NDArray[np.int64]) -> "Predictions":
         """The samples at `rows`, [m] indices below n, in that order; an index may occur more than once."""
         return dataclasses.replace(
@@ -113,6 +128,7 @@ class Predictions:
             patients=[self.patients[row] for row in rows],
             labels=self.labels[rows],
             probabilities=self.probabilities[rows],
+            uncalibrated=None if self.uncalibrated is None else self.uncalibrated[rows],
             mc=None if self.mc is None else self.mc.select(rows),
             attributes={name: [values[row] for row in rows] for name, values in self.attributes.items()},
         )
@@ -153,7 +169,10 @@ def decide(probabilities: Floats, task: Task) -> NDArray[np.int64]:
 
 
 def _columns(p: Predictions) -> dict[str, Sequence[str | int]]:
-    """Column name -> n cells. `predicted` and `mutual_information` are derived, so reading ignores them."""
+    """Column name -> n cells; `probability` is never calibrated, and `predicted` follows `calibrated` if there is one.
+
+    `predicted` and `mutual_information` are derived, so reading ignores them.
+    """
     columns: dict[str, Sequence[str | int]] = {"key": p.keys, "patient": p.patients}
     columns |= {_ATTRIBUTE + name: values for name, values in p.attributes.items()}
     if p.task == "multiclass":
@@ -163,7 +182,9 @@ def _columns(p: Predictions) -> dict[str, Sequence[str | int]]:
         for c, name in enumerate(p.classes):
             columns[f"label:{name}"] = ["" if v == UNKNOWN else str(v) for v in p.labels[:, c].tolist()]
             columns[f"predicted:{name}"] = p.predicted[:, c].tolist()
-    columns |= _per_class("probability", p.classes, p.probabilities)
+    columns |= _per_class("probability", p.classes, p.raw)
+    if p.uncalibrated is not None:
+        columns |= _per_class("calibrated", p.classes, p.probabilities)
     if p.mc is not None:
         columns |= _per_class("mc_mean", p.classes, p.mc.mean)
         columns |= _per_class("mc_variance", p.classes, p.mc.variance)
@@ -190,13 +211,17 @@ def _from_table(header: list[str], table: dict[str, tuple[str, ...]]) -> Predict
     else:
         columns = [[int(v) if v else UNKNOWN for v in table[f"label:{name}"]] for name in classes]
         labels = np.array(columns).T.tolist()
+    raw, calibrated = _matrix("probability", classes, table), None
+    if f"calibrated:{classes[0]}" in table:
+        calibrated = _matrix("calibrated", classes, table)
     return Predictions(
         task=task,
         classes=classes,
         keys=list(table["key"]),
         patients=list(table["patient"]),
         labels=np.array(labels, dtype=np.int16),
-        probabilities=_matrix("probability", classes, table),
+        probabilities=raw if calibrated is None else calibrated,
+        uncalibrated=None if calibrated is None else raw,
         mc=_read_mc(classes, table) if "mc_passes" in table else None,
         attributes={name.removeprefix(_ATTRIBUTE): list(table[name]) for name in header if name.startswith(_ATTRIBUTE)},
     )

@@ -49,12 +49,12 @@ class Predictor:
         # All cases use the same dropout masks, so that a prediction depends neither on its row nor on its neighbours.
         batch = dataclasses.replace(batch, sample_ids=torch.zeros_like(batch.sample_ids))
         passes = predict_passes(trained.classifier, batch, trained.config, trained.task, self.mc, trained.device)
-        return answers(*passes, trained.task, trained.classes, trained.temperature)
+        return answers(*passes, trained.task, trained.classes, trained.calibrator)
 
     def explain(self, case: Case, batch: Batch, result: Answers) -> tuple[dict[str, Any], CaseView]:
         """The JSON and the picture of one case; `batch` holds this case only, and `result` is its answer."""
         trained = self.trained
-        chosen = int(result.probabilities[0].argmax())
+        chosen = int(result.headline[0].argmax())
         inputs = inputs_of(trained.classifier, batch.to(trained.device))
         heat = grad_cam(trained.classifier, inputs, chosen) if inputs.images is not None else None
         report = self._words(case.report, inputs, chosen) if inputs.tokens is not None else None
@@ -90,7 +90,8 @@ class Predictor:
             "run": self.trained.config.run,
             "mode": self.trained.config.model.mode,
             "checkpoint_step": self.trained.step,
-            "temperature": self.trained.temperature,
+            "calibration": None if self.trained.calibrator is None else self.trained.calibrator.method,
+            "temperature": None if self.trained.calibrator is None else self.trained.calibrator.temperature,
             **result.to_dict(0),
             "mc_scope": self.mc.scope if self.mc.passes else None,
             "explained_class": view.explained,

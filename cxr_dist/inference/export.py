@@ -50,7 +50,7 @@ def export(run_dir: Path, out: Path, *, with_onnx: bool, shards: str | None = No
             manifest=manifest,
             manifest_sha256=trained.manifest_sha256,
             step=trained.step,
-            temperature=trained.temperature,
+            calibrator=trained.calibrator,
             result=result,
             with_graph=with_onnx,
         )

@@ -24,6 +24,7 @@ from cxr_dist.config.file import to_plain
 from cxr_dist.config.model import ModelConfig
 from cxr_dist.config.run import Config, Precision
 from cxr_dist.errors import UserError, require
+from cxr_dist.evaluate.calibration import Calibrator
 from cxr_dist.files import sha256_of
 from cxr_dist.format.manifest import MOST_VIEWS, Task
 from cxr_dist.model.image_encoder import image_encoder_kind
@@ -31,7 +32,8 @@ from cxr_dist.model.weights import encoder_name
 from cxr_dist.run.parts import PartsRecord
 
 EXPORT_FORMAT = "cxr_dist model"
-EXPORT_FORMAT_VERSION = 1
+EXPORT_FORMAT_VERSION = 2  # version 2 has a calibrator in place of a temperature
+_READABLE = (1, 2)
 CONFIG, WEIGHTS, TEXT_ENCODER, GRAPH = "config.json", "model.safetensors", "text_encoder", "model.onnx"
 SUMS, CARD = "SHA256SUMS", "README.md"
 
@@ -55,8 +57,8 @@ class Description:
     """The sha256 of the manifest of the shards that it was trained on."""
     parts: PartsRecord = dataclasses.field(default_factory=dict)
     """The user-defined encoders."""
-    temperature: float | None = None
-    """The temperature that an evaluation of this checkpoint chose on validation; None without one."""
+    calibrator: Calibrator | None = None
+    """The calibrator that an evaluation of this checkpoint chose on validation; None without such an evaluation."""
 
     @property
     def views(self) -> int:
@@ -86,7 +88,7 @@ class Description:
             "seed": self.config.seed,
             "checkpoint_step": self.step,
             "manifest_sha256": self.manifest_sha256,
-            "temperature": self.temperature,
+            "calibrator": to_plain(self.calibrator),
             "note": "research software, not for clinical use",
         }
         plain |= {"parts": to_plain(self.parts)} if self.parts else {}
@@ -99,7 +101,7 @@ class Description:
     @classmethod
     def from_plain(cls, plain: object, file: str = CONFIG) -> Self:
         """The description that `to_json` wrote; raises UserError for a missing, unknown or invalid field."""
-        stored = decode(_Settings, plain, file)
+        stored = decode(_Settings, _migrated(plain), file)
         assert isinstance(plain, dict)
         for field in dataclasses.fields(ModelConfig):
             known = field.name in plain["architecture"] or field.name in (*_OF_TRAINING_ONLY, *_LATER)
@@ -113,7 +115,7 @@ class Description:
             step=stored.checkpoint_step,
             manifest_sha256=stored.manifest_sha256,
             parts=stored.parts,
-            temperature=stored.temperature,
+            calibrator=stored.calibrator,
         )
 
 
@@ -168,7 +170,7 @@ class _Settings:
     seed: int
     checkpoint_step: int
     manifest_sha256: str
-    temperature: float | None
+    calibrator: Calibrator | None
     note: str
     parts: PartsRecord = dataclasses.field(default_factory=dict)
 
@@ -180,7 +182,10 @@ class _Settings:
             "text": ((self.text is not None) == model.uses_text, f"what mode {model.mode} reads, or null"),
             "checkpoint_step": (self.checkpoint_step >= 0, "0 or more"),
             "manifest_sha256": (bool(re.fullmatch("[0-9a-f]{64}", self.manifest_sha256)), "64 hex digits"),
-            "temperature": (self.temperature is None or self.temperature > 0, "a positive number, or null"),
+            "calibrator": (
+                self.calibrator is None or len(self.calibrator.bias) == len(names),
+                "one value for each class, or null",
+            ),
         }
         for name, (right, expected) in checks.items():
             require(right, f"{name} is {getattr(self, name)!r}; expected {expected}")
@@ -194,6 +199,17 @@ class _Settings:
         if self.text is not None:
             data = dataclasses.replace(data, text_sections=self.text.sections, max_tokens=self.text.max_tokens)
         return Config(run=self.run, data=data, model=self.architecture, precision=self.precision, seed=self.seed)
+
+
+def _migrated(plain: object) -> object:
+    """Replace the temperature of version 1 by the calibrator that it amounts to."""
+    if not isinstance(plain, dict) or plain.get("format_version") != 1 or "temperature" not in plain:
+        return plain
+    kept = {name: value for name, value in plain.items() if name != "temperature"}
+    classes = plain.get("classes")
+    none = [0.0] * (len(classes) if isinstance(classes, list) else 0)
+    calibrator = {"prior_shift": none, "temperature": plain["temperature"], "bias": none}
+    return kept | {"calibrator": None if plain["temperature"] is None else calibrator}
 
 
 def write_weights(folder: Path, description: Description, tensors: dict[str, Tensor]) -> None:
@@ -249,10 +265,10 @@ def _recognise(folder: Path) -> dict[str, Any]:
             "library"
         )
     version = plain.get("format_version")
-    if version != EXPORT_FORMAT_VERSION:
+    if version not in _READABLE:
         raise UserError(
             f"the model in {folder} has format version {version}, written by cxr_dist "
-            f"{plain.get('cxr_dist_version')}; this release, {__version__}, reads version {EXPORT_FORMAT_VERSION}: "
+            f"{plain.get('cxr_dist_version')}; this release, {__version__}, reads versions {_READABLE}: "
             "install the release that wrote it, or a newer one"
         )
     return plain

@@ -133,7 +133,7 @@ def _header(predictor: Predictor, cases: CaseList) -> list[str]:
     trained = predictor.trained
     placeholder = np.full((1, len(trained.classes)), 0.5)
     passes = placeholder[None] if predictor.mc.passes else None
-    result = answers(placeholder, passes, trained.task, trained.classes, trained.temperature)
+    result = answers(placeholder, passes, trained.task, trained.classes, trained.calibrator)
     return ["row", *(["id"] if cases.has_ids else []), "image", "error", *result.columns(0)]
 
 

@@ -24,6 +24,7 @@ from cxr_dist.data.read import SampleDict, decode_sample
 from cxr_dist.data.text import ReportTokenizer, tokenizer_of
 from cxr_dist.errors import UserError, require
 from cxr_dist.evaluate.answer import answers
+from cxr_dist.evaluate.calibration import Calibrator
 from cxr_dist.evaluate.passes import predict_passes
 from cxr_dist.format.image import ImageFile, encode_jpeg
 from cxr_dist.format.left_out import ImageProblem
@@ -35,6 +36,7 @@ from cxr_dist.model.classifier import Classifier, build_classifier
 from cxr_dist.model.monte_carlo import McDropout, McScope
 from cxr_dist.run import checkpoint
 from cxr_dist.run.parts import changed_parts, read_parts, record_of
+from cxr_dist.run.trained_on import TrainedOn, read_trained_on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +64,8 @@ class TrainedModel(Description):
     tokenizer: ReportTokenizer | None
     """None for a model that reads no report."""
     device: torch.device
+    trained_on: TrainedOn | None = None
+    """What a run folder says about its training shards; None for an exported folder."""
 
     def predict(
         self,
@@ -82,7 +86,7 @@ class TrainedModel(Description):
 
         Returns:
             For each quantity a dictionary from class name to value: `probability` of the deterministic pass;
-            `calibrated`, the same at the temperature that was chosen on validation, if there is one; with
+            `calibrated`, the same as calibrated on validation, if there is a calibration; with
             `mc_samples` also `mc_mean`, `mc_deviation`, and `mc_low` and `mc_high`, the bounds of the central 95%
             of the passes. Entropies are single values, in nats.
 
@@ -92,7 +96,7 @@ class TrainedModel(Description):
         batch = self.batch([Case.of(list(map(Path, images)), report)])
         mc = McDropout(passes=mc_samples, scope=mc_scope)
         passes = predict_passes(self.classifier, batch, self.config, self.task, mc, self.device)
-        return answers(*passes, self.task, self.classes, self.temperature).to_dict(0)
+        return answers(*passes, self.task, self.classes, self.calibrator).to_dict(0)
 
     def batch(self, cases: Sequence[Case]) -> Batch:
         """The cases as one batch, by the stages that a stored sample passes; ids count from 0. Raises UserError."""
@@ -145,30 +149,37 @@ class TrainedModel(Description):
 
 
 def open_model(folder: Path, device: torch.device) -> TrainedModel:
-    """The model of a run folder, whose shards must still be there, or of an exported folder; else raises UserError."""
+    """The model of a run folder or of an exported folder; else raises UserError."""
     if (folder / "config.yaml").is_file():
-        return open_run(folder, device)[0]
+        return open_trained(folder, device)
     return open_export(folder, device)
 
 
 def open_run(run_dir: Path, device: torch.device, shards: str | None = None) -> tuple[TrainedModel, Manifest]:
     """The best checkpoint of a run, and the manifest of its shards; `shards` is their new place, if they have moved."""
+    trained = open_trained(run_dir, device, shards)
+    return trained, load_manifest(shards_folder(trained.config.data))
+
+
+def open_trained(run_dir: Path, device: torch.device, shards: str | None = None) -> TrainedModel:
+    """The best checkpoint of a run; its shards are read only if an earlier version trained it."""
     config = load_config(run_dir / "config.yaml")
     config = dataclasses.replace(config, data=at(config.data, shards))
-    manifest = load_manifest(shards_folder(config.data))
     best = _best_checkpoint(run_dir)
+    trained_on = read_trained_on(run_dir, config, best.state.manifest_sha256)
     names = config.model.named_parts
     description = Description(
         config=config,
-        task=manifest.task,
-        classes=manifest.classes,
-        image=manifest.image,
+        task=trained_on.task,
+        classes=trained_on.classes,
+        image=trained_on.image,
         step=best.state.step,
         manifest_sha256=best.state.manifest_sha256,
         parts={field: parts for field, parts in read_parts(run_dir).items() if field in names},
-        temperature=_chosen_temperature(run_dir, best.state.step),
+        calibrator=_chosen_calibrator(run_dir, best.state.step, trained_on.classes),
     )
-    return _assembled(description, best.model, run_dir, device), manifest
+    assembled = _assembled(description, best.model, run_dir, device)
+    return dataclasses.replace(assembled, trained_on=trained_on)
 
 
 def open_export(folder: Path, device: torch.device) -> TrainedModel:
@@ -221,13 +232,14 @@ def _check_parts(description: Description, folder: Path) -> None:
         )
 
 
-def _chosen_temperature(run_dir: Path, step: int) -> float | None:
-    """The temperature that an evaluation of this checkpoint chose; None without such an evaluation or temperature."""
+def _chosen_calibrator(run_dir: Path, step: int, classes: tuple[str, ...]) -> Calibrator | None:
+    """The calibrator that an evaluation of this checkpoint on its own shards chose; None without such an evaluation."""
     for path in sorted(glob.glob("evaluation/*/metrics.json", root_dir=run_dir)):
         evaluation = json.loads((run_dir / path).read_text(encoding="utf-8"))
-        temperature = (evaluation.get("calibration") or {}).get("temperature")
-        if temperature is not None and evaluation.get("checkpoint_step") == step:
-            return float(temperature)
+        if evaluation.get("external") is None and evaluation.get("checkpoint_step") == step:
+            calibrator = Calibrator.recorded(evaluation.get("calibration"), classes)
+            if calibrator is not None:
+                return calibrator
     return None
 
 

@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from cxr_dist import __version__
 from cxr_dist.config.run import Config
+from cxr_dist.evaluate.calibration import Calibrator
 from cxr_dist.evaluate.compare import HEADLINE, LOWER_IS_BETTER, MODE_NAMES
 from cxr_dist.evaluate.leakage import label_terms_redacted, labels_in_text, warnings
 from cxr_dist.evaluate.run_result import Estimate, RunResult
@@ -37,7 +38,7 @@ class CardFacts:
     manifest: Manifest
     manifest_sha256: str
     step: int
-    temperature: float | None
+    calibrator: Calibrator | None
     result: RunResult | None
     """The evaluation of this checkpoint on the test split; None if there is none."""
     with_graph: bool

@@ -5,11 +5,10 @@ Besides cli/main.py this is the only module that knows all rooms. It computes no
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from cxr_dist.config.run import Config
@@ -27,15 +26,16 @@ from cxr_dist.distributed.watch.progress import advance, enter
 from cxr_dist.distributed.watch.watchdog import watching
 from cxr_dist.distributed.world import World, lanes_of
 from cxr_dist.errors import UserError
-from cxr_dist.format.manifest import Manifest, load_manifest
+from cxr_dist.format.manifest import Manifest, Task, load_manifest
 from cxr_dist.model.classifier import Classifier, build_classifier, load_pretrained
 from cxr_dist.model.image_encoder import image_encoder_kind
-from cxr_dist.model.losses import ClassificationLoss, balanced_class_weights, balanced_positive_weights
+from cxr_dist.model.losses import ClassificationLoss
 from cxr_dist.model.own_parts import check_parts
 from cxr_dist.model.weights import bundle_folder, component_weights, text_source
 from cxr_dist.run.folder import manifest_sha256, mark_finished, open_run_folder, write_environment
 from cxr_dist.run.parts import keep_parts
 from cxr_dist.run.preempt import StopRequest, requeue_if_due
+from cxr_dist.run.trained_on import keep_trained_on, read_trained_on
 from cxr_dist.train.bad_samples import BadSamples
 from cxr_dist.train.loop import Outcome, Parts, TrainingRun
 from cxr_dist.train.memory.limits import out_of_memory_explained
@@ -106,9 +106,9 @@ def trial_step(config: Config, lanes: range, *, manifest: Manifest, world: World
     """A training step of the run over these lanes, at world size 1, with random weights."""
     with tempfile.TemporaryDirectory() as folder:
         prepare_text(config, manifest, Path(folder))
-        model = new_model(config, manifest, Path(folder), world.device)
-    backend = new_backend(config, world, model, new_optimizer(config))
-    return TrainStep(config, backend, new_loss(config, manifest), len(manifest.classes), lanes)
+        model = new_model(config, manifest, Path(folder), device)
+    backend = new_backend(config, World(), device, model, new_optimizer(config))
+    return TrainStep(config, backend, new_loss(config, manifest.task, None), len(manifest.classes), lanes)
 
 
 def prepare_run_folder(config: Config, manifest: Manifest, world: World) -> None:
@@ -117,7 +117,9 @@ def prepare_run_folder(config: Config, manifest: Manifest, world: World) -> None
     check_weights(config)
     open_run_folder(run_dir, config)
     keep_parts(run_dir, config.named_parts)
-    write_environment(run_dir, world, manifest_sha256(shards_folder(config.data)))
+    sha256 = manifest_sha256(shards_folder(config.data))
+    keep_trained_on(run_dir, config, manifest, sha256)
+    write_environment(run_dir, device, world.world_size, sha256)
     prepare_text(config, manifest, run_dir)
 
 
@@ -127,8 +129,10 @@ def parts_of(config: Config, manifest: Manifest, world: World) -> Parts:
     trackers = Trackers(config, run_dir, world)  # first, because a tracker of the user may be refused
     plan = training_plan(config.data, manifest, config.seed)
     tokenizer = tokenizer_of(config, run_dir)
-    model = new_model(config, manifest, run_dir, world.device)
-    backend = new_backend(config, world, model, new_optimizer(config))
+    model = new_model(config, manifest, run_dir, device)
+    backend = new_backend(config, world, device, model, new_optimizer(config))
+    sha256 = manifest_sha256(shards_folder(config.data))
+    loss = new_loss(config, manifest.task, read_trained_on(run_dir, config, sha256).class_weights)
 
     def stream(first_step: int) -> Iterator[Batch]:
         return training_batches(
@@ -145,10 +149,10 @@ def parts_of(config: Config, manifest: Manifest, world: World) -> Parts:
         config=config,
         world=world,
         run_dir=run_dir,
-        manifest_sha256=manifest_sha256(shards_folder(config.data)),
+        manifest_sha256=sha256,
         model=model,
         backend=backend,
-        step=TrainStep(config, backend, new_loss(config, manifest), len(manifest.classes), lanes),
+        step=TrainStep(config, backend, loss, len(manifest.classes), lanes),
         plan=plan,
         open_stream=stream,
         validate=Validation(config=config, manifest=manifest, world=world, tokenizer=tokenizer),
@@ -222,15 +226,7 @@ def new_optimizer(config: Config) -> NewOptimizer:
     return partial(kinds[config.optim.name], lr=config.optim.lr, weight_decay=config.optim.weight_decay)
 
 
-def new_loss(config: Config, manifest: Manifest) -> ClassificationLoss:
-    """The loss, with class weights from the label counts of the training split."""
-    weights = None
-    if config.loss.class_weights == "balanced":
-        counts = manifest.split("train").label_counts
-        positive = np.array([counts[name]["positive"] for name in manifest.classes])
-        negative = np.array([counts[name]["negative"] for name in manifest.classes])
-        if manifest.task == "multiclass":
-            weights = balanced_class_weights(positive)
-        else:
-            weights = balanced_positive_weights(positive, negative)
-    return ClassificationLoss(name=config.loss.name, gamma=config.loss.gamma, class_weights=weights, task=manifest.task)
+def new_loss(config: Config, task: Task, class_weights: Mapping[str, float] | None) -> ClassificationLoss:
+    """The loss with these class weights, which are in the order of the classes."""
+    weights = None if class_weights is None else torch.tensor(list(class_weights.values()), dtype=torch.float32)
+    return ClassificationLoss(name=config.loss.name, gamma=config.loss.gamma, class_weights=weights, task=task)

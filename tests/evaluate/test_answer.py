@@ -8,7 +8,7 @@ from made_runs import softmax
 
 from cxr_dist.errors import UserError
 from cxr_dist.evaluate.answer import answers
-from cxr_dist.evaluate.calibration import tempered
+from cxr_dist.evaluate.calibration import Calibrator, tempered
 
 RANDOM = np.random.default_rng(0)
 CERTAIN = softmax(RANDOM.normal(size=(3, 4)))
@@ -26,7 +26,7 @@ def test_the_interval_excludes_one_pass_in_forty_at_each_end() -> None:
 
 
 def test_json_and_table_row_of_a_case_agree() -> None:
-    result = answers(CERTAIN, PASSES, "multiclass", CLASSES, 2.0)
+    result = answers(CERTAIN, PASSES, "multiclass", CLASSES, Calibrator.of(4, 2.0))
     in_json = json.loads(json.dumps(result.to_dict(1)))
     assert list(in_json["probability"]) == list(CLASSES)
     assert list(in_json["calibrated"].values()) == tempered(CERTAIN, 2.0, "multiclass")[1].round(6).tolist()

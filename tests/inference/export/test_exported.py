@@ -14,6 +14,7 @@ from cxr_dist.config.model import ModelConfig
 from cxr_dist.config.named import named_run
 from cxr_dist.config.run import Config
 from cxr_dist.errors import UserError
+from cxr_dist.evaluate.calibration import Calibrator
 from cxr_dist.inference.exported import Description
 
 DIGEST = "0123456789abcdef" * 4
@@ -24,7 +25,7 @@ DESCRIPTION = Description(
     image={"short_side": 256, "quality": 92, "views": 2},
     step=3,
     manifest_sha256=DIGEST,
-    temperature=1.25,
+    calibrator=Calibrator.of(2, temperature=1.25),
 )
 VERSION_1 = """\
 {"format": "cxr_dist model", "format_version": 1, "cxr_dist_version": "0.1.0", "run": "enhanced",
@@ -42,8 +43,19 @@ VERSION_1 = """\
 """What earlier releases wrote for DESCRIPTION, except for the line breaks."""
 
 
-def test_this_release_writes_the_same_bytes_as_earlier_ones():
-    assert DESCRIPTION.to_json() == json.dumps(json.loads(VERSION_1), indent=1, ensure_ascii=False) + "\n"
+def test_this_release_writes_a_calibrator_in_place_of_the_temperature_of_version_1():
+    calibrator = {"prior_shift": [0.0, 0.0], "temperature": 1.25, "bias": [0.0, 0.0]}
+    expected = {
+        "calibrator" if name == "temperature" else name: calibrator if name == "temperature" else value
+        for name, value in json.loads(VERSION_1).items()
+    }
+    expected["format_version"] = 2
+    assert DESCRIPTION.to_json() == json.dumps(expected, indent=1, ensure_ascii=False) + "\n"
+
+
+def test_an_export_of_version_1_without_a_temperature_has_no_calibrator():
+    plain = json.loads(VERSION_1) | {"temperature": None}
+    assert Description.from_plain(plain).calibrator is None
 
 
 def test_the_first_exports_without_sync_batchnorm_can_still_be_read():
@@ -84,13 +96,18 @@ DESCRIPTIONS = st.builds(
     ),
     step=st.integers(0, 2**40),
     manifest_sha256=st.text("0123456789abcdef", min_size=64, max_size=64),
-    temperature=st.none() | st.floats(0, 99, exclude_min=True),
 )
+CALIBRATORS = st.tuples(st.floats(-9, 9), st.floats(0, 99, exclude_min=True), st.floats(-9, 9))
 
 
-@given(DESCRIPTIONS)
+@given(DESCRIPTIONS, st.none() | CALIBRATORS)
 @settings(max_examples=50, deadline=None)
-def test_writing_and_reading_a_description_keeps_its_bytes(description):
+def test_writing_and_reading_a_description_keeps_its_bytes(description, values):
+    if values is not None:
+        shift, temperature, bias = values
+        width = len(description.classes)
+        calibrator = Calibrator(prior_shift=(shift,) * width, temperature=temperature, bias=(bias,) * width)
+        description = dataclasses.replace(description, calibrator=calibrator)
     back = Description.from_plain(json.loads(description.to_json()))
     assert back.to_json() == description.to_json()
     given = {f.name: getattr(description, f.name) for f in dataclasses.fields(description)}
@@ -122,8 +139,8 @@ FAULTS = [
     ("classes", [], r"classes is \(\); expected at least one name, and none twice"),
     ("classes", ["A", "A"], r"classes is .*; expected at least one name, and none twice"),
     ("classes", ["A", 1], r"classes\[1\] is 1; expected text"),
-    ("temperature", 0, r"temperature is 0\.0; expected a positive number, or null"),
-    ("temperature", float("nan"), r"temperature is nan; expected a number"),
+    ("temperature", 0, r"temperature is 0\.0; expected a positive number"),
+    ("temperature", float("nan"), r"calibrator\.temperature is nan; expected a number"),
     ("precision", "fp16", r"precision is 'fp16'; expected one of: fp32, bf16, fp64"),
     ("stored_image.short_side", 0, r"stored_image\.short_side is 0; it must be at least 1"),
     ("stored_image.quality", 101, r"stored_image\.quality is 101; expected 1 to 100"),

@@ -20,6 +20,7 @@ from cxr_dist.config.named import RUNS, named_run
 from cxr_dist.config.run import Config
 from cxr_dist.distributed.world import World
 from cxr_dist.errors import UserError
+from cxr_dist.evaluate.calibration import Calibrator
 from cxr_dist.evaluate.predict import predict_split
 from cxr_dist.evaluate.predictions import Predictions
 from cxr_dist.inference.export import export
@@ -58,7 +59,7 @@ def test_load_and_predict_give_the_evaluated_probabilities_without_run_shards_or
 ):
     """Equal to 1e-6, because a single case sums in another order than a batch, and predict rounds to 6 digits."""
     written = Predictions.read_csv(run_dir / "evaluation" / "test" / "predictions.csv")
-    temperature = json.loads((copy / "config.json").read_text())["temperature"]
+    calibrator = json.loads((copy / "config.json").read_text())["calibrator"]
     cases = cases_of("multiclass")
 
     def refuse(*_):
@@ -75,7 +76,7 @@ def test_load_and_predict_give_the_evaluated_probabilities_without_run_shards_or
             answer = model.predict(image, report=report)
             assert list(answer["probability"]) == ["Sick", "Well"]
             np.testing.assert_allclose(list(answer["probability"].values()), row, atol=1e-6)
-            assert ("calibrated" in answer) == (temperature is not None)
+            assert ("calibrated" in answer) == (calibrator is not None)
         spread = model.predict(str(image), report, mc_samples=5)
         assert spread["mc_low"]["Sick"] < spread["mc_mean"]["Sick"] < spread["mc_high"]["Sick"]
     finally:
@@ -120,7 +121,7 @@ def test_reading_a_description_gives_the_settings_that_the_model_needs(run):
         image={"short_side": 256, "quality": 92},
         step=3,
         manifest_sha256="0" * 64,
-        temperature=1.25,
+        calibrator=Calibrator.of(2, temperature=1.25),
     )
     back = Description.from_plain(json.loads(description.to_json()))
     kept = dataclasses.replace(
@@ -195,8 +196,8 @@ def test_missing_files_are_named(copy):
         ("{", "is not JSON"),
         ('{"model_type": "bert"}', "does not describe a cxr_dist model"),
         (
-            '{"format": "cxr_dist model", "format_version": 2, "cxr_dist_version": "9.0"}',
-            "format version 2, .* 9.0",
+            '{"format": "cxr_dist model", "format_version": 3, "cxr_dist_version": "9.0"}',
+            "format version 3, .* 9.0",
         ),
     ],
 )
