@@ -14,8 +14,8 @@ from table_source import source_names
 
 from cxr_dist.errors import UserError
 from cxr_dist.format.manifest import open_index
+from cxr_dist.format.report_sections import MIMIC_SECTIONS
 from cxr_dist.shard.readers import check_recipe, read_source
-from cxr_dist.shard.readers.report_sections import MIMIC_SECTIONS
 from cxr_dist.shard.recipe import Labels, Recipe, Split, load_recipe
 from cxr_dist.shard.select import select
 from cxr_dist.shard.summary import print_summary

@@ -14,11 +14,11 @@ import pandas as pd
 
 from cxr_dist.errors import UserError, require
 from cxr_dist.format.image import ImageFile
+from cxr_dist.format.report_sections import MIMIC_SECTIONS
 from cxr_dist.shard.person import Sex, age_between, sex_of
 from cxr_dist.shard.projection import projection
 from cxr_dist.shard.readers.mimic_reports import StudyIds, read_sections
 from cxr_dist.shard.readers.recipe_checks import check_no_columns
-from cxr_dist.shard.readers.report_sections import MIMIC_SECTIONS
 from cxr_dist.shard.readers.source_paths import inside, source_folder
 from cxr_dist.shard.recipe import Recipe
 from cxr_dist.shard.record import Record, Source

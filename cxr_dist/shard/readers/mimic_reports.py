@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
 from cxr_dist.errors import UserError
-from cxr_dist.shard.readers.report_sections import MIMIC_SECTIONS, cut_sections
+from cxr_dist.format.report_sections import MIMIC_SECTIONS, cut_sections
 
 StudyIds = tuple[str, str]
 """(subject_id, study_id), each of digits only."""

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cxr_dist.shard.readers.report_sections import MIMIC_SECTIONS, cut_sections
+from cxr_dist.format.report_sections import MIMIC_SECTIONS, cut_sections
 
 REPORT = """                                 FINAL REPORT
  EXAMINATION:  CHEST (PA AND LAT)
