@@ -57,6 +57,12 @@ def decode(kind: type[DataclassT], plain: object, file: str, *, by_hand: bool = 
     return decoded
 
 
+def decode_lists(plain: object, file: str) -> dict[str, tuple[str, ...]]:
+    """Convert parsed YAML that people write, NAME: [TEXT, …] pairs, to lists of text by name; else raises UserError."""
+    lists: dict[str, tuple[str, ...]] = _Decoder(file=file, by_hand=True).value(dict[str, tuple[str, ...]], plain, "")
+    return lists
+
+
 class _UniqueKeys(yaml.SafeLoader):
     """The loader of yaml.safe_load, except that a repeated key is an error."""
 
@@ -137,7 +143,8 @@ class _Decoder:
 
     def _dict(self, kind: Any, plain: dict[Any, Any], where: str) -> dict[str, Any]:
         decoded = {
-            self.value(str, name, where): self.value(kind, value, f"{where}.{name}") for name, value in plain.items()
+            self.value(str, name, where): self.value(kind, value, f"{where}.{name}".removeprefix("."))
+            for name, value in plain.items()
         }
         require(len(decoded) == len(plain), f"{self._at(where)} has a name twice, once as a number")
         return decoded
