@@ -4,6 +4,7 @@ A run that is started again in its folder resumes. The folder has mode 0700, bec
 data.
 """
 
+import dataclasses
 import json
 import os
 import platform
@@ -17,6 +18,7 @@ import torch
 
 from cxr_dist.config.file import differences, load_config, to_yaml
 from cxr_dist.config.run import Config
+from cxr_dist.data.origin import is_remote
 from cxr_dist.distributed.world import World
 from cxr_dist.errors import UserError
 from cxr_dist.files import sha256_of, write_whole
@@ -64,7 +66,17 @@ def open_run_folder(folder: Path, config: Config) -> None:
     check_same_run(folder, config)
     if not path.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty and holds no run: choose another --out")
-    write_whole(path, to_yaml(config))
+    write_whole(path, to_yaml(with_absolute_paths(config)))
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """The configuration with the folders of shards and weights as absolute paths, so that the run can be moved."""
+    data, model = config.data, config.model
+    if data.shards and not is_remote(data.shards):
+        data = dataclasses.replace(data, shards=str(Path(data.shards).absolute()))
+    if model.weights:
+        model = dataclasses.replace(model, weights=str(Path(model.weights).expanduser().absolute()))
+    return dataclasses.replace(config, data=data, model=model)
 
 
 def check_same_run(folder: Path, config: Config) -> None:

@@ -6,6 +6,7 @@ import stat
 
 import pytest
 
+from cxr_dist.config.file import load_config
 from cxr_dist.config.named import named_run
 from cxr_dist.errors import UserError
 from cxr_dist.run.folder import MetricsLog, open_run_folder
@@ -28,6 +29,23 @@ def test_settings_that_do_not_change_results_may_change(tmp_path):
     data = dataclasses.replace(config.data, workers=9, shards="moved")
     open_run_folder(folder, dataclasses.replace(config, data=data, parallel="zero1"))
     assert "workers: 9" in (folder / "config.yaml").read_text()
+
+
+def test_paths_are_stored_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = named_run("demo")
+    data = dataclasses.replace(config.data, shards="data/shards")
+    model = dataclasses.replace(config.model, weights="weights")
+    relative = dataclasses.replace(config, data=data, model=model)
+    open_run_folder(tmp_path / "run", relative)
+    stored = load_config(tmp_path / "run" / "config.yaml")
+    assert stored.data.shards == str(tmp_path / "data" / "shards")
+    assert stored.model.weights == str(tmp_path / "weights")
+    open_run_folder(tmp_path / "run", relative)  # resuming with the same relative paths
+    for url in ("s3://bucket/shards", ""):
+        remote = dataclasses.replace(config, data=dataclasses.replace(data, shards=url))
+        open_run_folder(tmp_path / "other", remote)
+        assert load_config(tmp_path / "other" / "config.yaml").data.shards == url
 
 
 def test_a_folder_with_other_files_is_refused_and_not_changed(tmp_path):
