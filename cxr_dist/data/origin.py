@@ -14,6 +14,8 @@ import fsspec
 from cxr_dist.data.store import ShardError
 from cxr_dist.errors import UserError, out_of_files
 
+STAGE_FOLDER = "--data.stage-dir in training, $SLURM_TMPDIR or $TMPDIR elsewhere"
+"""How a user chooses the folder for copies of shards, for errors."""
 _SILENT_SECONDS = 60  # a server that sends nothing for this long is taken to have failed
 
 
@@ -60,8 +62,8 @@ def fetch_manifest(shards: str) -> bytes:
 def no_space(name: str) -> UserError:
     """The error to raise when the staging disk is full."""
     return UserError(
-        f"no space left to stage {name}: free some space, choose another folder with --data.stage-dir, or read a "
-        "shard folder in place with --data.stage-dir none"
+        f"no space left to stage {name}: free some space, choose another folder ({STAGE_FOLDER}), or read "
+        "a shard folder in place (--data.stage-dir none of `cxr-dist train`)"
     )
 
 
@@ -76,7 +78,7 @@ def _opened(shards: str, name: str) -> tuple[fsspec.AbstractFileSystem, str]:
             "https://; for other schemes see fsspec's documentation"
         ) from None
     except Exception as error:
-        raise UserError(f"data.shards: {scheme}:// cannot be opened ({_kind(error)})") from None
+        raise UserError(f"the shards at {scheme}:// cannot be opened ({_kind(error)})") from None
     return file_system, str(path)
 
 
@@ -93,8 +95,8 @@ def _options(scheme: str) -> dict[str, Any]:
 
 def _failed(name: str, error: Exception) -> ShardError:
     return ShardError(
-        f"{name} cannot be fetched ({_kind(error)}): check that --data.shards names a folder written by `cxr-dist "
-        "shard` and that this machine has permission to read it"
+        f"{name} cannot be fetched ({_kind(error)}): check that the shards were written there by `cxr-dist shard` "
+        "and that this machine has permission to read them"
     )
 
 

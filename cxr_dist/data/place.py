@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cxr_dist.config.data import DataConfig
-from cxr_dist.data.origin import fetch_file, fetch_manifest, is_remote
+from cxr_dist.data.origin import STAGE_FOLDER, fetch_file, fetch_manifest, is_remote
 from cxr_dist.data.stage import StagedShards
 from cxr_dist.data.stage_space import StageSpace
 from cxr_dist.data.store import ShardStore
@@ -92,12 +92,10 @@ def _dataset_folder(root: Path, manifest_sha256: str) -> Path:
             folder.mkdir(mode=0o700, exist_ok=True)
             return folder
     except OSError as error:
-        raise UserError(
-            f"{own} cannot be created ({error.strerror}): choose another folder with --data.stage-dir"
-        ) from None
+        raise UserError(f"{own} cannot be created ({error.strerror}): choose another folder ({STAGE_FOLDER})") from None
     raise UserError(
-        f"{own} is not a folder that only you can enter (mode 0700): remove it, or choose another folder with "
-        "--data.stage-dir"
+        f"{own} is not a folder that only you can enter (mode 0700): remove it, or choose another folder "
+        f"({STAGE_FOLDER})"
     )
 
 

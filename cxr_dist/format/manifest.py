@@ -215,13 +215,16 @@ def tables_in(text: str) -> dict[str, str]:
     return dict(re.findall(r'"table": "([A-Za-z0-9_-]+\.shards\.npy)",\s*"sha256": "([0-9a-f]{64})"', text))
 
 
-def load_manifest(folder: Path) -> Manifest:
-    """Read FOLDER/manifest.json; raises UserError if it is missing, damaged or of another version."""
+def load_manifest(folder: Path, flag: str = "--data.shards") -> Manifest:
+    """Read FOLDER/manifest.json; raises UserError if it is missing, damaged or of another version.
+
+    `flag` is the flag by which the command at hand is told the folder.
+    """
     path = folder / "manifest.json"
     if not path.is_file():
         raise UserError(
             f"no manifest.json in {folder}: expected a folder that `cxr-dist shard` finished "
-            "(set --data.shards, or run `cxr-dist shard RECIPE.yaml --source DIR --out SHARDS`)"
+            f"(set {flag}, or run `cxr-dist shard RECIPE.yaml --source DIR --out SHARDS`)"
         )
     return Manifest.from_json(path.read_text(encoding="utf-8", errors="replace"), path)
 
