@@ -10,6 +10,7 @@ import numpy as np
 from cxr_dist.config.data import DataConfig
 from cxr_dist.config.file import to_yaml
 from cxr_dist.config.model import ModelConfig
+from cxr_dist.config.optim import LossConfig
 from cxr_dist.config.run import Config
 from cxr_dist.evaluate.assess import assess
 from cxr_dist.evaluate.metrics import strict_json
@@ -117,13 +118,18 @@ def make_run(
     sections: tuple[str, ...] = ("indication", "findings"),
     split_by: str = "patient",
     validation: Predictions | None = None,
+    recipe: str = "",
+    loss: str = "cross_entropy",
+    seed: int = 42,
     **changes: Any,
 ) -> Path:
     """Write the folder of a finished run as training and evaluation do, without weights."""
     shards = folder.parent / "shards"
     digest = make_manifest(shards, predictions)
     config = Config(
-        run=folder.name,
+        run=recipe or folder.name,
+        seed=seed,
+        loss=LossConfig(name=loss),
         data=DataConfig(shards=str(shards), text_sections=sections, global_batch=32, micro_batch=16),
         model=ModelConfig(mode=mode, image_encoder="densenet-narrow", text_encoder="tiny", pretrained=False),
     )

@@ -1,16 +1,20 @@
-"""The comparison of finished runs on the same samples: metrics with intervals, and differences to the first run.
+"""The comparison of runs on the same samples: metrics with intervals, and paired differences.
+
+Each fused run is compared to the run that reads only the report and to the run that reads only the image, and every
+run to the first.
 
 Runs that were evaluated on different samples, labels or classes are refused, because their metrics are not comparable.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cxr_dist.errors import UserError
 from cxr_dist.evaluate import leakage
-from cxr_dist.evaluate.intervals import MetricPath, resampled
+from cxr_dist.evaluate.ablation import Ablation, adjusted, pairs_of
+from cxr_dist.evaluate.intervals import MetricPath, Resampled, resampled
 from cxr_dist.evaluate.paired import Difference, auc_difference, bootstrap_difference
 from cxr_dist.evaluate.predictions import Predictions
 from cxr_dist.evaluate.run_result import FIELDS, RunResult, aligned, read_run
@@ -26,6 +30,11 @@ HEADLINE = {
 """Name in comparison.json -> path in metrics.json; the columns of the table. Higher is better."""
 LOWER_IS_BETTER = {"brier": ("brier",), "log_loss": ("log_loss",)}
 """Like HEADLINE, for metrics of which lower is better."""
+P_VALUES = (
+    "p-values are two-sided; those of the macro ROC AUC are also shown adjusted by Holm's method for the number of "
+    "differences in macro ROC AUC in the same table, and the others are not adjusted"
+)
+"""For readers of the page, the terminal and comparison.json."""
 _WITH_TEXT = {"baseline": "enhanced", "demo-baseline": "demo"}
 """Named run without text -> the named run with text that it is compared to."""
 
@@ -39,6 +48,8 @@ class Comparison:
     runs: tuple[RunResult, ...]
     differences: tuple[Mapping[str, Difference], ...]
     """For each run and metric the difference to the first run; empty for the first run."""
+    ablations: tuple[Ablation, ...]
+    """For each fused run the difference to a report-only run and to an image-only run, where there are such runs."""
     warnings: tuple[str, ...]
     """What a reader must know before trusting the table."""
 
@@ -74,6 +85,8 @@ class Comparison:
             "classes": list(self.classes),
             "made_data": self.made_data,
             "interval": {k: self.runs[0].evaluation["intervals"][k] for k in ("level", "method")},
+            "p_values": P_VALUES,
+            "ablations": [ablation.to_dict() for ablation in self.ablations],
             "warnings": list(self.warnings),
             "not_evaluated": self.not_evaluated,
             "runs": [
@@ -100,30 +113,41 @@ def compare(
     for run in runs[1:]:
         _require_same_samples(runs[0], run)
     runs = [aligned(run, runs[0].predictions.keys) for run in runs]
+    difference = _paired(n_bootstrap)
+    ablations = [Ablation(fused=a, single=b, differences=difference(a, b)) for a, b in pairs_of(runs)]
+    family = adjusted([ablation.differences for ablation in ablations])
+    ablations = [replace(ablation, differences=each) for ablation, each in zip(ablations, family, strict=True)]
     return Comparison(
         split=split,
         classes=runs[0].predictions.classes,
         runs=tuple(runs),
-        differences=tuple(_differences(runs, n_bootstrap)),
-        warnings=tuple(leakage.warnings(runs)),
+        differences=({}, *adjusted([difference(run, runs[0]) for run in runs[1:]])),
+        ablations=tuple(ablations),
+        warnings=tuple(leakage.warnings(runs, ablations)),
     )
 
 
-def _differences(runs: Sequence[RunResult], n_bootstrap: int) -> list[dict[str, Difference]]:
-    first, differences_of_runs = runs[0], [dict[str, Difference]()]
-    if len(runs) == 1:
-        return differences_of_runs
-    resamples = resampled(first.predictions, n_bootstrap, seed=0)
-    for run in runs[1:]:
-        pair = resampled(run.predictions, n_bootstrap, seed=0), resamples
+def _paired(n_bootstrap: int) -> Callable[[RunResult, RunResult], dict[str, Difference]]:
+    """A function that returns, for each metric, the first run minus the second; it resamples each run once."""
+    resamples: dict[str, Resampled] = {}
+
+    def of(run: RunResult) -> Resampled:
+        if run.name not in resamples:
+            resamples[run.name] = resampled(run.predictions, n_bootstrap, seed=0)
+        return resamples[run.name]
+
+    def difference(run: RunResult, other: RunResult) -> dict[str, Difference]:
         differences = {
-            name: bootstrap_difference((run.estimate(*path).value, first.estimate(*path).value), pair, path)
+            name: bootstrap_difference(
+                (run.estimate(*path).value, other.estimate(*path).value), (of(run), of(other)), path
+            )
             for name, path in (HEADLINE | LOWER_IS_BETTER).items()
         }
-        for index, name in enumerate(first.predictions.classes):
-            differences[f"roc_auc/{name}"] = auc_difference(run.predictions, first.predictions, index)
-        differences_of_runs.append(differences)
-    return differences_of_runs
+        for index, name in enumerate(run.predictions.classes):
+            differences[f"roc_auc/{name}"] = auc_difference(run.predictions, other.predictions, index)
+        return differences
+
+    return difference
 
 
 def _names(run_dirs: Sequence[Path]) -> list[str]:

@@ -4,11 +4,11 @@ The facts are counted from the shards when a run is evaluated; the warnings foll
 """
 
 import contextlib
-import itertools
 from collections.abc import Iterator, Sequence
 
 from cxr_dist.config.data import DataConfig
 from cxr_dist.data.place import open_store
+from cxr_dist.evaluate.ablation import Ablation, interval_text
 from cxr_dist.evaluate.run_result import RunResult
 from cxr_dist.format.manifest import Manifest
 from cxr_dist.shard.readers import READERS
@@ -51,10 +51,10 @@ def label_terms_redacted(manifest: Manifest) -> bool:
     return bool(manifest.recipe.get("redact"))
 
 
-def warnings(runs: Sequence[RunResult]) -> Iterator[str]:
+def warnings(runs: Sequence[RunResult], ablations: Sequence[Ablation] = ()) -> Iterator[str]:
     """Yields what a reader must know before trusting a comparison of these runs."""
     yield from _missing_modes(runs)
-    yield from _text_explains(runs)
+    yield from filter(None, map(_text_explains, ablations))
     if any("impression" in run.evaluation["text_sections"] for run in runs):
         yield "The text input includes the impression, which usually names the finding."
     yield from dict.fromkeys(filter(None, map(_labels_in_text, runs)))
@@ -86,13 +86,16 @@ def _missing_modes(runs: Sequence[RunResult]) -> Iterator[str]:
         yield "No image-only run is compared, so this does not show what the report adds to the image."
 
 
-def _text_explains(runs: Sequence[RunResult]) -> Iterator[str]:
-    """Warns of each fused run that a report-only run equals within the fused run's 95% interval."""
-    fused, texts = ([run for run in runs if run.mode == mode] for mode in ("fused", "text"))
-    for run, text in itertools.product(fused, texts):
-        low, value = run.estimate("macro", "roc_auc").low, text.estimate("macro", "roc_auc").value
-        if value is not None and low is not None and value >= low:
-            yield (
-                f"The report alone ({text.name}, macro ROC AUC {value:.3f}) reaches the 95% interval of {run.name}: "
-                "the report gives the answer away, and the image may add nothing."
-            )
+def _text_explains(ablation: Ablation) -> str:
+    """A warning if the paired difference to the report-only run does not show that the image adds anything."""
+    difference = ablation.differences["macro_roc_auc"]
+    if ablation.removed != "image" or difference.value is None or (difference.low is not None and difference.low > 0):
+        return ""
+    text, alone = ablation.single.name, ablation.single.estimate("macro", "roc_auc")
+    better_than_chance = alone.low is not None and alone.low > 0.5
+    return (
+        f"{ablation.fused.name} is not shown to be better than the report alone ({text}): the difference in macro ROC "
+        f"AUC is {interval_text(difference, signed=True)}."
+        + " The report may give the answer away, and the image may add nothing."
+        * better_than_chance
+    )

@@ -2,10 +2,11 @@
 
 Differences are paired, because an image that is hard for one run is usually hard for the other. The bootstrap over
 patients serves every metric except the ROC AUC of a class, for which DeLong's test is used, with patients as
-clusters. p-values are two-sided and not adjusted for the number of comparisons.
+clusters. p-values are two-sided; `holm` adjusts those of one family for their number.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,17 @@ class Difference:
     low: float | None = None
     high: float | None = None
     p: float | None = None
+    """Not adjusted for the number of comparisons."""
+    p_floor: float | None = None
+    """The smallest p that this number of resamples can give; None for a test without such a bound."""
+    p_holm: float | None = None
+    """p adjusted by `holm`; None for a difference that belongs to no family."""
     method: str
+
+    @property
+    def is_at_floor(self) -> bool:
+        """Whether more resamples could give a smaller p."""
+        return self.p is not None and self.p_floor is not None and self.p <= self.p_floor
 
 
 def bootstrap_difference(
@@ -48,8 +59,39 @@ def bootstrap_difference(
         low=bounds["low"],
         high=bounds["high"],
         p=min(1.0, 2 * float(tail + 1) / (len(kept) + 1)) if len(kept) else None,
+        p_floor=min(1.0, 2 / (len(kept) + 1)) if len(kept) else None,
         method="paired bootstrap",
     )
+
+
+def holm(family: Sequence[Difference]) -> list[Difference]:
+    """The differences with `p_holm`, adjusted for their number (Holm, Scandinavian Journal of Statistics 1979).
+
+    The k-th smallest of m p-values is multiplied by m - k + 1, and is at least the adjusted value of the one before.
+    A difference without a p-value is not counted.
+    """
+    order = sorted((i for i, each in enumerate(family) if each.p is not None), key=lambda i: family[i].p or 0.0)
+    adjusted, largest = list(family), 0.0
+    for rank, i in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - rank) * (family[i].p or 0.0)))
+        adjusted[i] = replace(family[i], p_holm=largest)
+    return adjusted
+
+
+def p_text(difference: Difference) -> str:
+    """`p = 0.034`, `p ≤ 0.002` at the floor of the bootstrap, and the adjusted value where there is one."""
+    if difference.p is None:
+        return "p not defined"
+    adjusted = difference.p_holm
+    if difference.is_at_floor:
+        text = f"p ≤ {difference.p:.2g}"
+        return text if adjusted is None else f"{text}, adjusted ≤ {adjusted:.2g}"
+    text = _rounded("p ", difference.p)
+    return text if adjusted is None else text + _rounded(", adjusted ", adjusted).replace("= ", "")
+
+
+def _rounded(name: str, p: float) -> str:
+    return f"{name}< 0.001" if p < 0.001 else f"{name}= {p:.3f}"
 
 
 def auc_difference(a: Predictions, b: Predictions, index: int) -> Difference:

@@ -4,14 +4,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cxr_dist.evaluate.compare import HEADLINE, MODE_NAMES, Comparison
+from cxr_dist.evaluate.compare import HEADLINE, MODE_NAMES, P_VALUES, Comparison
 from cxr_dist.evaluate.run_result import Estimate, RunResult
 from cxr_dist.report.figures import METRIC_NAMES
 
 
 def print_comparison(comparison: Comparison, console: Console) -> None:
-    """Print one column for each run, then the kinds of run that were not evaluated, then the warnings."""
+    """Print one column for each run, what each input adds, the kinds of run that are missing, and the warnings."""
     console.print(_table(comparison))
+    for ablation in comparison.ablations:
+        console.print(Text(ablation.statement))
+    if comparison.ablations:
+        console.print(Text(f"{P_VALUES[0].upper()}{P_VALUES[1:]}."))
     for mode, command in comparison.not_evaluated.items():
         console.print(Text(f"{MODE_NAMES[mode]}: not evaluated. {command}"))
     for warning in comparison.warnings:

@@ -11,7 +11,8 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from cxr_dist.evaluate.compare import HEADLINE, LOWER_IS_BETTER, MODE_NAMES, Comparison
+from cxr_dist.evaluate.compare import HEADLINE, LOWER_IS_BETTER, MODE_NAMES, P_VALUES, Comparison
+from cxr_dist.evaluate.paired import p_text
 from cxr_dist.evaluate.run_result import RunResult
 from cxr_dist.files import whole_file
 from cxr_dist.report import figures
@@ -62,7 +63,7 @@ def render_page(comparison: Comparison, examples: Sequence[RunExamples] = ()) ->
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for function in (number, signed, p_value, undefined_reasons, dropout_place):
+    for function in (number, signed, p_text, undefined_reasons, dropout_place):
         environment.filters[function.__name__] = function
     manifest = next((run.manifest for run in comparison.runs if run.manifest is not None), None)
     return environment.get_template("report.html.j2").render(
@@ -74,6 +75,7 @@ def render_page(comparison: Comparison, examples: Sequence[RunExamples] = ()) ->
         point_columns=POINT_COLUMNS,
         headline=HEADLINE,
         compared=HEADLINE | LOWER_IS_BETTER,
+        p_values=P_VALUES,
         best=_best_per_metric(comparison),
         summary=summary(comparison),
         statements=leakage_statements(comparison),
@@ -111,13 +113,6 @@ def number(value: float | None) -> str:
 def signed(value: float | None) -> str:
     """Format a difference with three decimals and a sign (a true minus), or `not defined`."""
     return "not defined" if value is None else f"{value:+.3f}".replace("-", "−")
-
-
-def p_value(p: float | None) -> str:
-    """Format a p-value as `p = 0.034` or `p < 0.001`."""
-    if p is None:
-        return "p not defined"
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
 def summary(comparison: Comparison) -> str:

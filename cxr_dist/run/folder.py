@@ -87,13 +87,18 @@ def check_same_run(folder: Path, config: Config) -> None:
     path = folder / "config.yaml"
     if not path.exists():
         return
-    free = _FREE_FIELDS | ({"data.micro_batch"} if config.data.micro_batch == "auto" else set())
-    changed = [line for line in differences(load_config(path), config) if line.split(":")[0] not in free]
+    free = {"data.micro_batch"} if config.data.micro_batch == "auto" else set()
+    changed = [line for line in training_differences(load_config(path), config) if line.split(":")[0] not in free]
     if changed:
         raise UserError(
             f"{folder} holds a run of another configuration:\n  " + "\n  ".join(changed) + "\n"
             "choose another --out, or use the same settings to resume the run"
         )
+
+
+def training_differences(old: Config, new: Config) -> list[str]:
+    """`section.field: old -> new` for every field that differs and changes what is trained by more than rounding."""
+    return [line for line in differences(old, new) if line.split(":")[0] not in _FREE_FIELDS]
 
 
 def mark_finished(folder: Path, step: int) -> None:

@@ -1,11 +1,12 @@
 """Run folders are compared, or refused with the reason."""
 
+import dataclasses
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from made_runs import make_predictions, make_run, make_runs
+from made_runs import make_predictions, make_run, make_runs, softmax
 
 from cxr_dist.errors import UserError
 from cxr_dist.evaluate.compare import compare
@@ -108,8 +109,8 @@ def test_refuses_an_incomplete_run_folder(tmp_path: Path) -> None:
         compare([run], n_bootstrap=50)
 
 
-def warnings_of(folder: Path, text_skill: float, **options) -> str:  # type: ignore[no-untyped-def]
-    fused = make_run(folder / "enhanced", make_predictions(skill=2.6, seed=2), mode="fused", **options)
+def warnings_of(folder: Path, text_skill: float, fused_skill=2.6, **options) -> str:  # type: ignore[no-untyped-def]
+    fused = make_run(folder / "enhanced", make_predictions(skill=fused_skill, seed=2), mode="fused", **options)
     text = make_run(folder / "text", make_predictions(skill=text_skill, seed=1), mode="text")
     image = make_run(folder / "image", make_predictions(skill=0.5, seed=0), mode="image")
     return "\n".join(compare([fused, text, image], n_bootstrap=20).warnings)
@@ -117,9 +118,28 @@ def warnings_of(folder: Path, text_skill: float, **options) -> str:  # type: ign
 
 def test_warns_when_the_report_gives_the_answer_away(tmp_path: Path) -> None:
     warnings = warnings_of(tmp_path / "leaking", 2.6)
-    assert "The report alone (text, macro ROC AUC 0.9" in warnings
-    assert "reaches the 95% interval of enhanced" in warnings
+    assert "enhanced is not shown to be better than the report alone (text): the difference in macro ROC" in warnings
+    assert "The report may give the answer away" in warnings
     assert warnings_of(tmp_path / "weak", 0.8) == ""
+    without_skill = warnings_of(tmp_path / "chance", 0.0, fused_skill=0.0)
+    assert "enhanced is not shown to be better than the report alone" in without_skill
+    assert "give the answer away" not in without_skill
+
+
+def test_the_warning_follows_from_the_paired_difference(tmp_path: Path) -> None:
+    """A report-only run within the interval of the fused run is no reason for a warning if the image adds something."""
+    random = np.random.default_rng(5)
+    text = make_predictions(n=150, skill=1.2, seed=1, passes=0)
+    target = np.eye(5)[text.labels[:, 0]]
+    logits = np.log(text.probabilities) + 0.08 * target + random.normal(0, 0.3, size=target.shape)
+    fused = dataclasses.replace(text, probabilities=softmax(logits))
+    runs = [make_run(tmp_path / "text", text, mode="text"), make_run(tmp_path / "fused", fused, mode="fused")]
+    comparison = compare(runs)
+    text_auc, fused_auc = (run.estimate("macro", "roc_auc") for run in comparison.runs)
+    assert text_auc.value > fused_auc.low
+    (ablation,) = comparison.ablations
+    assert ablation.differences["macro_roc_auc"].low > 0
+    assert not any("not shown to be better" in warning for warning in comparison.warnings)
 
 
 def test_warns_of_impression_split_by_image_and_different_shards(tmp_path: Path) -> None:

@@ -13,10 +13,13 @@ from cxr_dist.evaluate.compare import HEADLINE
 from cxr_dist.evaluate.intervals import resampled
 from cxr_dist.evaluate.metrics import compute_metrics, mean_auc
 from cxr_dist.evaluate.paired import (
+    Difference,
     auc_difference,
     bootstrap_difference,
     clustered_variance,
     delong,
+    holm,
+    p_text,
     placements,
 )
 
@@ -107,6 +110,26 @@ def test_p_values_keep_their_level_under_the_null_hypothesis() -> None:
         small["bootstrap"] += bootstrap_difference(values, resamples, HEADLINE["macro_roc_auc"]).p <= 0.1
         small["delong"] += auc_difference(*pair, 0).p <= 0.1
     assert all(3 <= count <= 19 for count in small.values()), small  # middle 99% of the binomial distribution
+
+
+def test_holm_adjusts_as_by_hand_and_ignores_undefined_values() -> None:
+    ps = [0.01, None, 0.04, 0.03, 0.005]
+    found = [each.p_holm for each in holm([Difference(p=p, method="DeLong") for p in ps])]
+    assert found == [pytest.approx(0.03), None, pytest.approx(0.06), pytest.approx(0.06), pytest.approx(0.02)]
+    assert [each.p_holm for each in holm([Difference(p=0.7, method="DeLong")] * 2)] == [1.0, 1.0]
+
+
+def test_a_p_value_at_the_floor_of_the_bootstrap_is_a_bound() -> None:
+    path = ("accuracy",)
+    above, zero = {path: np.linspace(0.1, 0.2, 1000)}, {path: np.zeros(1000)}
+    difference = bootstrap_difference((0.15, 0.0), (above, zero), path)
+    assert difference.p == difference.p_floor == 2 / 1001
+    assert p_text(difference) == "p ≤ 0.002"
+    assert p_text(holm([difference] * 4)[0]) == "p ≤ 0.002, adjusted ≤ 0.008"
+    above[path][0] = -0.1
+    assert p_text(bootstrap_difference((0.15, 0.0), (above, zero), path)) == "p = 0.004"
+    assert p_text(holm([Difference(p=0.0004, method="DeLong")] * 3)[2]) == "p < 0.001, adjusted 0.001"
+    assert p_text(Difference(method="DeLong")) == "p not defined"
 
 
 def test_undefined_metrics_have_no_difference() -> None:

@@ -30,6 +30,10 @@ def test_no_number_is_truncated_in_eighty_columns(tmp_path: Path) -> None:
     assert "of 3 runs" in text
     assert "…" not in text
     assert "not evaluated" not in text
+    said = " ".join(text.split())
+    for ablation in comparison.ablations:
+        assert ablation.statement in said
+    assert "adjusted by Holm's method" in said
 
 
 def test_missing_kinds_of_run_and_warnings_are_printed(tmp_path: Path) -> None:

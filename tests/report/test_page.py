@@ -12,7 +12,8 @@ from browser import needs_chromium, show, too_wide
 from made_runs import make_ensemble, make_predictions, make_run, make_runs
 
 from cxr_dist.evaluate.compare import compare
-from cxr_dist.report.page import number, p_value, render_page, signed, summary, write_page
+from cxr_dist.evaluate.paired import p_text
+from cxr_dist.report.page import number, render_page, signed, summary, write_page
 from cxr_dist.report.provenance import data_facts, facts_of_runs, leakage_statements
 
 
@@ -126,9 +127,17 @@ def test_differences_are_shown_with_interval_and_p_value(runs: list[Path], page:
     for name in ("macro_roc_auc", "brier", "roc_auc/nodule"):
         difference = comparison.differences[2][name]
         bounds = f"{signed(difference.low)} to {signed(difference.high)}"
-        assert escape(f"{bounds}, {p_value(difference.p)}") in page
+        assert escape(f"{bounds}, {p_text(difference)}") in page
     assert (signed(-0.25), signed(None)) == ("−0.250", "not defined")
-    assert (p_value(0.0004), p_value(0.034), p_value(None)) == ("p < 0.001", "p = 0.034", "p not defined")
+
+
+def test_what_each_input_adds_stands_before_the_results(runs: list[Path], page: str) -> None:
+    comparison = compare(runs, n_bootstrap=200)
+    assert [ablation.removed for ablation in comparison.ablations] == ["image", "report"]
+    for ablation in comparison.ablations:
+        assert page.index(escape(ablation.added)) < page.index('id="results"')
+        assert escape(p_text(ablation.differences["macro_roc_auc"])) in page
+    assert "adjusted by Holm&#39;s method for the number of differences in macro ROC AUC" in page
 
 
 def test_thresholds_and_temperature_chosen_on_validation_are_shown_with_their_results(
