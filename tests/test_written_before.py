@@ -113,7 +113,11 @@ def test_an_evaluation_gives_the_same_numbers(before):
     assert (
         found / "val" / "predictions.csv"
     ).stat().st_mtime_ns == written_at  # the predictions were read and not computed again
-    assert_same(read_json(found / "test" / "metrics.json"), read_json(kept / "test" / "metrics.json"))
+    metrics = read_json(kept / "test" / "metrics.json")
+    for groups in metrics["subgroups"].values():
+        for group in groups.values():
+            del group["note"]  # groups were flagged by their number of images
+    assert_same(read_json(found / "test" / "metrics.json"), metrics)
     rows, kept_rows = [read_rows(folder / "test" / "predictions.csv") for folder in (found, kept)]
     assert_same(rows, kept_rows, absolute=1e-8)  # the variances are of a few 1e-6 and more
 

@@ -1,4 +1,7 @@
-"""Metrics within subgroups (view, sex, age band), with intervals and a note if a group is small.
+"""Metrics within subgroups (view, sex, age band), with intervals and a note if a group has too few cases.
+
+A ROC AUC depends on the number of positives and of negatives, not on the number of images: 300 images with three
+positives say little. A group is therefore flagged if a class of its macro average has fewer than FEW of either.
 
 Attributes come from the samples' JSON in the shards; an age is only kept as an age band.
 """
@@ -17,7 +20,8 @@ from cxr_dist.evaluate.predictions import Predictions
 
 ATTRIBUTES = ("view", "sex")
 """Fields of a sample's JSON that are used unchanged; `age`, in years, becomes `age_band`."""
-SMALL = 30
+FEW = 10
+"""Fewer positive, or negative, images of a class are too few for a conclusion."""
 UNKNOWN_VALUE = "not recorded"
 _BANDS = ((18, "under 18"), (40, "18 to 39"), (65, "40 to 64"))
 _METRICS = {"accuracy": ("accuracy",), "macro_roc_auc": ("macro", "roc_auc")}
@@ -52,7 +56,7 @@ def subgroups(predictions: Predictions, n_bootstrap: int = 1000, seed: int = 0) 
     """Attribute -> value -> {"n", "patients", accuracy, macro_roc_auc, "classes", "note"}.
 
     Each metric is {"value", "low", "high"}, null where undefined. "classes" lists the classes that enter the macro ROC
-    AUC, because a subgroup may lack some. Attributes with a single value are omitted.
+    AUC, because a subgroup may lack some. "note" is `few_note`. Attributes with a single value are omitted.
     """
     return {
         name: {
@@ -71,5 +75,26 @@ def _within(predictions: Predictions, values: list[str], value: str, n_bootstrap
     for (name, path), estimate in zip(_METRICS.items(), estimates, strict=True):
         bounds = interval(resamples[path])
         result[name] = {"value": estimate, "low": bounds["low"], "high": bounds["high"]}
-    note = f"fewer than {SMALL} images: too few to judge" if len(group) < SMALL else ""
-    return result | {"classes": list(curves(group)), "note": note}
+    return result | {"classes": list(curves(group)), "note": few_note(counts_of(group))}
+
+
+def counts_of(predictions: Predictions) -> dict[str, tuple[int, int]]:
+    """Class -> number of (positive, negative) samples, for the classes that enter the macro ROC AUC."""
+    return {
+        one.name: (int(one.truth.sum()), int((~one.truth).sum()))
+        for one in predictions.each_class()
+        if one.has_both_sides
+    }
+
+
+def few_note(counts: Mapping[str, tuple[int, int]]) -> str:
+    """Which classes have too few positives or negatives, such as `too few: nodule (4 positive)`; empty if none has."""
+    if not counts:
+        return "no class has both positive and negative images"
+    sides = [
+        f"{name} ({number} {side})"
+        for name, of_class in counts.items()
+        for number, side in zip(of_class, ("positive", "negative"), strict=True)
+        if number < FEW
+    ]
+    return f"too few: {', '.join(sides)}" if sides else ""

@@ -11,6 +11,7 @@ from cxr_dist.evaluate.curves import Curves, precision_recall_curves, roc_curves
 from cxr_dist.evaluate.metrics import confusion_matrix
 from cxr_dist.evaluate.risk_coverage import mc_answers, risk_coverage
 from cxr_dist.evaluate.run_result import RunResult
+from cxr_dist.evaluate.subgroups import counts_of, few_note
 from cxr_dist.evaluate.uncertainty import most_uncertain_quarter
 from cxr_dist.report import plots
 from cxr_dist.report.curve_plots import banded, reliability_diagram, risk_coverage_plot
@@ -79,7 +80,11 @@ def forests(comparison: Comparison) -> dict[str, str]:
     every = [run.evaluation["subgroups"] for run in runs]
     shared = [name for name in every[0] if all(name in of_run for of_run in every)]
     aucs = [asdict(run.estimate("macro", "roc_auc")) for run in runs]
-    overall = [{"n": run.metrics["n"], "macro_roc_auc": auc} for run, auc in zip(runs, aucs, strict=True)]
+    notes = [few_note(counts_of(run.predictions)) for run in runs]
+    overall = [
+        {"n": run.metrics["n"], "macro_roc_auc": auc, "note": note}
+        for run, auc, note in zip(runs, aucs, notes, strict=True)
+    ]
     names = [run.name for run in runs]
     return {
         attribute: to_svg(

@@ -7,7 +7,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from cxr_dist.evaluate.subgroups import SMALL
 from cxr_dist.report.plots import MUTED, dot_rows, new_figure, styled, wrapped
 
 Groups = Mapping[str, Mapping[str, Any]]
@@ -22,8 +21,8 @@ def forest(
 ) -> Figure:
     """Draw the macro ROC AUC of each run's subgroups, as `subgroups` returns them for one attribute.
 
-    `overall` holds one group with all images for each run; dotted lines mark its values. Subgroups with fewer than
-    SMALL images are drawn with hollow dots.
+    `overall` holds one group with all images for each run; dotted lines mark its values. Groups with a note, because a
+    class has too few positives or negatives, are drawn with hollow dots.
     """
     rows = [{"all images": whole} | dict(own) for whole, own in zip(overall, groups, strict=True)]
     labels, step = list(rows[0]), len(runs) + 1
@@ -38,14 +37,14 @@ def forest(
     axes.set_yticks([i * step + (len(runs) - 1) / 2 for i in range(len(labels))], names)
     axes.set(ylim=(len(labels) * step - 1.3, -0.8), xlabel="ROC AUC, macro, with 95% confidence interval")
     keys = dot_rows(axes, runs, colours)
-    hollow = Line2D([], [], marker="o", linestyle="", color=MUTED, fillstyle="none", label=f"n < {SMALL}")
-    small = any(by_name[name]["n"] < SMALL for by_name in rows for name in labels)
+    hollow = Line2D([], [], marker="o", linestyle="", color=MUTED, fillstyle="none", label="too few cases")
+    small = any(by_name[name]["note"] for by_name in rows for name in labels)
     figure.legend(handles=[*keys, *[hollow] * small], loc="outside upper left", ncols=3)
     return figure
 
 
 def _row(axes: Axes, y: float, group: Mapping[str, Any], colour: str) -> None:
-    auc, fill = group["macro_roc_auc"], "none" if group["n"] < SMALL else "full"
+    auc, fill = group["macro_roc_auc"], "none" if group["note"] else "full"
     if auc["low"] is not None:
         ends = [auc["low"], auc["high"]]
         axes.plot(ends, [y, y], color=colour, linewidth=2.2, solid_capstyle="round", alpha=0.55)

@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from cxr_dist.evaluate.compare import HEADLINE, LOWER_IS_BETTER, MODE_NAMES, P_VALUES, Comparison
 from cxr_dist.evaluate.paired import p_text
 from cxr_dist.evaluate.run_result import RunResult
+from cxr_dist.evaluate.subgroups import FEW
 from cxr_dist.files import whole_file
 from cxr_dist.report import figures
 from cxr_dist.report.closing_table import input_of
@@ -76,6 +77,7 @@ def render_page(comparison: Comparison, examples: Sequence[RunExamples] = ()) ->
         headline=HEADLINE,
         compared=HEADLINE | LOWER_IS_BETTER,
         p_values=P_VALUES,
+        few=FEW,
         best=_best_per_metric(comparison),
         summary=summary(comparison),
         statements=leakage_statements(comparison),

@@ -8,7 +8,7 @@ from made_runs import make_predictions
 
 from cxr_dist.evaluate.intervals import intervals
 from cxr_dist.evaluate.metrics import compute_metrics
-from cxr_dist.evaluate.subgroups import age_band, attributes_of, subgroups
+from cxr_dist.evaluate.subgroups import age_band, attributes_of, few_note, subgroups
 
 
 def test_values_and_intervals_equal_those_of_the_subgroup_alone() -> None:
@@ -32,10 +32,21 @@ def test_small_groups_have_a_note_and_missing_classes_are_not_listed() -> None:
     predictions = make_predictions(n=60, passes=0)
     views = ["PA" if label == 0 or i % 2 else "AP" for i, label in enumerate(predictions.labels[:, 0])]
     result = subgroups(dataclasses.replace(predictions, attributes={"view": views}), n_bootstrap=10)["view"]
-    assert result["AP"]["note"] == "fewer than 30 images: too few to judge"
-    assert result["PA"]["note"] == ""
+    assert result["AP"]["note"].startswith("too few: ")
     assert "normal" not in result["AP"]["classes"]
     assert "normal" in result["PA"]["classes"]
+
+
+def test_groups_are_flagged_by_their_positives_and_negatives() -> None:
+    """300 images with nine positives are flagged, 30 images with ten are not."""
+    labels = np.array([[1]] * 9 + [[0]] * 291 + [[1]] * 10 + [[0]] * 10 + [[-1]] * 10, dtype=np.int16)
+    made = make_predictions(task="multilabel", n=330, classes=("nodule",), passes=0)
+    views = {"view": ["PA"] * 300 + ["AP"] * 30}
+    result = subgroups(dataclasses.replace(made, labels=labels, attributes=views), n_bootstrap=10)["view"]
+    assert result["PA"]["note"] == "too few: nodule (9 positive)"
+    assert result["AP"]["note"] == ""
+    assert few_note({"normal": (3, 40), "nodule": (40, 9)}) == "too few: normal (3 positive), nodule (9 negative)"
+    assert few_note({}) == "no class has both positive and negative images"
 
 
 def test_an_attribute_with_one_value_has_no_subgroups() -> None:

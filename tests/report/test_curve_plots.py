@@ -69,16 +69,16 @@ def test_risk_over_coverage_omits_the_first_few_predictions() -> None:
     assert risk_coverage_plot({}, {}, []).axes[0].texts[0].get_text() == "no stochastic passes were run"
 
 
-@pytest.mark.parametrize("n", [40, 400])
+@pytest.mark.parametrize("n", [40, 800])
 def test_forest_has_a_dot_for_each_run_and_subgroup_and_hollow_dots_for_small_subgroups(n: int) -> None:
     runs = [make_predictions(n=n, passes=0, seed=seed) for seed in (0, 1)]
     groups = [subgroups(run, n_bootstrap=20)["view"] for run in runs]
-    whole = {"n": n, "macro_roc_auc": {"value": 0.8, "low": 0.7, "high": 0.9}}
+    whole = {"n": n, "macro_roc_auc": {"value": 0.8, "low": 0.7, "high": 0.9}, "note": ""}
     figure = forest(groups, [whole, whole], ["a", "b"], [plots.BLUE, plots.GREEN])
     dots = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
     assert len(dots) == 2 * (1 + len(groups[0]))
     drawn = [dot.get_xdata()[0] for dot in dots if dot.get_color() == plots.BLUE]
     assert drawn == [0.8] + [group["macro_roc_auc"]["value"] for group in groups[0].values()]
-    small = [group["n"] < 30 for group in groups[0].values()]
+    small = [group["note"] != "" for group in groups[0].values()]
     assert [dot.get_fillstyle() == "none" for dot in dots[:5]] == [False, *small]
-    assert ("n < 30" in legend(figure)) == any(small)
+    assert ("too few cases" in legend(figure)) == any(small)
