@@ -17,6 +17,7 @@ from cxr_dist.evaluate.metrics import strict_json
 from cxr_dist.evaluate.predictions import Predictions
 from cxr_dist.evaluate.uncertainty import summarise
 from cxr_dist.format.manifest import Manifest, ShardEntry, SplitEntry
+from cxr_dist.run.folder import mark_finished
 
 CLASSES = ("normal", "cardiomegaly", "effusion", "opacity", "nodule")
 RUNS = {"baseline": ("image", 1.0), "text-only": ("text", 1.3), "enhanced": ("fused", 2.0)}
@@ -121,6 +122,7 @@ def make_run(
     recipe: str = "",
     loss: str = "cross_entropy",
     seed: int = 42,
+    finished: bool = True,
     **changes: Any,
 ) -> Path:
     """Write the folder of a finished run as training and evaluation do, without weights."""
@@ -156,6 +158,8 @@ def make_run(
     (folder / "metrics.jsonl").write_text("".join(map(_line, _history())), encoding="utf-8")
     (out / "metrics.json").write_text(strict_json(evaluation | changes), encoding="utf-8")
     predictions.write_csv(out / "predictions.csv")
+    if finished:
+        mark_finished(folder, 240)
     return folder
 
 

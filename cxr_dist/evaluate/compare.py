@@ -194,6 +194,7 @@ def _run_to_dict(
         "name": run.name,
         **{field: run.evaluation[field] for field in FIELDS if field not in ("split", "made_data")},
         "metrics": {name: asdict(run.estimate(*path)) for name, path in paths.items()},
+        "unfinished": run.unfinished or None,
         "difference_to": first if differences else None,
         "differences": {name: asdict(difference) for name, difference in differences.items()},
         "calibration": run.evaluation["calibration"],

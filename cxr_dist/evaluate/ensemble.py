@@ -18,6 +18,7 @@ from cxr_dist.errors import UserError
 from cxr_dist.evaluate.predictions import Predictions
 from cxr_dist.evaluate.uncertainty import McSummary, entropy
 from cxr_dist.files import holds_something
+from cxr_dist.run.folder import is_finished
 
 
 def member_of(config: Config, step: int) -> dict[str, Any]:
@@ -64,8 +65,10 @@ def _pooled(members: Sequence[McSummary], predictions: Predictions) -> McSummary
     )
 
 
-def prepare_ensemble_folder(out: Path, first_run: Path) -> None:
+def prepare_ensemble_folder(out: Path, members: Sequence[Path]) -> None:
     """Create a folder that `cxr-dist compare` can read like a run's, with the first member's settings (rank 0).
+
+    ensemble.json names the members whose training has not finished.
 
     Raises UserError if `out` holds anything else, such as a run.
     """
@@ -73,6 +76,11 @@ def prepare_ensemble_folder(out: Path, first_run: Path) -> None:
     if holds_something(out) and not marker.is_file():
         raise UserError(f"{out} is not an ensemble's folder: choose an empty or new folder for --out")
     out.mkdir(mode=0o700, parents=True, exist_ok=True)
-    marker.write_text(json.dumps({"format": "cxr_dist ensemble", "settings_of": first_run.resolve().name}))
+    facts = {
+        "format": "cxr_dist ensemble",
+        "settings_of": members[0].resolve().name,
+        "unfinished": [member.resolve().name for member in members if not is_finished(member)],
+    }
+    marker.write_text(json.dumps(facts))
     for name in ("config.yaml", "environment.json"):
-        shutil.copyfile(first_run / name, out / name)
+        shutil.copyfile(members[0] / name, out / name)

@@ -21,6 +21,7 @@ from cxr_dist.errors import UserError
 from cxr_dist.evaluate.predictions import Predictions
 from cxr_dist.files import sha256_of
 from cxr_dist.format.manifest import Manifest, load_manifest
+from cxr_dist.run.folder import is_finished
 
 FIELDS = (
     "run",
@@ -65,6 +66,8 @@ class RunResult:
     environment: dict[str, Any]
     manifest: Manifest | None
     """None if the shards cannot be read, or are no longer those that the run was trained on."""
+    unfinished: str
+    """That training had not finished, and at which step it was; empty if it had."""
 
     @property
     def mode(self) -> str:
@@ -111,6 +114,7 @@ def read_run(folder: Path, name: str, split: str, shards: str | None = None) -> 
             f"{evaluation['metrics']['n']}: {again} again"
         )
     environment = _read_json(folder / "environment.json")
+    manifest = _manifest_of(at(config.data, shards), environment)
     return RunResult(
         name=name,
         config=config,
@@ -118,8 +122,25 @@ def read_run(folder: Path, name: str, split: str, shards: str | None = None) -> 
         predictions=predictions,
         history=_read_history(folder / "metrics.jsonl"),
         environment=environment,
-        manifest=_manifest_of(at(config.data, shards), environment),
+        manifest=manifest,
+        unfinished=unfinished(folder, config, manifest),
     )
+
+
+def unfinished(folder: Path, config: Config, manifest: Manifest | None) -> str:
+    """`step 180 of 240` if the run in this folder has not finished training, or which members have not; else empty."""
+    ensemble = folder / "ensemble.json"
+    if ensemble.is_file():
+        return ", ".join(_read_json(ensemble).get("unfinished", []))
+    if is_finished(folder):
+        return ""
+    history = _read_history(folder / "metrics.jsonl")
+    step = f"step {history[-1]['step'] if history else 0}"
+    epochs, most = config.train.epochs, config.train.max_steps
+    if manifest is None:
+        return f"{step} of {f'at most {most}' if most else f'{epochs} epochs'}"
+    total = epochs * (manifest.splits["train"].samples // config.data.global_batch)
+    return f"{step} of {min(total, most) if most else total}"
 
 
 def finished_predictions(

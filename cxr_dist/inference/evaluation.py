@@ -64,7 +64,7 @@ def evaluate_runs(
             opened = [open_run(run_dir, world.device, shards) for run_dir in run_dirs]
             evaluation = _Evaluation([trained for trained, _ in opened], opened[0][1], world, out)
             if world.is_main and len(run_dirs) > 1:
-                prepare_ensemble_folder(out, run_dirs[0])
+                prepare_ensemble_folder(out, run_dirs)
             validation = None
             if split != "val" and evaluation.manifest.splits["val"].samples:
                 validation = evaluation.validation(mc, at_sensitivity)

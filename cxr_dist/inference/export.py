@@ -7,7 +7,7 @@ import torch
 from cxr_dist.data.place import shards_folder
 from cxr_dist.errors import UserError
 from cxr_dist.evaluate.ensemble import member_of
-from cxr_dist.evaluate.run_result import RunResult, read_run
+from cxr_dist.evaluate.run_result import RunResult, read_run, unfinished
 from cxr_dist.files import holds_something, whole_folder
 from cxr_dist.inference import exported
 from cxr_dist.inference.onnx import check_onnx, write_onnx
@@ -52,6 +52,7 @@ def export(run_dir: Path, out: Path, *, with_onnx: bool, shards: str | None = No
             step=trained.step,
             calibrator=trained.calibrator,
             result=result,
+            unfinished=unfinished(run_dir, trained.config, manifest),
             with_graph=with_onnx,
         )
         (folder / exported.CARD).write_text(model_card(facts), encoding="utf-8")

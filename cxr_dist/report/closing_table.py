@@ -16,6 +16,9 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         console.print(Text(ablation.statement))
     if comparison.ablations:
         console.print(Text(f"{P_VALUES[0].upper()}{P_VALUES[1:]}."))
+    for run in comparison.runs:
+        if run.unfinished:
+            console.print(Text(f"{run.name}: training had not finished when this was written: {run.unfinished}."))
     for mode, command in comparison.not_evaluated.items():
         console.print(Text(f"{MODE_NAMES[mode]}: not evaluated. {command}"))
     for warning in comparison.warnings:
@@ -31,7 +34,8 @@ def _table(comparison: Comparison) -> Table:
     table.add_column("")
     for run in runs:
         # Text, because rich reads a name in [brackets] as markup. Folded, because a truncated number is wrong.
-        table.add_column(Text(run.name), justify="right", overflow="fold")
+        name = run.name + "\n(training unfinished)" * bool(run.unfinished)
+        table.add_column(Text(name), justify="right", overflow="fold")
     table.add_row("Input", *map(input_of, runs))
     for name, path in HEADLINE.items():
         table.add_row(METRIC_NAMES[name], *(_cell(run.estimate(*path)) for run in runs))

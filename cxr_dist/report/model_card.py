@@ -41,6 +41,8 @@ class CardFacts:
     calibrator: Calibrator | None
     result: RunResult | None
     """The evaluation of this checkpoint on the test split; None if there is none."""
+    unfinished: str
+    """`unfinished` of the run: empty if training had finished."""
     with_graph: bool
     """Whether the export contains model.onnx."""
 

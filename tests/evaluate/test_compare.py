@@ -50,6 +50,15 @@ def test_an_incomplete_last_line_of_metrics_jsonl_is_ignored(tmp_path: Path) -> 
     assert compare([run], n_bootstrap=50).runs[0].history == whole
 
 
+def test_an_unfinished_run_is_recorded_with_its_step(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / name, make_predictions(n=20), finished=name == "whole") for name in ("whole", "cut")]
+    comparison = compare(runs, n_bootstrap=50)
+    assert [run.unfinished for run in comparison.runs] == ["", "step 240 of 420"]  # 20 epochs of 700 // 32 steps
+    assert [run["unfinished"] for run in comparison.to_dict()["runs"]] == [None, "step 240 of 420"]
+    (tmp_path / "shards" / "manifest.json").unlink()
+    assert compare(runs[1:], n_bootstrap=50).runs[0].unfinished == "step 240 of 20 epochs"
+
+
 def test_equal_folder_names_are_distinguished_by_their_parents(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / parent / "enhanced", make_predictions(n=20)) for parent in ("seed1", "seed2")]
     assert [run.name for run in compare(runs, n_bootstrap=50).runs] == ["seed1/enhanced", "seed2/enhanced"]

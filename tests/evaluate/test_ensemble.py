@@ -1,6 +1,7 @@
 """Ensembles average members, pool their passes, and never overwrite another folder."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -43,9 +44,19 @@ def test_members_with_different_samples_or_classes_are_refused(other: dict) -> N
 def test_a_folder_with_other_content_is_refused(tmp_path: Path) -> None:
     run, other = (make_run(tmp_path / name, make_predictions(n=20)) for name in ("a", "b"))
     with pytest.raises(UserError, match="not an ensemble's folder: choose an empty or new folder for --out"):
-        prepare_ensemble_folder(other, run)
-    prepare_ensemble_folder(tmp_path / "new", run)
-    prepare_ensemble_folder(tmp_path / "new", run)  # a second time, for example for another split
+        prepare_ensemble_folder(other, [run])
+    prepare_ensemble_folder(tmp_path / "new", [run])
+    prepare_ensemble_folder(tmp_path / "new", [run])  # a second time, for example for another split
     assert (tmp_path / "new").stat().st_mode & 0o077 == 0
     with pytest.raises(UserError, match="has no evaluation"):
         compare([tmp_path / "new"])
+
+
+def test_unfinished_members_are_recorded(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / name, make_predictions(n=20), finished=name == "whole") for name in ("whole", "cut")]
+    out = tmp_path / "ensemble"
+    prepare_ensemble_folder(out, runs)
+    shutil.copytree(runs[0] / "evaluation", out / "evaluation")
+    assert compare([out], n_bootstrap=10).runs[0].unfinished == "cut"
+    prepare_ensemble_folder(out, runs[:1])
+    assert compare([out], n_bootstrap=10).runs[0].unfinished == ""

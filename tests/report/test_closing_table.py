@@ -3,7 +3,7 @@
 import io
 from pathlib import Path
 
-from made_runs import make_ensemble, make_predictions, make_runs
+from made_runs import make_ensemble, make_predictions, make_run, make_runs
 from rich.console import Console
 
 from cxr_dist.evaluate.compare import Comparison, compare
@@ -42,3 +42,9 @@ def test_missing_kinds_of_run_and_warnings_are_printed(tmp_path: Path) -> None:
     assert "report only: not evaluated. cxr-dist train enhanced --model.mode text" in text
     assert f"Warning: {comparison.warnings[0]}" in text
     assert "have no clinical meaning" in text
+
+
+def test_an_unfinished_run_is_marked(tmp_path: Path) -> None:
+    text = printed(compare([make_run(tmp_path / "a", make_predictions(n=60), finished=False)], n_bootstrap=10))
+    assert "(training unfinished)" in text
+    assert "a: training had not finished when this was written: step 240 of" in text

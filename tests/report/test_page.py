@@ -196,6 +196,14 @@ def test_a_kind_of_run_that_was_not_evaluated_has_a_row_with_its_commands(runs: 
         assert f"cxr-dist train enhanced --model.mode {mode} --data.shards SHARDS" in alone
 
 
+def test_an_unfinished_run_is_marked_in_the_conclusions_and_in_its_row(tmp_path: Path, page: str) -> None:
+    assert "unfinished" not in page
+    run = make_run(tmp_path / "a", make_predictions(n=40), finished=False)
+    marked = render_page(compare([run], n_bootstrap=10))
+    assert "<strong>a:</strong> training had not finished when this was written: step 240 of" in marked
+    assert '<th scope="row">a<br><small>training unfinished</small></th>' in marked
+
+
 def test_an_ensemble_is_distinguished_from_a_single_run(tmp_path: Path) -> None:
     single = make_run(tmp_path / "enhanced", make_predictions(n=40))
     ensemble = make_ensemble(tmp_path / "ensemble", make_predictions(n=40, seed=1), seeds=(1, 2, 3))

@@ -14,6 +14,7 @@ from cxr_dist.cli.main import main
 from cxr_dist.errors import UserError
 from cxr_dist.inference import onnx as graph
 from cxr_dist.inference.export import export
+from cxr_dist.run.folder import mark_finished
 
 
 def test_an_export_holds_neither_local_paths_nor_patient_data(source, secrets, run_dir, exported):
@@ -37,6 +38,16 @@ def test_the_model_card_has_the_metrics_and_the_counts(run_dir, exported):
     assert f"| test | {metrics['n']} | {metrics['patients']} |" in card.text
     assert "The model reads these report sections: notes" in card.text
     assert "No report-only run is compared" in card.text
+
+
+def test_the_model_card_marks_unfinished_training(run_dir, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(run_dir, run, symlinks=True)
+    (run / "finished.json").unlink(missing_ok=True)
+    for name, expected in (("cut", True), ("whole", False)):
+        export(run, tmp_path / name, with_onnx=False)
+        assert ("Training had not finished when this" in (tmp_path / name / "README.md").read_text()) == expected
+        mark_finished(run, 2)
 
 
 def test_the_same_run_gives_the_same_bytes_and_sha256sum_agrees(run_dir, tmp_path):
