@@ -106,8 +106,8 @@ def trial_step(config: Config, lanes: range, *, manifest: Manifest, world: World
     """A training step of the run over these lanes, at world size 1, with random weights."""
     with tempfile.TemporaryDirectory() as folder:
         prepare_text(config, manifest, Path(folder))
-        model = new_model(config, manifest, Path(folder), device)
-    backend = new_backend(config, World(), device, model, new_optimizer(config))
+        model = new_model(config, manifest, Path(folder), world.device)
+    backend = new_backend(config, world, model, new_optimizer(config))
     return TrainStep(config, backend, new_loss(config, manifest.task, None), len(manifest.classes), lanes)
 
 
@@ -119,7 +119,7 @@ def prepare_run_folder(config: Config, manifest: Manifest, world: World) -> None
     keep_parts(run_dir, config.named_parts)
     sha256 = manifest_sha256(shards_folder(config.data))
     keep_trained_on(run_dir, config, manifest, sha256)
-    write_environment(run_dir, device, world.world_size, sha256)
+    write_environment(run_dir, world, sha256)
     prepare_text(config, manifest, run_dir)
 
 
@@ -129,8 +129,8 @@ def parts_of(config: Config, manifest: Manifest, world: World) -> Parts:
     trackers = Trackers(config, run_dir, world)  # first, because a tracker of the user may be refused
     plan = training_plan(config.data, manifest, config.seed)
     tokenizer = tokenizer_of(config, run_dir)
-    model = new_model(config, manifest, run_dir, device)
-    backend = new_backend(config, world, device, model, new_optimizer(config))
+    model = new_model(config, manifest, run_dir, world.device)
+    backend = new_backend(config, world, model, new_optimizer(config))
     sha256 = manifest_sha256(shards_folder(config.data))
     loss = new_loss(config, manifest.task, read_trained_on(run_dir, config, sha256).class_weights)
 
