@@ -20,7 +20,7 @@ from cxr_dist.format.manifest import Manifest, Task
 from cxr_dist.format.shard_list import column
 from cxr_dist.model.losses import balanced_class_weights, balanced_positive_weights
 
-Floats = NDArray[np.float64]
+_Floats = NDArray[np.float64]
 ClassWeights = Literal["none", "balanced", "original"]
 
 
@@ -29,16 +29,16 @@ class ClassBalance:
     """How many samples of the training split each class has, and how often training draws them."""
 
     task: Task
-    positives: Floats
+    positives: _Floats
     """[C], number of samples in which the class is present."""
-    negatives: Floats
+    negatives: _Floats
     """[C], number of samples in which the class is known to be absent."""
-    drawn_positives: Floats
+    drawn_positives: _Floats
     """[C], expected number of draws of such samples, where a draw of the most common sampling group counts 1."""
-    drawn_negatives: Floats
+    drawn_negatives: _Floats
     """[C], the same for `negatives`."""
 
-    def class_weights(self, kind: ClassWeights) -> Floats | None:
+    def class_weights(self, kind: ClassWeights) -> _Floats | None:
         """The weights [C] of the loss (see `ClassificationLoss.class_weights`); None for "none".
 
         Raises UserError for a class without a sample of a kind, which has no finite weight.
@@ -54,12 +54,12 @@ class ClassBalance:
         return np.asarray(weights.double().numpy())
 
     @property
-    def sampling_factors(self) -> Floats:
+    def sampling_factors(self) -> _Floats:
         """[C], by how much sampling multiplies the share of a class (multiclass) or its odds (multilabel)."""
         factors = _ratio(self.drawn_positives, self.positives)
         return factors if self.task == "multiclass" else factors / _ratio(self.drawn_negatives, self.negatives)
 
-    def prior_shift(self, class_weights: Floats | None) -> Floats:
+    def prior_shift(self, class_weights: _Floats | None) -> _Floats:
         """[C], the shift of a class's log-odds (multilabel), or log-probability with mean 0 (multiclass)."""
         shift = np.log(self.sampling_factors * (1.0 if class_weights is None else class_weights))
         if self.task == "multilabel":
@@ -67,7 +67,7 @@ class ClassBalance:
         return np.asarray(np.where(np.ptp(shift) < 1e-12, 0.0, shift - shift.mean()))
 
 
-def _ratio(drawn: Floats, samples: Floats) -> Floats:
+def _ratio(drawn: _Floats, samples: _Floats) -> _Floats:
     """Draws per sample; 1 for a class without a sample."""
     return np.where(samples > 0, drawn / np.maximum(samples, 1), 1.0)
 
@@ -98,7 +98,7 @@ def class_balance(data: DataConfig, manifest: Manifest) -> ClassBalance:
     )
 
 
-def _drawn_labels(data: DataConfig, manifest: Manifest, weights: NDArray[np.int64]) -> tuple[Floats, Floats]:
+def _drawn_labels(data: DataConfig, manifest: Manifest, weights: NDArray[np.int64]) -> tuple[_Floats, _Floats]:
     """The sums [C] of the sampling weights of each label's positive and of its negative samples."""
     sums = np.zeros((2, len(manifest.classes)), np.int64)
     with contextlib.closing(open_store(data, manifest, "train")) as store:
