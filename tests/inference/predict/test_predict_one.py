@@ -85,7 +85,7 @@ def test_the_temperature_of_an_evaluation_calibrates_predictions(cxr_dist, run_o
         ("fused", (), "say what to predict: --image FILE and --report TEXT, or --input FOLDER or TABLE.csv"),
         ("fused", ("--image", "a.png", "--input", "b"), "say what to predict: --image FILE"),
         ("fused", ("--image", "a.png", "--batch", "8"), "--batch is the number of images per forward pass"),
-        ("fused", ("--input", "b", "--batch", "0"), "1 or more, and goes with --input"),
+        ("fused", ("--input", "b", "--batch", "0"), "1 or more, and requires --input"),
         ("fused", ("--report", "x"), "this run's model reads an image (--image FILE), but none was given"),
         ("image", ("--image", "a.png", "--report", "x"), "reads no report: leave --report out"),
         (
