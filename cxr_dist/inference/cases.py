@@ -4,13 +4,13 @@ All rows of a table are checked and counted before the first prediction, and are
 that memory does not grow with their number. Messages give row numbers, never file names or the content of cells.
 """
 
-import csv
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from cxr_dist.config.model import ModelConfig
 from cxr_dist.errors import UserError
+from cxr_dist.format.csv_table import read_rows
 from cxr_dist.inference.trained import Case
 
 _IMAGES = (".png", ".jpg", ".jpeg")
@@ -87,7 +87,7 @@ def _folder(folder: Path, model: ModelConfig) -> CaseList:
 
 
 def _table(table: Path, model: ModelConfig) -> CaseList:
-    header = next(_rows(table), [])
+    header = next(read_rows(table, "--input"), [])
     needed = [name for name, used in (("image", model.uses_image), ("report", model.uses_text)) if used]
     absent = [name for name in needed if name not in header]
     if absent:
@@ -98,14 +98,9 @@ def _table(table: Path, model: ModelConfig) -> CaseList:
         )
 
     def cases() -> Iterator[NamedCase]:
-        rows = _rows(table)
+        rows = read_rows(table, "--input")
         next(rows)
         for number, cells in enumerate(rows, start=1):
-            if len(cells) != len(header):
-                raise UserError(
-                    f"row {number} of --input has {len(cells)} cells, but the first row has {len(header)}: "
-                    "put a cell that holds a comma in double quotes"
-                )
             cell = dict(zip(header, cells, strict=True))
             name = cell.get("image", "")
             yield NamedCase(
@@ -123,15 +118,3 @@ def _table(table: Path, model: ModelConfig) -> CaseList:
     if not total:
         raise UserError("--input has no row below its column names")
     return CaseList(total=total, without_report=without_report, has_ids="id" in header, cases=cases)
-
-
-def _rows(table: Path) -> Iterator[list[str]]:
-    """The rows of a .csv without blank lines; the csv module's own errors would quote cells."""
-    try:
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            yield from (cells for cells in csv.reader(file, strict=True) if cells)
-    except (csv.Error, UnicodeDecodeError, OSError):
-        raise UserError(
-            "--input cannot be read as a table: expected comma-separated values in UTF-8, with the column names in "
-            "the first row"
-        ) from None

@@ -206,7 +206,7 @@ def test_the_error_names_a_damaged_table(mimic):
     with pytest.raises(UserError, match=r"chexpert\.csv\.gz has no column 'Edema'"):
         read_source(PUBLISHED, mimic)
     (mimic / "mimic-cxr-2.0.0-chexpert.csv.gz").write_bytes(b"\x1f\x8b\x08 cut off")
-    with pytest.raises(UserError, match=r"chexpert\.csv\.gz cannot be read as \.csv or \.csv\.gz"):
+    with pytest.raises(UserError, match=r"chexpert\.csv\.gz cannot be read as a table"):
         read_source(PUBLISHED, mimic)
     rows = read_table(mimic, "metadata")[1]
     write_table(mimic, "metadata", header, [*rows, rows[0]])

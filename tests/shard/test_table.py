@@ -151,7 +151,7 @@ def test_columns_of_years_that_cannot_be_parsed_are_refused(source):
 
 def test_a_truncated_table_and_an_unknown_file_type_are_refused(source, out):
     (source / "films.csv.gz").write_bytes(gzip.compress((source / "films.csv").read_bytes())[:-400])
-    with pytest.raises(UserError, match=r"films\.csv\.gz cannot be read as csv\.gz"):
+    with pytest.raises(UserError, match=r"films\.csv\.gz cannot be read as a table: expected a gzipped"):
         write_shards(table_recipe(table="films.csv.gz"), source, out, workers=0)
     (source / "films.csv").rename(source / "films.xlsx")
     with pytest.raises(UserError, match=r"films\.xlsx ends in \.xlsx; expected \.csv, \.csv\.gz, \.tsv, "):
@@ -213,7 +213,7 @@ def test_a_missing_source_is_refused(tmp_path, out):
 
 def test_an_undecodable_table_is_refused_and_not_shown(source, out):
     (source / "films.csv").write_bytes(b"file,mrn,label,view,notes\n\xff\xfePatient Smith\n")
-    with pytest.raises(UserError, match=r"films\.csv cannot be read as csv \(in UTF-8") as error:
+    with pytest.raises(UserError, match=r"line 2 of films\.csv is not UTF-8") as error:
         write_shards(table_recipe(), source, out, workers=0)
     assert "Smith" not in str(error.value)
 
@@ -229,3 +229,22 @@ def test_all_file_types_give_the_same_shards_as_csv(source, tmp_path, kind):
     write_shards(table_recipe(table=f"films.{kind}"), source, tmp_path / kind, workers=0)
     for path in (tmp_path / kind).glob("*.tar"):
         assert path.read_bytes() == (tmp_path / "csv" / path.name).read_bytes()
+
+
+def test_rows_with_more_or_fewer_cells_than_columns_are_refused_with_their_line(source, out):
+    lines = (source / "films.csv").read_text().splitlines()
+    for wrong in (lines[5] + ", and more", lines[5].rpartition(",")[0]):
+        (source / "films.csv").write_text("\n".join([*lines[:5], wrong, *lines[6:]]))
+        with pytest.raises(UserError, match=r"line 6 of films\.csv has [46] cells, but there are 5 columns"):
+            write_shards(table_recipe(), source, out, workers=0)
+    assert not out.exists()
+
+
+def test_the_named_index_of_a_parquet_file_can_be_the_image_and_lists_cannot_be_labels(source, out):
+    frame = pd.read_csv(source / "films.csv", dtype=str)
+    frame.set_index("file").to_parquet(source / "films.parquet")
+    assert len(read_source(table_recipe(table="films.parquet"), source).records) == 80
+    frame["label"] = [[value] for value in frame["label"]]
+    frame.to_parquet(source / "films.parquet")
+    with pytest.raises(UserError, match=r"column 'label' of films\.parquet holds list<"):
+        write_shards(table_recipe(table="films.parquet"), source, out, workers=0)

@@ -4,7 +4,6 @@ Each row of the metadata becomes a record. The images of a study share its label
 MIMIC-CXR) and sex and age (from MIMIC-IV's patients.csv.gz) are optional.
 """
 
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -13,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from cxr_dist.errors import UserError, require
+from cxr_dist.format.csv_table import read_csv
 from cxr_dist.format.image import ImageFile
 from cxr_dist.format.report_sections import MIMIC_SECTIONS
 from cxr_dist.shard.person import Sex, age_between, sex_of
@@ -171,11 +171,7 @@ def _published(root: Path, kind: str) -> Path:
 
 def _read_table(path: Path, columns: Sequence[str] | None) -> pd.DataFrame:
     """Exactly these columns of a table, as text; for None all columns, which must include study_id."""
-    usecols = None if columns is None else lambda name: name in columns
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, usecols=usecols)
-    except (ValueError, OSError, EOFError, zlib.error):  # their messages can quote a cell
-        raise UserError(f"{path.name} cannot be read as .csv or .csv.gz: download it again") from None
+    table = pd.DataFrame(read_csv(path, columns)[1], dtype=str)
     missing = [name for name in columns or ("study_id",) if name not in table.columns]
     if missing:
         raise UserError(f"{path.name} has no column {missing[0]!r}: expected MIMIC-CXR-JPG's published file")

@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
-import pandas as pd
-
 from cxr_dist.errors import require
+from cxr_dist.format.csv_table import read_csv
 from cxr_dist.format.image import ImageFile
 from cxr_dist.format.left_out import UNREADABLE_REPORT
 from cxr_dist.shard.readers.recipe_checks import (
@@ -88,9 +87,8 @@ def _file_names(image_id: str) -> tuple[str, str]:
 
 def _views(path: Path) -> dict[str, str]:
     """File name -> view, from a table with the columns filename and projection."""
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    _, table = read_csv(path, ("filename", "projection"))
     require(
-        {"filename", "projection"} <= set(table.columns),
-        f"{path.name} has no columns filename and projection: the recipe's table must give the views",
+        len(table) == 2, f"{path.name} has no columns filename and projection: the recipe's table must give the views"
     )
     return dict(zip(table["filename"], table["projection"], strict=True))

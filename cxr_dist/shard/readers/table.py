@@ -4,16 +4,14 @@ The recipe says which column holds what. All values are text; an empty cell is a
 """
 
 import re
-import zlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-import pandas as pd
-from pyarrow.parquet import read_schema
-
 from cxr_dist.errors import UserError, require
+from cxr_dist.format.csv_table import read_csv
 from cxr_dist.format.image import ImageFile
+from cxr_dist.format.parquet_table import read_parquet
 from cxr_dist.shard.columns import Columns, PartOf, YearsBetween, names_in
 from cxr_dist.shard.person import age_between, age_of, sex_of
 from cxr_dist.shard.readers.recipe_checks import check_no_official_split, check_views
@@ -168,33 +166,16 @@ def _named_columns(recipe: Recipe, columns: Columns) -> list[tuple[str, str]]:
 
 
 def _read_table(path: Path, named: Sequence[tuple[str, str]]) -> list[_Row]:
-    names = list(map(str, _read_frame(path, None).columns))
-    for setting, column in named:
-        if column not in names:
-            raise UserError(f"recipe: {setting} names the column {column!r}; {path.name} has: {', '.join(names[:60])}")
-    wanted = list(dict.fromkeys(column for _, column in named))
-    frame = _read_frame(path, wanted)
-    texts = {column: [_text(value) for value in frame[column].tolist()] for column in wanted}
-    return [dict(zip(wanted, values, strict=True)) for values in zip(*texts.values(), strict=True)]
-
-
-def _read_frame(path: Path, wanted: list[str] | None) -> pd.DataFrame:
-    """The wanted columns as text; for None only the names of all columns."""
     kind = next((kind for kind in _KINDS if path.name.lower().endswith(kind)), None)
     if kind is None:
         raise UserError(f"the table {path.name} ends in {path.suffix or 'nothing'}; expected {', '.join(_KINDS)}")
-    try:
-        if kind == ".parquet":
-            names = pd.DataFrame(columns=read_schema(path).names)
-            return names if wanted is None else pd.read_parquet(path, columns=wanted)
-        separator = "\t" if kind.startswith(".tsv") else ","
-        rows = 0 if wanted is None else None
-        return pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, usecols=wanted, nrows=rows)
-    except (ValueError, OSError, EOFError, zlib.error):  # their messages can quote a cell, and so a report
-        raise UserError(
-            f"{path.name} cannot be read as {kind[1:]} (in UTF-8, with column names in the first row)"
-        ) from None
-
-
-def _text(value: object) -> str:
-    return "" if value is None or value != value else str(value).strip()  # NaN is not equal to itself
+    wanted = list(dict.fromkeys(column for _, column in named))
+    if kind == ".parquet":
+        names, columns = read_parquet(path, wanted)
+    else:
+        names, columns = read_csv(path, wanted, "\t" if kind.startswith(".tsv") else ",")
+    for setting, column in named:
+        if column not in names:
+            raise UserError(f"recipe: {setting} names the column {column!r}; {path.name} has: {', '.join(names[:60])}")
+    cells = zip(*(columns[name] for name in wanted), strict=True)
+    return [dict(zip(wanted, map(str.strip, row), strict=True)) for row in cells]

@@ -59,20 +59,20 @@ def test_a_report_that_is_not_utf8_is_refused_without_quoting_it(tmp_path):
             FUSED,
             "no column 'report'; this model reads image and report: name the columns",
         ),
-        (f"{SECRET},{SECRET}\n", IMAGE, "no column 'image'; this model reads image: name the columns"),
+        (f"{SECRET}.png,{SECRET}\n", IMAGE, "no column 'image'; this model reads image: name the columns"),
         ("", TEXT, "no column 'report'; this model reads report"),
         ("image,report\n", FUSED, "no row below its column names"),
         (
             f"image,report\na.png,{SECRET}, too\n",
             FUSED,
-            "row 1 of --input has 3 cells, but the first row has 2",
+            "line 2 of --input has 3 cells, but there are 2 columns",
         ),
         (
             f'image,report\na.png,"{SECRET}',
             FUSED,
-            "cannot be read as a table: expected comma-separated values",
+            "line 2 of --input begins a row with a stray or unclosed double quote",
         ),
-        (f"image,report\na.png,{SECRET}\xff\n".encode("latin-1"), FUSED, "cannot be read as a table"),
+        (f"image,report\na.png,{SECRET}\xff\n".encode("latin-1"), FUSED, "line 2 of --input is not UTF-8"),
     ],
 )
 def test_a_wrong_table_is_refused_without_quoting_it(tmp_path, content, model, message):
