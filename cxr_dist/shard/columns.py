@@ -63,6 +63,9 @@ class Columns:
     def __post_init__(self) -> None:
         if (self.label is None) == (not self.labels):
             raise UserError("columns needs either label (one column) or labels (a list, one column per class)")
+        twice = [name for name in self.labels if self.labels.count(name) > 1]
+        if twice:
+            raise UserError(f"columns.labels names the column {twice[0]!r} twice: each column is a class")
         bad = [name for name in self.text if not re.fullmatch(SECTION_NAME, name)]
         if bad:
             raise UserError(f"columns.text has section {bad[:1]}: use lower-case letters, digits and _")

@@ -33,12 +33,14 @@ def assign_labels(
     the source, selected or not. Raises UserError for a value in the recipe that matches none of them.
     """
     if columns:
+        _check_several(columns)
         return Labelled(classes=tuple(columns), labels=_assessed(rule, columns, values))
     known = Counter(value for value in occurring if value)
     _check_occurring(rule, known)
     kept = _kept(rule, values)
     class_values = rule.classes or {value: (value,) for value in sorted(kept)}
     classes = tuple(class_values)
+    _check_several(classes)
     class_of = {value: _class_of(value, class_values) for value in known}
     if rule.task == "multilabel":
         return Labelled(classes=classes, labels=[_several(rule, row, class_of, len(classes)) for row in values])
@@ -54,6 +56,15 @@ def sampling_groups(labels: Sequence[tuple[int, ...]], num_classes: int) -> list
         min((k for k in range(num_classes) if label[k] == 1), key=lambda k: positives[k], default=num_classes)
         for label in labels
     ]
+
+
+def _check_several(classes: Sequence[str]) -> None:
+    """Raise UserError for a single class, which any network predicts without looking."""
+    if len(classes) == 1:
+        raise UserError(
+            f"the only class is {classes[0]!r}; at least two are needed: check the recipe's where, labels.drop and "
+            "labels.min_count, and the column of labels"
+        )
 
 
 def _single(rule: Labels, value: str, kept: set[str], class_of: dict[str, int | None]) -> tuple[int, ...] | str:

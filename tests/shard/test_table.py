@@ -240,6 +240,16 @@ def test_rows_with_more_or_fewer_cells_than_columns_are_refused_with_their_line(
     assert not out.exists()
 
 
+def test_a_class_that_stands_twice_and_a_single_class_are_refused(source, out):
+    with pytest.raises(UserError, match=r"columns\.labels names the column 'Edema' twice: each column is a class"):
+        Columns(image="file", labels=("Edema", "Mass", "Edema"))
+    with pytest.raises(UserError, match="the only class is 'sick'; at least two are needed"):
+        write_shards(table_recipe(labels=Labels(drop=("well",))), source, out, workers=0)
+    columns = Columns(image="file", patient="mrn", labels=("label",))
+    with pytest.raises(UserError, match="the only class is 'label'; at least two are needed"):
+        write_shards(table_recipe(columns=columns, labels=Labels(task="multilabel")), source, out, workers=0)
+
+
 def test_the_named_index_of_a_parquet_file_can_be_the_image_and_lists_cannot_be_labels(source, out):
     frame = pd.read_csv(source / "films.csv", dtype=str)
     frame.set_index("file").to_parquet(source / "films.parquet")
