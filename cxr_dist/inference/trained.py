@@ -35,6 +35,7 @@ from cxr_dist.inference.exported import Description
 from cxr_dist.model.classifier import Classifier, build_classifier
 from cxr_dist.model.monte_carlo import McDropout, McScope
 from cxr_dist.run import checkpoint
+from cxr_dist.run.meaning import check_meaning
 from cxr_dist.run.parts import changed_parts, read_parts, record_of
 from cxr_dist.run.trained_on import TrainedOn, read_trained_on
 
@@ -167,6 +168,7 @@ def open_trained(run_dir: Path, device: torch.device, shards: str | None = None)
     config = dataclasses.replace(config, data=at(config.data, shards))
     best = _best_checkpoint(run_dir)
     trained_on = read_trained_on(run_dir, config, best.state.manifest_sha256)
+    check_meaning(best.state.meaning, run_dir, config, trained_on.classes)
     names = config.model.named_parts
     description = Description(
         config=config,

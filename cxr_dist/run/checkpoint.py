@@ -7,12 +7,13 @@ always one that can be loaded. Optimizer moments are stored by parameter name. T
 state, because every random number of a run is a function of (seed, epoch, step, lane, sample).
 """
 
+import contextlib
 import dataclasses
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,8 +26,8 @@ from cxr_dist.config.optim import OptimConfig
 from cxr_dist.errors import UserError, out_of_files
 from cxr_dist.files import folder_aside, full_disk_says, sha256_of, sync_path
 
-_FORMAT_VERSION = 2
-_READABLE = (1, 2)  # version 1 has no config
+_FORMAT_VERSION = 3
+_READABLE = (1, 2, 3)  # version 1 has no config, version 2 no meaning
 _MODEL, _OPTIMIZER, _STATE = _FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 _NAME = re.compile(r"step-(\d{8})")
 
@@ -79,6 +80,8 @@ class TrainingState:
     """SHA-256 of the shards' manifest. A different manifest means a different order of samples."""
     config: dict[str, Any] = field(default_factory=dict)
     """Configuration of the job that wrote the checkpoint, as in config.yaml."""
+    meaning: dict[str, Any] = field(default_factory=dict)
+    """What the model's numbers depend on besides its weights, as run/meaning.py records it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,19 +166,7 @@ def load(folder: Path, *, model_only: bool = False) -> Checkpoint:
 
     With `model_only` the optimizer's tensors, twice as many bytes as the model's, are neither read nor verified.
     """
-    try:
-        sums = json.loads((folder / "sha256.json").read_text())
-        checked = [name for name in _FILES if not (model_only and name == _OPTIMIZER)]
-        wrong = [name for name in checked if sha256_of(folder / name) != sums[name]]
-        if wrong:
-            raise UserError(f"{folder.name}: {wrong[0]} does not have the bytes that were written (sha256)")
-        plain = json.loads((folder / _STATE).read_text())
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise out_of_files(error) or UserError(
-            f"{folder.name}: incomplete or unreadable ({type(error).__name__})"
-        ) from None
+    plain = _plain_state(folder, [name for name in _FILES if not (model_only and name == _OPTIMIZER)])
     version = plain.pop("format_version")
     if version not in _READABLE:
         raise UserError(f"{folder.name} has format version {version}, but this release reads versions {_READABLE}")
@@ -186,6 +177,30 @@ def load(folder: Path, *, model_only: bool = False) -> Checkpoint:
         optimizer={} if model_only else load_file(folder / _OPTIMIZER),
         state=state,
     )
+
+
+def _plain_state(folder: Path, checked: Sequence[str]) -> dict[str, Any]:
+    """The content of state.json, after these files have been verified."""
+    try:
+        sums = json.loads((folder / "sha256.json").read_text())
+        wrong = [name for name in checked if sha256_of(folder / name) != sums[name]]
+        if wrong:
+            raise UserError(f"{folder.name}: {wrong[0]} does not have the bytes that were written (sha256)")
+        return dict(json.loads((folder / _STATE).read_text()))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise out_of_files(error) or UserError(
+            f"{folder.name}: incomplete or unreadable ({type(error).__name__})"
+        ) from None
+
+
+def newest_meaning(run_dir: Path) -> dict[str, Any]:
+    """`TrainingState.meaning` of the newest checkpoint whose state is undamaged; empty if there is none."""
+    for folder in _newest_first(run_dir):
+        with contextlib.suppress(UserError):
+            return dict(_plain_state(folder, [_STATE]).get("meaning", {}))
+    return {}
 
 
 def newest_valid(run_dir: Path, *, model_only: bool = False) -> tuple[Checkpoint | None, list[str]]:

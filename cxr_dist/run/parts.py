@@ -18,7 +18,7 @@ from cxr_dist.config.lookup import code_sha256, recorded_name
 from cxr_dist.errors import UserError
 from cxr_dist.files import write_whole
 
-_FILE = "parts.json"
+PARTS = "parts.json"
 _CHANGE_NO_NUMBER = ("trackers",)
 
 
@@ -65,14 +65,14 @@ def keep_parts(folder: Path, names: Mapping[str, Sequence[str]]) -> None:
             )
         print(f"{field}: {name} is defined by another file than at the last start", file=sys.stderr)
     if now != known:
-        write_whole(folder / _FILE, json.dumps(to_plain(now), indent=1) + "\n")
+        write_whole(folder / PARTS, json.dumps(to_plain(now), indent=1) + "\n")
 
 
 def read_parts(folder: Path) -> PartsRecord:
     """The record of a run folder; empty if there is no parts.json. Raises UserError if the file is damaged."""
-    if not (folder / _FILE).is_file():
+    if not (folder / PARTS).is_file():
         return {}
-    return decode(_Content, {"fields": parse_json(folder / _FILE, _FILE)}, _FILE).fields
+    return decode(_Content, {"fields": parse_json(folder / PARTS, PARTS)}, PARTS).fields
 
 
 def changed_parts(known: PartsRecord, now: PartsRecord) -> list[tuple[str, str]]:

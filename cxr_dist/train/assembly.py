@@ -32,7 +32,9 @@ from cxr_dist.model.image_encoder import image_encoder_kind
 from cxr_dist.model.losses import ClassificationLoss
 from cxr_dist.model.own_parts import check_parts
 from cxr_dist.model.weights import bundle_folder, component_weights, text_source
+from cxr_dist.run import checkpoint
 from cxr_dist.run.folder import manifest_sha256, mark_finished, open_run_folder, write_environment
+from cxr_dist.run.meaning import check_meaning, meaning_of
 from cxr_dist.run.parts import keep_parts
 from cxr_dist.run.preempt import StopRequest, requeue_if_due
 from cxr_dist.run.trained_on import keep_trained_on, read_trained_on
@@ -116,6 +118,7 @@ def prepare_run_folder(config: Config, manifest: Manifest, world: World) -> None
     run_dir = config.run_dir
     check_weights(config)
     open_run_folder(run_dir, config)
+    check_meaning(checkpoint.newest_meaning(run_dir), run_dir, config, manifest.classes)
     keep_parts(run_dir, config.named_parts)
     sha256 = manifest_sha256(shards_folder(config.data))
     keep_trained_on(run_dir, config, manifest, sha256)
@@ -150,6 +153,7 @@ def parts_of(config: Config, manifest: Manifest, world: World) -> Parts:
         world=world,
         run_dir=run_dir,
         manifest_sha256=sha256,
+        meaning=meaning_of(run_dir, config, manifest.classes),
         model=model,
         backend=backend,
         step=TrainStep(config, backend, loss, len(manifest.classes), lanes),

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.profiler import record_function
@@ -55,6 +56,8 @@ class Parts:
     world: World
     run_dir: Path
     manifest_sha256: str
+    meaning: dict[str, Any]
+    """The record that each checkpoint keeps, from run/meaning.py."""
     model: Classifier
     backend: Backend
     step: TrainStep
@@ -90,7 +93,11 @@ class TrainingRun:
         self.eval_every = self.train.eval_every or per_epoch
         self.save_every = self.train.save_every or self.eval_every
         self.state = TrainingState(
-            step=0, progress=Progress(), manifest_sha256=parts.manifest_sha256, config=to_plain(parts.config)
+            step=0,
+            progress=Progress(),
+            manifest_sha256=parts.manifest_sha256,
+            config=to_plain(parts.config),
+            meaning=parts.meaning,
         )
         self.drawn = torch.zeros(parts.plan.shard_group_counts.shape[1], dtype=torch.int64)
         limit = self.train.max_nonfinite_steps
@@ -157,7 +164,7 @@ class TrainingRun:
             if loaded.state.manifest_sha256 != parts.manifest_sha256:
                 raise UserError("the checkpoint was trained on other shards (manifest sha256): choose another --out")
             parts.backend.restore(loaded.model, loaded.optimizer)
-            self.state = dataclasses.replace(loaded.state, config=self.state.config)
+            self.state = dataclasses.replace(loaded.state, config=self.state.config, meaning=parts.meaning)
             self._saved_step = chosen
             if parts.world.is_main:
                 checkpoint.mend_best(parts.run_dir, self.state)

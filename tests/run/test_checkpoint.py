@@ -130,13 +130,13 @@ def test_version_1_is_still_read_and_an_unknown_version_is_refused(tmp_path):
     folder = tmp_path / "checkpoints" / "step-00000001"
     plain = json.loads((folder / "state.json").read_text())
     del plain["config"]
-    for version in (1, 3):
+    for version in (1, 4):
         (folder / "state.json").write_text(json.dumps(plain | {"format_version": version}))
         sums = {path.name: sha256_of(path) for path in folder.iterdir() if path.name != "sha256.json"}
         (folder / "sha256.json").write_text(json.dumps(sums))
         if version == 1:
             assert checkpoint.load(folder).state.step == 1
-    with pytest.raises(UserError, match=r"has format version 3, but this release reads versions \(1, 2\)"):
+    with pytest.raises(UserError, match=r"has format version 4, but this release reads versions \(1, 2, 3\)"):
         checkpoint.load(folder)
 
 
