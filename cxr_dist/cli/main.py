@@ -127,6 +127,7 @@ def compare(
     out: FOLDER = Path("comparison"),
     with_examples: int = 0,
     shards: SHARDS | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Compare evaluated runs in a table, comparison.json and report.html.
 
@@ -137,13 +138,14 @@ def compare(
         with_examples: Show this many of each run's most uncertain and of its most wrong cases on the page, with image
             and report. The page then contains patient data; protect it like the shards.
         shards: Folder or URL of the shards, if they have moved since training.
+        overwrite: Replace a comparison of other runs in --out.
     """
     from rich.console import Console
 
     from cxr_dist.inference.evaluation import compare_runs
     from cxr_dist.report.closing_table import print_comparison
 
-    comparison = compare_runs(list(run_dirs), split, out, with_examples, shards)
+    comparison = compare_runs(list(run_dirs), split, out, with_examples, shards, overwrite)
     print_comparison(comparison, Console())
     print(f"page: {(out / 'report.html').resolve()}" + (" (holds patient data)" if with_examples else ""))
 

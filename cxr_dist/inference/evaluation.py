@@ -34,6 +34,7 @@ from cxr_dist.files import write_whole
 from cxr_dist.format.manifest import Manifest
 from cxr_dist.inference.trained import TrainedModel, open_run
 from cxr_dist.model.monte_carlo import McDropout
+from cxr_dist.report.comparison_file import refuse_other_comparison, write_comparison
 from cxr_dist.report.examples import examples_of
 from cxr_dist.report.page import write_page
 from cxr_dist.run.folder import manifest_sha256
@@ -148,19 +149,28 @@ class _Evaluation:
 
 
 def compare_runs(
-    run_dirs: list[Path], split: str, out: Path, examples_per_kind: int = 0, shards: str | None = None
+    run_dirs: list[Path],
+    split: str,
+    out: Path,
+    examples_per_kind: int = 0,
+    shards: str | None = None,
+    overwrite: bool = False,
 ) -> Comparison:
     """Write comparison.json and report.html of evaluated runs to the folder `out`.
+
+    Raises UserError if `out` holds the comparison of other runs or of another split, unless `overwrite`.
 
     `examples_per_kind` is the number of each run's most uncertain and of its most wrong cases that the page shows.
     They are read from `shards`, by default the shards that the run was trained on. The page then holds patient data.
     """
     if examples_per_kind < 0:
         raise UserError(f"--with-examples is {examples_per_kind}; expected a number of cases, or 0 for none")
+    if not overwrite:
+        refuse_other_comparison(out, run_dirs, split)
     comparison, examples = compare(run_dirs, split, shards=shards), []
     if examples_per_kind:
         examples = [examples_of(run, examples_per_kind, shards) for run in comparison.runs]
     out.mkdir(parents=True, exist_ok=True)
-    write_whole(out / "comparison.json", strict_json(comparison.to_dict()))
+    write_comparison(comparison, out, run_dirs)
     write_page(comparison, out / "report.html", examples)
     return comparison
