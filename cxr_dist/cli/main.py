@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 import tyro
-from tyro.conf import FlagConversionOff, Positional, UseAppendAction
+from tyro.conf import FlagConversionOff, FlagCreatePairsOff, Positional, UseAppendAction
 
 from cxr_dist.cli.help import FOLDER, SHARDS, commands_help, runs_help
 from cxr_dist.cli.shard import shard
@@ -23,9 +23,11 @@ from cxr_dist.errors import EXIT_REFUSED, EXIT_STOPPED, UserError, out_of_files,
 from cxr_dist.model.offline import stay_offline
 
 _McScope = Literal["head", "text", "all"]
+Switch = FlagCreatePairsOff[bool]
+"""A flag without a value, false unless it is given."""
 
 
-def verify(shards: Positional[FOLDER], *, near_duplicates: bool = True, workers: int = 0) -> None:
+def verify(shards: Positional[FOLDER], *, near_duplicates: FlagConversionOff[bool] = True, workers: int = 0) -> None:
     """Check shards: counts, sha256, duplicate keys, patients or images in two splits. Exit status 1 on any fault.
 
     Args:
@@ -155,6 +157,8 @@ def predict(
     *,
     image: UseAppendAction[tuple[Path, ...]] = (),
     report: str = "",
+    section: str | None = None,
+    no_report: Switch = False,
     input: Path | None = None,
     batch: int | None = None,
     mc_samples: int = 30,
@@ -166,9 +170,13 @@ def predict(
     Args:
         run_dir: A folder that `cxr-dist train` or `cxr-dist export` wrote.
         image: One image, PNG or JPEG; a text-only run needs none. For a run on studies, give --image once per image.
-        report: Text of the report, with the sections that the model was trained on.
+        report: Text of the report with its headings. It is cut into sections, and the model reads those that it was
+            trained on.
+        section: The section that a report without headings is, such as findings. A run that reads only one section
+            needs no --section.
+        no_report: Predict from the image alone where a model that reads both is given no report.
         input: Instead of --image: a folder of images, with the report of NAME.png in NAME.txt, or a .csv with the
-            columns image (relative to the table), report and optionally id.
+            columns image (relative to the table), report (or columns named after sections) and optionally id.
         batch: With --input: number of images per forward pass. No figures are drawn, for thousands of images.
         mc_samples: Number of Monte-Carlo dropout passes; 0: none.
         mc_scope: Where these passes apply dropout, as in `cxr-dist evaluate`.
@@ -176,23 +184,23 @@ def predict(
             predictions) for predictions.csv, which names images as the input does, and for a figure and a JSON file
             per case. These files contain private data and are readable only by you.
     """
+    from cxr_dist.inference.given_case import Case, ReportOptions
     from cxr_dist.model.monte_carlo import McDropout
 
     if (input is None) == (not image and not report):
         raise UserError("say what to predict: --image FILE and --report TEXT, or --input FOLDER or TABLE.csv")
     if batch is not None and (input is None or batch < 1):
         raise UserError("--batch is the number of images per forward pass, 1 or more, and requires --input")
-    mc = McDropout(passes=mc_samples, scope=mc_scope)
+    options, mc = ReportOptions(section=section, no_report=no_report), McDropout(passes=mc_samples, scope=mc_scope)
     if input is None:
         from cxr_dist.inference.case import predict_one
-        from cxr_dist.inference.trained import Case
 
-        facts = predict_one(run_dir, Case.of(image, report), mc, out or Path("prediction.png"))
+        facts = predict_one(run_dir, Case.of(image, report, options), mc, out or Path("prediction.png"))
         print(json.dumps(facts, indent=1))
         return
     from cxr_dist.inference.prediction_table import predict_many
 
-    counts = predict_many(run_dir, input, mc, out or Path("predictions"), batch)
+    counts = predict_many(run_dir, input, mc, out or Path("predictions"), batch, options)
     print(counts)
     sys.exit(1 if counts.failed else 0)
 
@@ -201,7 +209,7 @@ def export(
     run_dir: Positional[FOLDER],
     *,
     out: FOLDER | None = None,
-    onnx: bool = True,
+    onnx: FlagConversionOff[bool] = True,
     shards: SHARDS | None = None,
 ) -> None:
     """Export a run's best checkpoint as a folder with weights, tokenizer, model card and ONNX graph.
@@ -280,7 +288,7 @@ def _dispatch(arguments: list[str]) -> None:
         raise unknown("command", command, _COMMANDS)
     run, prog = _COMMANDS[command], f"cxr-dist {command}"
     if run not in _WITH_CONFIG:
-        tyro.cli(run, args=_for_tyro(rest), prog=prog, config=(FlagConversionOff,))
+        tyro.cli(run, args=_for_tyro(rest), prog=prog)
     elif not rest or rest[0].startswith("-"):
         print(runs_help(command, RUNS))
         sys.exit(0 if rest[:1] in (["-h"], ["--help"]) else 2)

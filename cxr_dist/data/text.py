@@ -66,6 +66,7 @@ class ReportTokenizer:
         self._tokenizer.enable_truncation(max_tokens)
         self._tokenizer.no_padding()
         self._max_tokens, self._padding_id = max_tokens, int(loaded.pad_token_id)
+        self._unknown_id: int | None = loaded.unk_token_id
         self._ends: list[int] = self._tokenizer.encode("").ids
         bert = isinstance(self._tokenizer.pre_tokenizer, pre_tokenizers.BertPreTokenizer)
         self._whole_words = bert and len(self._ends) == 2
@@ -98,6 +99,14 @@ class ReportTokenizer:
         if len(self._ids_of_word) < _CACHED_WORDS:
             self._ids_of_word[word] = ids
         return ids
+
+    def unknown_share(self, report: str) -> float:
+        """The share of a report's tokens that are [UNK], without special tokens and what is cut off; 0 if it is empty.
+
+        It is 0 for a tokenizer that has no such token.
+        """
+        ids = self._encode(report)
+        return ids.count(self._unknown_id) / max(len(ids) - len(self._ends), 1) if self._unknown_id is not None else 0.0
 
     def words(self, report: str) -> tuple[list[ReportWord], int]:
         """The words of a report that the text encoder reads, in order, and the number of words that are cut off.

@@ -75,7 +75,7 @@ def _parts(report: str) -> list[tuple[str, list[str]]]:
         if heading is None:
             parts[-1][1].append(line)
             continue
-        section = _section(heading[1].strip().lower())
+        section = section_of(heading[1].strip().lower())
         if section == "other":
             parts.append((section, [line]))
         else:
@@ -88,7 +88,7 @@ def _parts(report: str) -> list[tuple[str, list[str]]]:
 
 
 @lru_cache(maxsize=4096)
-def _section(heading: str) -> str:
+def section_of(heading: str) -> str:
     """The section of a lower-case heading; a misspelt one such as IMPRESSOIN is read as the closest known heading."""
     closest = get_close_matches(heading, _OFTEN_MISSPELT, n=1, cutoff=0.85)
     for name in (heading, *closest):

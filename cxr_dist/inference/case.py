@@ -21,14 +21,14 @@ from cxr_dist.evaluate.explain import grad_cam
 from cxr_dist.evaluate.passes import inputs_of, predict_passes
 from cxr_dist.evaluate.word_scores import gradient_times_input, per_word, token_attention
 from cxr_dist.files import whole_file
-from cxr_dist.inference.trained import Case, TrainedModel, open_model
+from cxr_dist.inference.given_case import Case
+from cxr_dist.inference.trained import TrainedModel, open_model
 from cxr_dist.model.inputs import Inputs
 from cxr_dist.model.monte_carlo import McDropout
 from cxr_dist.report.prediction_figure import CaseView, ReportView, explanation
 
 PRIVATE = 0o600
 """Mode of the files that hold images, words or names."""
-_IN_FILES_ONLY = ("report", "heat_map")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,8 @@ class Predictor:
         chosen = int(result.headline[0].argmax())
         inputs = inputs_of(trained.classifier, batch.to(trained.device))
         heat = grad_cam(trained.classifier, inputs, chosen) if inputs.images is not None else None
-        report = self._words(case.report, inputs, chosen) if inputs.tokens is not None else None
+        facts, warnings = trained.report_facts(case)
+        report = self._words(case, inputs, chosen) if inputs.tokens is not None else None
         view = CaseView(
             image=None if batch.images is None else np.concatenate(batch.images[:, 0].numpy(), axis=1),
             heat=heat,
@@ -66,13 +67,15 @@ class Predictor:
             classes=trained.classes,
             explained=trained.classes[chosen],
             report=report,
+            warnings=warnings,
         )
-        return self._facts(result, view), view
+        in_report = None if facts is None else facts | ({} if report is None else _word_scores(report))
+        return self._facts(result, view) | {"report": in_report, "warnings": warnings}, view
 
-    def _words(self, report: str, inputs: Inputs, chosen: int) -> ReportView | None:
+    def _words(self, case: Case, inputs: Inputs, chosen: int) -> ReportView | None:
         """The report's words with their scores; None for a text encoder that gives no scores."""
         assert self.trained.tokenizer is not None
-        words, cut = self.trained.tokenizer.words(report)
+        words, cut = self.trained.tokenizer.words(self.trained.text_of(self.trained.report_of(case)))
         attention = token_attention(self.trained.classifier, inputs)
         gradient = gradient_times_input(self.trained.classifier, inputs, chosen)
         if gradient is None:
@@ -96,12 +99,11 @@ class Predictor:
             "mc_scope": self.mc.scope if self.mc.passes else None,
             "explained_class": view.explained,
             "heat_map": None if view.heat is None else view.heat.round(4).tolist(),
-            "report": None if view.report is None else _report_facts(view.report),
         }
 
 
 def predict_one(folder: Path, case: Case, mc: McDropout, out: Path) -> dict[str, Any]:
-    """Write the picture to `out` (.png) and the JSON beside it; returns the JSON without the private fields."""
+    """Write the picture to `out` (.png) and the JSON beside it; returns the JSON without words and heat map."""
     if out.suffix.lower() != ".png":
         raise UserError(f"--out ends in {out.suffix or 'no suffix'}: the name of the picture must end in .png")
     predictor = Predictor.open(folder, mc)
@@ -110,7 +112,10 @@ def predict_one(folder: Path, case: Case, mc: McDropout, out: Path) -> dict[str,
     out.parent.mkdir(parents=True, exist_ok=True)
     write_case(facts, view, out)
     files = {"picture": str(out), "json": str(out.with_suffix(".json"))}
-    return {name: value for name, value in facts.items() if name not in _IN_FILES_ONLY} | files
+    shown = {name: value for name, value in facts.items() if name != "heat_map"}
+    if facts["report"] is not None:
+        shown["report"] = {name: value for name, value in facts["report"].items() if name != "words"}
+    return shown | files
 
 
 def write_case(facts: dict[str, Any], view: CaseView, picture: Path) -> None:
@@ -124,7 +129,7 @@ def write_case(facts: dict[str, Any], view: CaseView, picture: Path) -> None:
             file_on_disk.write(content)
 
 
-def _report_facts(report: ReportView) -> dict[str, Any]:
+def _word_scores(report: ReportView) -> dict[str, Any]:
     """The words with their scores; the attention of all words and of the special tokens sums to 1."""
     scores = zip(
         report.words,

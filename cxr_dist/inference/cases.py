@@ -4,14 +4,14 @@ All rows of a table are checked and counted before the first prediction, and are
 that memory does not grow with their number. Messages give row numbers, never file names or the content of cells.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cxr_dist.config.model import ModelConfig
 from cxr_dist.errors import UserError
 from cxr_dist.format.csv_table import read_rows
-from cxr_dist.inference.trained import Case
+from cxr_dist.inference.given_case import Case, Report, ReportOptions, SectionRules
 
 _IMAGES = (".png", ".jpg", ".jpeg")
 _REPORT = ".txt"
@@ -28,14 +28,15 @@ class NamedCase:
     id: str = ""
     """The value of the table's column `id`."""
     image: Path | None
-    report: str | Path
-    """The text, or the path of the file that holds it, if that file exists."""
+    report: Report | Path
+    """As in `Case`, or the path of the file that holds the text, if that file exists."""
 
-    def read(self) -> Case:
+    def read(self, options: ReportOptions) -> Case:
         """The case with its report; the image is not opened yet. Raises UserError."""
         if self.image is None and not self.report:
             raise UserError("the row names no image and has no report")
-        return Case(image=self.image, report=_text_of(self.report))
+        report = _text_of(self.report) if isinstance(self.report, Path) else self.report
+        return Case(image=self.image, report=report, options=options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,28 +44,29 @@ class CaseList:
     """The cases of an input."""
 
     total: int
-    without_report: int
-    """The number of cases without a report; 0 for a model that reads none."""
     has_ids: bool
     cases: Callable[[], Iterator[NamedCase]]
     """Starts a new pass over the cases."""
 
 
-def read_input(source: Path, model: ModelConfig) -> CaseList:
-    """The cases of a folder or a .csv; raises UserError if it is neither, is empty, or lacks a column."""
+def read_input(source: Path, model: ModelConfig, rules: SectionRules, *, no_report: bool = False) -> CaseList:
+    """The cases of a folder or a .csv.
+
+    A table gives the report as text in its column `report`, or in columns that have the names of sections. Raises
+    UserError if the source is neither a folder nor a table, is empty, or lacks a column. No column of reports is needed
+    with `no_report`.
+    """
     if source.is_dir():
         return _folder(source, model)
     if source.is_file() and source.suffix.lower() == ".csv":
-        return _table(source, model)
+        return _table(source, model, rules, no_report=no_report)
     raise UserError(
         "--input is neither a folder nor a .csv file: give a folder of PNG or JPEG images, or a table with the "
         "columns image and report"
     )
 
 
-def _text_of(report: str | Path) -> str:
-    if isinstance(report, str):
-        return report
+def _text_of(report: Path) -> str:
     try:
         return report.read_text(encoding="utf-8-sig").strip() if report.is_file() else ""
     except (OSError, UnicodeDecodeError):  # their messages quote the text or its path
@@ -82,19 +84,22 @@ def _folder(folder: Path, model: ModelConfig) -> CaseList:
             report = path.with_suffix(_REPORT) if model.uses_text else ""
             yield NamedCase(row=row, name=path.name, image=path if model.uses_image else None, report=report)
 
-    without_report = sum(not path.with_suffix(_REPORT).is_file() for path in files) if model.uses_text else 0
-    return CaseList(total=len(files), without_report=without_report, has_ids=False, cases=cases)
+    return CaseList(total=len(files), has_ids=False, cases=cases)
 
 
-def _table(table: Path, model: ModelConfig) -> CaseList:
+def _table(table: Path, model: ModelConfig, rules: SectionRules, *, no_report: bool) -> CaseList:
     header = next(read_rows(table, "--input"), [])
     needed = [name for name, used in (("image", model.uses_image), ("report", model.uses_text)) if used]
     absent = [name for name in needed if name not in header]
+    sections = [name for name in dict.fromkeys((*rules.read, *rules.stored)) if name in header and model.uses_text]
+    if no_report or set(sections) & set(rules.read):
+        absent = [name for name in absent if name != "report"]
     if absent:
         # If there is no header, the first row is a patient's data, so the message does not show it.
+        instead = f" (or columns named after its sections: {', '.join(rules.read)})" if model.uses_text else ""
         raise UserError(
-            f"--input has no column {absent[0]!r}; this model reads {' and '.join(needed)}: name the columns so "
-            "in the first row of the table"
+            f"--input has no column {absent[0]!r}; this model reads {' and '.join(needed)}{instead}: name the columns "
+            "so in the first row of the table"
         )
 
     def cases() -> Iterator[NamedCase]:
@@ -108,13 +113,22 @@ def _table(table: Path, model: ModelConfig) -> CaseList:
                 name=name,
                 id=cell.get("id", ""),
                 image=table.parent / name if name and model.uses_image else None,
-                report=cell["report"].strip() if model.uses_text else "",
+                report=_report_in(cell, sections, number) if model.uses_text else "",
             )
 
-    total = without_report = 0
-    for case in cases():
-        total += 1
-        without_report += model.uses_text and not case.report
+    total = sum(1 for _ in cases())
     if not total:
         raise UserError("--input has no row below its column names")
-    return CaseList(total=total, without_report=without_report, has_ids="id" in header, cases=cases)
+    return CaseList(total=total, has_ids="id" in header, cases=cases)
+
+
+def _report_in(cell: Mapping[str, str], sections: Sequence[str], row: int) -> Report:
+    """A row's report: the column `report`, or the columns of sections; raises UserError if both are filled."""
+    text = "" if "report" in sections else cell.get("report", "").strip()
+    parts = {name: cell[name] for name in sections if cell[name].strip()}
+    if text and parts:
+        raise UserError(
+            f"row {row} of --input has text in the column report and in the column {next(iter(parts))}: give a report "
+            "in one way"
+        )
+    return parts or text

@@ -55,6 +55,10 @@ class Description:
     """The checkpoint's optimizer step."""
     manifest_sha256: str
     """The sha256 of the manifest of the shards that it was trained on."""
+    stored_sections: tuple[str, ...] = ()
+    """All sections of the reports in those shards; empty if that is not known."""
+    reader: str = ""
+    """The reader of those shards, whose rules cut a report into sections; empty if that is not known."""
     parts: PartsRecord = dataclasses.field(default_factory=dict)
     """The user-defined encoders."""
     calibrator: Calibrator | None = None

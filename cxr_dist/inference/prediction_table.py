@@ -24,7 +24,8 @@ from cxr_dist.evaluate.answer import answers
 from cxr_dist.files import holds_something, whole_file
 from cxr_dist.inference.case import PRIVATE, Predictor, write_case
 from cxr_dist.inference.cases import CaseList, NamedCase, read_input
-from cxr_dist.inference.trained import Case
+from cxr_dist.inference.given_case import Case, NoReport, ReportOptions
+from cxr_dist.inference.trained import TrainedModel
 from cxr_dist.model.monte_carlo import McDropout
 from cxr_dist.shard.bar import image_progress
 
@@ -41,7 +42,8 @@ class _Loaded:
     sample: SampleDict
 
 
-_Group = list[tuple[NamedCase, _Loaded | str]]  # a string says why the case cannot be read
+_Group = list[tuple[NamedCase, _Loaded | UserError]]  # the error says why the case cannot be read
+_MOST_NAMED = 10  # row numbers in the closing line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,17 +54,26 @@ class PredictionCounts:
     rows: int
     failed: int
     without_report: int
+    first_without_report: tuple[int, ...]
+    """The first of their rows, counted from 1."""
+    from_image_alone: bool
+    """Whether the cases without a report were predicted; else they failed."""
 
     def __str__(self) -> str:
         text = f"{self.rows - self.failed} of {self.rows} cases predicted: {self.table}"
         if self.without_report:
-            text += f"; {self.without_report} had no report"
+            named = ", ".join(map(str, self.first_without_report))
+            more = ", …" if self.without_report > len(self.first_without_report) else ""
+            how = "were predicted from the image alone" if self.from_image_alone else "were not predicted"
+            text += f"; {self.without_report} without a report {how} (row {named}{more})"
         if self.failed:
             text += f"; {self.failed} could not be used: see the column error"
         return text
 
 
-def predict_many(folder: Path, source: Path, mc: McDropout, out: Path, batch_size: int | None) -> PredictionCounts:
+def predict_many(
+    folder: Path, source: Path, mc: McDropout, out: Path, batch_size: int | None, options: ReportOptions
+) -> PredictionCounts:
     """Write OUT/predictions.csv and, if `batch_size` is None, a picture and JSON per case.
 
     Raises UserError if `source` is neither a folder nor a table, or `out` is not empty.
@@ -70,37 +81,52 @@ def predict_many(folder: Path, source: Path, mc: McDropout, out: Path, batch_siz
     if holds_something(out):
         raise UserError("--out is not empty: choose a new or empty folder")
     predictor = Predictor.open(folder, mc)
-    source_cases = read_input(source, predictor.trained.config.model)
+    trained = predictor.trained
+    trained.check_options(options)
+    source_cases = read_input(source, trained.config.model, trained.section_rules, no_report=options.no_report)
     out.mkdir(mode=0o700, parents=True, exist_ok=True)
     table, failed = out / "predictions.csv", 0
+    without_report: list[int] = []
     with (
         _table(table, _header(predictor, source_cases)) as write,
         image_progress("images", source_cases.total) as advance,
         ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool,
     ):
-        for group in _read_ahead(predictor, source_cases.cases(), batch_size or 1, pool):
+        for group in _read_ahead(trained, source_cases.cases(), batch_size or 1, pool, options):
+            without_report += [named.row for named, loaded in group if _lacks_report(trained, loaded)]
             for row in _predicted(predictor, group, out if batch_size is None else None):
                 write(row)
                 advance()
                 failed += "error" in row
     return PredictionCounts(
-        table=table, rows=source_cases.total, failed=failed, without_report=source_cases.without_report
+        table=table,
+        rows=source_cases.total,
+        failed=failed,
+        without_report=len(without_report),
+        first_without_report=tuple(without_report[:_MOST_NAMED]),
+        from_image_alone=options.no_report,
     )
 
 
+def _lacks_report(trained: TrainedModel, loaded: _Loaded | UserError) -> bool:
+    if isinstance(loaded, UserError):
+        return isinstance(loaded, NoReport)
+    return trained.config.model.uses_text and not trained.report_of(loaded.case).sections
+
+
 def _read_ahead(
-    predictor: Predictor, cases: Iterator[NamedCase], size: int, pool: ThreadPoolExecutor
+    trained: TrainedModel, cases: Iterator[NamedCase], size: int, pool: ThreadPoolExecutor, options: ReportOptions
 ) -> Iterator[_Group]:
     """Groups of `size` cases; the next group is read while the caller works on the current one."""
 
-    def read(named: NamedCase) -> _Loaded | str:
+    def read(named: NamedCase) -> _Loaded | UserError:
         try:
-            case = named.read()
-            return _Loaded(case=case, sample=predictor.trained.sample(case))
+            case = named.read(options)
+            return _Loaded(case=case, sample=trained.sample(case))
         except UserError as error:
-            return str(out_of_files(error) or error)
+            return out_of_files(error) or error
 
-    def submitted() -> list[tuple[NamedCase, Future[_Loaded | str]]]:
+    def submitted() -> list[tuple[NamedCase, Future[_Loaded | UserError]]]:
         return [(case, pool.submit(read, case)) for case in itertools.islice(cases, size)]
 
     group = submitted()
@@ -119,13 +145,14 @@ def _predicted(predictor: Predictor, group: _Group, pictures: Path | None) -> It
     place = itertools.count()
     for named, loaded in group:
         row: Row = {"row": named.row, "id": named.id, "image": named.name}
-        if isinstance(loaded, str):
-            yield row | {"error": loaded}
+        if isinstance(loaded, UserError):
+            yield row | {"error": str(loaded)}
             continue
         if pictures is not None:
             facts, view = predictor.explain(loaded.case, batch, result)
             write_case(row | facts, view, pictures / f"case-{named.row:05d}.png")
-        yield row | result.columns(next(place))
+        _, warnings = predictor.trained.report_facts(loaded.case)
+        yield row | result.columns(next(place)) | {"warnings": "; ".join(warnings)}
 
 
 def _header(predictor: Predictor, cases: CaseList) -> list[str]:
@@ -134,7 +161,7 @@ def _header(predictor: Predictor, cases: CaseList) -> list[str]:
     placeholder = np.full((1, len(trained.classes)), 0.5)
     passes = placeholder[None] if predictor.mc.passes else None
     result = answers(placeholder, passes, trained.task, trained.classes, trained.calibrator)
-    return ["row", *(["id"] if cases.has_ids else []), "image", "error", *result.columns(0)]
+    return ["row", *(["id"] if cases.has_ids else []), "image", "error", "warnings", *result.columns(0)]
 
 
 @contextlib.contextmanager

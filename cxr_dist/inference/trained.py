@@ -21,7 +21,7 @@ from cxr_dist.data.batch import Batch
 from cxr_dist.data.loader import collate
 from cxr_dist.data.place import at, shards_folder
 from cxr_dist.data.read import SampleDict, decode_sample
-from cxr_dist.data.text import ReportTokenizer, tokenizer_of
+from cxr_dist.data.text import ReportTokenizer, report_text, tokenizer_of
 from cxr_dist.errors import UserError, require
 from cxr_dist.evaluate.answer import answers
 from cxr_dist.evaluate.calibration import Calibrator
@@ -32,29 +32,13 @@ from cxr_dist.format.manifest import Manifest, index_dtype, load_manifest
 from cxr_dist.format.stored_sample import image_name
 from cxr_dist.inference import exported
 from cxr_dist.inference.exported import Description
+from cxr_dist.inference.given_case import Case, GivenReport, NoReport, Report, ReportOptions, SectionRules
 from cxr_dist.model.classifier import Classifier, build_classifier
 from cxr_dist.model.monte_carlo import McDropout, McScope
 from cxr_dist.run import checkpoint
 from cxr_dist.run.meaning import check_meaning
 from cxr_dist.run.parts import changed_parts, read_parts, record_of
 from cxr_dist.run.trained_on import TrainedOn, read_trained_on
-
-
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """The images and the report of one case from outside the shards."""
-
-    image: Path | None = None
-    """A PNG or JPEG; None for a model that reads no image."""
-    more_images: tuple[Path, ...] = ()
-    """The study's other images, for a model that was trained on studies. Their order does not matter."""
-    report: str = ""
-    """The sections that the model was trained on, joined; may be empty."""
-
-    @classmethod
-    def of(cls, images: Sequence[Path], report: str) -> "Case":
-        """The case of a study's images, in any order, and its report."""
-        return cls(image=images[0] if images else None, more_images=tuple(images[1:]), report=report)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,11 +52,18 @@ class TrainedModel(Description):
     trained_on: TrainedOn | None = None
     """What a run folder says about its training shards; None for an exported folder."""
 
+    @property
+    def section_rules(self) -> SectionRules:
+        """How a report is cut into the sections that the model reads."""
+        return SectionRules(read=self.config.data.text_sections, stored=self.stored_sections, reader=self.reader)
+
     def predict(
         self,
         image: str | Path | Sequence[str | Path] | None = None,
-        report: str = "",
+        report: Report = "",
         *,
+        section: str | None = None,
+        no_report: bool = False,
         mc_samples: int = 0,
         mc_scope: McScope = "head",
     ) -> dict[str, Any]:
@@ -81,7 +72,11 @@ class TrainedModel(Description):
         Args:
             image: A PNG or JPEG image; None for a model that reads no image. A model that was trained on studies
                 takes several images of one study, in any order.
-            report: The report's text: the sections that the model was trained on.
+            report: The report's text with its headings, at which it is cut into sections, or a dictionary from section
+                to text. The model reads the sections that it was trained on.
+            section: The section that a text without headings is, such as `findings`. It may be left out if the model
+                reads one section only.
+            no_report: Predict from the image alone if a model that reads both is given no report.
             mc_samples: Number of Monte-Carlo dropout passes, which give the intervals; 0 for none.
             mc_scope: Where dropout acts in these passes, as in `cxr-dist evaluate`.
 
@@ -89,15 +84,20 @@ class TrainedModel(Description):
             For each quantity a dictionary from class name to value: `probability` of the deterministic pass;
             `calibrated`, the same as calibrated on validation, if there is a calibration; with
             `mc_samples` also `mc_mean`, `mc_deviation`, and `mc_low` and `mc_high`, the bounds of the central 95%
-            of the passes. Entropies are single values, in nats.
+            of the passes. Entropies are single values, in nats. `report` names the sections that were read and left
+            out, and `warnings` says why the prediction may not be what you expect.
 
-        Raises UserError for an image that cannot be used, and for an image or report that the model does not read.
+        Raises UserError for an image that cannot be used, for an image or report that the model does not read, and for
+        a report that is missing or whose section is not known.
         """
         images = [] if image is None else [image] if isinstance(image, str | Path) else image
-        batch = self.batch([Case.of(list(map(Path, images)), report)])
+        case = Case.of(list(map(Path, images)), report, ReportOptions(section=section, no_report=no_report))
+        batch = self.batch([case])
         mc = McDropout(passes=mc_samples, scope=mc_scope)
         passes = predict_passes(self.classifier, batch, self.config, self.task, mc, self.device)
-        return answers(*passes, self.task, self.classes, self.calibrator).to_dict(0)
+        facts, warnings = self.report_facts(case)
+        answer = answers(*passes, self.task, self.classes, self.calibrator).to_dict(0)
+        return answer | {"report": facts, "warnings": warnings}
 
     def batch(self, cases: Sequence[Case]) -> Batch:
         """The cases as one batch, by the stages that a stored sample passes; ids count from 0. Raises UserError."""
@@ -119,15 +119,13 @@ class TrainedModel(Description):
         """
         model = self.config.model
         if model.uses_image and case.image is None:
-            raise UserError("this run's model reads an image (--image FILE), but none was given")
-        if case.report and not model.uses_text:
-            raise UserError("this run's model reads no report: leave --report out")
+            raise UserError("this run's model reads an image, but the case has none: give a PNG or JPEG")
         if case.more_images and len(case.more_images) >= self.views:
             most = "one image" if self.views == 1 else f"at most {self.views} images of a study"
             raise UserError(
                 f"this run's model was trained on {most}, but {1 + len(case.more_images)} were given: leave some out"
             )
-        sections = {self.config.data.text_sections[0]: case.report} if case.report else {}
+        sections = dict(self.report_of(case).sections)
         sample: SampleDict = {
             "__key__": f"case {number}",
             "__url__": "--image",
@@ -139,6 +137,44 @@ class TrainedModel(Description):
             for view, path in enumerate((case.image, *case.more_images)):
                 sample[image_name(view)] = self._stored_form(path)
         return sample
+
+    def check_options(self, options: ReportOptions) -> None:
+        """Raise UserError for a section that the model does not read, and for what a model of its inputs cannot do."""
+        model = self.config.model
+        if not model.uses_text and options.section is not None:
+            raise UserError("this run's model reads no report: leave the section out")
+        if not model.uses_image and options.no_report:
+            raise UserError("this run's model reads nothing but the report: no prediction is possible without one")
+        if options.section is not None:
+            self.section_rules.check(options.section)
+
+    def report_of(self, case: Case) -> GivenReport:
+        """The sections of the case's report that the model reads; raises UserError if there should be others."""
+        self.check_options(case.options)
+        if not self.config.model.uses_text:
+            if case.report:
+                raise UserError("this run's model reads no report: leave the report out")
+            return GivenReport()
+        given = self.section_rules.of(case.report, case.options.section)
+        if not given.sections and not case.options.no_report:
+            anyway = ", or --no-report (in Python no_report=True) to predict from the image alone"
+            raise NoReport(
+                f"this run's model reads a report ({', '.join(self.section_rules.read)}), but the case has none: give "
+                f"one{anyway if self.config.model.uses_image else ''}"
+            )
+        return given
+
+    def report_facts(self, case: Case) -> tuple[dict[str, Any] | None, list[str]]:
+        """What was read of the case's report, and warnings about it; (None, []) for a model that reads none."""
+        if self.tokenizer is None:
+            return None, []
+        given = self.report_of(case)
+        share = self.tokenizer.unknown_share(self.text_of(given))
+        return given.facts(share), given.warnings(share)
+
+    def text_of(self, report: GivenReport) -> str:
+        """The text that the model reads, joined as in training."""
+        return report_text({"text": report.sections}, self.config.data.text_sections)
 
     def _stored_form(self, path: Path) -> bytes:
         """The image as sharding would have stored it: resized, greyscale and compressed."""
@@ -177,6 +213,8 @@ def open_trained(run_dir: Path, device: torch.device, shards: str | None = None)
         image=trained_on.image,
         step=best.state.step,
         manifest_sha256=best.state.manifest_sha256,
+        stored_sections=trained_on.text_sections,
+        reader=trained_on.reader,
         parts={field: parts for field, parts in read_parts(run_dir).items() if field in names},
         calibrator=_chosen_calibrator(run_dir, best.state.step, trained_on.classes),
     )

@@ -5,6 +5,7 @@ Everything is placed in inches, because the height depends on the number of clas
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from cxr_dist.evaluate.arrays import Floats
-from cxr_dist.report.plots import BLUE, INK, MUTED, styled, wrapped
+from cxr_dist.report.plots import BLUE, INK, MUTED, VERMILLION, styled, wrapped
 from cxr_dist.report.words import LINE, SHARE, SIGNED, draw_words, lines_needed, measured
 
 _WIDTH, _MARGIN, _GAP = 10.5, 0.3, 0.3
@@ -22,6 +23,7 @@ _IMAGE = 2.95  # side of the image
 _TITLE = 0.32  # height of the titles above the axes
 _TICKS = 0.3  # height of the tick labels below the bars
 _FOOT = 0.34
+_LINE = 0.19  # height of a line of a warning
 _HEAD = 0.55  # height of the title and the legend above the words
 _CUT = 0.22  # height of the note on truncated words below the words
 _COLUMN = (_WIDTH - 2 * _MARGIN - _GAP) / 2  # the report is drawn in two columns, with different scores
@@ -58,31 +60,46 @@ class CaseView:
     """The class that the heat map and the scores of the words refer to."""
     report: ReportView | None
     """None if the model reads no report or has no scores of words."""
+    warnings: Sequence[str] = ()
+    """Why the prediction may not be what the user expects; drawn above everything else."""
 
 
 @styled
 def explanation(case: CaseView) -> Figure:
     """Draw the image, its heat map and the probabilities side by side, and the report with both scores below."""
     upper = max(_IMAGE if case.image is not None else 0.0, 0.27 * len(case.classes) + 0.25 + _TICKS)
-    lower = _report_height(case.report)
-    figure = Figure(figsize=(_WIDTH, _TITLE + upper + lower + _FOOT))
+    lower, warnings = _report_height(case.report), _warning_lines(case.warnings)
+    top = _TITLE + (len(warnings) * _LINE + _GAP if warnings else 0.0)
+    figure = Figure(figsize=(_WIDTH, top + upper + lower + _FOOT))
+    _write_warnings(figure, warnings)
     left = _MARGIN
     if case.image is not None:
-        _image(_place(figure, left, _TITLE, _IMAGE, _IMAGE), case.image, "Image")
+        _image(_place(figure, left, top, _IMAGE, _IMAGE), case.image, "Image")
         left += _IMAGE + 0.15
     if case.image is not None and case.heat is not None:
-        axes = _place(figure, left, _TITLE, _IMAGE, _IMAGE)
+        axes = _place(figure, left, top, _IMAGE, _IMAGE)
         _image(axes, case.image, wrapped(f"Grad-CAM heat map for {case.explained}", 44))
         _overlay(axes, case.heat, case.image.shape)
         left += _IMAGE + 0.15
     left += max(measured(line, 9) for name in case.classes for line in wrapped(name, 20).split("\n")) / _POINTS + 0.2
     right = _WIDTH - _MARGIN if case.image is not None else min(_WIDTH - _MARGIN, left + 5)
-    _bars(_place(figure, left, _TITLE, right - left, upper - _TICKS), case)
+    _bars(_place(figure, left, top, right - left, upper - _TICKS), case)
     if case.report is not None:
-        _report(figure, case.report, case.explained, _TITLE + upper)
+        _report(figure, case.report, case.explained, top + upper)
     note = "Research software, not for clinical use. Colours show what influenced the prediction, not findings."
     figure.text(_MARGIN / _WIDTH, 0.12 / figure.get_figheight(), note, fontsize=8, color=MUTED)
     return figure
+
+
+def _warning_lines(warnings: Sequence[str]) -> list[str]:
+    return [line for warning in warnings for line in fill(f"Warning: {warning}.", 130).split("\n")]
+
+
+def _write_warnings(figure: Figure, lines: Sequence[str]) -> None:
+    whole = figure.get_figheight()
+    for number, line in enumerate(lines):
+        place: dict[str, Any] = {"va": "top", "fontsize": 9, "fontweight": "bold", "color": VERMILLION}
+        figure.text(_MARGIN / _WIDTH, 1 - (0.14 + number * _LINE) / whole, line, parse_math=False, **place)
 
 
 def _place(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:

@@ -18,7 +18,7 @@ from cxr_dist.format.manifest import Manifest, Task, load_manifest
 from cxr_dist.model.class_balance import class_balance
 
 _FORMAT, _VERSION = "cxr_dist trained on", 1
-_CUT_BY_HEADINGS = ("mimic_cxr_jpg",)  # readers that cut reports by shard/readers/report_sections.py
+_CUT_BY_HEADINGS = ("mimic_cxr_jpg",)  # readers that cut reports by format/report_sections.py
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class TrainedOn:
     text_sections: tuple[str, ...]
     """All sections in the shards; the run's own are in its configuration."""
     section_rules: str
-    """`headings` if the reader cut reports by their headings (shard/readers/report_sections.py); else empty, because
+    """`headings` if the reader cut reports by their headings (format/report_sections.py); else empty, because
     the source has its sections apart."""
     reader: str
     label_source: str

@@ -32,7 +32,7 @@ def test_a_run_with_the_example_encoder_resumes_evaluates_predicts_and_refuses_a
     assert status == 0, output
     image = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
     (tmp_path / "image.png").write_bytes(bytes(cv2.imencode(".png", image)[1]))
-    predict = ("predict", "run", "--image", "image.png", "--report", "No effusion.", "--out", "one.png")
+    predict = ("predict", "run", "--image", "image.png", "--report", "FINDINGS: No effusion.", "--out", "one.png")
     status, output = at_site(*predict)
     assert status == 0, output
     assert np.shape(json.loads((tmp_path / "one.json").read_text())["heat_map"]) == (3, 3)

@@ -25,7 +25,8 @@ from cxr_dist.evaluate.predict import predict_split
 from cxr_dist.evaluate.predictions import Predictions
 from cxr_dist.inference.export import export
 from cxr_dist.inference.exported import Description, write_sums
-from cxr_dist.inference.trained import Case, open_run
+from cxr_dist.inference.given_case import Case
+from cxr_dist.inference.trained import open_run
 from cxr_dist.model.monte_carlo import McDropout
 
 CPU = torch.device("cpu")

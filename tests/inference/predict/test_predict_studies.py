@@ -19,7 +19,8 @@ from cxr_dist.evaluate.passes import inputs_of
 from cxr_dist.evaluate.predict import predict_split
 from cxr_dist.format.manifest import load_manifest
 from cxr_dist.inference.export import export
-from cxr_dist.inference.trained import Case, open_run
+from cxr_dist.inference.given_case import Case
+from cxr_dist.inference.trained import open_run
 from cxr_dist.run import checkpoint
 from cxr_dist.run.checkpoint import Progress
 from cxr_dist.run.folder import manifest_sha256
