@@ -31,7 +31,7 @@ from cxr_dist.format.left_out import ImageProblem
 from cxr_dist.format.manifest import Manifest, index_dtype, load_manifest
 from cxr_dist.format.stored_sample import image_name
 from cxr_dist.inference import exported
-from cxr_dist.inference.exported import Description
+from cxr_dist.inference.description import Description
 from cxr_dist.inference.given_case import Case, GivenReport, NoReport, Report, ReportOptions, SectionRules
 from cxr_dist.model.classifier import Classifier, build_classifier
 from cxr_dist.model.monte_carlo import McDropout, McScope

@@ -15,7 +15,7 @@ from cxr_dist.config.named import named_run
 from cxr_dist.config.run import Config
 from cxr_dist.errors import UserError
 from cxr_dist.evaluate.calibration import Calibrator
-from cxr_dist.inference.exported import Description
+from cxr_dist.inference.description import Description
 
 DIGEST = "0123456789abcdef" * 4
 DESCRIPTION = Description(

@@ -23,8 +23,9 @@ from cxr_dist.errors import UserError
 from cxr_dist.evaluate.calibration import Calibrator
 from cxr_dist.evaluate.predict import predict_split
 from cxr_dist.evaluate.predictions import Predictions
+from cxr_dist.inference.description import Description
 from cxr_dist.inference.export import export
-from cxr_dist.inference.exported import Description, write_sums
+from cxr_dist.inference.exported import write_sums
 from cxr_dist.inference.given_case import Case
 from cxr_dist.inference.trained import open_run
 from cxr_dist.model.monte_carlo import McDropout
