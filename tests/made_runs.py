@@ -13,6 +13,7 @@ from cxr_dist.config.model import ModelConfig
 from cxr_dist.config.optim import LossConfig
 from cxr_dist.config.run import Config
 from cxr_dist.evaluate.assess import assess
+from cxr_dist.evaluate.calibrator_choice import choose_calibrator
 from cxr_dist.evaluate.metrics import strict_json
 from cxr_dist.evaluate.predictions import Predictions
 from cxr_dist.evaluate.uncertainty import summarise
@@ -135,6 +136,8 @@ def make_run(
         data=DataConfig(shards=str(shards), text_sections=sections, global_batch=32, micro_batch=16),
         model=ModelConfig(mode=mode, image_encoder="densenet-narrow", text_encoder="tiny", pretrained=False),
     )
+    choice = None if validation is None else choose_calibrator(validation)
+    predictions = predictions.calibrated(None if choice is None else choice.calibrator)
     evaluation = {
         "run": folder.name,
         "mode": mode,
@@ -149,7 +152,7 @@ def make_run(
         "checkpoint_step": 180,
         "members": [member(folder.name, mode, sections)],
         "mc_scope": "head" if predictions.mc is not None else None,
-        **assess(predictions, validation, n_bootstrap=100),
+        **assess(predictions, validation, choice, n_bootstrap=100),
     }
     out = folder / "evaluation" / "test"
     out.mkdir(parents=True)

@@ -1,12 +1,12 @@
 """The assessment of one split's predictions for metrics.json: metrics, intervals, calibration, thresholds.
 
-The temperature and the operating points are chosen on the predictions of the validation split and applied to those
-of another split. Without validation predictions, and on validation itself, both are null.
+The calibrator and the operating points are chosen on the predictions of the validation split and applied to those of
+another split. Without validation predictions, and on validation itself, both are null.
 """
 
 from typing import Any
 
-from cxr_dist.evaluate.calibration import calibrate
+from cxr_dist.evaluate.calibrator_choice import CalibratorChoice
 from cxr_dist.evaluate.intervals import intervals
 from cxr_dist.evaluate.metrics import compute_metrics
 from cxr_dist.evaluate.predictions import Predictions
@@ -17,10 +17,21 @@ from cxr_dist.evaluate.thresholds import operating_points
 def assess(
     predictions: Predictions,
     validation: Predictions | None,
+    choice: CalibratorChoice | None = None,
     at_sensitivity: float | None = None,
     n_bootstrap: int = 1000,
 ) -> dict[str, Any]:
-    """The blocks metrics, intervals, calibration, operating_points and subgroups, as plain numbers."""
+    """The blocks metrics, intervals, calibration, operating_points and subgroups, as plain numbers.
+
+    All but `calibration.before` judge the calibrated probabilities.
+
+    Args:
+        predictions: The predictions of a split, calibrated by `choice` if there is one.
+        validation: The raw predictions on validation, on which `choice` was made; None for none.
+        choice: The calibrator; needed with `validation`.
+        at_sensitivity: The least sensitivity of the thresholds; None for Youden's rule.
+        n_bootstrap: Number of resamples for the intervals.
+    """
     blocks: dict[str, Any] = {
         "metrics": compute_metrics(predictions),
         "intervals": intervals(predictions, n_bootstrap),
@@ -28,10 +39,9 @@ def assess(
         "operating_points": None,
         "subgroups": subgroups(predictions, n_bootstrap),
     }
-    if validation is not None:
-        split = {"split": "val", "n": len(validation), "patients": len(set(validation.patients))}
-        fitted_on, applied_to = ((p.probabilities, p.labels) for p in (validation, predictions))
-        points = operating_points(validation, predictions, at_sensitivity, n_bootstrap)
-        blocks["calibration"] = {"chosen_on": split} | calibrate(fitted_on, applied_to, predictions.task)
-        blocks["operating_points"] = {"chosen_on": split} | points
+    if validation is not None and choice is not None:
+        chosen_on = validation.calibrated(choice.calibrator)
+        points = operating_points(chosen_on, predictions, at_sensitivity, n_bootstrap)
+        blocks["calibration"] = choice.judged_on(predictions)
+        blocks["operating_points"] = {"chosen_on": choice.chosen_on} | points
     return blocks

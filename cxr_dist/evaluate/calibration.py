@@ -17,13 +17,7 @@ from cxr_dist.format.manifest import UNKNOWN, Task
 
 LabelArray = NDArray[np.int16]
 BINS = 10
-TEMPERATURES = (0.05, 20.0)
-"""Bounds of the search for a temperature."""
 _CLIP = (1e-15, 1 - 1e-15)  # so that logits are finite
-
-
-class NoTemperature(Exception):
-    """The validation split does not determine a temperature."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,55 +139,24 @@ class Calibrator:
             "temperature": self.temperature != 1,
             "bias": any(self.bias),
         }
-        names = [name for name, used in parts.items() if used]
-        return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]])) or "none"
+        return in_words([name for name, used in parts.items() if used])
 
     def apply(self, probabilities: Floats, task: Task) -> Floats:
         """Calibrated probabilities of the same shape [..., C]; unchanged, to the last bit, if the method is "none"."""
         if self.method == "none":
             return probabilities
         shift = np.asarray(self.bias) - np.asarray(self.prior_shift)
-        if task == "multiclass":
-            logits = np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))
-            return np.asarray(np.exp(log_softmax(logits / self.temperature + shift, axis=-1)))
-        return np.asarray(expit(logit(np.clip(probabilities, *_CLIP)) / self.temperature + shift))
+        logits = logits_of(probabilities, task) / self.temperature + shift
+        return np.asarray(np.exp(log_softmax(logits, axis=-1)) if task == "multiclass" else expit(logits))
 
 
-def tempered(probabilities: Floats, temperature: float, task: Task) -> Floats:
-    """Probabilities for logits divided by `temperature`; predicted labels and a label's ROC AUC do not change."""
-    return Calibrator.of(probabilities.shape[-1], temperature).apply(probabilities, task)
+def in_words(names: list[str]) -> str:
+    """The names of a calibrator's steps as a phrase; "none" if there are none."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]])) or "none"
 
 
-def fit_temperature(probabilities: Floats, labels: LabelArray, task: Task) -> float:
-    """The temperature with the lowest log loss (Guo et al., ICML 2017); raises NoTemperature if there is none.
-
-    The log loss is convex in 1 / temperature, so a bounded search in one dimension finds its minimum.
-    """
-    from scipy.optimize import minimize_scalar  # imported here because it is slow, and inference fits nothing
-
-    probability, happened = stated(probabilities, labels, task)
-    if len(happened) == 0:
-        raise NoTemperature("no known label in validation")
-    if (happened == (probability >= 0.5)).all() if task == "multilabel" else happened.all():
-        raise NoTemperature("no mistake in validation: the lower the temperature, the better")
-
-    def loss(log_temperature: float) -> float:
-        log_loss, _, _ = losses(tempered(probabilities, np.exp(log_temperature), task), labels, task)
-        return float(log_loss.sum())
-
-    minimum = minimize_scalar(loss, bounds=np.log(TEMPERATURES), method="bounded", options={"xatol": 1e-6})
-    return float(np.exp(minimum.x))
-
-
-def calibrate(validation: tuple[Floats, LabelArray], test: tuple[Floats, LabelArray], task: Task) -> dict[str, Any]:
-    """Fit a temperature on validation's (probabilities, labels), and score test's before and after it is applied.
-
-    If no temperature can be fitted, `temperature` and `after` are None and `reason` says why.
-    """
-    result: dict[str, Any] = {"temperature": None, "before": scores(*test, task), "after": None}
-    try:
-        temperature = fit_temperature(*validation, task)
-    except NoTemperature as error:
-        return result | {"reason": str(error)}
-    after = scores(tempered(test[0], temperature, task), test[1], task)
-    return result | {"temperature": temperature, "after": after}
+def logits_of(probabilities: Floats, task: Task) -> Floats:
+    """Finite logits [..., C] of probabilities: their logarithm (multiclass) or log-odds (multilabel)."""
+    if task == "multiclass":
+        return np.asarray(np.log(np.maximum(probabilities, np.finfo(np.float64).tiny)))
+    return np.asarray(logit(np.clip(probabilities, *_CLIP)))

@@ -33,7 +33,7 @@ def member_of(config: Config, step: int) -> dict[str, Any]:
 
 
 def average(members: Sequence[Predictions]) -> Predictions:
-    """The mean over one or more members, each with the same number of passes.
+    """The mean of the raw predictions of one or more members, each with the same number of passes.
 
     Raises UserError if their samples, labels or classes differ.
     """
@@ -44,10 +44,10 @@ def average(members: Sequence[Predictions]) -> Predictions:
         same = (first.task, first.classes, first.keys) == (other.task, other.classes, other.keys)
         if not same or not np.array_equal(first.labels, other.labels):
             raise UserError("the runs of an ensemble predict different classes or samples: use runs of one data set")
-    probabilities = np.mean([member.probabilities for member in members], axis=0)
+    probabilities = np.mean([member.raw for member in members], axis=0)
     summaries = [member.mc for member in members if member.mc is not None]
     mc = _pooled(summaries, first) if summaries else None
-    return dataclasses.replace(first, probabilities=probabilities, mc=mc)
+    return dataclasses.replace(first, probabilities=probabilities, uncalibrated=None, mc=mc)
 
 
 def _pooled(members: Sequence[McSummary], predictions: Predictions) -> McSummary:

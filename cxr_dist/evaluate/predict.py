@@ -20,6 +20,7 @@ from cxr_dist.distributed.reduce import gather_rows
 from cxr_dist.distributed.watch.progress import advance
 from cxr_dist.distributed.world import World
 from cxr_dist.errors import UserError
+from cxr_dist.evaluate.calibration import Calibrator
 from cxr_dist.evaluate.passes import predict_passes
 from cxr_dist.evaluate.predictions import Predictions
 from cxr_dist.evaluate.uncertainty import McSummary, summarise
@@ -31,16 +32,23 @@ _NO_PASSES = McDropout()
 
 
 def predict_batch(
-    model: Classifier, batch: Batch, config: Config, task: Task, mc: McDropout, device: torch.device
+    model: Classifier,
+    batch: Batch,
+    config: Config,
+    task: Task,
+    mc: McDropout,
+    device: torch.device,
+    calibrator: Calibrator | None = None,
 ) -> np.ndarray:
     """One row for each sample, float64 [b, 1 + C (+ 2 C + 2)]: id, probabilities, and the summary of the passes.
 
-    The model must be in eval mode. Dropout masks of the stochastic passes are a function of (seed, sample, pass).
+    The model must be in eval mode. Dropout masks of the stochastic passes are a function of (seed, sample, pass), and
+    `calibrator` is applied to each of these passes.
     """
     certain, passes = predict_passes(model, batch, config, task, mc, device)
     columns = [batch.sample_ids[:, None].cpu().numpy(), certain]
     if passes is not None:
-        summary = summarise(passes, task)
+        summary = summarise(passes if calibrator is None else calibrator.apply(passes, task), task)
         entropies = [summary.predictive_entropy[:, None], summary.expected_entropy[:, None]]
         columns += [summary.mean, summary.variance, *entropies]
     return np.concatenate(columns, axis=1, dtype=np.float64)
@@ -55,8 +63,9 @@ def predict_split(
     tokenizer: ReportTokenizer | None,
     world: World,
     mc: McDropout = _NO_PASSES,
+    calibrator: Calibrator | None = None,
 ) -> Predictions:
-    """Predictions on a whole split (all ranks)."""
+    """Predictions on a whole split (all ranks); `calibrator` is applied to the stochastic passes only."""
     was_training = model.training
     model.eval()
     batches = evaluation_loader(
@@ -69,7 +78,10 @@ def predict_split(
         with_images=config.model.uses_image,
     )
     rows = _gather(
-        [predict_batch(model, batch, config, manifest.task, mc, world.device) for batch in _with_progress(batches)],
+        [
+            predict_batch(model, batch, config, manifest.task, mc, world.device, calibrator)
+            for batch in _with_progress(batches)
+        ],
         manifest.split(split).samples,
         config.data.evaluation_batch,
         world,

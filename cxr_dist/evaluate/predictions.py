@@ -212,7 +212,7 @@ def _from_table(header: list[str], table: dict[str, tuple[str, ...]]) -> Predict
         columns = [[int(v) if v else UNKNOWN for v in table[f"label:{name}"]] for name in classes]
         labels = np.array(columns).T.tolist()
     raw, calibrated = _matrix("probability", classes, table), None
-    if f"calibrated:{classes[0]}" in table:
+    if any(name.startswith("calibrated:") for name in header):
         calibrated = _matrix("calibrated", classes, table)
     return Predictions(
         task=task,

@@ -88,13 +88,14 @@ class Predictor:
         )
 
     def _facts(self, result: Answers, view: CaseView) -> dict[str, Any]:
+        calibrator = self.trained.calibrator
         return {
             "note": "research software, not for clinical use",
             "run": self.trained.config.run,
             "mode": self.trained.config.model.mode,
             "checkpoint_step": self.trained.step,
-            "calibration": None if self.trained.calibrator is None else self.trained.calibrator.method,
-            "temperature": None if self.trained.calibrator is None else self.trained.calibrator.temperature,
+            "calibration": None if calibrator is None else calibrator.method,
+            "temperature": None if calibrator is None or calibrator.temperature == 1 else calibrator.temperature,
             **result.to_dict(0),
             "mc_scope": self.mc.scope if self.mc.passes else None,
             "explained_class": view.explained,

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from cxr_dist.config.data import DataConfig
@@ -21,6 +22,7 @@ from cxr_dist.distributed.watch.watchdog import watching
 from cxr_dist.distributed.world import World
 from cxr_dist.errors import UserError
 from cxr_dist.evaluate.assess import assess
+from cxr_dist.evaluate.calibrator_choice import CalibratorChoice, calibrator_from_main, choose_calibrator
 from cxr_dist.evaluate.compare import Comparison, compare
 from cxr_dist.evaluate.ensemble import average, member_of, prepare_ensemble_folder
 from cxr_dist.evaluate.leakage import label_terms_redacted, patients_in_training
@@ -50,8 +52,8 @@ def evaluate_runs(
 ) -> None:
     """Evaluate the best checkpoint of a run, or an ensemble of several runs, on a split (all ranks).
 
-    Writes OUT/evaluation/SPLIT; for one run `out` is its own folder. The temperature and the thresholds are chosen
-    on validation, which is evaluated first unless these checkpoints were already evaluated on it with these shards.
+    Writes OUT/evaluation/SPLIT; for one run `out` is its own folder. The calibrator and the thresholds are chosen on
+    validation, which is evaluated first unless these checkpoints were already evaluated on it with these shards.
     """
     check_sensitivity(at_sensitivity)
     if len({run_dir.resolve() for run_dir in run_dirs}) < len(run_dirs):
@@ -98,10 +100,23 @@ class _Evaluation:
             return earlier
         return self.run("val", mc, None, at_sensitivity)
 
+    def calibration(self, validation: Predictions) -> CalibratorChoice:
+        """The calibrator of these members, chosen on their validation predictions (rank 0)."""
+        shifts = [member.trained_on.prior_shift for member in self.members if member.trained_on is not None]
+        of_classes = [[shift[name] for name in validation.classes] for shift in shifts]
+        # Averaging probabilities of members with different shifts is no exact shift; cross-validation judges it.
+        return choose_calibrator(validation, np.mean(of_classes, axis=0).tolist() if shifts else None)
+
     def run(
         self, split: str, mc: McDropout, validation: Predictions | None, at_sensitivity: float | None
     ) -> Predictions:
-        """Predict, gather, assess and write (all ranks)."""
+        """Predict, gather, calibrate, assess and write (all ranks); returns the raw predictions.
+
+        Without `validation` on rank 0 nothing is calibrated.
+        """
+        choice = self.calibration(validation) if self.world.is_main and validation is not None else None
+        fitted = None if choice is None else choice.calibrator
+        calibrator = calibrator_from_main(fitted, len(self.manifest.classes), self.world.device)
         predictions = average(
             [
                 predict_split(
@@ -112,6 +127,7 @@ class _Evaluation:
                     tokenizer=member.tokenizer,
                     world=self.world,
                     mc=mc,
+                    calibrator=calibrator,
                 )
                 for member in self.members
             ]
@@ -121,7 +137,8 @@ class _Evaluation:
             folder.mkdir(parents=True, exist_ok=True)
             with contextlib.closing(open_store(data, self.manifest, split)) as store:
                 described = dataclasses.replace(predictions, attributes=read_attributes(store))
-            facts = self._facts(split, mc, data) | assess(described, validation, at_sensitivity)
+            described = described.calibrated(calibrator)
+            facts = self._facts(split, mc, data) | assess(described, validation, choice, at_sensitivity)
             described.write_csv(folder / "predictions.csv")
             write_whole(folder / "metrics.json", strict_json(facts))
         return predictions

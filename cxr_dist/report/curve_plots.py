@@ -40,12 +40,12 @@ def banded(
 
 @styled
 def reliability_diagram(before: Reliability, after: Reliability | None, colour: str) -> Figure:
-    """Draw observed frequency over predicted probability in equal-mass bins, before and after temperature scaling."""
+    """Draw observed frequency over predicted probability in equal-mass bins, before and after calibration."""
     figure, axes = new_figure(4.0, 3.9)
     unit_square(axes, diagonal=True)
     for bins, mark, name, alpha in (
         (before, "o-", "uncalibrated", 1.0),
-        (after, "s--", "temperature-scaled", 0.6),
+        (after, "s--", "calibrated", 0.6),
     ):
         if bins is not None:
             style = {

@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 from matplotlib.figure import Figure
 
-from cxr_dist.evaluate.calibration import Reliability, reliability, stated, tempered
+from cxr_dist.evaluate.calibration import Calibrator, Reliability, reliability, stated
 from cxr_dist.evaluate.compare import HEADLINE, Comparison
 from cxr_dist.evaluate.curves import Curves, precision_recall_curves, roc_curves
 from cxr_dist.evaluate.metrics import confusion_matrix
@@ -118,15 +118,15 @@ def run_figures(run: RunResult, curves: tuple[Curves, Curves], colour: str, uniq
 
 
 def reliability_of(run: RunResult) -> tuple[Reliability, Reliability | None] | None:
-    """Bin the probabilities before and after temperature scaling; None if no label is known."""
-    p, calibration = run.predictions, run.evaluation["calibration"]
-    before = stated(p.probabilities, p.labels, p.task)
+    """Bin the probabilities before and after calibration; None if no label is known."""
+    p = run.predictions
+    before = stated(p.raw, p.labels, p.task)
     if len(before[0]) == 0:
         return None
-    if calibration is None or calibration["temperature"] is None:
+    after = p.calibrated(Calibrator.recorded(run.evaluation["calibration"], p.classes))
+    if after.uncalibrated is None:
         return reliability(*before), None
-    after = tempered(p.probabilities, calibration["temperature"], p.task)
-    return reliability(*before), reliability(*stated(after, p.labels, p.task))
+    return reliability(*before), reliability(*stated(after.probabilities, p.labels, p.task))
 
 
 def curves_of(run: RunResult) -> tuple[Curves, Curves]:

@@ -151,7 +151,7 @@ def _evaluation(comparison: Comparison) -> str:
     points = first["operating_points"]
     if points is not None:
         text += (
-            f" Thresholds ({points['rule']}) and the temperature were chosen on {points['chosen_on']['n']} "
+            f" Thresholds ({points['rule']}) and the calibration were chosen on {points['chosen_on']['n']} "
             f"validation images of {points['chosen_on']['patients']} patients and then applied without change."
         )
     uncertain = [run for run in comparison.runs if "uncertainty" in run.metrics]

@@ -8,7 +8,7 @@ from made_runs import softmax
 
 from cxr_dist.errors import UserError
 from cxr_dist.evaluate.answer import answers
-from cxr_dist.evaluate.calibration import Calibrator, tempered
+from cxr_dist.evaluate.calibration import Calibrator
 
 RANDOM = np.random.default_rng(0)
 CERTAIN = softmax(RANDOM.normal(size=(3, 4)))
@@ -26,17 +26,21 @@ def test_the_interval_excludes_one_pass_in_forty_at_each_end() -> None:
 
 
 def test_json_and_table_row_of_a_case_agree() -> None:
-    result = answers(CERTAIN, PASSES, "multiclass", CLASSES, Calibrator.of(4, 2.0))
+    calibrator = Calibrator(prior_shift=(1.0, 0.0, 5.0, 0.0), temperature=2.0, bias=(0.0,) * 4)
+    result = answers(CERTAIN, PASSES, "multiclass", CLASSES, calibrator)
+    calibrated = calibrator.apply(CERTAIN, "multiclass")
     in_json = json.loads(json.dumps(result.to_dict(1)))
     assert list(in_json["probability"]) == list(CLASSES)
-    assert list(in_json["calibrated"].values()) == tempered(CERTAIN, 2.0, "multiclass")[1].round(6).tolist()
+    assert list(in_json["calibrated"].values()) == calibrated[1].round(6).tolist()
+    means = calibrator.apply(PASSES, "multiclass").mean(axis=0)
+    assert list(in_json["mc_mean"].values()) == means[1].round(6).tolist()
     for name in CLASSES:
         assert 0 <= in_json["mc_low"][name] <= in_json["mc_mean"][name] <= in_json["mc_high"][name] <= 1
         assert result.columns(1)[f"mc_low:{name}"] == in_json["mc_low"][name]
     total = in_json["expected_entropy_nats"] + in_json["mutual_information_nats"]
     assert in_json["predictive_entropy_nats"] == pytest.approx(total, abs=2e-6)
     assert in_json["mc_passes"] == 41
-    assert result.columns(1)["predicted"] == CLASSES[CERTAIN[1].argmax()]
+    assert result.columns(1)["predicted"] == CLASSES[calibrated[1].argmax()] != CLASSES[CERTAIN[1].argmax()]
 
 
 def test_without_passes_and_temperature_their_fields_are_omitted() -> None:

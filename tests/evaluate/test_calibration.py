@@ -9,7 +9,8 @@ from made_runs import make_predictions
 from sklearn import metrics as sk
 from sklearn.calibration import calibration_curve
 
-from cxr_dist.evaluate.calibration import calibrate, fit_temperature, reliability, scores, stated, tempered
+from cxr_dist.errors import UserError
+from cxr_dist.evaluate.calibration import Calibrator, reliability, scores, stated
 from cxr_dist.evaluate.predictions import Predictions
 
 
@@ -77,63 +78,41 @@ def test_multilabel_scores_pool_the_known_labels() -> None:
 
 
 @pytest.mark.parametrize("task", ["multiclass", "multilabel"])
-def test_temperature_divides_the_logits(task: str) -> None:
+def test_a_calibrator_divides_the_logits_subtracts_the_shift_and_adds_the_bias(task: str) -> None:
     logits = torch.randn(20, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 8
     squash = torch.sigmoid if task == "multilabel" else lambda x: torch.softmax(x, -1)
-    result = tempered(squash(logits).numpy(), 1.7, task)
-    np.testing.assert_allclose(result, squash(logits / 1.7), atol=1e-9)
+    shift, bias = (0.5, -2.0, 0.0, 1.0), (0.1, 0.2, -0.3, 0.0)
+    calibrator = Calibrator(prior_shift=shift, temperature=1.7, bias=bias)
+    expected = squash(logits / 1.7 - torch.tensor(shift) + torch.tensor(bias))
+    np.testing.assert_allclose(calibrator.apply(squash(logits).numpy(), task), expected, atol=1e-9)
+    passes = calibrator.apply(squash(logits).numpy().reshape(2, 10, 4), task)  # also with passes as the first axis
+    np.testing.assert_array_equal(passes.reshape(20, 4), calibrator.apply(squash(logits).numpy(), task))
 
 
-@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
-def test_fit_recovers_a_known_temperature_and_agrees_with_lbfgs(task: str) -> None:
-    predictions = make_predictions(task=task, n=400, passes=0)
-    fitted = fit_temperature(*arrays_of(predictions), task)
-    again = fit_temperature(tempered(predictions.probabilities, 0.4, task), predictions.labels, task)
-    assert again == pytest.approx(fitted / 0.4, rel=1e-4)
-    assert fitted == pytest.approx(_by_lbfgs(predictions), rel=1e-3)
+def test_the_method_names_what_a_calibrator_changes() -> None:
+    assert Calibrator.of(2).method == "none"
+    assert Calibrator.of(2, prior_shift=(0.0, 1.0)).method == "prior shift"
+    assert Calibrator.of(2, 2.0, (0.0, 1.0)).method == "prior shift and temperature"
+    assert Calibrator(prior_shift=(0, 1), temperature=2, bias=(1, 0)).method == "prior shift, temperature and bias"
+    probabilities = np.array([[1e-300, 1.0]])
+    assert Calibrator.of(2).apply(probabilities, "multilabel") is probabilities
 
 
-def _by_lbfgs(predictions: Predictions) -> float:
-    logits, labels = torch.tensor(predictions.probabilities).logit(), torch.tensor(predictions.labels)
-    if predictions.task == "multiclass":
-        logits = torch.tensor(predictions.probabilities).log()
-    log_t = torch.zeros((), dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([log_t], max_iter=100, line_search_fn="strong_wolfe")
-
-    def closure() -> torch.Tensor:
-        optimizer.zero_grad()
-        scaled = logits / log_t.exp()
-        if predictions.task == "multiclass":
-            loss = torch.nn.functional.cross_entropy(scaled, labels[:, 0].long())
-        else:
-            known = labels >= 0
-            loss = torch.nn.functional.binary_cross_entropy_with_logits(scaled[known], labels[known].double())
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
-    return float(log_t.detach().exp())
+def test_the_temperature_of_an_earlier_version_is_a_calibrator_of_temperature_alone() -> None:
+    assert Calibrator.recorded({"temperature": 1.5}, ("a", "b")) == Calibrator.of(2, 1.5)
+    assert Calibrator.recorded({"temperature": None, "reason": "no known label"}, ("a", "b")) is None
+    assert Calibrator.recorded(None, ("a", "b")) is None
+    block = {"temperature": None, "prior_shift": {"b": 1.0, "a": 0.5}, "bias": {"a": 0.0, "b": 0.0}}
+    assert Calibrator.recorded(block, ("a", "b")) == Calibrator.of(2, prior_shift=(0.5, 1.0))
 
 
-def test_temperature_improves_overconfident_predictions_on_other_samples() -> None:
-    validation, test = (make_predictions(n=1000, passes=0, data=data) for data in (1, 2))
-    sharp = [
-        (tempered(predictions.probabilities, 0.3, "multiclass"), predictions.labels)
-        for predictions in (validation, test)
-    ]
-    result = calibrate(*sharp, "multiclass")
-    assert result["temperature"] > 1.5
-    for name in ("log_loss", "brier", "ece"):
-        assert result["after"][name] < result["before"][name]
-
-
-def test_the_reason_is_given_if_no_temperature_can_be_fitted() -> None:
-    predictions = make_predictions(n=40, skill=20, passes=0)
-    result = calibrate(arrays_of(predictions), arrays_of(make_predictions(n=40, passes=0)), "multiclass")
-    assert result["temperature"] is result["after"] is None
-    assert result["before"]["brier"] > 0
-    assert result["reason"] == "no mistake in validation: the lower the temperature, the better"
-    unknown = make_predictions(task="multilabel", n=4, passes=0)
-    unknown.labels[:] = -1
-    result = calibrate(arrays_of(unknown), arrays_of(unknown), "multilabel")
-    assert result["reason"] == "no known label in validation"
+@pytest.mark.parametrize(
+    ("temperature", "bias", "message"),
+    [
+        (0.0, (0.0,), r"temperature is 0\.0; expected a positive number"),
+        (1.0, (), "prior_shift has 1 values, but bias"),
+    ],
+)
+def test_an_impossible_calibrator_is_refused(temperature: float, bias: tuple[float, ...], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Calibrator(prior_shift=(0.0,), temperature=temperature, bias=bias)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from made_runs import make_predictions
 
 from cxr_dist.errors import UserError
+from cxr_dist.evaluate.calibration import Calibrator
 from cxr_dist.evaluate.predictions import Predictions
 
 
@@ -17,6 +18,8 @@ def assert_same(a: Predictions, b: Predictions) -> None:
     assert np.array_equal(a.labels, b.labels)
     assert a.labels.dtype == b.labels.dtype
     assert np.array_equal(a.probabilities, b.probabilities)
+    assert np.array_equal(a.raw, b.raw)
+    assert (a.uncalibrated is None) == (b.uncalibrated is None)
     assert a.attributes == b.attributes
     assert (a.mc is None) == (b.mc is None)
     if a.mc is not None and b.mc is not None:
@@ -30,13 +33,16 @@ def assert_same(a: Predictions, b: Predictions) -> None:
     n=st.integers(1, 20),
     passes=st.sampled_from([0, 3]),
     seed=st.integers(0, 1000),
+    shift=st.sampled_from([0.0, 2.0]),
 )
 def test_round_trip_is_exact(
-    tmp_path_factory: pytest.TempPathFactory, task: str, n: int, passes: int, seed: int
+    tmp_path_factory: pytest.TempPathFactory, task: str, n: int, passes: int, seed: int, shift: float
 ) -> None:
     path = tmp_path_factory.mktemp("csv") / "predictions.csv"
     classes = ("COVID-19, ARDS", 'other "finding"', "žádný")
-    predictions = make_predictions(task=task, n=n, passes=passes, seed=seed, classes=classes)
+    calibrator = Calibrator(prior_shift=(0.0, shift, 0.0), bias=(0.0,) * 3)
+    predictions = make_predictions(task=task, n=n, passes=passes, seed=seed, classes=classes).calibrated(calibrator)
+    assert (predictions.uncalibrated is None) == (shift == 0)
     predictions.write_csv(path)
     first = path.read_bytes()
     assert_same(predictions, Predictions.read_csv(path))
@@ -49,6 +55,21 @@ def test_columns_have_readable_names(tmp_path: Path) -> None:
     header = (tmp_path / "predictions.csv").read_text().splitlines()[0].split(",")
     assert header[:5] == ["key", "patient", "attribute:view", "label", "predicted"]
     assert header[-4:] == ["predictive_entropy", "expected_entropy", "mutual_information", "mc_passes"]
+
+
+def test_the_table_keeps_raw_probabilities_beside_calibrated_ones_which_decide(tmp_path: Path) -> None:
+    made = make_predictions(task="multilabel", n=20, passes=0, classes=("a", "b"))
+    calibrator = Calibrator(prior_shift=(1.0, -1.0), temperature=2.0, bias=(0.0, 0.0))
+    made.calibrated(calibrator).write_csv(tmp_path / "p.csv")
+    header, *rows = [line.split(",") for line in (tmp_path / "p.csv").read_text().splitlines()]
+    table = {name: [row[i] for row in rows] for i, name in enumerate(header)}
+    assert list(map(float, table["probability:a"])) == made.probabilities[:, 0].tolist()
+    calibrated = calibrator.apply(made.probabilities, "multilabel")
+    assert list(map(float, table["calibrated:b"])) == calibrated[:, 1].tolist()
+    assert list(map(int, table["predicted:a"])) == (calibrated[:, 0] >= 0.5).tolist()
+    selected = made.calibrated(calibrator).select(np.array([3, 3, 0]))
+    assert np.array_equal(selected.raw, made.probabilities[[3, 3, 0]])
+    assert np.array_equal(selected.calibrated(None).probabilities, selected.raw)
 
 
 def test_unknown_labels_are_empty_cells(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from sklearn import metrics as sk
 
 from cxr_dist.errors import UserError
 from cxr_dist.evaluate.assess import assess
+from cxr_dist.evaluate.calibrator_choice import choose_calibrator
 from cxr_dist.evaluate.predictions import OneClass
 from cxr_dist.evaluate.thresholds import choose, operating_points
 
@@ -85,10 +86,28 @@ def test_a_sensitivity_outside_0_to_1_is_refused(share: float) -> None:
 
 def test_the_result_records_the_samples_it_was_chosen_on() -> None:
     validation, test = make_predictions(n=80, passes=0, data=1), make_predictions(passes=0, data=2)
-    result = assess(test, validation, 0.8, n_bootstrap=10)
+    choice = choose_calibrator(validation)
+    result = assess(test.calibrated(choice.calibrator), validation, choice, 0.8, n_bootstrap=10)
     chosen_on = {"split": "val", "n": 80, "patients": len(set(validation.patients))}
+    chosen_on["source"] = "own validation"
     assert result["calibration"]["chosen_on"] == result["operating_points"]["chosen_on"] == chosen_on
     assert result["operating_points"]["rule"] == "the highest specificity with a sensitivity of at least 0.8"
     alone = assess(test, None, n_bootstrap=10)
     assert alone["calibration"] is alone["operating_points"] is None
-    assert alone["metrics"] == result["metrics"]
+
+
+def test_thresholds_are_chosen_and_applied_on_calibrated_probabilities() -> None:
+    validation, test = (make_predictions(task="multilabel", n=400, passes=0, data=data) for data in (1, 2))
+    shift = (2.0, 1.0, 0.0, -1.0, 2.0)
+    choice = choose_calibrator(validation, shift)
+    assert choice.calibrator.method != "none"
+    calibrated = test.calibrated(choice.calibrator)
+    result = assess(calibrated, validation, choice, n_bootstrap=10)
+    raw = operating_points(validation, test, None, n_bootstrap=10)["per_class"]
+    for c, (name, point) in enumerate(result["operating_points"]["per_class"].items()):
+        row = np.full((1, 5), raw[name]["threshold"])
+        assert point["threshold"] == pytest.approx(choice.calibrator.apply(row, "multilabel")[0, c])
+        assert point["applied"]["confusion"] == raw[name]["applied"]["confusion"]  # the order of scores is the same
+    decided = (choice.calibrator.apply(test.probabilities, "multilabel") >= 0.5)[test.labels[:, 0] >= 0, 0]
+    confusion = sk.confusion_matrix(test.labels[test.labels[:, 0] >= 0, 0], decided).tolist()
+    assert result["metrics"]["per_class"][CLASSES[0]]["confusion"] == confusion

@@ -55,7 +55,7 @@ def test_reliability_diagram_shows_both_calibrations() -> None:
         assert np.array_equal(line.get_ydata(), bins.frequency)
     assert legend(figure) == [
         f"uncalibrated, ECE {bins.error:.3f}",
-        f"temperature-scaled, ECE {bins.error:.3f}",
+        f"calibrated, ECE {bins.error:.3f}",
     ]
     assert len(legend(reliability_diagram(bins, None, plots.BLUE))) == 1
 

@@ -140,7 +140,7 @@ def test_what_each_input_adds_stands_before_the_results(runs: list[Path], page: 
     assert "adjusted by Holm&#39;s method for the number of differences in macro ROC AUC" in page
 
 
-def test_thresholds_and_temperature_chosen_on_validation_are_shown_with_their_results(
+def test_thresholds_and_calibration_chosen_on_validation_are_shown_with_their_results(
     runs: list[Path], page: str
 ) -> None:
     evaluation = compare(runs, n_bootstrap=10).runs[2].evaluation
@@ -149,7 +149,7 @@ def test_thresholds_and_temperature_chosen_on_validation_are_shown_with_their_re
     assert "thresholds chosen on 150 validation images of 100 patients (Youden" in page
     assert f"{point['threshold']:.3f}" in page
     assert f"{recall['value']:.3f}<br><small>{recall['low']:.3f}–{recall['high']:.3f}" in page
-    assert f"temperature {evaluation['calibration']['temperature']:.2f}, fitted on 150 validation" in page
+    assert f"Calibration: {evaluation['calibration']['method']}, chosen on 150 validation images" in page
 
 
 def test_without_validation_no_thresholds_and_no_calibration_are_shown(tmp_path: Path) -> None:

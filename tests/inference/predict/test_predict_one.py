@@ -4,7 +4,10 @@ import json
 import shutil
 import stat
 
+import numpy as np
 import pytest
+
+from cxr_dist.evaluate.calibration import Calibrator
 
 MODES = ("image", "text", "fused")
 
@@ -67,16 +70,17 @@ def test_every_scope_works_and_no_passes_give_no_intervals(cxr_dist, run_of, ima
     assert "--mc-scope text: this run's model reads no report; use head or all" in err
 
 
-def test_the_temperature_of_an_evaluation_calibrates_predictions(cxr_dist, run_of, images, tmp_path):
+def test_the_calibrator_of_an_evaluation_calibrates_predictions(cxr_dist, run_of, images, tmp_path):
     run_dir = run_of("text")
     assert cxr_dist("evaluate", run_dir, "--mc-samples", "0")[0] == 0
     _, printed, _ = cxr_dist("predict", run_dir, *arguments(images, "text", tmp_path / "a.png"))
     metrics = json.loads((run_dir / "evaluation" / "test" / "metrics.json").read_text())
-    answer, temperature = json.loads(printed), metrics["calibration"]["temperature"]
-    assert answer["temperature"] == temperature
-    powers = {name: p ** (1 / temperature) for name, p in answer["probability"].items()}
-    for name, power in powers.items():
-        assert answer["calibrated"][name] == pytest.approx(power / sum(powers.values()), abs=1e-4)
+    answer, calibration = json.loads(printed), metrics["calibration"]
+    assert (answer["temperature"], answer["calibration"]) == (calibration["temperature"], calibration["method"])
+    calibrator = Calibrator.recorded(calibration, tuple(answer["probability"]))
+    calibrated = calibrator.apply(np.array(list(answer["probability"].values())), "multiclass")
+    shown = answer["calibrated" if calibrator.method != "none" else "probability"]
+    np.testing.assert_allclose(list(shown.values()), calibrated, atol=1e-4)
 
 
 @pytest.mark.parametrize(
