@@ -13,6 +13,7 @@ from scipy.special import expit, log_softmax, logit
 
 from cxr_dist.errors import require
 from cxr_dist.evaluate.arrays import Bools, Floats
+from cxr_dist.evaluate.calibration_line import calibration_line
 from cxr_dist.format.manifest import UNKNOWN, Task
 
 LabelArray = NDArray[np.int16]
@@ -83,14 +84,21 @@ def losses(probabilities: Floats, labels: LabelArray, task: Task) -> tuple[Float
 
 
 def scores(probabilities: Floats, labels: LabelArray, task: Task) -> dict[str, float | None]:
-    """log_loss, brier and ece of one set of probabilities; None if no label is known."""
+    """log_loss, brier, ece, and intercept and slope of the calibration line; None where undefined.
+
+    The line pools all classes against the rest. For multiclass, predicted and true shares then agree on average by
+    construction, and the line of a single class says more.
+    """
     log_loss, brier, weight = losses(probabilities, labels, task)
     if weight.sum() == 0:
-        return {"log_loss": None, "brier": None, "ece": None}
+        return dict.fromkeys(("log_loss", "brier", "ece", "intercept", "slope"))
+    known = np.ones(probabilities.shape, dtype=np.bool_) if task == "multiclass" else labels != UNKNOWN
+    positive = np.arange(probabilities.shape[1]) == labels if task == "multiclass" else labels == 1
     return {
         "log_loss": float(log_loss.sum() / weight.sum()),
         "brier": float(brier.sum() / weight.sum()),
         "ece": reliability(*stated(probabilities, labels, task)).error,
+        **calibration_line(probabilities[known], positive[known]),
     }
 
 

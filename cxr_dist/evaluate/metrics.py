@@ -139,7 +139,8 @@ def _micro(predictions: Predictions, undefined: dict[str, str]) -> dict[str, Val
 
 def _probabilistic(predictions: Predictions, undefined: dict[str, str]) -> dict[str, Value]:
     values = scores(predictions.probabilities, predictions.labels, predictions.task)
-    return {name: _overall(name, (value, "no known label"), undefined) for name, value in values.items()}
+    names = ("log_loss", "brier", "ece")
+    return {name: _overall(name, (values[name], "no known label"), undefined) for name in names}
 
 
 def _macro(name: str, per_class: Iterable[dict[str, Any]], undefined: dict[str, str]) -> Value:

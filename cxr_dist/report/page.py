@@ -109,7 +109,7 @@ def _figures(comparison: Comparison) -> dict[str, Any]:
 
 def number(value: float | None) -> str:
     """Format a value with three decimals, or `not defined`."""
-    return "not defined" if value is None else f"{value:.3f}"
+    return "not defined" if value is None else f"{value:.3f}".replace("-", "−")
 
 
 def signed(value: float | None) -> str:
