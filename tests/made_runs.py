@@ -15,6 +15,7 @@ from cxr_dist.config.run import Config
 from cxr_dist.evaluate.assess import assess
 from cxr_dist.evaluate.calibrator_choice import choose_calibrator
 from cxr_dist.evaluate.metrics import strict_json
+from cxr_dist.evaluate.population import population
 from cxr_dist.evaluate.predictions import Predictions
 from cxr_dist.evaluate.uncertainty import summarise
 from cxr_dist.format.manifest import Manifest, ShardEntry, SplitEntry
@@ -164,6 +165,27 @@ def make_run(
     if finished:
         mark_finished(folder, 240)
     return folder
+
+
+def add_external(run: Path, name: str, predictions: Predictions, validation: Predictions, **changes: Any) -> None:
+    """Evaluate a made run on other shards, as `cxr-dist evaluate RUN --shards OTHER --name NAME` does."""
+    own = json.loads((run / "evaluation/test/metrics.json").read_text())
+    external = {
+        "name": name,
+        "shards_manifest_sha256": "e" * 64,
+        "classes_not_evaluated": {
+            one.name: "the shards have no such class" for one in predictions.each_class() if not len(one.truth)
+        },
+        "class_map": None,
+        "recalibrated": False,
+        "notes": [],
+    }
+    evaluation = own | assess(predictions, validation, n_bootstrap=100)
+    evaluation |= {"population": population(predictions), "external": external | changes}
+    out = run / "evaluation" / name
+    out.mkdir()
+    (out / "metrics.json").write_text(strict_json(evaluation), encoding="utf-8")
+    predictions.write_csv(out / "predictions.csv")
 
 
 def member(run: str, mode: str = "fused", sections: tuple[str, ...] = ("findings",), seed: int = 42) -> Any:

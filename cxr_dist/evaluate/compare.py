@@ -14,10 +14,12 @@ from typing import Any
 from cxr_dist.errors import UserError
 from cxr_dist.evaluate import leakage
 from cxr_dist.evaluate.ablation import Ablation, adjusted, pairs_of
+from cxr_dist.evaluate.external import Generalisation, read_generalisation
 from cxr_dist.evaluate.intervals import MetricPath, Resampled, resampled
 from cxr_dist.evaluate.paired import Difference, auc_difference, bootstrap_difference
 from cxr_dist.evaluate.predictions import Predictions
 from cxr_dist.evaluate.run_result import FIELDS, RunResult, aligned, read_run
+from cxr_dist.evaluate.seeds import SeedGroup, seed_groups
 
 MODE_NAMES = {"image": "image only", "text": "report only", "fused": "image + report"}
 HEADLINE = {
@@ -50,8 +52,15 @@ class Comparison:
     """For each run and metric the difference to the first run; empty for the first run."""
     ablations: tuple[Ablation, ...]
     """For each fused run the difference to a report-only run and to an image-only run, where there are such runs."""
+    generalisation: tuple[Generalisation, ...]
+    """The runs that were also evaluated on other shards."""
     warnings: tuple[str, ...]
     """What a reader must know before trusting the table."""
+
+    @property
+    def seeds(self) -> list[SeedGroup]:
+        """The runs that differ only in their seed."""
+        return seed_groups(self.runs)
 
     @property
     def not_evaluated(self) -> dict[str, str]:
@@ -87,6 +96,8 @@ class Comparison:
             "interval": {k: self.runs[0].evaluation["intervals"][k] for k in ("level", "method")},
             "p_values": P_VALUES,
             "ablations": [ablation.to_dict() for ablation in self.ablations],
+            "external": [each.to_dict() for one in self.generalisation for each in one.all],
+            "seeds": [group.to_dict(HEADLINE | LOWER_IS_BETTER) for group in self.seeds],
             "warnings": list(self.warnings),
             "not_evaluated": self.not_evaluated,
             "runs": [
@@ -123,6 +134,7 @@ def compare(
         runs=tuple(runs),
         differences=({}, *adjusted([difference(run, runs[0]) for run in runs[1:]])),
         ablations=tuple(ablations),
+        generalisation=tuple(read_generalisation(run_dirs, runs)),
         warnings=tuple(leakage.warnings(runs, ablations)),
     )
 

@@ -5,7 +5,7 @@ All values are those that the run recorded; nothing is recomputed.
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,11 +86,15 @@ class RunResult:
 
     def estimate(self, *path: str) -> Estimate:
         """The metric at a path of keys, such as ("macro", "f1"), with its interval."""
-        value: Any = self.metrics
-        interval: Any = self.evaluation["intervals"]
-        for key in path:
-            value, interval = value[key], interval.get(key, {})
-        return Estimate(value=value, low=interval.get("low"), high=interval.get("high"))
+        return estimate_in(self.evaluation, *path)
+
+
+def estimate_in(evaluation: Mapping[str, Any], *path: str) -> Estimate:
+    """The metric at a path of keys in the content of a metrics.json, with its interval."""
+    value, interval = evaluation["metrics"], evaluation["intervals"]
+    for key in path:
+        value, interval = value[key], interval.get(key, {})
+    return Estimate(value=value, low=interval.get("low"), high=interval.get("high"))
 
 
 def read_run(folder: Path, name: str, split: str, shards: str | None = None) -> RunResult:
@@ -103,7 +107,7 @@ def read_run(folder: Path, name: str, split: str, shards: str | None = None) -> 
     again = f"run `cxr-dist evaluate {folder} --split {split}`"
     if not (evaluated / "metrics.json").is_file():
         raise UserError(f"{name} has no evaluation on split {split!r}: {again}")
-    evaluation = _read_json(evaluated / "metrics.json")
+    evaluation = read_record(evaluated / "metrics.json")
     lacking = [field for field in (*FIELDS, *BLOCKS) if field not in evaluation]
     if lacking:
         raise UserError(f"metrics.json of {name} lacks {', '.join(lacking)}: {again} again")
@@ -113,7 +117,7 @@ def read_run(folder: Path, name: str, split: str, shards: str | None = None) -> 
             f"predictions.csv of {name} has {len(predictions)} rows, but its metrics.json says "
             f"{evaluation['metrics']['n']}: {again} again"
         )
-    environment = _read_json(folder / "environment.json")
+    environment = read_record(folder / "environment.json")
     manifest = _manifest_of(at(config.data, shards), environment)
     return RunResult(
         name=name,
@@ -131,7 +135,7 @@ def unfinished(folder: Path, config: Config, manifest: Manifest | None) -> str:
     """`step 180 of 240` if the run in this folder has not finished training, or which members have not; else empty."""
     ensemble = folder / "ensemble.json"
     if ensemble.is_file():
-        return ", ".join(_read_json(ensemble).get("unfinished", []))
+        return ", ".join(read_record(ensemble).get("unfinished", []))
     if is_finished(folder):
         return ""
     history = _read_history(folder / "metrics.jsonl")
@@ -150,7 +154,7 @@ def finished_predictions(
     evaluated = folder / "evaluation" / split
     if not (evaluated / "metrics.json").is_file():
         return None
-    evaluation = _read_json(evaluated / "metrics.json")
+    evaluation = read_record(evaluated / "metrics.json")
     same = (evaluation.get("members"), evaluation.get("manifest_sha256")) == (members, manifest_sha256)
     return Predictions.read_csv(evaluated / "predictions.csv") if same else None
 
@@ -162,7 +166,8 @@ def aligned(run: RunResult, keys: Sequence[str]) -> RunResult:
     return dataclasses.replace(run, predictions=run.predictions.select(rows))
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_record(path: Path) -> dict[str, Any]:
+    """A JSON file of a run folder; raises UserError if it is missing or broken."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

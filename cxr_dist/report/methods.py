@@ -143,7 +143,8 @@ def _evaluation(comparison: Comparison) -> str:
     text = (
         f"The checkpoint with the highest mean validation ROC AUC was evaluated on the {comparison.split} split. "
         f"{bounds['level']:.0%} confidence intervals are percentiles of {bounds['n_bootstrap']} bootstrap resamples of "
-        "whole patients. Runs were compared on the same samples by the paired bootstrap over patients, and for each "
+        "whole patients; they do not contain the variation between training seeds. Runs were compared on the same "
+        "samples by the paired bootstrap over patients, and for each "
         "class by DeLong's test with patients as clusters (Obuchowski 1997). p-values are two-sided; those of the "
         "macro ROC AUC are adjusted for the number of comparisons in the same table (Holm 1979), and the others are "
         f"not adjusted. Calibration errors use {BINS} bins of equal mass."

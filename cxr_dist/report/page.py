@@ -12,6 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from cxr_dist.evaluate.compare import HEADLINE, LOWER_IS_BETTER, MODE_NAMES, P_VALUES, Comparison
+from cxr_dist.evaluate.external import population_shift, populations
 from cxr_dist.evaluate.paired import p_text
 from cxr_dist.evaluate.run_result import RunResult
 from cxr_dist.evaluate.subgroups import FEW
@@ -67,6 +68,7 @@ def render_page(comparison: Comparison, examples: Sequence[RunExamples] = ()) ->
     for function in (number, signed, p_text, undefined_reasons, dropout_place):
         environment.filters[function.__name__] = function
     manifest = next((run.manifest for run in comparison.runs if run.manifest is not None), None)
+    columns = populations(comparison.generalisation)
     return environment.get_template("report.html.j2").render(
         comparison=comparison,
         first=comparison.runs[0].metrics,
@@ -78,6 +80,8 @@ def render_page(comparison: Comparison, examples: Sequence[RunExamples] = ()) ->
         compared=HEADLINE | LOWER_IS_BETTER,
         p_values=P_VALUES,
         few=FEW,
+        populations=columns,
+        shift=population_shift(columns),
         best=_best_per_metric(comparison),
         summary=summary(comparison),
         statements=leakage_statements(comparison),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from browser import needs_chromium, show, too_wide
-from made_runs import make_ensemble, make_predictions, make_run, make_runs
+from made_runs import add_external, make_ensemble, make_predictions, make_run, make_runs
 
 from cxr_dist.evaluate.compare import compare
 from cxr_dist.evaluate.paired import p_text
@@ -194,6 +194,38 @@ def test_a_kind_of_run_that_was_not_evaluated_has_a_row_with_its_commands(runs: 
     for mode, name in (("image", "image only"), ("text", "report only")):
         assert f'<span class="mode {mode}">{name}</span>: not evaluated.' in alone
         assert f"cxr-dist train enhanced --model.mode {mode} --data.shards SHARDS" in alone
+
+
+def test_the_page_says_that_intervals_lack_the_variation_between_seeds_and_shows_it(tmp_path: Path, page: str) -> None:
+    assert "does not contain the variation between seeds: train several to see it" in page
+    runs = [
+        make_run(tmp_path / name, make_predictions(n=40, seed=i), recipe="r", seed=i) for i, name in enumerate("ab")
+    ]
+    comparison = compare(runs, n_bootstrap=10)
+    page = render_page(comparison)
+    (group,) = comparison.seeds
+    path = ("macro", "roc_auc")
+    each = ", ".join(map(number, group.values(*path)))
+    spread = f"{number(group.mean(*path))} ± {number(group.standard_deviation(*path))}<br><small>{each}</small>"
+    assert "which the table below shows" in page
+    assert spread in page
+
+
+@needs_chromium
+def test_external_evaluations_stand_beside_the_own_split(tmp_path: Path) -> None:
+    validation, other = make_predictions(n=60, passes=0, data=8), make_predictions(n=50, passes=0, data=9)
+    run = make_run(tmp_path / "a", make_predictions(n=60, passes=0), validation=validation)
+    add_external(run, "elsewhere", other, validation, notes=["The impression is missing there."])
+    comparison = compare([run], n_bootstrap=10)
+    page = render_page(comparison)
+    (one,) = comparison.generalisation
+    assert page.index(escape(one.statements[0])) < page.index('id="results"')
+    for each in one.all:
+        assert f"<td>{each.name}<br><small>{each.size}</small></td>" in page
+        assert f'<td class="value">{number(each.scores["slope"])}</td>' in page
+    assert "The impression is missing there." in page
+    assert "Shift of the population" in page
+    assert too_wide(page, 390, tmp_path) == []
 
 
 def test_an_unfinished_run_is_marked_in_the_conclusions_and_in_its_row(tmp_path: Path, page: str) -> None:
