@@ -17,7 +17,7 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from cxr_dist.config.run import Config
-from cxr_dist.errors import UserError
+from cxr_dist.errors import UserError, out_of_files, require
 
 _SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json")
@@ -61,11 +61,22 @@ class ReportTokenizer:
     def __init__(self, folder: Path, max_tokens: int) -> None:
         from transformers import AutoTokenizer  # slow to import, and not needed by image-only runs
 
-        loaded = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        # Without these files, transformers would make a tokenizer with an empty vocabulary.
+        require(
+            any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt")),
+            f"{folder} has neither tokenizer.json nor vocab.txt: copy the whole folder again",
+        )
+        try:
+            loaded = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+            padding_id = int(loaded.pad_token_id)
+        except Exception as error:  # the library raises exceptions of its own types, and plain ones
+            raise out_of_files(error) or UserError(
+                f"the tokenizer in {folder} cannot be read ({type(error).__name__}): copy its files again"
+            ) from None
         self._tokenizer: Tokenizer = loaded.backend_tokenizer
         self._tokenizer.enable_truncation(max_tokens)
         self._tokenizer.no_padding()
-        self._max_tokens, self._padding_id = max_tokens, int(loaded.pad_token_id)
+        self._max_tokens, self._padding_id = max_tokens, padding_id
         self._unknown_id: int | None = loaded.unk_token_id
         self._ends: list[int] = self._tokenizer.encode("").ids
         bert = isinstance(self._tokenizer.pre_tokenizer, pre_tokenizers.BertPreTokenizer)

@@ -10,6 +10,7 @@ from cxr_dist.evaluate.ensemble import member_of
 from cxr_dist.evaluate.run_result import RunResult, read_run, unfinished
 from cxr_dist.files import holds_something, whole_folder
 from cxr_dist.inference import exported
+from cxr_dist.inference.export_sums import CARD, write_sums
 from cxr_dist.inference.onnx import check_onnx, write_onnx
 from cxr_dist.inference.trained import TrainedModel, open_run
 from cxr_dist.report.model_card import CardFacts, model_card
@@ -55,8 +56,8 @@ def export(run_dir: Path, out: Path, *, with_onnx: bool, shards: str | None = No
             unfinished=unfinished(run_dir, trained.config, manifest),
             with_graph=with_onnx,
         )
-        (folder / exported.CARD).write_text(model_card(facts), encoding="utf-8")
-        exported.write_sums(folder)
+        (folder / CARD).write_text(model_card(facts), encoding="utf-8")
+        write_sums(folder)
 
 
 def _write_graph(trained: TrainedModel, path: Path) -> None:

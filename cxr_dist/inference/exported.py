@@ -2,8 +2,9 @@
 
     EXPORT/config.json  model.safetensors  text_encoder/  model.onnx  README.md  SHA256SUMS
 
-`read` checks the files that it reads against SHA256SUMS, as `sha256sum --check SHA256SUMS` does for all. model.onnx
-is optional and is for other runtimes. README.md, the model card, has no checksum, so that people can edit it.
+`read` needs every file of SHA256SUMS and compares the sha256 of those that it reads; `sha256sum --check SHA256SUMS`
+does this for all files. model.onnx is for other runtimes, and not every export has one. README.md, the model card, has
+no checksum, so that people can edit it. Any other file is refused, because it could change what the tokenizer does.
 """
 
 import json
@@ -11,17 +12,18 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cxr_dist import __version__
 from cxr_dist.config.decode import parse_json
-from cxr_dist.errors import UserError, require
-from cxr_dist.files import sha256_of
+from cxr_dist.errors import UserError, out_of_files, require
 from cxr_dist.inference.description import CONFIG, EXPORT_FORMAT, READABLE, Description
+from cxr_dist.inference.export_sums import AGAIN, check_sums
 
 WEIGHTS, TEXT_ENCODER, GRAPH = "model.safetensors", "text_encoder", "model.onnx"
-SUMS, CARD = "SHA256SUMS", "README.md"
 
 _MACHINE_KEYS = ("_name_or_path", "name_or_path", "tokenizer_file", "special_tokens_map_file")
 
@@ -47,21 +49,27 @@ def write_text_encoder(folder: Path, source: Path) -> None:
         (folder / TEXT_ENCODER / path.name).write_bytes(content)
 
 
-def write_sums(folder: Path) -> None:
-    """Write SHA256SUMS, in the format of sha256sum, for all files but the model card."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in (SUMS, CARD))
-    lines = [f"{sha256_of(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
-    (folder / SUMS).write_text("".join(lines), encoding="utf-8")
-
-
 def read(folder: Path) -> tuple[Description, dict[str, Tensor]]:
     """The description and the tensors of an exported model, after a check of their sha256.
 
     Raises UserError for a folder that is missing, damaged, not an exported model, or written by a newer release.
     """
     plain = _recognise(folder)
-    _check_sums(folder)
-    return Description.from_plain(plain, f"{CONFIG} in {folder}"), load_file(folder / WEIGHTS)
+    check_sums(folder, CONFIG, WEIGHTS, unread=GRAPH)
+    description = Description.from_plain(plain, f"{CONFIG} in {folder}")
+    try:
+        tensors = load_file(folder / WEIGHTS)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise out_of_files(error) or UserError(
+            f"{WEIGHTS} of the exported model is damaged ({type(error).__name__}): {AGAIN}"
+        ) from None
+    double = {name for name, tensor in tensors.items() if tensor.dtype == torch.float64}
+    require(
+        bool(double) == (description.config.precision == "fp64"),
+        f"{CONFIG} in {folder}: precision is {description.config.precision}, but {WEIGHTS} was written with another: "
+        f"{AGAIN}",
+    )
+    return description, tensors
 
 
 def _recognise(folder: Path) -> dict[str, Any]:
@@ -86,17 +94,3 @@ def _recognise(folder: Path) -> dict[str, Any]:
             "install the release that wrote it, or a newer one"
         )
     return plain
-
-
-def _check_sums(folder: Path) -> None:
-    again = "copy the folder again, or export it again"
-    try:
-        lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
-        sums = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
-    except (OSError, ValueError):
-        raise UserError(f"{SUMS} in {folder} is missing or damaged: {again}") from None
-    for name in (CONFIG, WEIGHTS, *(name for name in sums if not name.startswith(GRAPH))):
-        if name not in sums or not (folder / name).is_file():
-            raise UserError(f"{name} of the exported model is missing: {again}")
-        if sha256_of(folder / name) != sums[name]:
-            raise UserError(f"{name} of the exported model does not have its sha256: {again}")

@@ -32,6 +32,7 @@ from cxr_dist.format.manifest import Manifest, index_dtype, load_manifest
 from cxr_dist.format.stored_sample import image_name
 from cxr_dist.inference import exported
 from cxr_dist.inference.description import Description
+from cxr_dist.inference.export_sums import check_no_other_files
 from cxr_dist.inference.given_case import Case, GivenReport, NoReport, Report, ReportOptions, SectionRules
 from cxr_dist.model.classifier import Classifier, build_classifier
 from cxr_dist.model.monte_carlo import McDropout, McScope
@@ -231,6 +232,7 @@ def open_export(folder: Path, device: torch.device) -> TrainedModel:
             not code.is_relative_to(folder.resolve()) or code.suffix != ".py",
             f"{code.name} is in the exported folder, from which no code is run: if you trust it, move it elsewhere",
         )
+    check_no_other_files(folder)
     return _assembled(description, tensors, folder, device)
 
 

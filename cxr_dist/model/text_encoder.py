@@ -18,6 +18,11 @@ from transformers.utils import logging as transformers_logging
 from cxr_dist.errors import UserError, out_of_files
 from cxr_dist.model.packed_text import PACKED_ATTENTION, first_position, packed_vectors
 
+_UNUSABLE = (
+    "the text encoder's config.json does not describe a BERT-like encoder that transformers supports: use a folder "
+    "with model_type bert, roberta or distilbert, for example"
+)
+
 
 class TextEncoder(nn.Module):
     """A BERT-like encoder with the architecture of FOLDER/config.json and random weights.
@@ -33,7 +38,10 @@ class TextEncoder(nn.Module):
         self.max_tokens: int = config.max_position_embeddings
         self._first_position = first_position(config)
         attention = {} if self._first_position is None else {"attn_implementation": PACKED_ATTENTION}
-        self.encoder: nn.Module = AutoModel.from_config(config, trust_remote_code=False, **attention)
+        try:
+            self.encoder: nn.Module = AutoModel.from_config(config, trust_remote_code=False, **attention)
+        except (TypeError, ValueError, ArithmeticError, AttributeError, LookupError):
+            raise UserError(_UNUSABLE) from None
         _drop_pooler(self.encoder)
         if gradient_checkpointing:
             # Reentrant checkpointing marks parameters as ready twice under DistributedDataParallel. Not all supported
@@ -91,15 +99,12 @@ def _read_config(folder: Path) -> Any:
         raise UserError(f"no config.json in the text encoder's folder {folder}: expected a Hugging Face model")
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (ValueError, OSError) as error:
+    except Exception as error:  # transformers raises many types of errors for a field of another type
         if too_many_open := out_of_files(error):
             raise too_many_open from None
         config = None
     if config is None or config.is_encoder_decoder or not hasattr(config, "max_position_embeddings"):
-        raise UserError(
-            "the text encoder's config.json does not describe a BERT-like encoder that transformers supports: "
-            "use a folder with model_type bert, roberta or distilbert, for example"
-        )
+        raise UserError(_UNUSABLE)
     return config
 
 

@@ -18,6 +18,7 @@ from cxr_dist.distributed.world import World
 from cxr_dist.format.manifest import load_manifest
 from cxr_dist.inference.evaluation import evaluate_runs
 from cxr_dist.inference.export import export
+from cxr_dist.inference.export_sums import write_sums
 from cxr_dist.model.monte_carlo import McDropout
 from cxr_dist.run import checkpoint
 from cxr_dist.run.checkpoint import Progress
@@ -129,6 +130,7 @@ def copy(exported, tmp_path):
     """A copy of the exported model, without the graph, that a test may damage."""
     shutil.copytree(exported, tmp_path / "copy")
     (tmp_path / "copy" / "model.onnx").unlink()
+    write_sums(tmp_path / "copy")
     return tmp_path / "copy"
 
 

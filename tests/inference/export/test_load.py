@@ -25,7 +25,7 @@ from cxr_dist.evaluate.predict import predict_split
 from cxr_dist.evaluate.predictions import Predictions
 from cxr_dist.inference.description import Description
 from cxr_dist.inference.export import export
-from cxr_dist.inference.exported import write_sums
+from cxr_dist.inference.export_sums import write_sums
 from cxr_dist.inference.given_case import Case
 from cxr_dist.inference.trained import open_run
 from cxr_dist.model.monte_carlo import McDropout
@@ -182,7 +182,57 @@ def test_an_unknown_field_is_refused(copy):
         cxr_dist.load(copy)
 
 
-def test_missing_files_are_named(copy):
+@pytest.mark.parametrize("name", ["text_encoder/added_tokens.json", "vocab.txt", "notes.txt", "text_encoder/README.md"])
+def test_a_file_that_is_not_listed_is_refused(copy, name):
+    (copy / name).write_text("{}")
+    with pytest.raises(UserError, match=rf"'{name}'\] is in the exported folder .* not in its SHA256SUMS: move it"):
+        cxr_dist.load(copy)
+
+
+def test_hidden_files_and_an_edited_card_are_accepted(copy):
+    (copy / ".gitattributes").write_text("*.safetensors filter=lfs")
+    (copy / "README.md").write_text("mine")
+    cxr_dist.load(copy)
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "message"),
+    [
+        ("config.json", '"precision": "fp32"', '"precision": "fp64"', "precision is fp64, but model.safetensors was"),
+        ("model.safetensors", None, None, "model.safetensors of the exported model is damaged"),
+        ("text_encoder/tokenizer.json", "{", "", "the tokenizer in .*text_encoder cannot be read"),
+        ("text_encoder/tokenizer.json", '"WordPiece"', '"Other"', "the tokenizer in .*text_encoder cannot be read"),
+        ("text_encoder/config.json", "{", "", "config.json does not describe a BERT-like encoder"),
+        ("text_encoder/config.json", '"hidden_size": 64', '"hidden_size": "64"', "does not describe a BERT-like"),
+        ("text_encoder/config.json", '"hidden_size": 64', '"hidden_size": 0', "does not describe a BERT-like"),
+    ],
+)  # fmt: skip
+def test_damaged_files_whose_sums_were_made_again_are_refused_with_one_line(copy, name, old, new, message):
+    path = copy / name
+    if old is None:
+        path.write_bytes(path.read_bytes()[:-1000])
+    else:
+        assert old in path.read_text()
+        path.write_text(path.read_text().replace(old, new, 1))
+    write_sums(copy)
+    with pytest.raises(UserError, match=message) as refused:
+        cxr_dist.load(copy)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_vanished_tokenizer_is_refused_although_the_list_lacks_it_too(copy):
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (copy / "text_encoder" / name).unlink()
+    write_sums(copy)
+    with pytest.raises(UserError, match=r"text_encoder has neither tokenizer\.json nor vocab\.txt"):
+        cxr_dist.load(copy)
+
+
+def test_missing_files_are_named(copy, exported, tmp_path):
+    shutil.copytree(exported, tmp_path / "without-graph")
+    (tmp_path / "without-graph" / "model.onnx").unlink()
+    with pytest.raises(UserError, match=r"model\.onnx of the exported model is missing"):
+        cxr_dist.load(tmp_path / "without-graph")
     shutil.rmtree(copy / "text_encoder")
     with pytest.raises(UserError, match=r"text_encoder/config\.json of the exported model is missing"):
         cxr_dist.load(copy)
