@@ -35,7 +35,7 @@ def shards(setting: Setting) -> Finding:
     check_against(config, manifest)
     entries = [entry for split in manifest.splits.values() for entry in split.shards]
     counts = ", ".join(f"{name} {split.samples}" for name, split in manifest.splits.items())
-    size = in_words(sum(entry.bytes for entry in entries))
+    size = size_in_words(sum(entry.bytes for entry in entries))
     found = f"{len(entries)} shards, {size}; samples: {counts}"
     if is_remote(config.data.shards):
         return ok(f"{found}; sizes are checked when shards are copied")
@@ -129,10 +129,10 @@ def room_for_checkpoints(setting: Setting) -> Finding:
     size = checkpoint_bytes(setting, load_manifest(shards_folder(config.data)))
     free = shutil.disk_usage(nearest_existing(folder)).free
     if size is None:
-        return ok(f"{in_words(free)} free; the size of a checkpoint is known once the run starts")
+        return ok(f"{size_in_words(free)} free; the size of a checkpoint is known once the run starts")
     written = len(list(folder.glob("checkpoints/step-*")))
     needed = max(1, config.train.keep_checkpoints + 2 - written)
-    found = f"{in_words(free)} free, {needed} checkpoints of {in_words(size)} to come"
+    found = f"{size_in_words(free)} free, {needed} checkpoints of {size_in_words(size)} to come"
     if free < needed * size:
         return failed(found, "free some space, choose another --out, or lower --train.keep-checkpoints")
     return ok(f"{found}; quotas are not checked")
@@ -172,7 +172,7 @@ def room_for_staging(setting: Setting) -> Finding:
     room = disk.free - disk.total // 20
     room = min(room, int(data.stage_gib * 2**30)) if data.stage_gib else room
     wanted = min(int(sizes.sum()), int(sizes.max()) * (data.shuffle_shards + 1) * _lanes_on_node(setting))
-    found = f"{in_words(room)} for copies on {kind}; {in_words(wanted)} avoid copying twice"
+    found = f"{size_in_words(room)} for copies on {kind}; {size_in_words(wanted)} avoid copying twice"
     if room < sizes.max():
         return failed(found, "free some space, or choose a folder on another disk with --data.stage-dir")
     if kind in _MEMORY_FILE_SYSTEMS:
@@ -199,13 +199,13 @@ def shared_memory(setting: Setting) -> Finding:
     per_sample = data.image_size**2 + 16 * data.max_tokens  # bytes of the image, token ids and their mask
     needed = _BATCHES_AHEAD * data.workers * setting.ranks_on_node * batch * per_sample
     free = shutil.disk_usage(_SHM).free
-    found = f"{in_words(free)} free in /dev/shm, about {in_words(needed)} needed"
+    found = f"{size_in_words(free)} free in /dev/shm, about {size_in_words(needed)} needed"
     if free < needed:
         return failed(found, "enlarge it (containers: --shm-size), or lower --data.workers")
     return ok(found)
 
 
-def in_words(size: int) -> str:
+def size_in_words(size: int) -> str:
     """Format a number of bytes in GiB or MiB."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 

@@ -29,7 +29,7 @@ TEMPERATURES = (0.05, 20.0)
 _BIAS_DEVIATION = 1.0  # nats
 _TIE = 1e-9  # nats; smaller differences between log losses are rounding
 
-Source = Literal["own validation", "validation of the evaluated shards"]
+ValidationSource = Literal["own validation", "validation of the evaluated shards"]
 
 
 class NoTemperature(Exception):
@@ -47,7 +47,7 @@ class CalibratorChoice:
     """Why no temperature was fitted; empty if one was."""
     n: int
     patients: int
-    source: Source = "own validation"
+    source: ValidationSource = "own validation"
 
     @property
     def chosen_on(self) -> dict[str, Any]:
@@ -71,7 +71,7 @@ class CalibratorChoice:
 
 
 def choose_calibrator(
-    validation: Predictions, prior_shift: Sequence[float] | None = None, source: Source = "own validation"
+    validation: Predictions, prior_shift: Sequence[float] | None = None, source: ValidationSource = "own validation"
 ) -> CalibratorChoice:
     """Choose among the candidates by cross-validation over patients, and fit the chosen one on all of `validation`.
 

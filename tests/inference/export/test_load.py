@@ -47,13 +47,14 @@ def test_an_exported_model_gives_the_probabilities_of_its_run_bit_for_bit(run_di
         tokenizer=model.tokenizer,
         world=World(),
         mc=mc,
+        calibrator=model.calibrator,
     )
     written = Predictions.read_csv(run_dir / "evaluation" / "test" / "predictions.csv")
-    np.testing.assert_array_equal(predictions.probabilities, written.probabilities)
+    np.testing.assert_array_equal(predictions.probabilities, written.uncalibrated)
     np.testing.assert_array_equal(predictions.mc.mean, written.mc.mean)
     # Equality would prove little if all cases had the same probability.
-    assert len(set(written.probabilities[:, 0])) == len(written)
-    assert np.ptp(written.probabilities[:, 0]) > 0.01
+    assert len(set(written.uncalibrated[:, 0])) == len(written)
+    assert np.ptp(written.uncalibrated[:, 0]) > 0.01
 
 
 def test_load_and_predict_give_the_evaluated_probabilities_without_run_shards_or_internet(
@@ -61,7 +62,6 @@ def test_load_and_predict_give_the_evaluated_probabilities_without_run_shards_or
 ):
     """Equal to 1e-6, because a single case sums in another order than a batch, and predict rounds to 6 digits."""
     written = Predictions.read_csv(run_dir / "evaluation" / "test" / "predictions.csv")
-    calibrator = json.loads((copy / "config.json").read_text())["calibrator"]
     cases = cases_of("multiclass")
 
     def refuse(*_):
@@ -73,12 +73,14 @@ def test_load_and_predict_give_the_evaluated_probabilities_without_run_shards_or
         path.rename(away)
     try:
         model = cxr_dist.load(copy)
-        for key, row in list(zip(written.keys, written.probabilities, strict=True))[:8]:
+        for key, raw, calibrated in list(zip(written.keys, written.uncalibrated, written.probabilities, strict=True))[
+            :8
+        ]:
             image, report = cases[key]
             answer = model.predict(image, report=report)
             assert list(answer["probability"]) == ["Sick", "Well"]
-            np.testing.assert_allclose(list(answer["probability"].values()), row, atol=1e-6)
-            assert ("calibrated" in answer) == (calibrator is not None)
+            np.testing.assert_allclose(list(answer["probability"].values()), raw, atol=1e-6)
+            np.testing.assert_allclose(list(answer["calibrated"].values()), calibrated, atol=1e-6)
         spread = model.predict(str(image), report, mc_samples=5)
         assert spread["mc_low"]["Sick"] < spread["mc_mean"]["Sick"] < spread["mc_high"]["Sick"]
     finally:
