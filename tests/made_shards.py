@@ -1,6 +1,11 @@
 """Small shards of synthetic images, for tests with and without pytest."""
 
+import csv
 from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
 
 from cxr_dist.shard.recipe import load_recipe
 from cxr_dist.shard.write import write_shards
@@ -30,3 +35,44 @@ def write_study_shards(folder: Path) -> Path:
     (folder / "studies.yaml").write_text(recipe)
     write_shards(load_recipe(folder / "studies.yaml"), None, folder / "studies", workers=1)
     return folder / "studies"
+
+
+IMBALANCED_RECIPE = """
+reader: table
+table: images.csv
+images: images
+columns: {image: file, patient: patient, LABELS}
+labels: {task: TASK}
+split: {by: patient, train: 0.5, val: 0.25, test: 0.25, seed: 0}
+image: {short_side: 32, quality: 95}
+shard: {samples: 100}
+"""
+IMBALANCED = {
+    "multiclass": ("label: class", "multiclass, classes: {Common: c, Rare: r, Rarest: x}"),
+    "multilabel": ("labels: [A, B, C]", "multilabel, uncertain: ignore"),
+}
+
+
+def write_imbalanced_shards(folder: Path, task: Literal["multiclass", "multilabel"], num_images: int) -> Path:
+    """Write shards of noise in which a class brightens its own third of the image; return FOLDER/shards.
+
+    Multiclass: Common, Rare and Rarest, 77%, 15% and 8%. Multilabel: A 25%, B 10%, C 8%, which is unknown in 20%. Each
+    patient has two images.
+    """
+    (folder / "images").mkdir(parents=True)
+    random = np.random.default_rng(0)
+    with (folder / "images.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["file", "patient", "class", "A", "B", "C"])
+        for i in range(num_images):
+            one = random.choice(3, p=[0.77, 0.15, 0.08])
+            present = np.arange(3) == one if task == "multiclass" else random.random(3) < [0.25, 0.10, 0.08]
+            pixels = random.normal(100, 40, (32, 33)) + np.repeat(12 * present, 11)
+            cv2.imwrite(str(folder / "images" / f"{i}.png"), pixels.clip(0, 255).astype(np.uint8))
+            labels = [*map(int, present[:2]), "" if random.random() < 0.2 else int(present[2])]
+            rows.writerow([f"{i}.png", f"patient {i // 2}", "crx"[one], *labels])
+    columns, labels_of = IMBALANCED[task]
+    text = IMBALANCED_RECIPE.replace("LABELS", columns).replace("TASK", labels_of)
+    (folder / "recipe.yaml").write_text(text)
+    write_shards(load_recipe(folder / "recipe.yaml"), folder, folder / "shards", workers=1)
+    return folder / "shards"
