@@ -36,16 +36,24 @@ def load_config(path: Path) -> Config:
     """
     if not path.is_file():
         raise UserError(f"no config.yaml in {path.parent}: that is not a run folder")
-    return decode(Config, _migrated(parse_yaml(path)), path.name)
+    # An earlier version has trained here: the present one writes TRAINED_ON before it saves the first checkpoint.
+    earlier = (path.parent / "checkpoints").is_dir() and not (path.parent / TRAINED_ON).is_file()
+    return decode(Config, _migrated(parse_yaml(path), earlier), path.name)
 
 
-def _migrated(plain: Any) -> Any:
-    """Replace values that an older release wrote by their present names."""
-    model = plain.get("model") if isinstance(plain, dict) else None
-    if not isinstance(model, dict):
+def _migrated(plain: Any, earlier: bool) -> Any:
+    """Replace values that an older release wrote by their present names; `earlier` says that it also trained."""
+    if not isinstance(plain, dict):
         return plain
-    new_name = RENAMED_CHECKPOINTING.get(str(model.get("gradient_checkpointing")).lower())
-    return plain | {"model": model | {"gradient_checkpointing": new_name}} if new_name else plain
+    model, loss, data = (plain.get(section) for section in ("model", "loss", "data"))
+    if isinstance(model, dict):
+        new_name = RENAMED_CHECKPOINTING.get(str(model.get("gradient_checkpointing")).lower())
+        plain = plain | ({"model": model | {"gradient_checkpointing": new_name}} if new_name else {})
+    # With uniform sampling both names mean the same.
+    weighted = isinstance(data, dict) and data.get("sampling") == "weighted"
+    if earlier and weighted and isinstance(loss, dict) and loss.get("class_weights") == "balanced":
+        plain = plain | {"loss": loss | {"class_weights": "original"}}
+    return plain
 
 
 def differences(old: Config, new: Config) -> list[str]:

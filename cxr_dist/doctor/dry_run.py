@@ -1,4 +1,7 @@
-"""`cxr-dist plan`: describe what a run would do, from the manifest alone; refuse what training would refuse."""
+"""`cxr-dist plan`: describe what a run would do; refuse what training would refuse.
+
+The manifest suffices, except for weighted sampling of a multilabel task, for which the shards' indices are counted.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +16,10 @@ from cxr_dist.data.plan import Plan
 from cxr_dist.evaluate.leakage import labels_in_text
 from cxr_dist.format.manifest import Manifest, load_manifest
 from cxr_dist.format.shard_list import column
+from cxr_dist.model.class_balance import class_balance
 from cxr_dist.model.classifier import build_classifier
 from cxr_dist.model.weights import text_source
+from cxr_dist.run.folder import with_recorded_class_weights
 from cxr_dist.train.assembly import check_against, check_weights
 from cxr_dist.train.memory.needs import describe_memory_needs
 from cxr_dist.train.memory.settle import with_recorded_micro_batch
@@ -25,7 +30,7 @@ def describe(config: Config) -> dict[str, str]:
     manifest = load_manifest(shards_folder(config.data))
     check_against(config, manifest)
     check_weights(config)
-    config = with_recorded_micro_batch(config)
+    config = with_recorded_micro_batch(with_recorded_class_weights(config))
     auto = config.data.micro_batch == "auto"
     # With `auto`, assume micro-batches of 1: they allow every world size that any other would, and read most shards.
     data = replace(config.data, micro_batch=1) if auto else config.data
@@ -49,6 +54,7 @@ def describe(config: Config) -> dict[str, str]:
     for name, drawn, have in zip(names, plan.expected_draws(), samples, strict=False):
         if have:
             facts[f"draws of {name}"] = f"{drawn:.1f} per epoch from {have} samples ({drawn / have:.2f} times each)"
+    facts |= class_balance(config.data, manifest).in_words(config.loss.class_weights, manifest.classes)
     if config.model.uses_text:
         facts |= _about_reports(manifest, config.data.text_sections)
     facts["read by each node"] = _per_node(plan, int(column(manifest.split("train").shards, "bytes").sum()))

@@ -7,6 +7,7 @@ E[s | negative]. This is exact for cross-entropy; the focal loss changes probabi
 """
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -66,10 +67,25 @@ class ClassBalance:
             return np.asarray(shift)
         return np.asarray(np.where(np.ptp(shift) < 1e-12, 0.0, shift - shift.mean()))
 
+    def in_words(self, kind: ClassWeights, classes: Sequence[str]) -> dict[str, str]:
+        """`weight of CLASS` -> how much sampling and class weights together raise it, beside what would balance it."""
+        weights = self.class_weights(kind)
+        weight = np.ones(len(classes)) if weights is None else weights
+        sampled, balanced, other = self.sampling_factors, _ratio(self.negatives, self.positives), "its negatives"
+        if self.task == "multiclass":
+            common = int(self.positives.argmax())
+            weight, sampled, other = weight / weight[common], sampled / sampled[common], classes[common]
+            balanced = _ratio(self.positives[common] + 0 * self.positives, self.positives)
+        return {
+            f"weight of {name}": f"{s:.2f} by sampling × {w:.2f} in the loss = {s * w:.2f} times that of {other} "
+            f"({b:.2f} would balance them)"
+            for name, s, w, b in zip(classes, sampled, weight, balanced, strict=True)
+        }
 
-def _ratio(drawn: _Floats, samples: _Floats) -> _Floats:
-    """Draws per sample; 1 for a class without a sample."""
-    return np.where(samples > 0, drawn / np.maximum(samples, 1), 1.0)
+
+def _ratio(numbers: _Floats, samples: _Floats) -> _Floats:
+    """Numbers per sample; 1 where one of them is 0."""
+    return np.where((samples > 0) & (numbers > 0), numbers / np.maximum(samples, 1), 1.0)
 
 
 def class_balance(data: DataConfig, manifest: Manifest) -> ClassBalance:

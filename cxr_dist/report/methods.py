@@ -20,6 +20,11 @@ _SCOPES = {
     "all": "both encoders, the fusion and the head",
 }
 _LOSSES = {"cross_entropy": "cross-entropy", "focal": "focal loss (Lin et al. 2017)"}
+_CLASS_WEIGHTS = {
+    "none": "no class weights",
+    "balanced": "balanced class weights",
+    "original": "class weights that balance the samples, however often they are drawn",
+}
 _OPTIMIZERS = {"adam": "Adam", "adamw": "AdamW"}
 
 
@@ -104,7 +109,7 @@ def _training(run: RunResult) -> str:
     data, optim, train = config.data, config.optim, config.train
     warmup = f" after {optim.warmup_steps} warm-up steps" if optim.warmup_steps else ""
     limit = f" or {train.max_steps} steps" if train.max_steps else ""
-    weights = "balanced class weights" if config.loss.class_weights == "balanced" else "no class weights"
+    weights = _CLASS_WEIGHTS[config.loss.class_weights]
     sentences = [
         f"The loss is {_LOSSES.get(config.loss.name, recorded_name(config.loss.name))} with {weights}.",
         f"The optimizer is {_OPTIMIZERS[optim.name]} with a learning rate of {optim.lr:g} "

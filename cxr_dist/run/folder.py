@@ -101,6 +101,19 @@ def training_differences(old: Config, new: Config) -> list[str]:
     return [line for line in differences(old, new) if line.split(":")[0] not in _FREE_FIELDS]
 
 
+def with_recorded_class_weights(config: Config) -> Config:
+    """The configuration with `loss.class_weights: original` in place of `balanced` if the run in its folder has that.
+
+    `original` is what `balanced` meant in earlier versions, so that the command that began a run still resumes it.
+    """
+    path = config.run_dir / "config.yaml"
+    if config.loss.class_weights != "balanced" or not path.is_file():
+        return config
+    recorded = load_config(path).loss.class_weights
+    loss = dataclasses.replace(config.loss, class_weights="original")
+    return dataclasses.replace(config, loss=loss) if recorded == "original" else config
+
+
 def mark_finished(folder: Path, step: int) -> None:
     """Record in the folder that the run is complete and needs no more jobs (rank 0)."""
     write_whole(folder / _FINISHED, json.dumps({"step": step}) + "\n")

@@ -33,7 +33,13 @@ from cxr_dist.model.losses import ClassificationLoss
 from cxr_dist.model.own_parts import check_parts
 from cxr_dist.model.weights import bundle_folder, component_weights, text_source
 from cxr_dist.run import checkpoint
-from cxr_dist.run.folder import manifest_sha256, mark_finished, open_run_folder, write_environment
+from cxr_dist.run.folder import (
+    manifest_sha256,
+    mark_finished,
+    open_run_folder,
+    with_recorded_class_weights,
+    write_environment,
+)
 from cxr_dist.run.meaning import check_meaning, meaning_of
 from cxr_dist.run.parts import keep_parts
 from cxr_dist.run.preempt import StopRequest, requeue_if_due
@@ -54,6 +60,7 @@ def train(config: Config, asked_to_stop: StopRequest) -> Outcome:
     """Train the run of a configuration, or resume it; called once per process (all ranks)."""
     enter("checking the configuration")
     world = World.from_environment()
+    config = with_recorded_class_weights(config)
     manifest = load_manifest(shards_folder(config.data))
     check_against(config, manifest)
     check_parallel(config, world)
