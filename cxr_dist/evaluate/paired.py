@@ -18,6 +18,11 @@ from cxr_dist.evaluate.bootstrap import LEVEL, interval
 from cxr_dist.evaluate.intervals import MetricPath, Resampled
 from cxr_dist.evaluate.predictions import Predictions
 
+_ROUNDING = 1e-13
+"""A smaller difference of two AUCs, or standard error of one, is a rounding error."""
+_FEW_PATIENTS = "fewer than two patients with positive images, or with negative images"
+_NO_VARIANCE = "the difference has no variance in this sample, so DeLong's test cannot be computed"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
@@ -33,6 +38,8 @@ class Difference:
     p_holm: float | None = None
     """p adjusted by `holm`; None for a difference that belongs to no family."""
     method: str
+    reason: str | None = None
+    """Why the difference of a metric that both runs have has no p-value."""
 
     @property
     def is_at_floor(self) -> bool:
@@ -105,7 +112,9 @@ def delong(truth: Bools, first: Floats, second: Floats, patients: NDArray[Any]) 
 
     The samples of a patient form one cluster (Obuchowski, Biometrics 1997); with one sample per patient this is
     DeLong's original test. The value is None without positives or without negatives; p and interval are None if fewer
-    than two patients have positives, or fewer than two have negatives.
+    than two patients have positives, or fewer than two have negatives. They are also None where the AUCs differ and the
+    variance is 0, as for a perfect score against a constant one: all pairs differ alike, and the test cannot tell how
+    much another sample would differ. Two scores that rank alike have p = 1.
     """
     if not truth.any() or truth.all():
         return Difference(method="DeLong")
@@ -113,11 +122,12 @@ def delong(truth: Bools, first: Floats, second: Floats, patients: NDArray[Any]) 
     value = float((above - other_above).mean())
     variance = clustered_variance(truth, above - other_above, below - other_below, patients)
     if variance is None:
-        return Difference(value=value, method="DeLong")
+        return Difference(value=value, method="DeLong", reason=_FEW_PATIENTS)
     error = float(np.sqrt(variance))
+    if error < _ROUNDING < abs(value):
+        return Difference(value=value, method="DeLong", reason=_NO_VARIANCE)
     half = float(norm.isf((1 - LEVEL) / 2)) * error
-    # If the variance is 0, both scores rank alike and the difference is 0.
-    p = float(2 * norm.sf(abs(value) / error)) if error > 0 else 1.0
+    p = float(2 * norm.sf(abs(value) / error)) if error >= _ROUNDING else 1.0
     return Difference(value=value, low=value - half, high=value + half, p=p, method="DeLong")
 
 

@@ -87,6 +87,60 @@ def test_copies_of_an_image_do_not_count_as_new_patients() -> None:
     assert naive.p < once.p
 
 
+def obuchowski(truth: np.ndarray, first: np.ndarray, second: np.ndarray, patients: np.ndarray) -> float:
+    """Variance of the difference of two AUCs, as Obuchowski (Biometrics 1997) writes it, patient by patient."""
+    (a10, a01), (b10, b01) = slow_placements(truth, first), slow_placements(truth, second)
+    m, n = truth.sum(), (~truth).sum()
+    names = sorted(set(patients))
+    i10, i01 = (len(set(patients[side])) for side in (truth, ~truth))
+    total = len(names)
+
+    def covariance(x10: np.ndarray, x01: np.ndarray, y10: np.ndarray, y01: np.ndarray) -> float:
+        ax, ay = x10.mean(), y10.mean()
+        s10 = s01 = s11 = 0.0
+        for name in names:
+            positive, negative = patients[truth] == name, patients[~truth] == name
+            x_positive, y_positive = (x10[positive] - ax).sum(), (y10[positive] - ay).sum()
+            x_negative, y_negative = (x01[negative] - ax).sum(), (y01[negative] - ay).sum()
+            s10 += i10 / ((i10 - 1) * m) * x_positive * y_positive
+            s01 += i01 / ((i01 - 1) * n) * x_negative * y_negative
+            s11 += total / (total - 1) * (x_positive * y_negative + x_negative * y_positive)
+        return s10 / m + s01 / n + s11 / (m * n)
+
+    ours, theirs = (a10, a01), (b10, b01)
+    return covariance(*ours, *ours) + covariance(*theirs, *theirs) - 2 * covariance(*ours, *theirs)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_cluster_correction_is_obuchowskis(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    patients, truth = random.integers(0, 12, 40), random.random(40) < 0.4
+    first, second = (truth + random.normal(size=40) + random.normal(size=12)[patients] for _ in range(2))
+    result = delong(truth, first, second, patients)
+    assert result.high is not None
+    assert result.value is not None
+    error = (result.high - result.value) / 1.959964
+    assert error**2 == pytest.approx(obuchowski(truth, first, second, patients), rel=1e-5)
+
+
+@pytest.mark.parametrize("positives", [3, 7, 30])
+def test_a_difference_without_variance_has_no_p_value(positives: int) -> None:
+    """A perfect score beats a constant one in every pair alike: the test has no answer, and above all not p = 1."""
+    truth = np.arange(3 * positives) < positives
+    result = delong(truth, truth.astype(float), np.full(len(truth), 0.5), np.arange(len(truth)))
+    assert result.value == pytest.approx(0.5)
+    assert result.p is result.low is result.high is None
+    assert result.reason == "the difference has no variance in this sample, so DeLong's test cannot be computed"
+    assert p_text(result) == "p not defined"
+
+
+def test_scores_that_rank_alike_have_p_1() -> None:
+    predictions = make_predictions(n=60, passes=0)
+    one = predictions.one_class(0)
+    result = delong(one.truth, one.score, one.score**3, np.arange(60))
+    assert (result.value, result.low, result.high, result.p, result.reason) == (0, 0, 0, 1, None)
+
+
 def test_clustered_interval_agrees_with_the_bootstrap_over_patients() -> None:
     predictions = [make_predictions(n=400, passes=0, seed=seed, skill=skill) for seed, skill in ((0, 1.0), (1, 1.6))]
     path = ("per_class", "effusion", "roc_auc")
