@@ -41,7 +41,7 @@ def assess(
     }
     if validation is not None and choice is not None:
         chosen_on = validation.calibrated(choice.calibrator)
-        points = operating_points(chosen_on, predictions, at_sensitivity, n_bootstrap)
+        points = operating_points(chosen_on, predictions, at_sensitivity)
         blocks["calibration"] = choice.judged_on(predictions)
         blocks["operating_points"] = {"chosen_on": choice.chosen_on} | points
     return blocks

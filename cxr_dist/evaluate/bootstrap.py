@@ -15,7 +15,6 @@ from cxr_dist.data.random import uniform
 from cxr_dist.evaluate.arrays import Bools, Floats
 
 LEVEL = 0.95
-METHOD = "percentile bootstrap over patients"
 _CELLS = 200_000  # weights in memory at once (1.6 MB), so that they fit the processor's cache
 
 

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from cxr_dist.data.store import ShardStore
-from cxr_dist.evaluate.bootstrap import interval
-from cxr_dist.evaluate.intervals import resampled
+from cxr_dist.evaluate.intervals import intervals
 from cxr_dist.evaluate.metrics import accuracy, curves, mean_auc
 from cxr_dist.evaluate.predictions import Predictions
 
@@ -24,7 +23,6 @@ FEW = 10
 """Fewer positive, or negative, images of a class are too few for a conclusion."""
 UNKNOWN_VALUE = "not recorded"
 _BANDS = ((18, "under 18"), (40, "18 to 39"), (65, "40 to 64"))
-_METRICS = {"accuracy": ("accuracy",), "macro_roc_auc": ("macro", "roc_auc")}
 
 
 def read_attributes(store: ShardStore) -> dict[str, list[str]]:
@@ -70,11 +68,11 @@ def subgroups(predictions: Predictions, n_bootstrap: int = 1000, seed: int = 0) 
 
 def _within(predictions: Predictions, values: list[str], value: str, n_bootstrap: int, seed: int) -> dict[str, Any]:
     group = predictions.select(np.flatnonzero(np.array(values) == value))
-    estimates, resamples = (accuracy(group), mean_auc(group)), resampled(group, n_bootstrap, seed)
+    estimates, bounds = (accuracy(group), mean_auc(group)), intervals(group, n_bootstrap, seed)
     result: dict[str, Any] = {"n": len(group), "patients": len(set(group.patients))}
-    for (name, path), estimate in zip(_METRICS.items(), estimates, strict=True):
-        bounds = interval(resamples[path])
-        result[name] = {"value": estimate, "low": bounds["low"], "high": bounds["high"]}
+    of_metrics = {"accuracy": bounds["accuracy"], "macro_roc_auc": bounds["macro"]["roc_auc"]}
+    for (name, found), estimate in zip(of_metrics.items(), estimates, strict=True):
+        result[name] = {"value": estimate, "low": found["low"], "high": found["high"]}
     return result | {"classes": list(curves(group)), "note": few_note(counts_of(group))}
 
 

@@ -10,8 +10,7 @@ import numpy as np
 from sklearn.metrics import roc_curve
 
 from cxr_dist.errors import UserError
-from cxr_dist.evaluate.bootstrap import interval, patient_weights
-from cxr_dist.evaluate.intervals import counted, counts
+from cxr_dist.evaluate.intervals import counted, counts, counts_by_patient, shares
 from cxr_dist.evaluate.predictions import OneClass, Predictions
 
 REPORTED = ("recall", "specificity", "precision", "negative_predictive_value")
@@ -50,8 +49,6 @@ def operating_points(
     validation: Predictions,
     test: Predictions,
     at_sensitivity: float | None,
-    n_bootstrap: int = 1000,
-    seed: int = 0,
 ) -> dict[str, Any]:
     """For each class the threshold chosen on `validation`, its metrics there, and on `test` with 95% intervals.
 
@@ -61,7 +58,7 @@ def operating_points(
     thresholds = {one.name: choose(one, at_sensitivity) for one in validation.each_class()}
     chosen = {name: value for name, value in thresholds.items() if value is not None}
     inside, outside = _at(validation, chosen), _at(test, chosen)
-    tests = _judge(outside, test, n_bootstrap, seed)
+    tests = _judge(outside, test)
     points: dict[str, Any] = {
         name: {"threshold": None, "reason": "validation lacks positive or negative samples"} for name in thresholds
     }
@@ -84,19 +81,17 @@ def _values(one: OneClass) -> dict[str, Any]:
     return {"confusion": [[tn, fp], [fn, tp]]} | values
 
 
-def _judge(ones: list[OneClass], test: Predictions, n_bootstrap: int, seed: int) -> list[dict[str, Any]]:
+def _judge(ones: list[OneClass], test: Predictions) -> list[dict[str, Any]]:
     """`_values` of each class on the test split, with each metric as {"value", "low", "high"}."""
     if not ones:
         return []
-    chunks = patient_weights(test.patients, n_bootstrap, seed)
-    parts = [counted(**counts(ones, weights)) for weights in chunks]
+    cells, enough = counts_by_patient(ones, test.patients), len(set(test.patients)) > 1
     judged = []
     for c, one in enumerate(ones):
-        values = _values(one)
+        values, found = _values(one), shares({name: cell[:, c] for name, cell in cells.items()})
         for name in REPORTED:
-            resamples = np.concatenate([part[name][:, c] for part in parts])
-            enough = len(set(test.patients)) > 1
-            bounds = interval(resamples if enough else np.full_like(resamples, np.nan))
-            values[name] = {"value": values[name], "low": bounds["low"], "high": bounds["high"]}
+            bounds = found[name] if enough else None
+            low, high = (None, None) if bounds is None else (bounds.low, bounds.high)
+            values[name] = {"value": values[name], "low": low, "high": high}
         judged.append(values)
     return judged

@@ -11,6 +11,7 @@ from cxr_dist.config.run import Config
 from cxr_dist.evaluate.calibration import BINS
 from cxr_dist.evaluate.compare import Comparison
 from cxr_dist.evaluate.run_result import RunResult
+from cxr_dist.evaluate.wilson import METHOD
 from cxr_dist.model.weights import encoder_name
 
 _INPUTS = {"image": "the image alone", "text": "the report alone", "fused": "the image and the report"}
@@ -144,17 +145,15 @@ def _optional(config: Config) -> list[str]:
 
 def _evaluation(comparison: Comparison) -> str:
     first = comparison.runs[0].evaluation
-    bounds: dict[str, Any] = first["intervals"]
+    points = first["operating_points"]
     text = (
         f"The checkpoint with the highest mean validation ROC AUC was evaluated on the {comparison.split} split. "
-        f"{bounds['level']:.0%} confidence intervals are percentiles of {bounds['n_bootstrap']} bootstrap resamples of "
-        "whole patients; they do not contain the variation between training seeds. Runs were compared on the same "
-        "samples by the paired bootstrap over patients, and for each "
+        f"{_intervals(first['intervals'])} They do not contain the variation between training seeds. Runs were "
+        "compared on the same samples by the paired bootstrap over patients, and for each "
         "class by DeLong's test with patients as clusters (Obuchowski 1997). p-values are two-sided; those of the "
         "macro ROC AUC are adjusted for the number of comparisons in the same table (Holm 1979), and the others are "
         f"not adjusted. Calibration errors use {BINS} bins of equal mass."
     )
-    points = first["operating_points"]
     if points is not None:
         text += (
             f" Thresholds ({points['rule']}) and the calibration were chosen on {points['chosen_on']['n']} "
@@ -162,6 +161,19 @@ def _evaluation(comparison: Comparison) -> str:
         )
     uncertain = [run for run in comparison.runs if "uncertainty" in run.metrics]
     return f"{text} Uncertainty was estimated as follows. {_shared(uncertain, _uncertainty)}" if uncertain else text
+
+
+def _intervals(recorded: dict[str, Any]) -> str:
+    """The method that the evaluation recorded; earlier versions took percentiles for every metric."""
+    resamples = f"{recorded['n_bootstrap']} bootstrap resamples of whole patients"
+    start = f"{recorded['level']:.0%} confidence intervals"
+    if recorded["method"] != METHOD:
+        return f"{start} are percentiles of {resamples}."
+    return (
+        f"{start} treat the images of a patient as one cluster: Wilson's interval with an effective sample size for "
+        "shares, for areas under curves and for means over classes, and Student's t of the logarithm for losses. "
+        f"Variances of areas and means are those of {resamples}."
+    )
 
 
 def _uncertainty(run: RunResult) -> str:

@@ -1,11 +1,11 @@
-"""Each resample has the metrics of its repeated rows, and intervals agree with theory."""
+"""Each resample has the metrics of its repeated rows, and intervals agree with theory and have a width at the edges."""
 
 import dataclasses
 from typing import Any
 
 import numpy as np
 import pytest
-from made_runs import make_predictions
+from made_runs import CLASSES, make_predictions
 
 from cxr_dist.evaluate.bootstrap import patient_weights
 from cxr_dist.evaluate.intervals import intervals, nested, resampled
@@ -58,7 +58,7 @@ def test_copies_of_an_image_do_not_narrow_the_interval() -> None:
 def test_the_seed_determines_the_intervals() -> None:
     predictions = make_predictions(passes=0)
     assert intervals(predictions, seed=1) == intervals(predictions, seed=1)
-    assert intervals(predictions, seed=1)["accuracy"] != intervals(predictions, seed=2)["accuracy"]
+    assert intervals(predictions, seed=1)["macro"] != intervals(predictions, seed=2)["macro"]
 
 
 def test_resamples_without_a_rare_class_are_skipped_and_counted() -> None:
@@ -100,3 +100,50 @@ def test_undefined_metrics_have_no_interval() -> None:
     unknown.labels[:] = -1
     result = intervals(unknown, n_bootstrap=20)
     assert result["accuracy"]["low"] is result["brier"]["low"] is result["uncertainty"]["aurc"]["low"] is None
+
+
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+@pytest.mark.parametrize("right", [True, False])
+def test_a_share_of_0_or_1_and_a_perfect_area_have_a_width(task: str, right: bool) -> None:
+    predictions = make_predictions(task=task, n=60)
+    labels = np.abs(predictions.labels)
+    positive = np.eye(5)[labels[:, 0]] if task == "multiclass" else labels.astype(float)
+    mc = dataclasses.replace(predictions.mc, mean=np.where(positive == right, 0.9, 0.1))
+    sure = dataclasses.replace(predictions, labels=labels, probabilities=np.where(positive == right, 0.9, 0.1), mc=mc)
+    result, values = intervals(sure, n_bootstrap=50), compute_metrics(sure)
+    for branch in ("macro", "micro", *(("per_class", name) for name in CLASSES)):
+        found, value = (
+            (result[branch], values[branch])
+            if isinstance(branch, str)
+            else (result["per_class"][branch[1]], values["per_class"][branch[1]])
+        )
+        for name, bounds in found.items():
+            if value[name] is not None:
+                assert bounds["low"] < bounds["high"], (branch, name)
+                assert bounds["low"] <= value[name] + 1e-12
+                assert bounds["high"] >= value[name] - 1e-12
+    assert result["accuracy"]["low"] < result["accuracy"]["high"]
+    if right:
+        assert result["macro"]["roc_auc"]["high"] == result["per_class"]["nodule"]["recall"]["high"] == 1.0
+        assert 0 == result["uncertainty"]["aurc"]["low"] < result["uncertainty"]["aurc"]["high"]
+
+
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+def test_every_value_lies_in_its_interval(task: str) -> None:
+    predictions = make_predictions(task=task, n=70)
+    result, values = intervals(predictions, n_bootstrap=50), compute_metrics(predictions)
+    pairs = [(result[name], values[name]) for name in ("accuracy", "balanced_accuracy", "log_loss", "brier")]
+    for branch in ("macro", "micro"):
+        pairs += [(bounds, values[branch][name]) for name, bounds in result[branch].items()]
+    for one in CLASSES:
+        pairs += [(bounds, values["per_class"][one][name]) for name, bounds in result["per_class"][one].items()]
+    assert len(pairs) > 50
+    outside = [pair for pair in pairs if not pair[0]["low"] - 1e-12 <= pair[1] <= pair[0]["high"] + 1e-12]
+    assert not outside
+    assert all(bounds["low"] < bounds["high"] for bounds, _ in pairs)
+
+
+def test_a_loss_that_is_the_same_for_all_patients_has_no_interval() -> None:
+    predictions = make_predictions(n=40, passes=0)
+    same = dataclasses.replace(predictions, probabilities=np.full((40, 5), 0.2))
+    assert intervals(same, n_bootstrap=5)["log_loss"] == {"low": None, "high": None, "skipped": 0}

@@ -47,7 +47,7 @@ def test_no_other_threshold_is_better(rows: list[tuple[bool, int]], at_sensitivi
 @pytest.mark.parametrize("task", ["multiclass", "multilabel"])
 def test_applied_values_equal_scikit_learn_at_the_chosen_threshold(task: str) -> None:
     validation, test = (make_predictions(task=task, passes=0, data=data) for data in (1, 2))
-    result = operating_points(validation, test, 0.9, n_bootstrap=100)
+    result = operating_points(validation, test, 0.9)
     for c, name in enumerate(CLASSES):
         point, one = result["per_class"][name], test.one_class(c)
         answers = one.score >= point["threshold"]
@@ -62,9 +62,9 @@ def test_applied_values_equal_scikit_learn_at_the_chosen_threshold(task: str) ->
 
 def test_thresholds_do_not_depend_on_test_labels() -> None:
     validation, test = (make_predictions(passes=0, data=data) for data in (1, 2))
-    before = operating_points(validation, test, None, n_bootstrap=10)
+    before = operating_points(validation, test, None)
     test.labels[:] = (test.labels + 1) % 5
-    after = operating_points(validation, test, None, n_bootstrap=10)
+    after = operating_points(validation, test, None)
     for name in CLASSES:
         assert before["per_class"][name]["threshold"] == after["per_class"][name]["threshold"]
         assert before["per_class"][name]["applied"] != after["per_class"][name]["applied"]
@@ -73,7 +73,7 @@ def test_thresholds_do_not_depend_on_test_labels() -> None:
 def test_a_class_that_validation_lacks_has_a_reason_and_no_threshold() -> None:
     validation, test = (make_predictions(passes=0, data=data) for data in (1, 2))
     validation.labels[validation.labels == 4] = 0
-    point = operating_points(validation, test, None, n_bootstrap=10)["per_class"]["nodule"]
+    point = operating_points(validation, test, None)["per_class"]["nodule"]
     assert point == {"threshold": None, "reason": "validation lacks positive or negative samples"}
 
 
@@ -103,7 +103,7 @@ def test_thresholds_are_chosen_and_applied_on_calibrated_probabilities() -> None
     assert choice.calibrator.method != "none"
     calibrated = test.calibrated(choice.calibrator)
     result = assess(calibrated, validation, choice, n_bootstrap=10)
-    raw = operating_points(validation, test, None, n_bootstrap=10)["per_class"]
+    raw = operating_points(validation, test, None)["per_class"]
     for c, (name, point) in enumerate(result["operating_points"]["per_class"].items()):
         row = np.full((1, 5), raw[name]["threshold"])
         assert point["threshold"] == pytest.approx(choice.calibrator.apply(row, "multilabel")[0, c])

@@ -1,0 +1,84 @@
+"""Intervals over patients agree with scipy's for single images, and with simulations of known truth."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest, bootstrap
+
+from benchmarks.coverage.made import Design
+from benchmarks.coverage.methods import METHODS, bca_of
+from cxr_dist.evaluate import wilson
+from cxr_dist.evaluate.intervals import resampled
+
+
+@given(st.integers(1, 200), st.floats(0, 1))
+def test_with_one_image_a_patient_a_share_has_scipys_wilson_interval(trials: int, part: float) -> None:
+    hits = round(part * trials)
+    found = wilson.share(np.arange(trials) < hits, np.ones(trials))
+    expected = binomtest(hits, trials).proportion_ci(method="wilson")
+    assert found is not None
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
+    assert found.size == pytest.approx(trials)
+
+
+def test_the_issues_recall_of_29_of_29_has_a_lower_bound_below_1() -> None:
+    found = wilson.share(np.ones(29), np.ones(29))
+    assert found is not None
+    assert found.low == pytest.approx(29 / (29 + 1.959964**2), abs=1e-6)
+    assert found.high == 1.0
+
+
+@given(st.lists(st.integers(1, 5), min_size=2, max_size=40), st.integers(0, 2**30))
+def test_the_effective_size_lies_between_patients_alike_and_images(images: list[int], seed: int) -> None:
+    trials = np.array(images, dtype=np.float64)
+    hits = np.random.default_rng(seed).binomial(images, 0.8).astype(np.float64)
+    found = wilson.share(hits, trials)
+    assert found is not None
+    assert trials.sum() ** 2 / (trials**2).sum() - 1e-9 <= found.size <= trials.sum() + 1e-9
+
+
+def test_copies_of_images_add_no_trials() -> None:
+    hits = np.array([1, 1, 1, 0, 1, 1, 0, 1.0])
+    once, thrice = wilson.share(hits, np.ones(8)), wilson.share(3 * hits, np.full(8, 3.0))
+    assert once is not None
+    assert thrice is not None
+    assert (thrice.low, thrice.high, thrice.size) == pytest.approx((once.low, once.high, once.size))
+
+
+def test_the_benchmarks_bca_agrees_with_scipys() -> None:
+    values = np.random.default_rng(0).exponential(size=40)
+    scipys = bootstrap((values,), np.mean, n_resamples=20_000, method="BCa", rng=1).confidence_interval
+    drawn = np.random.default_rng(2).choice(values, (20_000, 40)).mean(axis=1)
+    left_out = (values.sum() - values) / 39
+    assert bca_of(float(values.mean()), drawn, left_out) == pytest.approx((scipys.low, scipys.high), abs=0.02)
+
+
+def test_log_intervals_of_many_patients_are_those_of_the_normal_distribution() -> None:
+    losses = np.random.default_rng(0).exponential(size=5000)
+    found, error = wilson.loss(losses, np.ones(5000)), losses.std() / np.sqrt(5000)
+    assert found is not None
+    assert (found.low, found.high) == pytest.approx(
+        (losses.mean() - 1.96 * error, losses.mean() + 1.96 * error), abs=0.002
+    )
+
+
+@pytest.mark.parametrize(
+    ("design", "path"),
+    [
+        (Design(positives=6, images=60, auc=0.92, classes=1), ("per_class", "class 0", "roc_auc")),
+        (Design(positives=6, images=60, auc=0.8), ("macro", "average_precision")),
+        (Design(positives=25, images=60, auc=0.98, recall=0.95, classes=1), ("per_class", "class 0", "recall")),
+    ],
+)
+def test_intervals_cover_where_percentiles_do_not(design: Design, path: tuple[str, ...]) -> None:
+    """The benchmark measures this with more data sets, for every metric."""
+    random, truth, hits = np.random.default_rng(0), design.truths()[path], {"percentile": 0, "cxr_dist": 0}
+    for trial in range(100):
+        predictions = design.draw(random)
+        many = resampled(predictions, 60, trial)
+        for name in hits:
+            low, high = METHODS[name](predictions, many)[path]
+            hits[name] += low <= truth <= high
+    assert hits["cxr_dist"] >= 88  # the binomial distribution of 100 trials at 0.93 has 95% of its mass from 88
+    assert hits["percentile"] < hits["cxr_dist"]
