@@ -11,6 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from cxr_dist.evaluate.ablation import interval_text
 from cxr_dist.evaluate.compare import HEADLINE, LOWER_IS_BETTER, MODE_NAMES, P_VALUES, Comparison
 from cxr_dist.evaluate.external import population_shift, populations
 from cxr_dist.evaluate.paired import p_text
@@ -126,13 +127,12 @@ def summary(comparison: Comparison) -> str:
     order = sorted(comparison.runs, key=lambda run: ("fused", "image", "text").index(run.mode))
     first = comparison.runs[0].metrics
     size = f"{first['n']} {comparison.split} images of {first['patients']} patients"
-    return f"Macro ROC AUC on {size}: " + "; ".join(map(_summary_of, order)) + "."
+    return f"Macro ROC AUC on {size}, with 95% confidence intervals: " + "; ".join(map(_summary_of, order)) + "."
 
 
 def _summary_of(run: RunResult) -> str:
     auc = run.estimate("macro", "roc_auc")
-    interval = "" if auc.low is None else f" (95% confidence interval {auc.low:.3f} to {auc.high:.3f})"
-    return f"{run.name} ({input_of(run)}) {number(auc.value)}{interval}"
+    return f"{run.name} ({input_of(run)}) {interval_text(auc) if auc.low is not None else number(auc.value)}"
 
 
 def _best_per_metric(comparison: Comparison) -> dict[str, float | None]:

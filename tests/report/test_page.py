@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from browser import needs_chromium, show, too_wide
+from browser import bottom_of, needs_chromium, print_pages, show, too_wide
 from made_runs import add_external, make_ensemble, make_predictions, make_run, make_runs
 
 from cxr_dist.evaluate.compare import compare
@@ -64,8 +64,8 @@ def test_summary_names_the_sample_and_each_run_with_its_interval(runs: list[Path
     sentence = summary(comparison)
     auc = comparison.runs[2].estimate("macro", "roc_auc")
     assert sentence.startswith(
-        f"Macro ROC AUC on 150 test images of 100 patients: enhanced (image + report) {auc.value:.3f} "
-        f"(95% confidence interval {auc.low:.3f} to {auc.high:.3f}); baseline (image only)"
+        "Macro ROC AUC on 150 test images of 100 patients, with 95% confidence intervals: enhanced (image + report) "
+        f"{auc.value:.3f} ({auc.low:.3f} to {auc.high:.3f}); baseline (image only)"
     )
     assert sentence in page
 
@@ -127,7 +127,7 @@ def test_differences_are_shown_with_interval_and_p_value(runs: list[Path], page:
     for name in ("macro_roc_auc", "brier", "roc_auc/nodule"):
         difference = comparison.differences[2][name]
         bounds = f"{signed(difference.low)} to {signed(difference.high)}"
-        assert escape(f"{bounds}, {p_text(difference)}") in page
+        assert f"{bounds}<br>{escape(p_text(difference)).replace(', ', '<br>')}" in page
     assert (signed(-0.25), signed(None)) == ("−0.250", "not defined")
 
 
@@ -136,7 +136,7 @@ def test_what_each_input_adds_stands_before_the_results(runs: list[Path], page: 
     assert [ablation.removed for ablation in comparison.ablations] == ["image", "report"]
     for ablation in comparison.ablations:
         assert page.index(escape(ablation.added)) < page.index('id="results"')
-        assert escape(p_text(ablation.differences["macro_roc_auc"])) in page
+        assert escape(p_text(ablation.differences["macro_roc_auc"])).replace(", ", "<br>") in page
     assert "adjusted by Holm&#39;s method for the number of differences in macro ROC AUC" in page
 
 
@@ -182,10 +182,28 @@ def test_a_published_split_and_missing_reports_are_stated(runs: list[Path]) -> N
     assert "41 of 1000 in all splits" in page
 
 
-def test_every_link_of_the_contents_has_a_target(page: str) -> None:
+def test_conclusions_and_main_results_are_open_and_everything_else_is_folded(page: str) -> None:
+    sections = re.findall(r"<section [^>]*>\s*<(h2|details)\b.*?>", page)
+    assert sections == ["h2"] + ["details"] * (len(sections) - 1)
+    assert len(sections) >= 10
+    assert "<details open" not in page
+    assert page.index("</table>") < page.index("<details>")
     targets = re.findall(r'<a [^>]*href="#([^"]+)"', page)
-    assert len(targets) >= 9
     assert set(targets) <= set(re.findall(r'\bid="([^"]+)"', page))
+
+
+@needs_chromium
+def test_the_main_table_ends_within_the_first_screen(page: str, tmp_path: Path) -> None:
+    assert bottom_of(page, ".scroll", 1280, tmp_path) <= 800
+    assert bottom_of(page, ".conclusions", 390, tmp_path) <= 844
+
+
+@needs_chromium
+def test_paper_shows_what_is_folded(page: str, tmp_path: Path) -> None:
+    """The printed page has a sheet for each run, although a reader of the screen would have to unfold it."""
+    folded = print_pages(page, tmp_path)
+    opened = print_pages(page.replace("<details>", "<details open>"), tmp_path)
+    assert folded == opened > 4
 
 
 def test_a_kind_of_run_that_was_not_evaluated_has_a_row_with_its_commands(runs: list[Path], page: str) -> None:
@@ -197,7 +215,7 @@ def test_a_kind_of_run_that_was_not_evaluated_has_a_row_with_its_commands(runs: 
 
 
 def test_the_page_says_that_intervals_lack_the_variation_between_seeds_and_shows_it(tmp_path: Path, page: str) -> None:
-    assert "does not contain the variation between seeds: train several to see it" in page
+    assert "do not contain the variation between seeds: train several to see it" in page
     runs = [
         make_run(tmp_path / name, make_predictions(n=40, seed=i), recipe="r", seed=i) for i, name in enumerate("ab")
     ]
