@@ -180,7 +180,10 @@ def add_external(run: Path, name: str, predictions: Predictions, validation: Pre
         "recalibrated": False,
         "notes": [],
     }
-    evaluation = own | assess(predictions, validation, n_bootstrap=100)
+    source = "validation of the evaluated shards" if changes.get("recalibrated") else "own validation"
+    choice = choose_calibrator(validation, source=source)
+    predictions = predictions.calibrated(choice.calibrator)
+    evaluation = own | assess(predictions, validation, choice, n_bootstrap=100)
     evaluation |= {"population": population(predictions), "external": external | changes}
     out = run / "evaluation" / name
     out.mkdir()

@@ -14,7 +14,7 @@ from typing import Any
 from cxr_dist.errors import UserError
 from cxr_dist.evaluate import leakage
 from cxr_dist.evaluate.ablation import Ablation, adjusted, pairs_of
-from cxr_dist.evaluate.external import Generalisation, read_generalisation
+from cxr_dist.evaluate.generalisation import Generalisation, read_generalisation
 from cxr_dist.evaluate.intervals import MetricPath, Resampled, resampled
 from cxr_dist.evaluate.paired import Difference, auc_difference, bootstrap_difference
 from cxr_dist.evaluate.predictions import Predictions

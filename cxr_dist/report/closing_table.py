@@ -5,7 +5,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cxr_dist.evaluate.compare import HEADLINE, MODE_NAMES, P_VALUES, Comparison
-from cxr_dist.evaluate.external import Generalisation
+from cxr_dist.evaluate.generalisation import Generalisation
 from cxr_dist.evaluate.run_result import Estimate, RunResult
 from cxr_dist.evaluate.seeds import SeedGroup
 from cxr_dist.report.figures import METRIC_NAMES

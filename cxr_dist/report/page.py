@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from cxr_dist.evaluate.ablation import interval_text
 from cxr_dist.evaluate.compare import HEADLINE, LOWER_IS_BETTER, MODE_NAMES, P_VALUES, Comparison
-from cxr_dist.evaluate.external import population_shift, populations
+from cxr_dist.evaluate.generalisation import population_shift, populations
 from cxr_dist.evaluate.paired import p_text
 from cxr_dist.evaluate.run_result import RunResult
 from cxr_dist.evaluate.subgroups import FEW

@@ -64,8 +64,8 @@ class Evaluated:
         if calibration is None:
             return "not calibrated"
         method = calibration.get("method") or ("none" if calibration["temperature"] is None else "temperature")
-        where = "on the evaluated shards" if (self.external or {}).get("recalibrated") else "on own validation"
-        return "not calibrated" if method == "none" else f"{method}, {where}"
+        source = calibration["chosen_on"].get("source", "own validation")
+        return "not calibrated" if method == "none" else f"{method} ({source})"
 
     @property
     def points(self) -> dict[str, dict[str, Any]]:
@@ -82,11 +82,11 @@ class Evaluated:
     @property
     def per_class(self) -> dict[str, dict[str, Any]]:
         """Class -> threshold, recall and specificity there, and its own calibration line."""
-        block = self.evaluation["operating_points"]
+        per_class = (self.evaluation["operating_points"] or {}).get("per_class", {})
         return {
             one.name: {
                 "roc_auc": asdict(estimate_in(self.evaluation, "per_class", one.name, "roc_auc")),
-                "threshold": None if block is None else block["per_class"][one.name]["threshold"],
+                "threshold": per_class.get(one.name, {}).get("threshold"),
                 **{key: self.points.get(one.name, {}).get(key) for key in ("recall", "specificity")},
                 **calibration_line(one.score, one.truth),
             }

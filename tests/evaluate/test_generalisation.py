@@ -10,7 +10,7 @@ from made_runs import add_external, make_predictions, make_run
 from cxr_dist.evaluate.calibration import scores
 from cxr_dist.evaluate.calibration_line import calibration_line
 from cxr_dist.evaluate.compare import Comparison, compare
-from cxr_dist.evaluate.external import population_shift, populations
+from cxr_dist.evaluate.generalisation import population_shift, populations
 from cxr_dist.evaluate.metrics import compute_metrics, strict_json
 from cxr_dist.evaluate.predictions import Predictions
 
@@ -51,7 +51,8 @@ def test_only_runs_with_external_evaluations_are_listed(comparison: Comparison) 
 
 def test_numbers_are_those_of_each_data_set(comparison: Comparison) -> None:
     own, external = comparison.generalisation[0].all
-    predictions = other_hospital()
+    predictions = external.predictions
+    assert np.array_equal(predictions.raw, other_hospital().probabilities)
     assert external.auc.value == compute_metrics(predictions)["macro"]["roc_auc"]
     assert own.auc == comparison.runs[0].estimate("macro", "roc_auc")
     assert external.scores == scores(predictions.probabilities, predictions.labels, "multilabel")
@@ -111,7 +112,7 @@ def test_one_name_for_two_data_sets_names_the_run(folder: Path) -> None:
     add_external(folder / "b", "elsewhere", others, validation, recalibrated=True)
     found = compare([folder / "a", folder / "b"], n_bootstrap=10).generalisation
     assert list(populations(found)) == ["test", "elsewhere", "elsewhere (b)"]
-    assert [each.calibrated.partition(", ")[2] for each in found[1].all] == [
-        "on own validation",
-        "on the evaluated shards",
+    assert [each.calibrated.partition(" (")[2] for each in found[1].all] == [
+        "own validation)",
+        "validation of the evaluated shards)",
     ]
