@@ -1,6 +1,10 @@
-"""Predictions for cases from outside the shards: probabilities, their spread over the passes, and entropies."""
+"""Predictions for cases from outside the shards: probabilities, their spread over the passes, and entropies.
 
-from dataclasses import dataclass
+The headline is the probability that every output shows first: calibrated on validation where there is a calibration.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,6 +18,7 @@ from cxr_dist.format.manifest import Task
 
 _INTERVAL = (0.025, 0.975)
 _DIGITS = 6
+_DEFAULT_THRESHOLD = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,36 +38,76 @@ class Answers:
 
     Unlike mean ± 1.96 standard deviations, percentiles stay in [0, 1] and follow a skewed distribution.
     """
+    recorded: Mapping[str, float] = field(default_factory=dict)
+    """Class -> the threshold that an evaluation of the model chose on validation, for `headline`."""
 
     def __len__(self) -> int:
         return len(self.probabilities)
-
-    @property
-    def shown(self) -> Floats:
-        """[b, C], the mean over the passes, or `headline` if none were run."""
-        return self.headline if self.mc is None else self.mc.mean
 
     @property
     def headline(self) -> Floats:
         """[b, C], the calibrated probabilities, or, without a calibration, the probabilities."""
         return self.probabilities if self.calibrated is None else self.calibrated
 
+    @property
+    def kind(self) -> str:
+        """What `headline` is, in words."""
+        return "probability" if self.calibrated is None else "calibrated probability"
+
+    @property
+    def thresholds(self) -> Mapping[str, float] | None:
+        """Class -> the threshold from which it is predicted; None if the most probable class is."""
+        if self.task == "multiclass":
+            return None
+        return {name: self.recorded.get(name, _DEFAULT_THRESHOLD) for name in self.classes}
+
+    @property
+    def rule(self) -> str:
+        """Which classes are predicted, in words."""
+        if self.task == "multiclass":
+            return "the most probable class"
+        without = [name for name in self.classes if name not in self.recorded]
+        if len(without) == len(self.classes):
+            return f"each class of at least {_DEFAULT_THRESHOLD}"
+        default = f" ({_DEFAULT_THRESHOLD} for {', '.join(without)}, without a threshold)" if without else ""
+        return f"each class of at least its threshold, which was chosen on validation{default}"
+
+    def predicted(self, row: int) -> tuple[str, ...]:
+        """The predicted class, or for multilabel the predicted classes, of one case."""
+        values, thresholds = self.headline[row : row + 1], self.thresholds
+        if thresholds is None:
+            return (self.classes[int(decide(values, self.task)[0])],)
+        return tuple(
+            name for name, value in zip(self.classes, values[0].tolist(), strict=True) if value >= thresholds[name]
+        )
+
     def columns(self, row: int) -> dict[str, Any]:
         """One case as a table row, with the column names of predictions.csv."""
-        decided = decide(self.headline[row : row + 1], self.task)
-        cells: dict[str, Any] = {}
+        predicted, cells = self.predicted(row), dict[str, Any]()
         if self.task == "multiclass":
-            cells["predicted"] = self.classes[int(decided[0])]
+            cells["predicted"] = predicted[0]
         else:
-            cells |= {f"predicted:{c}": int(d) for c, d in zip(self.classes, decided[0], strict=True)}
+            cells |= {f"predicted:{name}": int(name in predicted) for name in self.classes}
+        cells |= {f"headline:{name}": value for name, value in self._by_class(self.headline[row]).items()}
         for quantity, values in self._per_class(row).items():
             cells |= {f"{quantity}:{name}": value for name, value in values.items()}
         return cells | self._per_case(row)
 
     def to_dict(self, row: int) -> dict[str, Any]:
-        """One case for JSON: for each quantity, class name -> value; entropies in nats."""
+        """One case for JSON: the headline, and for each quantity, class name -> value; entropies in nats."""
+        headline = {
+            "kind": self.kind,
+            "values": self._by_class(self.headline[row]),
+            "predicted": list(self.predicted(row)),
+            "rule": self.rule,
+            "thresholds": self.thresholds,
+        }
         entropies = {f"{name}_nats": value for name, value in self._per_case(row).items()}
-        return {**self._per_class(row), **entropies, "mc_passes": self.mc.passes if self.mc else 0}
+        passes = self.mc.passes if self.mc else 0
+        return {"headline": headline, **self._per_class(row), **entropies, "mc_passes": passes}
+
+    def _by_class(self, values: Floats) -> dict[str, float]:
+        return dict(zip(self.classes, values.round(_DIGITS).tolist(), strict=True))
 
     def _per_class(self, row: int) -> dict[str, dict[str, float]]:
         quantities: dict[str, Floats | None] = {
@@ -72,11 +117,7 @@ class Answers:
         if self.mc is not None and self.interval is not None:
             quantities |= {"mc_mean": self.mc.mean, "mc_deviation": np.sqrt(self.mc.variance)}
             quantities |= {"mc_low": self.interval[0], "mc_high": self.interval[1]}
-        return {
-            name: dict(zip(self.classes, values[row].round(_DIGITS).tolist(), strict=True))
-            for name, values in quantities.items()
-            if values is not None
-        }
+        return {name: self._by_class(values[row]) for name, values in quantities.items() if values is not None}
 
     def _per_case(self, row: int) -> dict[str, float]:
         names = ("predictive_entropy", "expected_entropy", "mutual_information")
@@ -84,9 +125,17 @@ class Answers:
 
 
 def answers(
-    certain: Floats, passes: Floats | None, task: Task, classes: tuple[str, ...], calibrator: Calibrator | None
+    certain: Floats,
+    passes: Floats | None,
+    task: Task,
+    classes: tuple[str, ...],
+    calibrator: Calibrator | None,
+    thresholds: Mapping[str, float] | None = None,
 ) -> Answers:
-    """Answers from the results of `predict_passes`, [b, C] and [P, b, C]; raises UserError if one is not finite."""
+    """Answers from the results of `predict_passes`, [b, C] and [P, b, C]; raises UserError if one is not finite.
+
+    `thresholds` are those that were recorded for calibrated probabilities.
+    """
     if not np.isfinite(certain).all() or not (passes is None or np.isfinite(passes).all()):
         raise UserError("a probability is not a number: this checkpoint diverged; choose another run")
     calibrated = None
@@ -100,4 +149,5 @@ def answers(
         calibrated=calibrated,
         mc=None if passes is None else summarise(passes, task),
         interval=None if passes is None else np.quantile(passes, _INTERVAL, axis=0),
+        recorded=thresholds or {},
     )

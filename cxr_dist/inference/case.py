@@ -16,9 +16,9 @@ import torch
 from cxr_dist.data.batch import Batch
 from cxr_dist.distributed.world import World
 from cxr_dist.errors import UserError
-from cxr_dist.evaluate.answer import Answers, answers
+from cxr_dist.evaluate.answer import Answers
 from cxr_dist.evaluate.explain import grad_cam
-from cxr_dist.evaluate.passes import inputs_of, predict_passes
+from cxr_dist.evaluate.passes import inputs_of
 from cxr_dist.evaluate.word_scores import gradient_times_input, per_word, token_attention
 from cxr_dist.files import whole_file
 from cxr_dist.inference.given_case import Case
@@ -45,11 +45,9 @@ class Predictor:
 
     def answer(self, batch: Batch) -> Answers:
         """The model's predictions for every case of a batch."""
-        trained = self.trained
         # All cases use the same dropout masks, so that a prediction depends neither on its row nor on its neighbours.
         batch = dataclasses.replace(batch, sample_ids=torch.zeros_like(batch.sample_ids))
-        passes = predict_passes(trained.classifier, batch, trained.config, trained.task, self.mc, trained.device)
-        return answers(*passes, trained.task, trained.classes, trained.calibrator)
+        return self.trained.answers(batch, self.mc)
 
     def explain(self, case: Case, batch: Batch, result: Answers) -> tuple[dict[str, Any], CaseView]:
         """The JSON and the picture of one case; `batch` holds this case only, and `result` is its answer."""
@@ -62,10 +60,14 @@ class Predictor:
         view = CaseView(
             image=None if batch.images is None else np.concatenate(batch.images[:, 0].numpy(), axis=1),
             heat=heat,
-            probabilities=result.shown[0],
+            probabilities=result.headline[0],
+            kind=result.kind,
             interval=None if result.interval is None else result.interval[:, 0],
             classes=trained.classes,
             explained=trained.classes[chosen],
+            predicted=result.predicted(0),
+            rule=result.rule,
+            thresholds=result.thresholds,
             report=report,
             warnings=warnings,
         )

@@ -3,8 +3,9 @@
 import dataclasses
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from cxr_dist import __version__
 from cxr_dist.config.data import DataConfig
@@ -20,7 +21,7 @@ from cxr_dist.model.weights import encoder_name
 from cxr_dist.run.parts import PartsRecord
 
 EXPORT_FORMAT = "cxr_dist model"
-EXPORT_FORMAT_VERSION = 2  # version 2 has a calibrator in place of a temperature
+EXPORT_FORMAT_VERSION = 2  # version 2 has a calibrator, not a temperature, thresholds and the stored sections
 READABLE = (1, 2)
 """Format versions that this release reads."""
 CONFIG = "config.json"
@@ -50,6 +51,8 @@ class Description:
     """The user-defined encoders."""
     calibrator: Calibrator | None = None
     """The calibrator that an evaluation of this checkpoint chose on validation; None without such an evaluation."""
+    thresholds: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """Class -> the threshold of its calibrated probability that this evaluation chose."""
 
     @property
     def views(self) -> int:
@@ -58,7 +61,7 @@ class Description:
 
     def to_json(self) -> str:
         """The text of config.json; equal descriptions give equal bytes."""
-        data, model = self.config.data, dataclasses.asdict(self.config.model)
+        model = dataclasses.asdict(self.config.model)
         architecture = {name: model[name] for name in model if name not in _OF_TRAINING_ONLY}
         for encoder in ("image_encoder", "text_encoder"):
             architecture[encoder] = encoder_name(architecture[encoder])
@@ -72,14 +75,13 @@ class Description:
             "architecture": architecture,
             "stored_image": self.image,
             "image": self._input_image() if self.config.model.uses_image else None,
-            "text": {"sections": data.text_sections, "max_tokens": data.max_tokens}
-            if self.config.model.uses_text
-            else None,
+            "text": self._text() if self.config.model.uses_text else None,
             "precision": self.config.precision,
             "seed": self.config.seed,
             "checkpoint_step": self.step,
             "manifest_sha256": self.manifest_sha256,
             "calibrator": to_plain(self.calibrator),
+            "thresholds": dict(self.thresholds),
             "note": "research software, not for clinical use",
         }
         plain |= {"parts": to_plain(self.parts)} if self.parts else {}
@@ -88,6 +90,11 @@ class Description:
     def _input_image(self) -> dict[str, int | float]:
         mean, deviation = image_encoder_kind(self.config.model.image_encoder).levels
         return {"size": self.config.data.image_size, "channels": 1, "mean": mean, "deviation": deviation}
+
+    def _text(self) -> dict[str, Any]:
+        data = self.config.data
+        facts = {"sections": data.text_sections, "max_tokens": data.max_tokens}
+        return facts | {"stored_sections": self.stored_sections, "reader": self.reader}
 
     @classmethod
     def from_plain(cls, plain: object, file: str = CONFIG) -> Self:
@@ -107,6 +114,9 @@ class Description:
             manifest_sha256=stored.manifest_sha256,
             parts=stored.parts,
             calibrator=stored.calibrator,
+            thresholds=stored.thresholds,
+            stored_sections=() if stored.text is None else stored.text.stored_sections,
+            reader="" if stored.text is None else stored.text.reader,
         )
 
 
@@ -137,10 +147,15 @@ class _Image:
 
 @dataclass(frozen=True, kw_only=True)
 class _Text:
-    """The part of a report that the network reads."""
+    """The part of a report that the network reads, and how the reports of its shards were cut into sections.
+
+    Version 1 has no `stored_sections` and no `reader`.
+    """
 
     sections: tuple[str, ...]
     max_tokens: int
+    stored_sections: tuple[str, ...] = ()
+    reader: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +178,7 @@ class _Settings:
     manifest_sha256: str
     calibrator: Calibrator | None
     note: str
+    thresholds: dict[str, float] = dataclasses.field(default_factory=dict)
     parts: PartsRecord = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -177,6 +193,7 @@ class _Settings:
                 self.calibrator is None or len(self.calibrator.bias) == len(names),
                 "one value for each class, or null",
             ),
+            "thresholds": (set(self.thresholds) <= set(names), "names of classes only"),
         }
         for name, (right, expected) in checks.items():
             require(right, f"{name} is {getattr(self, name)!r}; expected {expected}")

@@ -160,7 +160,7 @@ def _header(predictor: Predictor, cases: CaseList) -> list[str]:
     trained = predictor.trained
     placeholder = np.full((1, len(trained.classes)), 0.5)
     passes = placeholder[None] if predictor.mc.passes else None
-    result = answers(placeholder, passes, trained.task, trained.classes, trained.calibrator)
+    result = answers(placeholder, passes, trained.task, trained.classes, trained.calibrator, trained.thresholds)
     return ["row", *(["id"] if cases.has_ids else []), "image", "error", "warnings", *result.columns(0)]
 
 

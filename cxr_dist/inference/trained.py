@@ -4,7 +4,6 @@ It is opened from a run folder or an exported folder. Neither training nor any r
 """
 
 import dataclasses
-import glob
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,8 +22,7 @@ from cxr_dist.data.place import at, shards_folder
 from cxr_dist.data.read import SampleDict, decode_sample
 from cxr_dist.data.text import ReportTokenizer, report_text, tokenizer_of
 from cxr_dist.errors import UserError, require
-from cxr_dist.evaluate.answer import answers
-from cxr_dist.evaluate.calibration import Calibrator
+from cxr_dist.evaluate.answer import Answers, answers
 from cxr_dist.evaluate.passes import predict_passes
 from cxr_dist.format.image import ImageFile, encode_jpeg
 from cxr_dist.format.left_out import ImageProblem
@@ -34,6 +32,7 @@ from cxr_dist.inference import exported
 from cxr_dist.inference.description import Description
 from cxr_dist.inference.export_sums import check_no_other_files
 from cxr_dist.inference.given_case import Case, GivenReport, NoReport, Report, ReportOptions, SectionRules
+from cxr_dist.inference.recorded import recorded_by_evaluation
 from cxr_dist.model.classifier import Classifier, build_classifier
 from cxr_dist.model.monte_carlo import McDropout, McScope
 from cxr_dist.run import checkpoint
@@ -82,11 +81,13 @@ class TrainedModel(Description):
             mc_scope: Where dropout acts in these passes, as in `cxr-dist evaluate`.
 
         Returns:
-            For each quantity a dictionary from class name to value: `probability` of the deterministic pass;
-            `calibrated`, the same as calibrated on validation, if there is a calibration; with
-            `mc_samples` also `mc_mean`, `mc_deviation`, and `mc_low` and `mc_high`, the bounds of the central 95%
-            of the passes. Entropies are single values, in nats. `report` names the sections that were read and left
-            out, and `warnings` says why the prediction may not be what you expect.
+            `headline` is the number to show: its `kind` (calibrated probability, or probability without a calibration),
+            the `values` by class, and the `predicted` classes by its `rule` and `thresholds`. For each further quantity
+            there is a dictionary from class name to value: `probability` of the deterministic pass; `calibrated`, the
+            same as calibrated on validation, if there is a calibration; with `mc_samples` also `mc_mean`,
+            `mc_deviation`, and `mc_low` and `mc_high`, the bounds of the central 95% of the passes, which are
+            calibrated like the headline. Entropies are single values, in nats. `report` names the sections that were
+            read and left out, and `warnings` says why the prediction may not be what you expect.
 
         Raises UserError for an image that cannot be used, for an image or report that the model does not read, and for
         a report that is missing or whose section is not known.
@@ -95,10 +96,13 @@ class TrainedModel(Description):
         case = Case.of(list(map(Path, images)), report, ReportOptions(section=section, no_report=no_report))
         batch = self.batch([case])
         mc = McDropout(passes=mc_samples, scope=mc_scope)
-        passes = predict_passes(self.classifier, batch, self.config, self.task, mc, self.device)
         facts, warnings = self.report_facts(case)
-        answer = answers(*passes, self.task, self.classes, self.calibrator).to_dict(0)
-        return answer | {"report": facts, "warnings": warnings}
+        return self.answers(batch, mc).to_dict(0) | {"report": facts, "warnings": warnings}
+
+    def answers(self, batch: Batch, mc: McDropout) -> Answers:
+        """The model's predictions for every case of a batch."""
+        passes = predict_passes(self.classifier, batch, self.config, self.task, mc, self.device)
+        return answers(*passes, self.task, self.classes, self.calibrator, self.thresholds)
 
     def batch(self, cases: Sequence[Case]) -> Batch:
         """The cases as one batch, by the stages that a stored sample passes; ids count from 0. Raises UserError."""
@@ -206,6 +210,7 @@ def open_trained(run_dir: Path, device: torch.device, shards: str | None = None)
     best = _best_checkpoint(run_dir)
     trained_on = read_trained_on(run_dir, config, best.state.manifest_sha256)
     check_meaning(best.state.meaning, run_dir, config, trained_on.classes)
+    recorded = recorded_by_evaluation(run_dir, best.state.step, trained_on.classes)
     names = config.model.named_parts
     description = Description(
         config=config,
@@ -217,7 +222,8 @@ def open_trained(run_dir: Path, device: torch.device, shards: str | None = None)
         stored_sections=trained_on.text_sections,
         reader=trained_on.reader,
         parts={field: parts for field, parts in read_parts(run_dir).items() if field in names},
-        calibrator=_chosen_calibrator(run_dir, best.state.step, trained_on.classes),
+        calibrator=recorded.calibrator,
+        thresholds=recorded.thresholds,
     )
     assembled = _assembled(description, best.model, run_dir, device)
     return dataclasses.replace(assembled, trained_on=trained_on)
@@ -272,17 +278,6 @@ def _check_parts(description: Description, folder: Path) -> None:
             f"{field}: {name} is defined by another file than the one that the model in {folder} was trained with "
             "(its sha256 differs): put that file back"
         )
-
-
-def _chosen_calibrator(run_dir: Path, step: int, classes: tuple[str, ...]) -> Calibrator | None:
-    """The calibrator that an evaluation of this checkpoint on its own shards chose; None without such an evaluation."""
-    for path in sorted(glob.glob("evaluation/*/metrics.json", root_dir=run_dir)):
-        evaluation = json.loads((run_dir / path).read_text(encoding="utf-8"))
-        if evaluation.get("external") is None and evaluation.get("checkpoint_step") == step:
-            calibrator = Calibrator.recorded(evaluation.get("calibration"), classes)
-            if calibrator is not None:
-                return calibrator
-    return None
 
 
 def _best_checkpoint(run_dir: Path) -> checkpoint.Checkpoint:

@@ -3,7 +3,7 @@
 Everything is placed in inches, because the height depends on the number of classes and words.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from textwrap import fill
 from typing import Any
@@ -23,7 +23,7 @@ _IMAGE = 2.95  # side of the image
 _TITLE = 0.32  # height of the titles above the axes
 _TICKS = 0.3  # height of the tick labels below the bars
 _FOOT = 0.34
-_LINE = 0.19  # height of a line of a warning
+_LINE = 0.19  # height of a line above the images
 _HEAD = 0.55  # height of the title and the legend above the words
 _CUT = 0.22  # height of the note on truncated words below the words
 _COLUMN = (_WIDTH - 2 * _MARGIN - _GAP) / 2  # the report is drawn in two columns, with different scores
@@ -52,12 +52,20 @@ class CaseView:
     heat: Floats | None
     """[h, w], >= 0, a coarse map that is stretched over the image; None without an image."""
     probabilities: Floats
-    """[C] in [0, 1]."""
+    """[C] in [0, 1], the headline."""
+    kind: str
+    """What they are, in words: calibrated or not."""
     interval: Floats | None
     """[2, C], lower and upper bound of each probability over the stochastic passes; None without passes."""
     classes: Sequence[str]
     explained: str
     """The class that the heat map and the scores of the words refer to."""
+    predicted: Sequence[str]
+    """The predicted class, or classes; empty if there is none."""
+    rule: str
+    """Which classes are predicted, in words."""
+    thresholds: Mapping[str, float] | None
+    """Class -> the probability from which it is predicted; None if the most probable class is."""
     report: ReportView | None
     """None if the model reads no report or has no scores of words."""
     warnings: Sequence[str] = ()
@@ -67,11 +75,14 @@ class CaseView:
 @styled
 def explanation(case: CaseView) -> Figure:
     """Draw the image, its heat map and the probabilities side by side, and the report with both scores below."""
-    upper = max(_IMAGE if case.image is not None else 0.0, 0.27 * len(case.classes) + 0.25 + _TICKS)
-    lower, warnings = _report_height(case.report), _warning_lines(case.warnings)
-    top = _TITLE + (len(warnings) * _LINE + _GAP if warnings else 0.0)
+    ticks = _TICKS + (_LINE if case.thresholds is not None else 0.0)
+    upper = max(_IMAGE if case.image is not None else 0.0, 0.27 * len(case.classes) + 0.25 + ticks)
+    lower, lines = _report_height(case.report), _lines_above(case)
+    top = len(lines) * _LINE + 0.2 + _TITLE
     figure = Figure(figsize=(_WIDTH, top + upper + lower + _FOOT))
-    _write_warnings(figure, warnings)
+    for number, (line, style) in enumerate(lines):
+        height = 1 - (0.14 + number * _LINE) / figure.get_figheight()
+        figure.text(_MARGIN / _WIDTH, height, line, va="top", parse_math=False, **style)
     left = _MARGIN
     if case.image is not None:
         _image(_place(figure, left, top, _IMAGE, _IMAGE), case.image, "Image")
@@ -83,7 +94,7 @@ def explanation(case: CaseView) -> Figure:
         left += _IMAGE + 0.15
     left += max(measured(line, 9) for name in case.classes for line in wrapped(name, 20).split("\n")) / _POINTS + 0.2
     right = _WIDTH - _MARGIN if case.image is not None else min(_WIDTH - _MARGIN, left + 5)
-    _bars(_place(figure, left, top, right - left, upper - _TICKS), case)
+    _bars(_place(figure, left, top, right - left, upper - ticks), case)
     if case.report is not None:
         _report(figure, case.report, case.explained, top + upper)
     note = "Research software, not for clinical use. Colours show what influenced the prediction, not findings."
@@ -91,15 +102,18 @@ def explanation(case: CaseView) -> Figure:
     return figure
 
 
-def _warning_lines(warnings: Sequence[str]) -> list[str]:
-    return [line for warning in warnings for line in fill(f"Warning: {warning}.", 130).split("\n")]
-
-
-def _write_warnings(figure: Figure, lines: Sequence[str]) -> None:
-    whole = figure.get_figheight()
-    for number, line in enumerate(lines):
-        place: dict[str, Any] = {"va": "top", "fontsize": 9, "fontweight": "bold", "color": VERMILLION}
-        figure.text(_MARGIN / _WIDTH, 1 - (0.14 + number * _LINE) / whole, line, parse_math=False, **place)
+def _lines_above(case: CaseView) -> list[tuple[str, dict[str, Any]]]:
+    """(text, style) of each line above the images: the predicted classes, their rule, and the warnings."""
+    shares = dict(zip(case.classes, case.probabilities.tolist(), strict=True))
+    named = (f"{name} ({shares[name]:.0%})" for name in case.predicted)
+    predicted = ", ".join(named) or f"none of the {len(case.classes)} classes"
+    parts: list[tuple[str, int, dict[str, Any]]] = [
+        (f"Predicted: {predicted}", 100, {"fontsize": 11, "fontweight": "bold"}),
+        (f"By {case.kind}: {case.rule}.", 150, {"fontsize": 8, "color": MUTED}),
+    ]
+    warnings = {"fontsize": 9, "fontweight": "bold", "color": VERMILLION}
+    parts += [(f"Warning: {warning}.", 120, warnings) for warning in case.warnings]
+    return [(line, style) for text, width, style in parts for line in fill(text, width).split("\n")]
 
 
 def _place(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
@@ -135,14 +149,21 @@ def _bars(axes: Axes, case: CaseView) -> None:
         axes.hlines(rows, *case.interval, color=INK, linewidth=1.4)
         axes.plot(case.interval, np.stack([rows, rows]), "|", color=INK, markersize=7)
         ends = np.maximum(ends, case.interval[1])
+    if case.thresholds is not None:
+        marks = np.array([case.thresholds[name] for name in case.classes])
+        axes.vlines(marks, rows - 0.42, rows + 0.42, color=VERMILLION, linewidth=1.4, linestyle=(0, (2, 1.5)))
+        axes.set_xlabel("dashed: the threshold of the class", fontsize=8, color=MUTED, loc="left")
+        ends = np.where((ends <= marks) & (marks < ends + 0.17), marks, ends)  # so that no mark crosses a number
     for row, (value, end) in enumerate(zip(case.probabilities, ends, strict=True)):
         place: dict[str, Any] = {"xytext": (5, 0), "textcoords": "offset points", "va": "center"}
         axes.annotate(f"{value:.0%}", (float(end), row), fontsize=8, **place)
     axes.set_yticks(rows, [wrapped(name, 20) for name in case.classes], parse_math=False)
-    axes.get_yticklabels()[list(case.classes).index(case.explained)].set_fontweight("bold")
+    for label, name in zip(axes.get_yticklabels(), case.classes, strict=True):
+        label.set_fontweight("bold" if name in case.predicted else "normal")
     axes.set(xlim=(0, 1.16), ylim=(len(rows) - 0.4, -0.6), xticks=np.linspace(0, 1, 5))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    axes.set_title("Probability" if case.interval is None else "Probability with 95% interval of the passes")
+    kind = case.kind[:1].upper() + case.kind[1:]
+    axes.set_title(kind if case.interval is None else f"{kind}\nwith 95% interval of the passes")
     axes.grid(True, axis="x")
 
 

@@ -22,7 +22,7 @@ def test_the_interval_excludes_one_pass_in_forty_at_each_end() -> None:
     ordered = np.sort(PASSES, axis=0)
     # The 2.5% and 97.5% percentiles of 41 passes are the second and the second last.
     np.testing.assert_allclose(result.interval, ordered[[1, 39]], rtol=1e-12)
-    np.testing.assert_array_equal(result.shown, PASSES.mean(axis=0))
+    np.testing.assert_array_equal(result.headline, CERTAIN)
 
 
 def test_json_and_table_row_of_a_case_agree() -> None:
@@ -45,13 +45,52 @@ def test_json_and_table_row_of_a_case_agree() -> None:
 
 def test_without_passes_and_temperature_their_fields_are_omitted() -> None:
     result = answers(CERTAIN, None, "multiclass", CLASSES, None)
-    assert set(result.to_dict(0)) == {"probability", "mc_passes"}
-    np.testing.assert_array_equal(result.shown, CERTAIN)
+    assert set(result.to_dict(0)) == {"headline", "probability", "mc_passes"}
+    assert result.to_dict(0)["headline"]["kind"] == "probability"
+    assert result.to_dict(0)["headline"]["values"] == result.to_dict(0)["probability"]
 
 
-def test_multilabel_decides_each_label_separately() -> None:
-    row = answers(np.array([[0.5, 0.49]]), None, "multilabel", ("x", "y"), None).columns(0)
-    assert (row["predicted:x"], row["predicted:y"]) == (1, 0)
+def test_the_headline_is_calibrated_and_decides_the_class() -> None:
+    biased = Calibrator(prior_shift=(3.0, 0.0, 0.0, 0.0), bias=(0.0, 0.0, 0.0, 0.0))
+    probabilities = np.array([[0.7, 0.2, 0.05, 0.05]])
+    result = answers(probabilities, probabilities[None], "multiclass", CLASSES, biased)
+    headline = result.to_dict(0)["headline"]
+    assert headline["kind"] == "calibrated probability"
+    assert headline["values"] == result.to_dict(0)["calibrated"]
+    assert (headline["predicted"], headline["rule"]) == (["b"], "the most probable class")
+    assert headline["thresholds"] is None
+    row = result.columns(0)
+    assert row["predicted"] == "b"
+    assert [row[f"headline:{name}"] for name in CLASSES] == list(headline["values"].values())
+    # One pass that equals the deterministic one has an interval of no width, at the headline.
+    assert result.to_dict(0)["mc_low"] == result.to_dict(0)["mc_high"] == headline["values"]
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "predicted", "used", "rule"),
+    [
+        ({}, ("x",), (0.5, 0.5), "each class of at least 0.5"),
+        (
+            {"x": 0.6, "y": 0.3},
+            ("y",),
+            (0.6, 0.3),
+            "each class of at least its threshold, which was chosen on validation",
+        ),
+        (
+            {"y": 0.49},
+            ("x", "y"),
+            (0.5, 0.49),
+            "each class of at least its threshold, which was chosen on validation (0.5 for x, without a threshold)",
+        ),
+    ],
+)
+def test_multilabel_decides_each_label_at_its_recorded_threshold(thresholds, predicted, used, rule) -> None:
+    result = answers(np.array([[0.5, 0.49]]), None, "multilabel", ("x", "y"), None, thresholds)
+    headline, row = result.to_dict(0)["headline"], result.columns(0)
+    assert tuple(headline["predicted"]) == predicted
+    assert tuple(name for name in ("x", "y") if row[f"predicted:{name}"]) == predicted
+    assert tuple(headline["thresholds"].values()) == used
+    assert headline["rule"] == rule
 
 
 @pytest.mark.parametrize("where", ["certain", "passes"])

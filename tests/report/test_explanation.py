@@ -1,5 +1,6 @@
 """The figure of a case shows the given numbers and words, and no words overlap."""
 
+import dataclasses
 import itertools
 import warnings
 from typing import Any
@@ -31,7 +32,11 @@ def make_case(classes: int = 2, **changes: Any) -> CaseView:
         "probabilities": probabilities,
         "interval": np.stack([probabilities - 0.1, probabilities + 0.1]),
         "classes": [f"class {i}" for i in range(classes)],
+        "kind": "calibrated probability",
         "explained": "class 1",
+        "predicted": ["class 1"],
+        "rule": "the most probable class",
+        "thresholds": None,
         "report": None,
     }
     return CaseView(**(given | changes))
@@ -60,11 +65,26 @@ def test_the_image_is_shown_with_and_without_the_heat_map_beside_the_probabiliti
 
 def test_the_figure_omits_a_missing_image_interval_or_report() -> None:
     (bars,) = explanation(make_case(image=None, heat=None, interval=None)).axes
-    assert bars.get_title(loc="left") == "Probability"
+    assert bars.get_title(loc="left") == "Calibrated probability"
     assert texts(explanation(make_case(report=make_report([])))).count("no report was given") == 2
     assert "the fusion of this model does not use the report" in texts(
         explanation(make_case(report=make_report(attention=None)))
     )
+
+
+def test_the_predicted_classes_their_rule_and_warnings_stand_above_everything() -> None:
+    figure = explanation(make_case(warnings=["no report was given"]))
+    assert [text.get_text() for text in figure.texts[:3]] == [
+        "Predicted: class 1 (80%)",
+        "By calibrated probability: the most probable class.",
+        "Warning: no report was given.",
+    ]
+    none = make_case(3, predicted=[], thresholds={"class 0": 0.3, "class 1": 0.9, "class 2": 0.99})
+    figure = explanation(none)
+    assert figure.texts[0].get_text() == "Predicted: none of the 3 classes"
+    marks = figure.axes[2].collections[-1].get_segments()
+    assert [segment[0][0] for segment in marks] == [0.3, 0.9, 0.99]
+    assert "dashed: the threshold of the class" in figure.axes[2].get_xlabel()
 
 
 def test_a_heat_map_of_zeros_is_transparent_and_labelled() -> None:
@@ -101,7 +121,9 @@ def overlap(a: Any, b: Any) -> bool:
 def test_a_long_report_does_not_overlap_exceed_the_figure_or_warn() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # a warning of matplotlib would quote characters of the report
-        figure = explanation(make_case(14, report=make_report(cut=1)))
+        classes = [f"class {i}" for i in range(14)]
+        case = make_case(14, report=make_report(cut=1), warnings=["no report. " * 20], predicted=classes[:9])
+        figure = explanation(dataclasses.replace(case, thresholds=dict.fromkeys(classes, 0.45)))
         renderer = FigureCanvasAgg(figure).get_renderer()
         figure.draw(renderer)
     drawn = [text for axes in figure.axes for text in axes.texts if text.get_text()]

@@ -29,6 +29,7 @@ def test_an_export_holds_neither_local_paths_nor_patient_data(source, secrets, r
 
 def test_the_model_card_has_the_metrics_and_the_counts(run_dir, exported):
     card = huggingface_hub.ModelCard.load(exported / "README.md")
+    assert 'print(model.predict("image.png", report={"notes": "…"}))' in card.text
     metrics = json.loads((run_dir / "evaluation" / "test" / "metrics.json").read_text())["metrics"]
     values = {result.metric_type: result.metric_value for result in card.data.eval_results}
     assert values["accuracy"] == round(metrics["accuracy"], 4)

@@ -26,6 +26,9 @@ DESCRIPTION = Description(
     step=3,
     manifest_sha256=DIGEST,
     calibrator=Calibrator.of(2, temperature=1.25),
+    thresholds={"B": 0.25},
+    stored_sections=("indication", "findings", "impression"),
+    reader="openi",
 )
 VERSION_1 = """\
 {"format": "cxr_dist model", "format_version": 1, "cxr_dist_version": "0.1.0", "run": "enhanced",
@@ -44,18 +47,32 @@ VERSION_1 = """\
 
 
 def test_this_release_writes_a_calibrator_in_place_of_the_temperature_of_version_1():
+    plain = json.loads(VERSION_1)
+    plain["format_version"] = 2
+    plain["text"] |= {"stored_sections": ["indication", "findings", "impression"], "reader": "openi"}
     calibrator = {"prior_shift": [0.0, 0.0], "temperature": 1.25, "bias": [0.0, 0.0]}
-    expected = {
-        "calibrator" if name == "temperature" else name: calibrator if name == "temperature" else value
-        for name, value in json.loads(VERSION_1).items()
-    }
-    expected["format_version"] = 2
+    expected = {}
+    for name, value in plain.items():
+        expected |= {"calibrator": calibrator, "thresholds": {"B": 0.25}} if name == "temperature" else {name: value}
     assert DESCRIPTION.to_json() == json.dumps(expected, indent=1, ensure_ascii=False) + "\n"
+    back = Description.from_plain(json.loads(DESCRIPTION.to_json()))
+    assert (back.thresholds, back.stored_sections, back.reader) == (
+        DESCRIPTION.thresholds,
+        DESCRIPTION.stored_sections,
+        DESCRIPTION.reader,
+    )
 
 
 def test_an_export_of_version_1_without_a_temperature_has_no_calibrator():
     plain = json.loads(VERSION_1) | {"temperature": None}
     assert Description.from_plain(plain).calibrator is None
+    assert (Description.from_plain(plain).thresholds, Description.from_plain(plain).stored_sections) == ({}, ())
+
+
+def test_thresholds_of_other_classes_are_refused():
+    plain = json.loads(dataclasses.replace(DESCRIPTION, thresholds={"C": 0.5}).to_json())
+    with pytest.raises(UserError, match=r"thresholds is \{'C': 0\.5\}; expected names of classes only"):
+        Description.from_plain(plain)
 
 
 def test_the_first_exports_without_sync_batchnorm_can_still_be_read():

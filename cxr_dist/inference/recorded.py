@@ -1,0 +1,49 @@
+"""What a run's own evaluation recorded for its predictions: the calibrator, and the threshold of each class."""
+
+import glob
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cxr_dist.evaluate.calibration import Calibrator
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recorded:
+    """Both were chosen on validation."""
+
+    calibrator: Calibrator | None = None
+    """None without an evaluation that chose one."""
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    """Class -> threshold of the calibrated probability, for classes that have one."""
+
+
+def recorded_by_evaluation(run_dir: Path, step: int, classes: tuple[str, ...]) -> Recorded:
+    """What an evaluation of this checkpoint on the run's own shards recorded; nothing without such an evaluation."""
+    for path in sorted(glob.glob("evaluation/*/metrics.json", root_dir=run_dir)):
+        evaluation = json.loads((run_dir / path).read_text(encoding="utf-8"))
+        if evaluation.get("external") is None and evaluation.get("checkpoint_step") == step:
+            calibration = evaluation.get("calibration")
+            if calibration is not None:
+                calibrator = Calibrator.recorded(calibration, classes)
+                return Recorded(calibrator=calibrator, thresholds=_thresholds(evaluation, calibrator, classes))
+    return Recorded()
+
+
+def _thresholds(
+    evaluation: Mapping[str, Any], calibrator: Calibrator | None, classes: tuple[str, ...]
+) -> dict[str, float]:
+    points = (evaluation.get("operating_points") or {}).get("per_class", {})
+    chosen = {name: points[name]["threshold"] for name in classes if name in points}
+    found = {name: float(value) for name, value in chosen.items() if value is not None}
+    if calibrator is None or "prior_shift" in evaluation["calibration"]:
+        return found
+    # Earlier versions chose thresholds for probabilities that were not calibrated. As the calibration of a label is
+    # monotone, the calibrated threshold decides the same.
+    values = np.array([found.get(name, 0.5) for name in classes])
+    calibrated = dict(zip(classes, calibrator.apply(values, "multilabel").tolist(), strict=True))
+    return {name: calibrated[name] for name in found}
