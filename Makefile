@@ -50,7 +50,7 @@ test: setup
 
 bench: setup
 	for name in loader workers sharding plan step roofline text original bf16_auc memory scaling startup checkpoint \
-	    mc_dropout faults checkpoint_faults resized_run coverage; do \
+	    mc_dropout faults damaged_images checkpoint_faults resized_run coverage; do \
 	  $(BIN)/python -m benchmarks.$$name || exit 1; done
 	$(BIN)/python -m benchmarks.page
 

@@ -1,13 +1,15 @@
 """Read image files as grey 8-bit pixels, and encode pixels as the JPEG that a shard stores.
 
 Grey, colour, palette, transparent and 16-bit images are read, whatever the file's ending says, and the EXIF
-orientation is applied. The format and the size are checked in the header before any pixel is decoded.
+orientation is applied. The format and the size are checked in the header before any pixel is decoded. A file of which
+the decoder would only warn, or whose checksum is wrong, is damaged.
 """
 
+import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
@@ -15,10 +17,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from cxr_dist.errors import out_of_files
+from cxr_dist.files import open_regular
 from cxr_dist.format.left_out import MISSING_IMAGE, TOO_LARGE_IMAGE, UNREADABLE_IMAGE, ImageProblem
+from cxr_dist.format.source_jpeg import check_cmyk, decode_strictly
 from cxr_dist.format.stored_sample import PIXEL_LIMIT
 
 SIDE_LIMIT = 65_500  # pixels; the most that a JPEG encoder accepts
+_BYTE_LIMIT = 2**29  # an uncompressed image of PIXEL_LIMIT pixels has fewer
 _FORMATS = (
     "JPEG",
     "PNG",
@@ -61,15 +66,19 @@ def encode_jpeg(grey: NDArray[np.uint8], quality: int) -> bytes:
 
 def _decode(path: Path, short_side: int) -> NDArray[np.uint8]:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit follows
-            image = Image.open(path, formats=_FORMATS)
-        with image:
-            if _too_large(image):
-                raise ImageProblem(TOO_LARGE_IMAGE)
-            # Decoding the luma of a JPEG at 1/2, 1/4 or 1/8 of its size takes a fraction of the time. We keep twice
-            # the wanted size, because scaling by area blurs when the ratio is close to 1.
-            image.draft("L", (2 * short_side, 2 * short_side))
+        with open_regular(path) as file:
+            image = _opened(file)
+            if image.format == "PNG":
+                image.verify()  # compares the checksum of every chunk; the file must then be opened again
+                image = _opened(file)
+            elif image.mode in ("L", "RGB"):
+                # Decoding the luma of a JPEG at 1/2, 1/4 or 1/8 of its size takes a fraction of the time. We keep twice
+                # the wanted size, because scaling by area blurs when the ratio is close to 1.
+                grey = Image.fromarray(decode_strictly(_content(file), 2 * short_side))
+                grey.info = image.info  # with the orientation
+                image = grey
+            else:
+                check_cmyk(_content(file))
             ImageOps.exif_transpose(image, in_place=True)
             return _to_grey(image)
     except FileNotFoundError:
@@ -80,6 +89,24 @@ def _decode(path: Path, short_side: int) -> NDArray[np.uint8]:
         raise
     except Exception as error:  # a damaged file can raise OSError, SyntaxError, ValueError, zlib.error, ...
         raise out_of_files(error) or ImageProblem(UNREADABLE_IMAGE) from None
+
+
+def _opened(file: BinaryIO) -> Image.Image:
+    """Read the header only; raises ImageProblem for too many pixels or bytes."""
+    if file.seek(0, os.SEEK_END) > _BYTE_LIMIT:
+        raise ImageProblem(UNREADABLE_IMAGE)
+    file.seek(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit follows
+        image = Image.open(file, formats=_FORMATS)
+    if _too_large(image):
+        raise ImageProblem(TOO_LARGE_IMAGE)
+    return image
+
+
+def _content(file: BinaryIO) -> bytes:
+    file.seek(0)
+    return file.read()
 
 
 def _too_large(image: Image.Image) -> bool:

@@ -23,7 +23,7 @@ from cxr_dist.shard.record import Source
 from cxr_dist.shard.select import Sample, Selection, select
 from cxr_dist.shard.split import shuffled
 
-_WRITERS = ("cxr_dist", "opencv-python-headless", "pillow")  # another release of these may write other bytes
+_WRITERS = ("cxr_dist", "opencv-python-headless", "pillow", "simplejpeg")  # others may write other bytes
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -81,8 +81,8 @@ def write_part(
     plan = plan_shards(recipe, source)
     if plan.identity != identity:
         raise UserError(
-            "the source's rows, or the versions of cxr_dist, OpenCV or Pillow, or the reader's file, have changed "
-            "since the job was submitted: run `cxr-dist shard` again"
+            "the source's rows, or the versions of cxr_dist, OpenCV, Pillow or simplejpeg, or the reader's file, have "
+            "changed since the job was submitted: run `cxr-dist shard` again"
         )
     missing = [s for s in plan.shards if s.stem in stems and read_receipt(out, s.stem, identity) is None]
     write_planned(plan, out, missing, FailureLimit.of(plan.selection, allow_left_out), workers=workers)
