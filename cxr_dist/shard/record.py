@@ -35,7 +35,7 @@ class Record:
     source_id: str
     """Unique name of the row in the source; keys.csv is the only output that contains it."""
     image_id: str
-    """Identifies the image; rows that refer to the same image share it."""
+    """Identifies the image; rows that refer to the same image share it. Names of one file need not be equal."""
     study: str
     """Study id; empty if unknown."""
     patient: str

@@ -1,7 +1,7 @@
 """Readers: one module per layout on disk. A recipe names one of READERS or the user's own reader (own_reader.py)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cxr_dist.config.lookup import look_up
@@ -9,6 +9,7 @@ from cxr_dist.shard.readers import demo, mimic_cxr_jpg, openi, table
 from cxr_dist.shard.readers.own_reader import OwnReader, read_own
 from cxr_dist.shard.recipe import Recipe
 from cxr_dist.shard.record import Source
+from cxr_dist.shard.same_files import with_one_id_per_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +57,6 @@ def check_recipe(recipe: Recipe) -> None:
 def read_source(recipe: Recipe, folder: Path | None) -> Source:
     """Check the recipe and read the source in `folder`; raises UserError for a folder with another layout."""
     check_recipe(recipe)
-    if recipe.reader in READERS:
-        return READERS[recipe.reader].read(recipe, folder)
-    return read_own(recipe, folder)
+    read = READERS[recipe.reader].read if recipe.reader in READERS else read_own
+    source = read(recipe, folder)
+    return replace(source, records=with_one_id_per_file(source.records))
