@@ -208,8 +208,8 @@ def open_trained(run_dir: Path, device: torch.device, shards: str | None = None)
     config = load_config(run_dir / "config.yaml")
     config = dataclasses.replace(config, data=at(config.data, shards))
     best = _best_checkpoint(run_dir)
+    check_meaning(best.state.meaning, run_dir, config)
     trained_on = read_trained_on(run_dir, config, best.state.manifest_sha256)
-    check_meaning(best.state.meaning, run_dir, config, trained_on.classes)
     recorded = recorded_by_evaluation(run_dir, best.state.step, trained_on.classes)
     names = config.model.named_parts
     description = Description(

@@ -1,14 +1,14 @@
-"""What a model's numbers depend on besides its weights: classes, report sections, input sizes, and text_encoder/.
+"""What a model's numbers depend on besides its weights: trained_on.json, text_encoder/, report sections, input sizes.
 
 Each checkpoint records them. Without this record, a run folder that was copied without its tokenizer would be opened,
 and would give wrong probabilities without an error.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cxr_dist.config.file import to_plain
+from cxr_dist.config.file import TRAINED_ON, to_plain
 from cxr_dist.config.run import Config
 from cxr_dist.errors import require
 from cxr_dist.files import sha256_of
@@ -17,39 +17,42 @@ from cxr_dist.run.parts import PARTS, read_parts
 _TEXT_ENCODER = "text_encoder"
 
 
-def meaning_of(run_dir: Path, config: Config, classes: Sequence[str]) -> dict[str, Any]:
+def meaning_of(run_dir: Path, config: Config) -> dict[str, Any]:
     """The record of a run: settings, the user's own encoders, and the SHA-256 of each file, by its path in the folder.
 
-    `classes` are those of the shards. Hidden files are left out, because nothing reads them.
+    Hidden files are left out, because nothing reads them.
     """
     folder = run_dir / _TEXT_ENCODER
-    files = sorted(folder.iterdir()) if config.model.uses_text and folder.is_dir() else []
+    files = [run_dir / TRAINED_ON, *(sorted(folder.iterdir()) if config.model.uses_text and folder.is_dir() else [])]
     named = config.model.named_parts
     return {
-        "classes": list(classes),
         "data.text_sections": list(config.data.text_sections),
         "data.max_tokens": config.data.max_tokens,
         "data.image_size": config.data.image_size,
         "parts": to_plain({field: parts for field, parts in read_parts(run_dir).items() if field in named}),
-        "files": {f"{_TEXT_ENCODER}/{p.name}": sha256_of(p) for p in files if p.is_file() and p.name[0] != "."},
+        "files": {
+            path.relative_to(run_dir).as_posix(): sha256_of(path)
+            for path in files
+            if path.is_file() and not path.name.startswith(".")
+        },
     }
 
 
-def check_meaning(recorded: Mapping[str, Any], run_dir: Path, config: Config, classes: Sequence[str]) -> None:
+def check_meaning(recorded: Mapping[str, Any], run_dir: Path, config: Config) -> None:
     """Raise UserError, which names the file or the setting, if the run folder differs from a checkpoint's record.
 
     The record is empty for a checkpoint of an earlier release, which is accepted.
     """
     if not recorded:
         return
-    now = meaning_of(run_dir, config, classes)
+    now = meaning_of(run_dir, config)
     files, found = recorded["files"], now["files"]
     for name in sorted(files | found):
         wrong = "is missing" if name not in found else "has changed (sha256)" if name in files else "was added"
         require(
             files.get(name) == found.get(name),
             f"{name} of the run {run_dir} {wrong} since its checkpoint was written, and the model's numbers depend on "
-            "it: copy the whole run folder again, or put the files of text_encoder/ back as they were",
+            "it: copy the whole run folder again, or put its files back as they were",
         )
     require(
         recorded["parts"] == now["parts"],
@@ -59,7 +62,7 @@ def check_meaning(recorded: Mapping[str, Any], run_dir: Path, config: Config, cl
         require(
             recorded[name] == now[name],
             f"{name} is {_shown(now[name])}, but the checkpoint of {run_dir} was trained with "
-            f"{_shown(recorded[name])}: use the shards and the config.yaml of the run",
+            f"{_shown(recorded[name])}: put its config.yaml back as it was",
         )
 
 

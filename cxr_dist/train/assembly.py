@@ -125,7 +125,7 @@ def prepare_run_folder(config: Config, manifest: Manifest, world: World) -> None
     run_dir = config.run_dir
     check_weights(config)
     open_run_folder(run_dir, config)
-    check_meaning(checkpoint.newest_meaning(run_dir), run_dir, config, manifest.classes)
+    check_meaning(checkpoint.newest_meaning(run_dir), run_dir, config)
     keep_parts(run_dir, config.named_parts)
     sha256 = manifest_sha256(shards_folder(config.data))
     keep_trained_on(run_dir, config, manifest, sha256)
@@ -160,7 +160,7 @@ def parts_of(config: Config, manifest: Manifest, world: World) -> Parts:
         world=world,
         run_dir=run_dir,
         manifest_sha256=sha256,
-        meaning=meaning_of(run_dir, config, manifest.classes),
+        meaning=meaning_of(run_dir, config),
         model=model,
         backend=backend,
         step=TrainStep(config, backend, loss, len(manifest.classes), lanes),
