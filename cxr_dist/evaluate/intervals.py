@@ -19,7 +19,7 @@ from cxr_dist.evaluate.risk_coverage import mc_answers, samples_of_answers, weig
 
 MetricPath = tuple[str, ...]
 Resampled = dict[MetricPath, Floats]
-Integers = NDArray[np.int64]
+_Integers = NDArray[np.int64]
 _COUNTED = ("accuracy", "balanced_accuracy", "precision", "recall", "specificity", "f1")
 _RANKED = ("roc_auc", "average_precision")
 _CELLS: dict[str, Callable[[OneClass], Bools]] = {
@@ -226,7 +226,7 @@ def _area(path: MetricPath, observed: Resampled, resamples: Resampled, most: flo
     return wilson.area(value, resamples[path], most, unbiased=unbiased)
 
 
-def _rarer(truth: Bools, patient_of: Integers) -> int:
+def _rarer(truth: Bools, patient_of: _Integers) -> int:
     """The number of patients of the positives, or of the negatives if they are of fewer."""
     return min(len(np.unique(patient_of[side])) for side in (truth, ~truth))
 
@@ -239,6 +239,6 @@ def _losses(predictions: Predictions) -> dict[MetricPath, wilson.Bounds | None]:
     return {("log_loss",): wilson.loss(log_loss, labels), ("brier",): wilson.loss(brier, labels, largest)}
 
 
-def _patient_of(patients: list[str]) -> Integers:
+def _patient_of(patients: list[str]) -> _Integers:
     """The number of each sample's patient, [n]."""
     return np.unique(np.array(patients), return_inverse=True)[1]
