@@ -29,6 +29,17 @@ def write_tiny_shards(folder: Path) -> Path:
     return folder / "shards"
 
 
+def write_other_shards(folder: Path, *changes: str) -> Path:
+    """Write shards by TINY_RECIPE with the first, third, … of `changes` replaced by the text that follows it."""
+    text = TINY_RECIPE
+    for old, new in zip(changes[::2], changes[1::2], strict=True):
+        assert old in text, old
+        text = text.replace(old, new)
+    (folder / "recipe.yaml").write_text(text)
+    write_shards(load_recipe(folder / "recipe.yaml"), None, folder / "shards", workers=1)
+    return folder / "shards"
+
+
 def write_study_shards(folder: Path) -> Path:
     """Write shards of 60 small synthetic studies; a sample is a frontal image and, in some studies, a lateral one."""
     recipe = TINY_RECIPE.replace("studies: 120", "studies: 60") + "samples: study\n"

@@ -5,12 +5,15 @@ An overview lists each command or named run with the first line of its docstring
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 FOLDER = Annotated[Path, tyro.conf.arg(metavar="DIR")]
 SHARDS = Annotated[str, tyro.conf.arg(metavar="DIR|URL")]
+Switch = tyro.conf.FlagCreatePairsOff[bool]
+"""A flag without a value, false unless it is given."""
+DropoutScope = Literal["head", "text", "all"]
 
 
 def commands_help(commands: Mapping[str, Callable[..., object]]) -> str:

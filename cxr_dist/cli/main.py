@@ -9,22 +9,18 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
 
 import tyro
-from tyro.conf import FlagConversionOff, FlagCreatePairsOff, Positional, UseAppendAction
+from tyro.conf import FlagConversionOff, Positional, UseAppendAction
 
-from cxr_dist.cli.help import FOLDER, SHARDS, commands_help, runs_help
+from cxr_dist.cli.evaluate import evaluate
+from cxr_dist.cli.help import FOLDER, SHARDS, DropoutScope, Switch, commands_help, runs_help
 from cxr_dist.cli.shard import shard
 from cxr_dist.config.model import RENAMED_CHECKPOINTING
 from cxr_dist.config.named import RUNS, named_run
 from cxr_dist.config.run import Config
 from cxr_dist.errors import EXIT_REFUSED, EXIT_STOPPED, UserError, out_of_files, unknown
 from cxr_dist.model.offline import stay_offline
-
-_McScope = Literal["head", "text", "all"]
-Switch = FlagCreatePairsOff[bool]
-"""A flag without a value, false unless it is given."""
 
 
 def verify(shards: Positional[FOLDER], *, near_duplicates: FlagConversionOff[bool] = True, workers: int = 0) -> None:
@@ -88,40 +84,6 @@ def train(config: Config) -> None:
     sys.exit(0 if outcome is Outcome.FINISHED else EXIT_STOPPED)
 
 
-def evaluate(
-    run_dir: Positional[FOLDER],
-    *,
-    split: Literal["test", "val", "train"] = "test",
-    mc_samples: int = 30,
-    mc_scope: _McScope = "head",
-    ensemble: tuple[Path, ...] = (),
-    out: FOLDER | None = None,
-    at_sensitivity: float | None = None,
-    shards: SHARDS | None = None,
-) -> None:
-    """Evaluate a run's best checkpoint; writes RUN_DIR/evaluation/SPLIT/metrics.json and predictions.csv.
-
-    Args:
-        run_dir: A folder that `cxr-dist train` wrote.
-        split: The split to evaluate.
-        mc_samples: Number of Monte-Carlo dropout passes; 0: none.
-        mc_scope: Where these passes apply dropout: in fusion and head, also in the text encoder, or also in both
-            encoders.
-        ensemble: Further run folders. The mean of all runs is evaluated and written to --out.
-        out: Folder of the ensemble, which `cxr-dist compare` accepts like a run folder.
-        at_sensitivity: Choose each class's threshold on validation for this sensitivity, 0 to 1; by default by
-            Youden's index.
-        shards: Folder or URL of the shards, if they have moved since training.
-    """
-    from cxr_dist.inference.evaluation import evaluate_runs
-    from cxr_dist.model.monte_carlo import McDropout
-
-    if bool(ensemble) != (out is not None):
-        raise UserError("an ensemble needs both: --ensemble RUN_DIR … and --out DIR, a separate folder")
-    mc = McDropout(passes=mc_samples, scope=mc_scope)
-    evaluate_runs([run_dir, *ensemble], out or run_dir, split, mc, shards, at_sensitivity)
-
-
 def compare(
     run_dirs: Positional[tuple[Path, ...]],
     *,
@@ -162,7 +124,7 @@ def predict(
     input: Path | None = None,
     batch: int | None = None,
     mc_samples: int = 30,
-    mc_scope: _McScope = "head",
+    mc_scope: DropoutScope = "head",
     out: Path | None = None,
 ) -> None:
     """Predict class probabilities with uncertainty for an image, a folder or a table, and plot what the model used.

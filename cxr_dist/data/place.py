@@ -5,6 +5,7 @@ own disk for this purpose. $TMPDIR alone does not turn staging on, because lapto
 at a URL cannot be read in place, so they are always staged.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -65,6 +66,15 @@ def at(data: DataConfig, shards: str | None) -> DataConfig:
     The training job's staging folder is dropped, because it was on the disk of that job's node.
     """
     return dataclasses.replace(data, stage_dir="", shards=shards or data.shards)
+
+
+def own_place(data: DataConfig, shards: str | None, manifest_sha256: str) -> DataConfig:
+    """`at` for shards with this manifest: at `shards` if they lie there, and otherwise where training read them."""
+    moved = at(data, shards)
+    with contextlib.suppress(UserError, OSError):  # such as a URL that does not answer
+        if sha256_of(shards_folder(moved) / "manifest.json") == manifest_sha256:
+            return moved
+    return at(data, None)
 
 
 def stage_root(data: DataConfig, environment: Mapping[str, str] = os.environ) -> Path | None:

@@ -52,6 +52,11 @@ class ClassMatch:
             labels[np.isin(stored, sources)] = index
         return labels
 
+    def evaluated(self, stored: NDArray[np.int16]) -> NDArray[np.bool_]:
+        """[n], which samples can be evaluated: for multiclass, all but those of an ignored class."""
+        ignored = list(self.ignored.values()) if self.task == "multiclass" else []
+        return np.asarray(~np.isin(stored, ignored).any(axis=1))
+
     def ignored_samples(self, stored: NDArray[np.int16]) -> dict[str, int]:
         """Ignored class -> the number of its samples, which multiclass evaluation leaves out; empty for multilabel."""
         if self.task == "multilabel":

@@ -32,11 +32,17 @@ def labels_in_text(label_source: str, sections: Sequence[str], own: str = "") ->
     )
 
 
-def patients_in_training(data: DataConfig, manifest: Manifest, split: str) -> int:
-    """Number of patients of `split` who are also in the training split; 0 for the training split itself."""
-    if split == "train":
+def patients_in_training(
+    data: DataConfig, manifest: Manifest, split: str, trained_on: tuple[DataConfig, Manifest] | None = None
+) -> int:
+    """Number of patients of `split` who are also in the training split, of other shards if `trained_on` is given.
+
+    0 for the training split itself.
+    """
+    if split == "train" and trained_on is None:
         return 0
-    return len(_patients(data, manifest, split) & _patients(data, manifest, "train"))
+    training = _patients(*(trained_on or (data, manifest)), "train")
+    return len(_patients(data, manifest, split) & training)
 
 
 def _patients(data: DataConfig, manifest: Manifest, split: str) -> set[bytes]:
@@ -63,7 +69,7 @@ def warnings(runs: Sequence[RunResult], ablations: Sequence[Ablation] = ()) -> I
             "The split is by image: images of one patient are in both training and test, so the metrics are too "
             "optimistic."
         )
-    shared = max(run.evaluation["patients_in_training"] for run in runs)
+    shared = max(run.evaluation["patients_in_training"] or 0 for run in runs)  # None if it is not known
     if shared:
         yield f"{shared} of {runs[0].metrics['patients']} patients are also in the training split: split by patient."
     if len({run.environment.get("manifest_sha256") for run in runs}) > 1:

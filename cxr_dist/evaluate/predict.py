@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import torch
 
+from cxr_dist.config.data import DataConfig
 from cxr_dist.config.run import Config
 from cxr_dist.data.batch import Batch
 from cxr_dist.data.loader import evaluation_loader
@@ -21,6 +22,7 @@ from cxr_dist.distributed.watch.progress import advance
 from cxr_dist.distributed.world import World
 from cxr_dist.errors import UserError
 from cxr_dist.evaluate.calibration import Calibrator
+from cxr_dist.evaluate.class_match import ClassMatch
 from cxr_dist.evaluate.passes import predict_passes
 from cxr_dist.evaluate.predictions import Predictions
 from cxr_dist.evaluate.uncertainty import McSummary, summarise
@@ -64,8 +66,13 @@ def predict_split(
     world: World,
     mc: McDropout = _NO_PASSES,
     calibrator: Calibrator | None = None,
+    match: ClassMatch | None = None,
 ) -> Predictions:
-    """Predictions on a whole split (all ranks); `calibrator` is applied to the stochastic passes only."""
+    """Predictions on a whole split (all ranks); `calibrator` is applied to the stochastic passes only.
+
+    `match` matches the classes of other shards to those of the model; None for the shards that it was trained on.
+    Samples of classes that it ignores are not in the result.
+    """
     was_training = model.training
     model.eval()
     batches = evaluation_loader(
@@ -87,7 +94,7 @@ def predict_split(
         world,
     )
     model.train(was_training)
-    return _table(rows, config, manifest, split, mc.passes)
+    return _table(rows, config, manifest, split, mc.passes, match)
 
 
 def _with_progress(batches: Iterable[Batch]) -> Iterator[Batch]:
@@ -115,11 +122,21 @@ def _gather(parts: list[np.ndarray], num_samples: int, batch: int, world: World)
     return everything
 
 
-def _table(rows: np.ndarray, config: Config, manifest: Manifest, split: str, passes: int) -> Predictions:
-    classes = len(manifest.classes)
-    with contextlib.closing(open_store(config.data, manifest, split)) as store:
-        index = np.concatenate([store.index(shard) for shard in range(len(store.shards))])
-    bounds = np.cumsum([1, classes, classes, classes])
+def read_index(data: DataConfig, manifest: Manifest, split: str) -> np.ndarray:
+    """The index records of a split, in its order, [n] of dtype `format.manifest.index_dtype`."""
+    with contextlib.closing(open_store(data, manifest, split)) as store:
+        return np.concatenate([store.index(shard) for shard in range(len(store.shards))])
+
+
+def _table(
+    rows: np.ndarray, config: Config, manifest: Manifest, split: str, passes: int, match: ClassMatch | None
+) -> Predictions:
+    index, names = read_index(config.data, manifest, split), match.classes if match else manifest.classes
+    labels = index["label"].astype(np.int16)
+    if match is not None:
+        labels, kept = match.labels(labels), match.evaluated(labels)
+        index, labels, rows = index[kept], labels[kept], rows[kept]
+    bounds = np.cumsum([1, len(names), len(names), len(names)])
     _, deterministic, mean, variance, entropies = np.split(rows, bounds, axis=1)
     summary = None
     if passes:
@@ -132,10 +149,11 @@ def _table(rows: np.ndarray, config: Config, manifest: Manifest, split: str, pas
         )
     return Predictions(
         task=manifest.task,
-        classes=manifest.classes,
+        classes=names,
         keys=[key.decode("ascii") for key in index["key"]],
         patients=[patient.decode("ascii") for patient in index["patient"]],
-        labels=index["label"].astype(np.int16),
+        labels=labels,
         probabilities=deterministic,
         mc=summary,
+        not_evaluated=tuple(match.not_evaluated) if match else (),
     )

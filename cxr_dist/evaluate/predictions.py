@@ -63,6 +63,8 @@ class Predictions:
     """Summary of the stochastic passes; None if none were run."""
     attributes: Mapping[str, list[str]] = field(default_factory=dict)
     """Attribute (view, sex, age band) -> value for each sample, empty if unknown. They define the subgroups."""
+    not_evaluated: tuple[str, ...] = ()
+    """Classes that the evaluated shards lack. No label of theirs is known, so all their metrics are undefined."""
 
     def __post_init__(self) -> None:
         n, width = len(self.keys), 1 if self.task == "multiclass" else len(self.classes)
@@ -92,7 +94,7 @@ class Predictions:
         """Class `index` against the rest, on the samples whose label is known."""
         score = self.probabilities[:, index]
         if self.task == "multiclass":
-            known = np.ones(len(self), dtype=np.bool_)
+            known = np.full(len(self), self.classes[index] not in self.not_evaluated)
             truth, predicted = self.labels[:, 0] == index, self.predicted == index
         else:
             known = self.labels[:, index] != UNKNOWN

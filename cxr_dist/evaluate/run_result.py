@@ -6,22 +6,20 @@ All values are those that the run recorded; nothing is recomputed.
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cxr_dist.config.data import DataConfig
 from cxr_dist.config.file import load_config
 from cxr_dist.config.run import Config
-from cxr_dist.data.place import at, shards_folder
+from cxr_dist.data.place import at
 from cxr_dist.errors import UserError
 from cxr_dist.evaluate.predictions import Predictions
-from cxr_dist.files import sha256_of
-from cxr_dist.format.manifest import Manifest, load_manifest
+from cxr_dist.format.manifest import SPLITS, Manifest
 from cxr_dist.run.folder import is_finished
+from cxr_dist.run.trained_on import training_manifest
 
 FIELDS = (
     "run",
@@ -65,7 +63,7 @@ class RunResult:
     """Lines of metrics.jsonl."""
     environment: dict[str, Any]
     manifest: Manifest | None
-    """None if the shards cannot be read, or are no longer those that the run was trained on."""
+    """Of the shards that the run was trained on; lists no shards if they are gone. None if nothing is known."""
     unfinished: str
     """That training had not finished, and at which step it was; empty if it had."""
 
@@ -100,11 +98,13 @@ def estimate_in(evaluation: Mapping[str, Any], *path: str) -> Estimate:
 def read_run(folder: Path, name: str, split: str, shards: str | None = None) -> RunResult:
     """Read a run folder; raises UserError, with the command to run, if it or its evaluation is incomplete.
 
+    `split` may also be the name of an evaluation of other shards.
     `shards` is the folder of the shards if they have moved since training.
     """
     config = load_config(folder / "config.yaml")
     evaluated = folder / "evaluation" / split
-    again = f"run `cxr-dist evaluate {folder} --split {split}`"
+    asked = f"--split {split}" if split in SPLITS else f"--shards OTHER --name {split}"
+    again = f"run `cxr-dist evaluate {folder} {asked}`"
     if not (evaluated / "metrics.json").is_file():
         raise UserError(f"{name} has no evaluation on split {split!r}: {again}")
     evaluation = read_record(evaluated / "metrics.json")
@@ -117,8 +117,11 @@ def read_run(folder: Path, name: str, split: str, shards: str | None = None) -> 
             f"predictions.csv of {name} has {len(predictions)} rows, but its metrics.json says "
             f"{evaluation['metrics']['n']}: {again} again"
         )
+    not_evaluated = (evaluation.get("external") or {}).get("classes_not_evaluated", ())
+    predictions = dataclasses.replace(predictions, not_evaluated=tuple(not_evaluated))
     environment = read_record(folder / "environment.json")
-    manifest = _manifest_of(at(config.data, shards), environment)
+    placed = dataclasses.replace(config, data=at(config.data, shards))
+    manifest = training_manifest(folder, placed, environment.get("manifest_sha256", ""))
     return RunResult(
         name=name,
         config=config,
@@ -181,11 +184,3 @@ def _read_history(path: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl; a last line without a newline is still being written and is ignored."""
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
-
-
-def _manifest_of(data: DataConfig, environment: dict[str, Any]) -> Manifest | None:
-    with suppress(UserError):  # such as a URL that does not answer, or a format that is no longer supported
-        path = shards_folder(data) / "manifest.json"
-        if path.is_file() and sha256_of(path) == environment.get("manifest_sha256"):
-            return load_manifest(path.parent)
-    return None

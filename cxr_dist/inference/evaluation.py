@@ -3,7 +3,6 @@
 From run folders to metrics.json and predictions.csv, and from these to comparison.json and a page.
 """
 
-import contextlib
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cxr_dist.config.data import DataConfig
 from cxr_dist.config.file import load_config
-from cxr_dist.data.place import open_store, shards_folder
 from cxr_dist.distributed.backend import start, stop
 from cxr_dist.distributed.reduce import from_main
 from cxr_dist.distributed.watch.progress import enter
@@ -22,24 +19,37 @@ from cxr_dist.distributed.watch.watchdog import watching
 from cxr_dist.distributed.world import World
 from cxr_dist.errors import UserError
 from cxr_dist.evaluate.assess import assess
-from cxr_dist.evaluate.calibrator_choice import CalibratorChoice, calibrator_from_main, choose_calibrator
+from cxr_dist.evaluate.calibration import Calibrator
+from cxr_dist.evaluate.calibrator_choice import (
+    CalibratorChoice,
+    ValidationSource,
+    calibrator_from_main,
+    choose_calibrator,
+)
 from cxr_dist.evaluate.compare import Comparison, compare
 from cxr_dist.evaluate.ensemble import average, member_of, prepare_ensemble_folder
-from cxr_dist.evaluate.leakage import label_terms_redacted, patients_in_training
+from cxr_dist.evaluate.leakage import label_terms_redacted
 from cxr_dist.evaluate.metrics import strict_json
+from cxr_dist.evaluate.population import population
 from cxr_dist.evaluate.predict import predict_split
 from cxr_dist.evaluate.predictions import Predictions
 from cxr_dist.evaluate.run_result import finished_predictions
-from cxr_dist.evaluate.subgroups import read_attributes
 from cxr_dist.evaluate.thresholds import check_sensitivity
 from cxr_dist.files import write_whole
-from cxr_dist.format.manifest import Manifest
-from cxr_dist.inference.trained import TrainedModel, open_run
+from cxr_dist.inference.other_shards import (
+    EvaluatedShards,
+    Wanted,
+    own_shards,
+    patients_seen_in_training,
+    shards_to_evaluate,
+)
+from cxr_dist.inference.trained import open_trained
 from cxr_dist.model.monte_carlo import McDropout
 from cxr_dist.report.comparison_file import refuse_other_comparison, write_comparison
 from cxr_dist.report.examples import examples_of
 from cxr_dist.report.page import write_page
-from cxr_dist.run.folder import manifest_sha256
+
+_NOTHING = Wanted()
 
 
 def evaluate_runs(
@@ -49,11 +59,15 @@ def evaluate_runs(
     mc: McDropout,
     shards: str | None = None,
     at_sensitivity: float | None = None,
-) -> None:
+    wanted: Wanted = _NOTHING,
+) -> dict[str, Any] | None:
     """Evaluate the best checkpoint of a run, or an ensemble of several runs, on a split (all ranks).
 
-    Writes OUT/evaluation/SPLIT; for one run `out` is its own folder. The calibrator and the thresholds are chosen on
-    validation, which is evaluated first unless these checkpoints were already evaluated on it with these shards.
+    Writes OUT/evaluation/SPLIT, or OUT/evaluation/NAME for other shards than those that the run was trained on; for
+    one run `out` is its own folder. Calibration and thresholds are chosen on the run's own validation split, which is
+    evaluated first unless these checkpoints were already evaluated on it.
+
+    Returns the content of metrics.json (rank 0; None on other ranks).
     """
     check_sensitivity(at_sensitivity)
     if len({run_dir.resolve() for run_dir in run_dirs}) < len(run_dirs):
@@ -64,104 +78,138 @@ def evaluate_runs(
         with watching(world, timeout_minutes):
             start(world, timeout_minutes)
             enter("evaluating")
-            opened = [open_run(run_dir, world.device, shards) for run_dir in run_dirs]
-            evaluation = _Evaluation([trained for trained, _ in opened], opened[0][1], world, out)
+            members = [open_trained(run_dir, world.device, shards) for run_dir in run_dirs]
+            evaluated = shards_to_evaluate(members, shards, split, wanted, out)
+            own = evaluated if evaluated.external is None else own_shards(members)
+            evaluation = _Evaluation(evaluated, own, world, out)
             if world.is_main and len(run_dirs) > 1:
                 prepare_ensemble_folder(out, run_dirs)
-            validation = None
-            if split != "val" and evaluation.manifest.splits["val"].samples:
-                validation = evaluation.validation(mc, at_sensitivity)
-            evaluation.run(split, mc, validation, at_sensitivity)
+            return evaluation.evaluate(split, mc, at_sensitivity)
     finally:
         stop()
 
 
 class _Evaluation:
-    """The members of an ensemble, often one, on the same shards."""
+    """The members of an ensemble, often one, on the same shards.
 
-    def __init__(self, members: Sequence[TrainedModel], manifest: Manifest, world: World, out: Path) -> None:
-        self.members, self.manifest, self.world, self.out = members, manifest, world, out
-        digests = {manifest_sha256(shards_folder(member.config.data)) for member in members}
-        if len(digests) > 1:
-            raise UserError(
-                "the runs of the ensemble were trained on different shards: choose the shards to evaluate on with "
-                "--shards"
-            )
-        self.manifest_sha256 = digests.pop()
-        self.facts = [member_of(member.config, member.step) for member in members]
+    `own` are the shards that they were trained on, the same or others; None if these are not at hand.
+    """
 
-    def validation(self, mc: McDropout, at_sensitivity: float | None) -> Predictions | None:
-        """Predictions on validation, from an earlier evaluation of the same checkpoints if there is one (rank 0)."""
+    def __init__(self, shards: EvaluatedShards, own: EvaluatedShards | None, world: World, out: Path) -> None:
+        self.shards, self.own, self.world, self.out = shards, own, world, out
+        self.facts = [member_of(member.config, member.step) for member in shards.members]
+
+    def evaluate(self, split: str, mc: McDropout, at_sensitivity: float | None) -> dict[str, Any] | None:
+        """Choose calibration and thresholds on validation, and evaluate the split (all ranks).
+
+        Returns the content of metrics.json (rank 0; None on other ranks).
+        """
+        validation, external = None, self.shards.external
+        if external is not None and external.recalibrate:
+            validation = self.predict("val", mc)
+        elif external is not None or split != "val":
+            validation = self.own_validation(mc, at_sensitivity)
+        return self.run(split, mc, validation, at_sensitivity)[1]
+
+    def own_validation(self, mc: McDropout, at_sensitivity: float | None) -> Predictions | None:
+        """The members' predictions on the validation split of their own shards (all ranks).
+
+        They come from an earlier evaluation of the same checkpoints (rank 0; None on other ranks), or the split is
+        evaluated now. None if it was not evaluated before and is empty or not at hand.
+        """
+        own, members = self.own, self.shards.members
+        can_be = own is not None and own.manifest.splits["val"].samples > 0
         earlier = None
         if self.world.is_main:
-            earlier = finished_predictions(self.out, "val", self.facts, self.manifest_sha256)
+            earlier = finished_predictions(self.out, "val", self.facts, members[0].manifest_sha256)
         # Rank 0 decides for all ranks, because they may not all see the same files.
-        if from_main(torch.tensor(int(earlier is not None), device=self.world.device)):
+        to_do = from_main(torch.tensor(int(earlier is None and can_be), device=self.world.device))
+        if not to_do:
             return earlier
-        return self.run("val", mc, None, at_sensitivity)
+        if own is None:
+            raise UserError("the shards that the run was trained on can be read by rank 0, but not by this rank")
+        return _Evaluation(own, own, self.world, self.out).run("val", mc, None, at_sensitivity)[0]
 
     def calibration(self, validation: Predictions) -> CalibratorChoice:
-        """The calibrator of these members, chosen on their validation predictions (rank 0)."""
-        shifts = [member.trained_on.prior_shift for member in self.members if member.trained_on is not None]
+        """The calibrator of these members, chosen on validation predictions of theirs (rank 0)."""
+        shifts = [member.trained_on.prior_shift for member in self.shards.members if member.trained_on is not None]
         of_classes = [[shift[name] for name in validation.classes] for shift in shifts]
         # Averaging probabilities of members with different shifts is no exact shift; cross-validation judges it.
-        return choose_calibrator(validation, np.mean(of_classes, axis=0).tolist() if shifts else None)
+        shift = np.mean(of_classes, axis=0).tolist() if shifts else None
+        recalibrated = self.shards.recalibrated
+        source: ValidationSource = "validation of the evaluated shards" if recalibrated else "own validation"
+        return choose_calibrator(validation, shift, source)
 
     def run(
         self, split: str, mc: McDropout, validation: Predictions | None, at_sensitivity: float | None
-    ) -> Predictions:
-        """Predict, gather, calibrate, assess and write (all ranks); returns the raw predictions.
+    ) -> tuple[Predictions, dict[str, Any] | None]:
+        """Predict, gather, calibrate, assess and write (all ranks).
 
-        Without `validation` on rank 0 nothing is calibrated.
+        Without `validation` on rank 0 nothing is calibrated. Returns the raw predictions and, on rank 0, the content
+        of metrics.json.
         """
         choice = self.calibration(validation) if self.world.is_main and validation is not None else None
-        fitted = None if choice is None else choice.calibrator
-        calibrator = calibrator_from_main(fitted, len(self.manifest.classes), self.world.device)
-        predictions = average(
+        fitted, classes = None if choice is None else choice.calibrator, self.shards.members[0].classes
+        calibrator = calibrator_from_main(fitted, len(classes), self.world.device)
+        predictions = self.predict(split, mc, calibrator)
+        if not self.world.is_main:
+            return predictions, None
+        described = dataclasses.replace(predictions, attributes=self.shards.attributes(split)).calibrated(calibrator)
+        facts = self._facts(split, mc, choice) | {"population": population(described)}
+        facts |= assess(described, validation, choice, at_sensitivity)
+        folder = self.shards.folder(self.out, split)
+        folder.mkdir(parents=True, exist_ok=True)
+        described.write_csv(folder / "predictions.csv")
+        write_whole(folder / "metrics.json", strict_json(facts))
+        return predictions, facts
+
+    def predict(self, split: str, mc: McDropout, calibrator: Calibrator | None = None) -> Predictions:
+        """The mean raw predictions of the members (all ranks); stochastic passes are calibrated."""
+        return average(
             [
                 predict_split(
                     member.classifier,
                     member.config,
-                    self.manifest,
+                    self.shards.manifest,
                     split,
                     tokenizer=member.tokenizer,
                     world=self.world,
                     mc=mc,
                     calibrator=calibrator,
+                    match=self.shards.match,
                 )
-                for member in self.members
+                for member in self.shards.members
             ]
         )
-        if self.world.is_main:
-            data, folder = self.members[0].config.data, self.out / "evaluation" / split
-            folder.mkdir(parents=True, exist_ok=True)
-            with contextlib.closing(open_store(data, self.manifest, split)) as store:
-                described = dataclasses.replace(predictions, attributes=read_attributes(store))
-            described = described.calibrated(calibrator)
-            facts = self._facts(split, mc, data) | assess(described, validation, choice, at_sensitivity)
-            described.write_csv(folder / "predictions.csv")
-            write_whole(folder / "metrics.json", strict_json(facts))
-        return predictions
 
-    def _facts(self, split: str, mc: McDropout, data: DataConfig) -> dict[str, Any]:
+    def _facts(self, split: str, mc: McDropout, choice: CalibratorChoice | None) -> dict[str, Any]:
         """The fields of metrics.json that `assess` does not give."""
+        manifest, external = self.shards.manifest, self.shards.external
+        trained_on = [member.trained_on for member in self.shards.members]
         modes = {member["mode"] for member in self.facts}
         sections = [section for member in self.facts for section in member["text_sections"]]
-        in_reports = self.manifest.labels_in_reports
+        in_reports = manifest.labels_in_reports
+        in_training, notes = patients_seen_in_training(self.shards, split, self.own)
+        if external is not None and choice is None:
+            notes += (
+                "calibration and thresholds are not chosen: the run was not evaluated on its own validation split, "
+                "and that split is empty or not at hand",
+            )
         return ({"labels_in_reports": in_reports} if in_reports else {}) | {
             "run": self.facts[0]["run"],
             "mode": modes.pop() if len(modes) == 1 else "fused",
             "members": self.facts,
             "split": split,
             "text_sections": list(dict.fromkeys(sections)),
-            "split_by": self.manifest.split_by,
-            "made_data": self.manifest.made_data,
-            "label_source": self.manifest.label_source,
-            "label_terms_redacted": label_terms_redacted(self.manifest),
-            "patients_in_training": patients_in_training(data, self.manifest, split),
-            "manifest_sha256": self.manifest_sha256,
+            "split_by": manifest.split_by,
+            "made_data": manifest.made_data or any(facts.made_data for facts in trained_on if facts is not None),
+            "label_source": manifest.label_source,
+            "label_terms_redacted": label_terms_redacted(manifest),
+            "patients_in_training": in_training,
+            "manifest_sha256": self.shards.manifest_sha256,
             "checkpoint_step": self.facts[0]["checkpoint_step"],
             "mc_scope": mc.scope if mc.passes else None,
+            "external": self.shards.facts(split, notes),
         }
 
 

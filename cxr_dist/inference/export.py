@@ -4,7 +4,6 @@ from pathlib import Path
 
 import torch
 
-from cxr_dist.data.place import shards_folder
 from cxr_dist.errors import UserError
 from cxr_dist.evaluate.ensemble import member_of
 from cxr_dist.evaluate.run_result import RunResult, read_run, unfinished
@@ -12,9 +11,9 @@ from cxr_dist.files import holds_something, whole_folder
 from cxr_dist.inference import exported
 from cxr_dist.inference.export_sums import CARD, write_sums
 from cxr_dist.inference.onnx import check_onnx, write_onnx
-from cxr_dist.inference.trained import TrainedModel, open_run
+from cxr_dist.inference.trained import TrainedModel, open_trained
 from cxr_dist.report.model_card import CardFacts, model_card
-from cxr_dist.run.folder import manifest_sha256
+from cxr_dist.run.trained_on import training_manifest
 
 
 def export(run_dir: Path, out: Path, *, with_onnx: bool, shards: str | None = None) -> None:
@@ -28,13 +27,14 @@ def export(run_dir: Path, out: Path, *, with_onnx: bool, shards: str | None = No
         raise UserError(f"{out} exists already: remove it, or choose another --out")
     if with_onnx:
         check_onnx()
-    trained, manifest = open_run(run_dir, torch.device("cpu"), shards)
+    trained = open_trained(run_dir, torch.device("cpu"), shards)
     if with_onnx and trained.views > 1 and trained.config.model.uses_image:
         raise UserError(
             "this model was trained on studies of several images, which the ONNX graph cannot take: export with "
             "--onnx false"
         )
-    if manifest_sha256(shards_folder(trained.config.data)) != trained.manifest_sha256:
+    manifest = training_manifest(run_dir, trained.config, trained.manifest_sha256)
+    if manifest is None or (shards is not None and trained.config.data.shards != shards):
         raise UserError(
             "the shards are not those that the run was trained on (their manifest differs), so the model card would "
             "describe other data: give the right ones with --shards"

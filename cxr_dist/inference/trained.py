@@ -18,7 +18,7 @@ from cxr_dist.config.file import load_config
 from cxr_dist.data.augment import Augmentation
 from cxr_dist.data.batch import Batch
 from cxr_dist.data.loader import collate
-from cxr_dist.data.place import at, shards_folder
+from cxr_dist.data.place import own_place, shards_folder
 from cxr_dist.data.read import SampleDict, decode_sample
 from cxr_dist.data.text import ReportTokenizer, report_text, tokenizer_of
 from cxr_dist.errors import UserError, require
@@ -204,10 +204,9 @@ def open_run(run_dir: Path, device: torch.device, shards: str | None = None) -> 
 
 
 def open_trained(run_dir: Path, device: torch.device, shards: str | None = None) -> TrainedModel:
-    """The best checkpoint of a run; its shards are read only if an earlier version trained it."""
-    config = load_config(run_dir / "config.yaml")
-    config = dataclasses.replace(config, data=at(config.data, shards))
-    best = _best_checkpoint(run_dir)
+    """The best checkpoint of a run; if an earlier version trained it, its shards are read, at `shards` if moved."""
+    config, best = load_config(run_dir / "config.yaml"), _best_checkpoint(run_dir)
+    config = dataclasses.replace(config, data=own_place(config.data, shards, best.state.manifest_sha256))
     check_meaning(best.state.meaning, run_dir, config)
     trained_on = read_trained_on(run_dir, config, best.state.manifest_sha256)
     recorded = recorded_by_evaluation(run_dir, best.state.step, trained_on.classes)
@@ -225,8 +224,7 @@ def open_trained(run_dir: Path, device: torch.device, shards: str | None = None)
         calibrator=recorded.calibrator,
         thresholds=recorded.thresholds,
     )
-    assembled = _assembled(description, best.model, run_dir, device)
-    return dataclasses.replace(assembled, trained_on=trained_on)
+    return dataclasses.replace(_assembled(description, best.model, run_dir, device), trained_on=trained_on)
 
 
 def open_export(folder: Path, device: torch.device) -> TrainedModel:

@@ -21,9 +21,14 @@ def leakage_statements(comparison: Comparison) -> dict[str, list[str]]:
         "Split by": [_split(run) for run in runs],
         "Samples without report text": [_without_text(run) for run in runs],
         f"Patients of the {comparison.split} split who are also in the training split": [
-            f"{run.evaluation['patients_in_training']} of {run.metrics['patients']}" for run in runs
+            _in_training(run) for run in runs
         ],
     }
+
+
+def _in_training(run: RunResult) -> str:
+    count = run.evaluation["patients_in_training"]
+    return "not known" if count is None else f"{count} of {run.metrics['patients']}"
 
 
 def _terms(run: RunResult) -> str:

@@ -5,7 +5,8 @@ them the same facts come from the manifest of their shards.
 """
 
 import json
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cxr_dist.config.decode import decode, parse_json
@@ -17,6 +18,8 @@ from cxr_dist.files import sha256_of, write_whole
 from cxr_dist.format.manifest import Manifest, Task, load_manifest
 from cxr_dist.model.class_balance import class_balance
 
+MANIFEST_COPY = "trained_on_manifest.json"
+"""The file of a run folder with the manifest of its shards, but without the list of the shards."""
 _FORMAT, _VERSION = "cxr_dist trained on", 1
 _CUT_BY_HEADINGS = ("mimic_cxr_jpg",)  # readers that cut reports by format/report_sections.py
 
@@ -89,6 +92,8 @@ def keep_trained_on(run_dir: Path, config: Config, manifest: Manifest, sha256: s
             "format_version": _VERSION,
             "facts": to_plain(TrainedOn.of(config, manifest, sha256)),
         }
+        without_shards = {name: replace(split, shards=()) for name, split in manifest.splits.items()}
+        write_whole(run_dir / MANIFEST_COPY, replace(manifest, splits=without_shards).to_json())
         write_whole(run_dir / TRAINED_ON, json.dumps(plain, indent=1, ensure_ascii=False) + "\n")
 
 
@@ -100,13 +105,37 @@ def read_trained_on(run_dir: Path, config: Config, sha256: str | None = None) ->
         config: Its configuration, with the present place of its shards, which are read if there is no file.
         sha256: The sha256 of the manifest in the state of its checkpoint; a file about other shards does not count.
 
-    Raises UserError if the file is damaged or of a later version, or if there is neither a file nor the shards.
+    Raises UserError if the file is damaged or of a later version, or if there is neither a file nor these shards.
     """
     known = _recorded(run_dir)
     if known is not None and sha256 in (None, known.manifest_sha256):
         return known
     folder = shards_folder(config.data)
-    return TrainedOn.of(config, load_manifest(folder), sha256_of(folder / "manifest.json"))
+    path = folder / "manifest.json"
+    found = sha256_of(path) if path.is_file() else None
+    if found is None or sha256 not in (None, found):
+        raise UserError(
+            f"{run_dir} was trained by an earlier version, which left no {TRAINED_ON}, so the shards that it was "
+            f"trained on are needed, but {folder} holds {'other shards' if found else 'no shards'}: put them back "
+            "there, or write their place into data.shards of the run's config.yaml"
+        )
+    return TrainedOn.of(config, load_manifest(folder), found)
+
+
+def training_manifest(run_dir: Path, config: Config, sha256: str) -> Manifest | None:
+    """The manifest of the shards that a run was trained on; None if they are gone and an earlier version trained it.
+
+    If they are gone, it comes from the run folder and lists no shards. `config` has the present place of the shards,
+    and `sha256` is that of their manifest.
+    """
+    with suppress(UserError):  # such as a URL that does not answer, or a format that is no longer supported
+        path = shards_folder(config.data) / "manifest.json"
+        if path.is_file() and sha256_of(path) == sha256:
+            return load_manifest(path.parent)
+    known, path = _recorded(run_dir), run_dir / MANIFEST_COPY
+    if known is None or known.manifest_sha256 != sha256 or not path.is_file():
+        return None
+    return Manifest.from_json(path.read_text(encoding="utf-8", errors="replace"), path)
 
 
 def _recorded(run_dir: Path) -> TrainedOn | None:

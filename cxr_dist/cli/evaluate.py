@@ -1,0 +1,63 @@
+"""The command `evaluate`."""
+
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional
+
+from cxr_dist.cli.help import FOLDER, SHARDS, DropoutScope, Switch
+from cxr_dist.errors import UserError
+
+
+def evaluate(
+    run_dir: Positional[FOLDER],
+    *,
+    split: Literal["test", "val", "train"] = "test",
+    mc_samples: int = 30,
+    mc_scope: DropoutScope = "head",
+    ensemble: tuple[Path, ...] = (),
+    out: FOLDER | None = None,
+    at_sensitivity: float | None = None,
+    shards: SHARDS | None = None,
+    name: str | None = None,
+    class_map: Path | None = None,
+    recalibrate: Switch = False,
+) -> None:
+    """Evaluate a run's best checkpoint; writes RUN_DIR/evaluation/SPLIT/metrics.json and predictions.csv.
+
+    With --shards the run is evaluated on other shards than those that it was trained on. The classes are the model's;
+    those of the shards are matched by name.
+
+    Args:
+        run_dir: A folder that `cxr-dist train` wrote.
+        split: The split to evaluate.
+        mc_samples: Number of Monte-Carlo dropout passes; 0: none.
+        mc_scope: Where these passes apply dropout: in fusion and head, also in the text encoder, or also in both
+            encoders.
+        ensemble: Further run folders. The mean of all runs is evaluated and written to --out.
+        out: Folder of the ensemble, which `cxr-dist compare` accepts like a run folder.
+        at_sensitivity: Choose each class's threshold on validation for this sensitivity, 0 to 1; by default by
+            Youden's index.
+        shards: Folder or URL of other shards, which requires --name, or of the run's own, if they have moved.
+        name: With other shards: results are written to RUN_DIR/evaluation/NAME.
+        class_map: With other shards: a YAML file that says which of their classes stand for a class of the model,
+            such as `Pneumonia: [Pneumonia, "Pneumonia/Viral"]`, and which to ignore, `not evaluated: [Fracture]`.
+        recalibrate: With other shards: choose calibration and thresholds on their validation split; by default they
+            are those of the run's own validation split.
+    """
+    from rich.console import Console
+
+    from cxr_dist.inference.evaluation import evaluate_runs
+    from cxr_dist.inference.other_shards import Wanted
+    from cxr_dist.model.monte_carlo import McDropout
+
+    if bool(ensemble) != (out is not None):
+        raise UserError("an ensemble needs both: --ensemble RUN_DIR … and --out DIR, a separate folder")
+    mc = McDropout(passes=mc_samples, scope=mc_scope)
+    wanted = Wanted(name=name, class_map=class_map, recalibrate=recalibrate)
+    evaluation = evaluate_runs([run_dir, *ensemble], out or run_dir, split, mc, shards, at_sensitivity, wanted)
+    if evaluation is not None:
+        from cxr_dist.report.evaluation_table import print_evaluation
+
+        print_evaluation(evaluation, Console())
+        print(f"results: {(out or run_dir) / 'evaluation' / (name or split)}")
