@@ -150,6 +150,9 @@ def test_thresholds_and_calibration_chosen_on_validation_are_shown_with_their_re
     assert f"{point['threshold']:.3f}" in page
     assert f"{recall['value']:.3f}<br><small>{recall['low']:.3f}–{recall['high']:.3f}" in page
     assert f"Calibration: {evaluation['calibration']['method']}, chosen on 150 validation images" in page
+    assert "cross-validated over patients: none " in page
+    for method, loss in evaluation["calibration"]["candidates"].items():
+        assert f"{method} {loss:.3f}" in page
 
 
 def test_without_validation_no_thresholds_and_no_calibration_are_shown(tmp_path: Path) -> None:
