@@ -134,6 +134,7 @@ def test_all_commands_from_plan_to_report_page(cxr_dist, run_dir, tiny_shards, t
     assert "legal world sizes           1, 2" in out
     assert re.search(r"read by each node +at most \d+ shards \(\d\.\d MB\) on 1, \d+ shards", out)
     assert "draws of Normal" in out
+    assert "weight of Nodule" in out
 
     status, _, _ = cxr_dist("evaluate", run_dir, "--mc-samples", "4")
     assert status == 0
