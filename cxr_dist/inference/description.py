@@ -47,6 +47,8 @@ class Description:
     """All sections of the reports in those shards; empty if that is not known."""
     reader: str = ""
     """The reader of those shards, whose rules cut a report into sections; empty if that is not known."""
+    redact: tuple[str, ...] = ()
+    """The terms that were replaced in the reports of those shards."""
     parts: PartsRecord = dataclasses.field(default_factory=dict)
     """The user-defined encoders."""
     calibrator: Calibrator | None = None
@@ -94,7 +96,7 @@ class Description:
     def _text(self) -> dict[str, Any]:
         data = self.config.data
         facts = {"sections": data.text_sections, "max_tokens": data.max_tokens}
-        return facts | {"stored_sections": self.stored_sections, "reader": self.reader}
+        return facts | {"stored_sections": self.stored_sections, "reader": self.reader, "redact": self.redact}
 
     @classmethod
     def from_plain(cls, plain: object, file: str = CONFIG) -> Self:
@@ -117,6 +119,7 @@ class Description:
             thresholds=stored.thresholds,
             stored_sections=() if stored.text is None else stored.text.stored_sections,
             reader="" if stored.text is None else stored.text.reader,
+            redact=() if stored.text is None else stored.text.redact,
         )
 
 
@@ -149,13 +152,14 @@ class _Image:
 class _Text:
     """The part of a report that the network reads, and how the reports of its shards were cut into sections.
 
-    Version 1 has no `stored_sections` and no `reader`.
+    Version 1 has no `stored_sections`, no `reader` and no `redact`.
     """
 
     sections: tuple[str, ...]
     max_tokens: int
     stored_sections: tuple[str, ...] = ()
     reader: str = ""
+    redact: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cxr_dist.errors import UserError, unknown
+from cxr_dist.format.redact import REPLACEMENT, Redaction
 from cxr_dist.format.report_sections import MIMIC_SECTIONS, cut_sections, section_of
 
 _MIMIC = "mimic_cxr_jpg"
@@ -86,6 +87,7 @@ class GivenReport:
             "sections_read": list(self.sections),
             "sections_left_out": list(self.left_out),
             "words_left_out": self.words_left_out,
+            "terms_masked": sum(text.count(REPLACEMENT) for text in self.sections.values()),
             "unknown_token_share": round(unknown_share, 4) if self.sections else None,
         }
 
@@ -116,6 +118,8 @@ class SectionRules:
     """All sections of the shards that it was trained on; empty if that is not known."""
     reader: str
     """The reader of these shards; empty if that is not known."""
+    redact: tuple[str, ...] = ()
+    """The terms that were replaced in these shards, and are replaced in a report before it is read."""
 
     def of(self, report: Report, section: str | None = None) -> GivenReport:
         """The sections of a report; `section` is the one that a text without headings is.
@@ -172,7 +176,9 @@ class SectionRules:
         )
 
     def _clean(self, text: str) -> str:
-        return " ".join(text.split()) if self.reader in _SINGLE_SPACED else text.strip()
+        """The text as sharding would have stored it."""
+        text = " ".join(text.split()) if self.reader in _SINGLE_SPACED else text.strip()
+        return Redaction(terms=self.redact).apply({"": text})[0][""]
 
     def _parts(self, report: str) -> list[tuple[str, str]] | None:
         """(section, text) in the report's order; None if the report has no heading."""

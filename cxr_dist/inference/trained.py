@@ -55,7 +55,8 @@ class TrainedModel(Description):
     @property
     def section_rules(self) -> SectionRules:
         """How a report is cut into the sections that the model reads."""
-        return SectionRules(read=self.config.data.text_sections, stored=self.stored_sections, reader=self.reader)
+        read, stored = self.config.data.text_sections, self.stored_sections
+        return SectionRules(read=read, stored=stored, reader=self.reader, redact=self.redact)
 
     def predict(
         self,
@@ -220,6 +221,7 @@ def open_trained(run_dir: Path, device: torch.device, shards: str | None = None)
         manifest_sha256=best.state.manifest_sha256,
         stored_sections=trained_on.text_sections,
         reader=trained_on.reader,
+        redact=trained_on.redact,
         parts={field: parts for field, parts in read_parts(run_dir).items() if field in names},
         calibrator=recorded.calibrator,
         thresholds=recorded.thresholds,

@@ -48,6 +48,8 @@ class TrainedOn:
     """Class -> its weight in the loss; None if the loss is not weighted."""
     prior_shift: dict[str, float]
     """Class -> see `Calibrator.prior_shift`."""
+    redact: tuple[str, ...] = ()
+    """The terms that were replaced in the reports of the shards; see format/redact.py."""
 
     @classmethod
     def of(cls, config: Config, manifest: Manifest, sha256: str) -> "TrainedOn":
@@ -73,6 +75,7 @@ class TrainedOn:
             manifest_sha256=sha256,
             class_weights=None if weights is None else dict(zip(manifest.classes, weights.tolist(), strict=True)),
             prior_shift=dict(zip(manifest.classes, shift.tolist(), strict=True)),
+            redact=tuple(manifest.recipe.get("redact") or ()),
         )
 
 

@@ -11,8 +11,8 @@ from typing import Literal
 from cxr_dist.config.decode import decode, parse_yaml
 from cxr_dist.errors import UserError, require
 from cxr_dist.format.manifest import MOST_VIEWS
+from cxr_dist.format.redact import Redaction
 from cxr_dist.shard.columns import Columns
-from cxr_dist.shard.redact import Redaction
 
 Values = tuple[str, ...]
 

@@ -18,12 +18,12 @@ from cxr_dist.format.left_out import (
     OTHER_VIEW,
     UNKNOWN_VIEW,
 )
+from cxr_dist.format.redact import Redaction
 from cxr_dist.shard.labels import assign_labels, sampling_groups
 from cxr_dist.shard.person import Sex
 from cxr_dist.shard.projection import projection
 from cxr_dist.shard.recipe import Recipe
 from cxr_dist.shard.record import Pixels, Record, Source
-from cxr_dist.shard.redact import Redaction
 from cxr_dist.shard.split import assign_splits, checked_official
 from cxr_dist.shard.studies import Unit, units_of_images, units_of_studies
 

@@ -37,6 +37,8 @@ def test_the_facts_are_those_of_the_manifest_and_need_no_shards(config, tmp_path
     assert facts.made_data
     assert list(facts.prior_shift) == list(facts.class_weights) == list(manifest.classes)
     assert max(facts.prior_shift.values()) > 0.5
+    redacted = dataclasses.replace(manifest, recipe=manifest.recipe | {"redact": ["edema"]})
+    assert (facts.redact, TrainedOn.of(config, redacted, "").redact) == ((), ("edema",))
 
 
 def test_a_run_of_an_earlier_version_reads_its_shards(config, tmp_path):

@@ -17,8 +17,8 @@ from cxr_dist.data.text import ReportTokenizer, prepare_text_folder
 from cxr_dist.errors import UserError
 from cxr_dist.evaluate.leakage import label_terms_redacted
 from cxr_dist.format.manifest import load_manifest, open_index
+from cxr_dist.format.redact import REPLACEMENT, Redaction
 from cxr_dist.shard.recipe import load_recipe
-from cxr_dist.shard.redact import REPLACEMENT, Redaction
 from cxr_dist.shard.summary import print_summary
 from cxr_dist.shard.write import write_shards
 

@@ -29,6 +29,7 @@ DESCRIPTION = Description(
     thresholds={"B": 0.25},
     stored_sections=("indication", "findings", "impression"),
     reader="openi",
+    redact=("edema",),
 )
 VERSION_1 = """\
 {"format": "cxr_dist model", "format_version": 1, "cxr_dist_version": "0.1.0", "run": "enhanced",
@@ -50,17 +51,15 @@ def test_this_release_writes_a_calibrator_in_place_of_the_temperature_of_version
     plain = json.loads(VERSION_1)
     plain["format_version"] = 2
     plain["text"] |= {"stored_sections": ["indication", "findings", "impression"], "reader": "openi"}
+    plain["text"]["redact"] = ["edema"]
     calibrator = {"prior_shift": [0.0, 0.0], "temperature": 1.25, "bias": [0.0, 0.0]}
     expected = {}
     for name, value in plain.items():
         expected |= {"calibrator": calibrator, "thresholds": {"B": 0.25}} if name == "temperature" else {name: value}
     assert DESCRIPTION.to_json() == json.dumps(expected, indent=1, ensure_ascii=False) + "\n"
     back = Description.from_plain(json.loads(DESCRIPTION.to_json()))
-    assert (back.thresholds, back.stored_sections, back.reader) == (
-        DESCRIPTION.thresholds,
-        DESCRIPTION.stored_sections,
-        DESCRIPTION.reader,
-    )
+    for field in ("thresholds", "stored_sections", "reader", "redact"):
+        assert getattr(back, field) == getattr(DESCRIPTION, field)
 
 
 def test_an_export_of_version_1_without_a_temperature_has_no_calibrator():

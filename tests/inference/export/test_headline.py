@@ -77,7 +77,7 @@ def in_json(cxr_dist, run, image, note, picture):
     return {name: value for name, value in answer.items() if name not in OF_THE_COMMAND}
 
 
-REPORT = ("sections_read", "sections_left_out", "words_left_out", "unknown_token_share")
+REPORT = ("sections_read", "sections_left_out", "words_left_out", "terms_masked", "unknown_token_share")
 OF_THE_COMMAND = (
     "note", "run", "mode", "checkpoint_step", "calibration", "temperature", "mc_scope", "explained_class", "heat_map",
 )  # fmt: skip

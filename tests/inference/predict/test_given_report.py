@@ -90,6 +90,17 @@ def test_other_sections_are_refused_without_quoting_the_report(report, section, 
     assert SECRET not in str(error.value)
 
 
+def test_terms_that_sharding_replaced_are_replaced_in_a_report(run_of):
+    rules = dataclasses.replace(RULES, redact=("pleural effusion", "edema"))
+    given = rules.of({"findings": "Pleural\n effusion, no Edema.", "impression": "Edema."})
+    assert given.sections == {"findings": "[MASK], no [MASK]."}
+    assert given.facts(0.0)["terms_masked"] == 2
+    model = dataclasses.replace(cxr_dist.load(run_of("text")), redact=("enlarged",))
+    answer = model.predict(report={"findings": "The heart is Enlarged."})
+    assert answer == model.predict(report={"findings": "The heart is [MASK]."})
+    assert answer["report"]["terms_masked"] == 1
+
+
 @pytest.mark.parametrize("mode", ["text", "fused"])
 def test_a_report_gives_the_same_answer_with_headings_and_by_section(run_of, images, mode):
     model = cxr_dist.load(run_of(mode))
@@ -105,6 +116,7 @@ def test_a_report_gives_the_same_answer_with_headings_and_by_section(run_of, ima
         "sections_read": ["indication", "findings"],
         "sections_left_out": ["impression"],
         "words_left_out": 1,
+        "terms_masked": 0,
         "unknown_token_share": 0.0,
     }
     assert expected["warnings"] == []
