@@ -60,7 +60,7 @@ class Ablation:
         signed = interval_text(difference, signed=True)
         if difference.high is not None and difference.high < 0:
             return f"With the {self.removed}, the result is worse: {signed}, {pair}."
-        return f"What the {self.removed} adds: no difference is shown: {signed}, {pair}."
+        return f"For the {self.removed}, no difference is shown: {signed}, {pair}."
 
     @property
     def caution(self) -> str:
@@ -69,7 +69,7 @@ class Ablation:
         if not names:
             return ""
         more = f" and {len(names) - _NAMED} more settings" if len(names) > _NAMED else ""
-        return f"The two runs also differ in {', '.join(names[:_NAMED])}{more}, so the input is not all that differs."
+        return f"They also differ in {', '.join(names[:_NAMED])}{more}: not all of this is due to the input."
 
     @property
     def statement(self) -> str:

@@ -58,7 +58,7 @@ def test_the_statement_says_both_things_apart_with_the_numbers_of_the_runs(runs:
         "enhanced − text-only, p ≤ 0.002, adjusted ≤ 0.008."
     )
     assert report_added.statement.startswith("The image alone (image-only) reaches")
-    assert "The two runs also differ in loss.name" in other.statement
+    assert "They also differ in loss.name: not all of this is due to the input." in other.statement
 
 
 def test_comparison_json_has_the_ablations_with_adjusted_p_values(runs: list[Path]) -> None:
@@ -83,10 +83,10 @@ def test_comparison_json_has_the_ablations_with_adjusted_p_values(runs: list[Pat
         ((0.038, 0.011, 0.067), "The image adds 0.038 (0.011 to 0.067): a − b, p = 0.006."),
         (
             (0.01, -0.011, 0.03),
-            "What the image adds: no difference is shown: +0.010 (−0.011 to +0.030), a − b, p = 0.006.",
+            "For the image, no difference is shown: +0.010 (−0.011 to +0.030), a − b, p = 0.006.",
         ),
         ((-0.03, -0.05, -0.01), "With the image, the result is worse: −0.030 (−0.050 to −0.010), a − b, p = 0.006."),
-        ((0.01, None, None), "What the image adds: no difference is shown: +0.010 (no interval), a − b, p = 0.006."),
+        ((0.01, None, None), "For the image, no difference is shown: +0.010 (no interval), a − b, p = 0.006."),
         ((None, None, None), "What the image adds is not defined (a − b)."),
     ],
 )

@@ -228,7 +228,7 @@ def test_the_page_says_that_intervals_lack_the_variation_between_seeds_and_shows
     path = ("macro", "roc_auc")
     each = ", ".join(map(number, group.values(*path)))
     spread = f"{number(group.mean(*path))} ± {number(group.standard_deviation(*path))}<br><small>{each}</small>"
-    assert "which the table below shows" in page
+    assert "which a table below shows" in page
     assert spread in page
 
 
