@@ -11,9 +11,11 @@ of step p // b of the epoch.
     shuffle each lane inside windows                each has the draws of a few shards
 
 This is systematic resampling (Kitagawa 1996). A sample of weight w is drawn floor(e) or ceil(e) times per epoch, where
-e = N w / T, lanes have the same length, and a lane reads only its own stretch of the shards. Weights and positions are
-integers, so nothing depends on rounding. Example: for five samples with weights 1 1 2 1 1 (T = 6), N = 4 draws and
-offset 2, draw i falls at floor((6 i + 2) / 4) = 0, 2, 3, 5, which draws sample 0, sample 2 twice, and sample 4.
+e = N w / T, lanes have the same length, and a lane reads only its own stretch of the shards. A group of n samples of
+weight w, which lie scattered over the mass, is drawn n floor(e) to n ceil(e) times, and n e times on average over the
+offsets. Weights and positions are integers, so nothing depends on rounding. Example: for five samples with weights
+1 1 2 1 1 (T = 6), N = 4 draws and offset 2, draw i falls at floor((6 i + 2) / 4) = 0, 2, 3, 5, which draws sample 0,
+sample 2 twice, and sample 4.
 
 To find the sample at a position, `window_draws` gives its draw, `locate` the shard of the draw and its place in the
 shard's mass, and `sample_order` the sample at that place (draws.py combines the three).
@@ -22,7 +24,7 @@ shard's mass, and `sample_order` the sample at that place (draws.py combines the
     shardshuffle                         the order of the shards, a pure function of (seed, epoch)
     split_by_node, split_by_worker       lanes, which are equal stretches of draws and not lists of shards
     .shuffle(buffer)                     a permutation of each window, and of each shard's samples
-    resampled=True, RandomMix            weights, with counts that are exact to one draw
+    resampled=True, RandomMix            weights, with each sample's count exact to one draw
 """
 
 from dataclasses import dataclass
@@ -110,7 +112,12 @@ class Plan:
         return max(self.micro_batch, min(wanted, self.draws_per_lane))
 
     def expected_draws(self) -> NDArray[np.float64]:
-        """Expected number of draws of each group in one epoch, [groups]. The real number differs by rounding only."""
+        """Expected number of draws of each group in one epoch, [groups].
+
+        A sample of the group is drawn floor(e) or ceil(e) times, where e is the group's expectation over its number of
+        samples. The group's own number of draws differs by less than one for each of its samples, usually by far less,
+        and not at all where e is an integer.
+        """
         mass = self.shard_group_counts.sum(axis=0) * self.weights
         return np.asarray(self.num_draws * mass / mass.sum(), dtype=np.float64)
 

@@ -135,6 +135,27 @@ def test_an_epoch_draws_each_group_as_often_as_expected():
     np.testing.assert_allclose(plan.expected_draws(), plan.num_draws / 2, rtol=1e-3)
 
 
+@settings(max_examples=60, deadline=None)
+@given(shard_tables, st.integers(1, 50), st.integers(0, 5))
+def test_a_group_differs_from_its_expectation_by_less_than_one_for_each_sample(rows, heavy, epoch):
+    plan = plan_of(rows, [7, 7 * heavy], 4, 2)
+    samples, expected = plan.shard_group_counts.sum(axis=0), plan.expected_draws()
+    groups = [int(sample >= rows[shard][0]) for shard, sample in samples_of(plan, epoch)]
+    for group, drawn in enumerate(np.bincount(groups, minlength=2)):
+        of_sample = expected[group] / max(1, samples[group])
+        # Rounded, because the expectation is a quotient in floating point.
+        assert samples[group] * np.floor(of_sample + 1e-9) <= drawn <= samples[group] * np.ceil(of_sample - 1e-9)
+
+
+def test_a_group_of_scattered_samples_may_differ_by_more_than_rounding():
+    """Over the offsets, the mean is the expectation; single epochs are off by several draws."""
+    plan = plan_of([[40, 20]] * 5, [3, 5], 12, 4)
+    heavy = [sum(sample >= 40 for _, sample in samples_of(plan, epoch)) for epoch in range(60)]
+    expected = plan.expected_draws()[1]
+    assert max(abs(drawn - expected) for drawn in heavy) > 1
+    assert np.mean(heavy) == pytest.approx(expected, rel=0.01)
+
+
 def test_positions_are_exact_with_a_billion_samples():
     plan = plan_of([[10_000_000, 7]] * 100, [65536, 65536 * 999], global_batch=8192, micro_batch=32)
     draws = np.array([0, 1, plan.num_draws // 2, plan.num_draws - 1])
