@@ -12,6 +12,7 @@ import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
@@ -58,11 +59,16 @@ def write_whole(path: Path, content: bytes | str) -> None:
         file.write(content.encode("utf-8") if isinstance(content, str) else content)
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BufferedReader:
     """Open a regular file for reading; raises OSError for anything else.
 
     A FIFO, socket or device could block for ever, never end, or do something when it is opened, so it is not opened.
     """
+    return open(regular_descriptor(path), "rb")
+
+
+def regular_descriptor(path: Path) -> int:
+    """Do the same as `open_regular`, without a file object."""
     _check_regular(path.stat())
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
@@ -70,7 +76,13 @@ def open_regular(path: Path) -> BinaryIO:
     except OSError:
         os.close(descriptor)
         raise
-    return open(descriptor, "rb")
+    return descriptor
+
+
+def read_regular(path: Path) -> bytes:
+    """Return the bytes of a regular file; raises OSError for anything else."""
+    with open_regular(path) as file:
+        return file.read()
 
 
 def _check_regular(status: os.stat_result) -> None:
@@ -93,8 +105,8 @@ def sync_path(path: Path) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """Return the hexadecimal sha256 of a file's bytes."""
-    with path.open("rb") as file:
+    """Return the hexadecimal sha256 of a file's bytes; raises OSError for anything but a regular file."""
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

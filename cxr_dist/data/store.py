@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxr_dist.errors import UserError, out_of_files
+from cxr_dist.files import read_regular, regular_descriptor
 from cxr_dist.format.manifest import Manifest, ShardEntry, index_in
 from cxr_dist.format.stored_sample import CUT_SHORT, OTHER_BYTES, members_in
 
@@ -135,7 +136,7 @@ class ShardStore:
     def _index_bytes(self, entry: ShardEntry) -> bytes:
         wrong = ShardError(f"{entry.index} is missing or not the one that was written (sha256): copy it again")
         try:
-            content = (self.folder / entry.index).read_bytes()
+            content = read_regular(self.folder / entry.index)
         except OSError as error:
             raise out_of_files(error) or wrong from None
         if hashlib.sha256(content).hexdigest() != entry.index_sha256:
@@ -145,7 +146,7 @@ class ShardStore:
     def _open_tar(self, entry: ShardEntry) -> int:
         path = self.folder / entry.file
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = regular_descriptor(path)
         except OSError as error:
             raise out_of_files(error) or ShardError(
                 f"{entry.file} cannot be opened ({error.strerror}): copy it again, or allow this user to read it"

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxr_dist.errors import UserError, out_of_files
+from cxr_dist.files import read_regular
 from cxr_dist.format.index_checks import index_is_sound
 from cxr_dist.format.shard_list import MOST_LISTED, plain_shards, shards_of, write_table
 from cxr_dist.format.shard_list import ShardEntry as ShardEntry
@@ -232,7 +233,7 @@ def load_manifest(folder: Path, flag: str = "--data.shards") -> Manifest:
 def open_index(folder: Path, shard: ShardEntry, num_labels: int, views: int = 1) -> NDArray[np.void]:
     """Read a shard's index, shape [samples]; raises UserError if it is missing or does not fit the manifest."""
     try:
-        content = (folder / shard.index).read_bytes()
+        content = read_regular(folder / shard.index)
     except OSError as error:
         raise out_of_files(error) or _damaged(shard) from None
     return index_in(content, shard, num_labels, views)

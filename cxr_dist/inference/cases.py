@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cxr_dist.config.model import ModelConfig
-from cxr_dist.errors import UserError
+from cxr_dist.errors import UserError, out_of_files
+from cxr_dist.files import read_regular
 from cxr_dist.format.csv_table import read_rows
 from cxr_dist.inference.given_case import Case, Report, ReportOptions, SectionRules
 
@@ -68,14 +69,16 @@ def read_input(source: Path, model: ModelConfig, rules: SectionRules, *, no_repo
 
 def _text_of(report: Path) -> str:
     try:
-        return report.read_text(encoding="utf-8-sig").strip() if report.is_file() else ""
-    except (OSError, UnicodeDecodeError):  # their messages quote the text or its path
-        raise UserError("the report cannot be read: expected a text file in UTF-8") from None
+        return read_regular(report).decode("utf-8-sig").strip()
+    except FileNotFoundError:
+        return ""
+    except (OSError, UnicodeDecodeError) as error:  # their messages quote the text or its path
+        raise out_of_files(error) or UserError("the report cannot be read: expected a text file in UTF-8") from None
 
 
 def _folder(folder: Path, model: ModelConfig) -> CaseList:
     endings = _IMAGES if model.uses_image else (_REPORT,)
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in endings and path.is_file())
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in endings and not path.is_dir())
     if not files:
         raise UserError(f"--input holds no file that ends in {', '.join(endings)}")
 

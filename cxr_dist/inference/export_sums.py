@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from cxr_dist.errors import UserError, require
-from cxr_dist.files import sha256_of
+from cxr_dist.files import read_regular, sha256_of
 
 SUMS, CARD = "SHA256SUMS", "README.md"
 AGAIN = "copy the folder again, or export it again"
@@ -28,7 +28,7 @@ def check_sums(folder: Path, *needed: str, unread: str) -> None:
     Only the presence of the file `unread` is checked.
     """
     try:
-        lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
+        lines = read_regular(folder / SUMS).decode("utf-8").splitlines()
         sums = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
     except (OSError, ValueError):
         raise UserError(f"{SUMS} in {folder} is missing or damaged: {AGAIN}") from None

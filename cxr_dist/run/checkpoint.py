@@ -24,7 +24,7 @@ from torch import Tensor
 
 from cxr_dist.config.optim import OptimConfig
 from cxr_dist.errors import UserError, out_of_files
-from cxr_dist.files import folder_aside, full_disk_says, sha256_of, sync_path
+from cxr_dist.files import folder_aside, full_disk_says, read_regular, sha256_of, sync_path
 
 _FORMAT_VERSION = 3
 _READABLE = (1, 2, 3)  # version 1 has no config, version 2 no meaning
@@ -182,11 +182,11 @@ def load(folder: Path, *, model_only: bool = False) -> Checkpoint:
 def _plain_state(folder: Path, checked: Sequence[str]) -> dict[str, Any]:
     """The content of state.json, after these files have been verified."""
     try:
-        sums = json.loads((folder / "sha256.json").read_text())
+        sums = json.loads(read_regular(folder / "sha256.json"))
         wrong = [name for name in checked if sha256_of(folder / name) != sums[name]]
         if wrong:
             raise UserError(f"{folder.name}: {wrong[0]} does not have the bytes that were written (sha256)")
-        return dict(json.loads((folder / _STATE).read_text()))
+        return dict(json.loads(read_regular(folder / _STATE)))
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, UserError):
             raise
