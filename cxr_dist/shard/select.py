@@ -108,7 +108,8 @@ def select(recipe: Recipe, source: Source) -> Selection:
 
 def opaque(kind: str, name: str, digits: int = 16) -> str:
     """Hash an id. The result is pseudonymous, not anonymous: ids can be guessed and hashed."""
-    return hashlib.sha256(f"{kind}\0{name}".encode()).hexdigest()[:digits]
+    # A file name that is not UTF-8 has surrogates.
+    return hashlib.sha256(f"{kind}\0{name}".encode("utf-8", "surrogateescape")).hexdigest()[:digits]
 
 
 def _selected(recipe: Recipe, record: Record) -> bool:

@@ -26,7 +26,7 @@ from cxr_dist.shard.record import Record, Source
 _METADATA = (
     "dicom_id", "subject_id", "study_id", "StudyDate", "ViewPosition", "PerformedProcedureStepDescription",
 )  # fmt: skip
-_IDS = {"dicom_id": "[0-9a-f-]+", "subject_id": r"\d+", "study_id": r"\d+"}
+_IDS = {"dicom_id": "[0-9a-f-]+", "subject_id": "[0-9]+", "study_id": "[0-9]+"}
 _SPLITS = {"train": "train", "validate": "val", "test": "test"}
 _UNKNOWN_PERSON: tuple[Sex, str] = ("", "")
 

@@ -3,10 +3,13 @@
 import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
+from typing import IO
 
-from cxr_dist.errors import UserError
+from cxr_dist.errors import UserError, out_of_files, require
+from cxr_dist.files import open_regular
 from cxr_dist.format.report_sections import MIMIC_SECTIONS, cut_sections
 
+_LONGEST = 2**22  # bytes; the longest published report has fewer than 20,000
 StudyIds = tuple[str, str]
 """(subject_id, study_id), each of digits only."""
 
@@ -33,27 +36,44 @@ def read_sections(path: Path, studies: Iterable[StudyIds]) -> dict[StudyIds, dic
 def _from_folder(folder: Path, studies: Iterable[StudyIds]) -> dict[StudyIds, dict[str, str]]:
     def read(study: StudyIds) -> bytes | None:
         try:
-            return (folder / _name(study)).read_bytes()
-        except FileNotFoundError:
+            with open_regular(folder / _name(study)) as file:
+                return _content(file)
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
-    return _cut(read, studies)
+    try:
+        return _cut(read, studies)
+    except OSError as error:
+        raise out_of_files(error) or UserError(
+            f"a report in {folder.name} cannot be read ({error.strerror}): repair the folder, or name the published zip"
+        ) from None
 
 
 def _from_zip(path: Path, studies: Iterable[StudyIds]) -> dict[StudyIds, dict[str, str]]:
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
             members = {"/".join(PurePosixPath(member.filename).parts[-3:]): member for member in archive.infolist()}
 
             def read(study: StudyIds) -> bytes | None:
                 member = members.get(_name(study))
-                return None if member is None else archive.read(member)
+                if member is None:
+                    return None
+                with archive.open(member) as report:
+                    return _content(report)
 
             return _cut(read, studies)
-    except (zipfile.BadZipFile, OSError):
-        raise UserError(
+    except UserError:
+        raise
+    except Exception as error:  # a damaged zip can raise BadZipFile, zlib.error, EOFError, NotImplementedError, ...
+        raise out_of_files(error) or UserError(
             f"{path.name} cannot be read as a zip: download it again, or name the unpacked folder"
         ) from None
+
+
+def _content(file: IO[bytes]) -> bytes:
+    content = file.read(_LONGEST + 1)
+    require(len(content) <= _LONGEST, f"a report has more than {_LONGEST} bytes: expected MIMIC-CXR's published files")
+    return content
 
 
 def _name(study: StudyIds) -> str:

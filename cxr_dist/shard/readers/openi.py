@@ -7,10 +7,12 @@ The reports have no patient id, so that each report is taken as a separate patie
 import os
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
-from cxr_dist.errors import require
+from cxr_dist.errors import out_of_files, require
+from cxr_dist.files import open_regular
 from cxr_dist.format.csv_table import read_csv
 from cxr_dist.format.image import ImageFile
 from cxr_dist.format.left_out import UNREADABLE_REPORT
@@ -24,6 +26,7 @@ from cxr_dist.shard.readers.source_paths import inside, source_folder
 from cxr_dist.shard.recipe import Recipe
 from cxr_dist.shard.record import Record, Source
 
+_LONGEST_REPORT = 2**22  # bytes; a thousand times the published ones
 OPENI_SECTIONS = ("indication", "comparison", "findings", "impression")
 
 
@@ -43,20 +46,42 @@ def read(recipe: Recipe, folder: Path | None) -> Source:
     reports = sorted(inside(root, recipe.reports, "reports").glob("*.xml"))
     require(bool(reports), f"no .xml in {recipe.reports}: expected Open-i's NLMCXR_reports.tgz, unpacked")
     folder = inside(root, recipe.images, "images")
-    images = {entry.name: folder / entry.name for entry in os.scandir(folder)}
+    require(folder.is_dir(), f"{recipe.images} is not a folder: expected Open-i's images in the recipe's images")
+    images = {name: folder / name for name in os.listdir(folder)}
     views = {} if recipe.table is None else _views(inside(root, recipe.table, "table"))
     records: list[Record] = []
     left_out: Counter[str] = Counter()
+    seen: Counter[str] = Counter()
     for path in reports:
-        try:
-            records += _records(path, images, views, inverted=bool(recipe.image.monochrome1))
-        except ElementTree.ParseError:
+        report = _parsed(path)
+        if report is None:
             left_out[UNREADABLE_REPORT] += 1
+            continue
+        for record in _records(report, path.stem, images, views, inverted=bool(recipe.image.monochrome1)):
+            seen[record.image_id] += 1
+            again = f"#{seen[record.image_id]}" if seen[record.image_id] > 1 else ""  # in another report
+            records.append(replace(record, source_id=f"{record.image_id}{again}"))
     return Source(records=records, text_sections=OPENI_SECTIONS, left_out=left_out)
 
 
-def _records(path: Path, images: dict[str, Path], views: dict[str, str], inverted: bool) -> Iterator[Record]:
-    report = ElementTree.parse(path).getroot()
+def _parsed(path: Path) -> ElementTree.Element | None:
+    """The report; None if it is not a file, not XML, in an unknown encoding or longer than any report.
+
+    Expat neither opens other files nor expands entities beyond a limit.
+    """
+    try:
+        with open_regular(path) as file:
+            content = file.read(_LONGEST_REPORT + 1)
+        return None if len(content) > _LONGEST_REPORT else ElementTree.fromstring(content)
+    except (ElementTree.ParseError, OSError, ValueError, LookupError) as error:
+        if too_many := out_of_files(error):
+            raise too_many from None
+        return None
+
+
+def _records(
+    report: ElementTree.Element, study: str, images: dict[str, Path], views: dict[str, str], inverted: bool
+) -> Iterator[Record]:
     terms = [term.text.strip() for term in report.findall("MeSH/major") if term.text and term.text.strip()]
     text = dict.fromkeys(OPENI_SECTIONS, "")
     for part in report.iter("AbstractText"):
@@ -70,8 +95,8 @@ def _records(path: Path, images: dict[str, Path], views: dict[str, str], inverte
         yield Record(
             source_id=name,
             image_id=name,
-            study=path.stem,
-            patient=path.stem,
+            study=study,
+            patient=study,
             view=view,
             values=(terms[0].capitalize() if terms else "Other",),
             text=text,
