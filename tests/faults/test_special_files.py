@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from bad_files import SPECIAL, put
 
+from cxr_dist.config.model import ModelConfig
 from cxr_dist.data.read import reader
 from cxr_dist.data.store import ShardStore
 from cxr_dist.errors import UserError
@@ -12,7 +13,8 @@ from cxr_dist.files import open_regular
 from cxr_dist.format.image import ImageFile
 from cxr_dist.format.left_out import UNREADABLE_IMAGE, ImageProblem
 from cxr_dist.format.manifest import load_manifest
-from cxr_dist.inference.cases import NamedCase
+from cxr_dist.inference.cases import NamedCase, read_input
+from cxr_dist.inference.given_case import SectionRules
 from cxr_dist.model.weights import verify_component
 from cxr_dist.run.checkpoint import newest_valid
 from cxr_dist.shard.verify import verify
@@ -36,6 +38,14 @@ def test_a_report_is_refused_by_predict(tmp_path, tried, kind):
     with pytest.raises(UserError, match="the report cannot be read"):
         case.read(None)
     tried(f"{kind} as a report of predict", "refused in one line")
+
+
+@pytest.mark.parametrize("kind", [kind for kind in SPECIAL if kind != "a folder"])
+def test_a_folder_of_cases_does_not_skip_it(tmp_path, tried, kind):
+    put(kind, tmp_path / "image.png")
+    cases = read_input(tmp_path, ModelConfig(mode="image"), SectionRules(read=(), stored=(), reader="table"))
+    assert [case.name for case in cases.cases()] == ["image.png"]
+    tried(f"{kind} in the folder of predict --input", "left out and counted")
 
 
 @EACH
