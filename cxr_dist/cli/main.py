@@ -91,7 +91,7 @@ def compare(
     out: FOLDER = Path("comparison"),
     with_examples: int = 0,
     shards: SHARDS | None = None,
-    overwrite: bool = False,
+    overwrite: Switch = False,
 ) -> None:
     """Compare evaluated runs in a table, comparison.json and report.html.
 

@@ -59,9 +59,9 @@ class Evaluated:
 
     @property
     def calibrated(self) -> str:
-        """How the probabilities were calibrated, in words."""
+        """How the headline probabilities were calibrated, in words; an earlier version left them as they were."""
         calibration = self.evaluation["calibration"]
-        if calibration is None:
+        if calibration is None or self.predictions.uncalibrated is None:
             return "not calibrated"
         method = calibration.get("method") or ("none" if calibration["temperature"] is None else "temperature")
         source = calibration["chosen_on"].get("source", "own validation")

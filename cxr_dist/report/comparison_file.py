@@ -30,7 +30,7 @@ def refuse_other_comparison(out: Path, run_dirs: Sequence[Path], split: str) -> 
     found = None if there is None else (there.get("split"), _folders(there))
     if found != (split, set(_relative(run_dirs, out))):
         what = "a page or record of another kind" if there is None else f"the comparison of {_described(there)}"
-        raise UserError(f"{out} holds {what}: choose another --out, or replace it with --overwrite true")
+        raise UserError(f"{out} holds {what}: choose another --out, or replace it with --overwrite")
 
 
 def _relative(run_dirs: Sequence[Path], out: Path) -> list[str]:

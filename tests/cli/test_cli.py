@@ -149,6 +149,9 @@ def test_all_commands_from_plan_to_report_page(cxr_dist, run_dir, tiny_shards, t
     comparison = json.loads((tmp_path / "comparison" / "comparison.json").read_text())
     assert {"value", "low", "high"} <= set(comparison["runs"][0]["metrics"]["macro_roc_auc"])
     assert "not for clinical use" in (tmp_path / "comparison" / "report.html").read_text()
+    status, _, said = cxr_dist("compare", second, "--out", tmp_path / "comparison")
+    assert (status, "replace it with --overwrite" in said) == (2, True)
+    assert cxr_dist("compare", second, "--out", tmp_path / "comparison", "--overwrite")[0] == 0
 
 
 def test_shards_that_moved_to_a_url_give_the_same_bytes(cxr_dist, run_dir, tiny_shards, tmp_path, monkeypatch):

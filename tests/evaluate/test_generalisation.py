@@ -116,3 +116,10 @@ def test_one_name_for_two_data_sets_names_the_run(folder: Path) -> None:
         "own validation)",
         "validation of the evaluated shards)",
     ]
+
+
+def test_raw_probabilities_of_an_earlier_version_are_called_uncalibrated(folder: Path) -> None:
+    (one, *_) = compare([folder / "a"], n_bootstrap=10).generalisation
+    raw = dataclasses.replace(one.own.predictions, uncalibrated=None)
+    assert one.own.calibrated != "not calibrated"
+    assert dataclasses.replace(one.own, predictions=raw).calibrated == "not calibrated"

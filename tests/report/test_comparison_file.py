@@ -32,7 +32,7 @@ def test_other_runs_or_another_split_are_refused_and_change_nothing(runs: list[P
     shutil.copytree(runs[0] / "evaluation/test", runs[0] / "evaluation/val")
     with pytest.raises(UserError, match=r"holds the comparison of a, b on split test: choose another --out, or"):
         compare_runs(runs[1:], "test", out)
-    with pytest.raises(UserError, match="replace it with --overwrite true"):
+    with pytest.raises(UserError, match=r"replace it with --overwrite$"):
         compare_runs(runs[:1], "val", out)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     compare_runs(runs[1:], "test", out, overwrite=True)
