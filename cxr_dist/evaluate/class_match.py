@@ -86,10 +86,11 @@ def match_classes(
     ignored = listed.get(NOT_EVALUATED, ())
     unmatched = [name for name in shards if name not in named and names_of.get(name) != (name,)]
     if unmatched:
+        similar = next((name for name in model if not names_of[name]), model[0])
         raise UserError(
             f"the shards have classes that the model does not know: {', '.join(unmatched)}. The model's classes are "
             f"{', '.join(model)}; those of the shards are {', '.join(shards)}. Say with --class-map FILE.yaml which "
-            f"stand for which, such as `{model[0]}: [{unmatched[0]}]`, and which to ignore, such as "
+            f"stand for which, such as `{similar}: [{unmatched[0]}]`, and which to ignore, such as "
             f"`{NOT_EVALUATED}: [{unmatched[0]}]`"
         )
     require(any(names_of.values()), "the class map leaves no class to evaluate: name classes of the shards in it")

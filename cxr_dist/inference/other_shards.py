@@ -168,9 +168,7 @@ def patients_seen_in_training(
     if own.manifest.reader != shards.manifest.reader:
         return None, (f"{unknown}, because patient ids of different readers cannot be compared",)
     count = patients_in_training(shards.data, shards.manifest, split, trained_on=(own.data, own.manifest))
-    return count, (
-        f"{count} patients have the id of a patient in training; only in one source is that the same person",
-    )
+    return count, (f"{count} patients have the id of a patient in training (the same person only in one source)",)
 
 
 def _at(member: TrainedModel, shards: str | None) -> TrainedModel:
