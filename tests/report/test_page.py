@@ -206,7 +206,9 @@ def test_paper_shows_what_is_folded(page: str, tmp_path: Path) -> None:
     """The printed page has a sheet for each run, although a reader of the screen would have to unfold it."""
     folded = print_pages(page, tmp_path)
     opened = print_pages(page.replace("<details>", "<details open>"), tmp_path)
-    assert folded == opened > 4
+    hidden = print_pages(page.replace("details::details-content", "details::none"), tmp_path)
+    assert abs(folded - opened) <= 1  # a page break may fall elsewhere
+    assert hidden + 3 < folded
 
 
 def test_a_kind_of_run_that_was_not_evaluated_has_a_row_with_its_commands(runs: list[Path], page: str) -> None:
