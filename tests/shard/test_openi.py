@@ -1,7 +1,6 @@
 """The Open-i reader: reports, images under both file names, and the known counts of the published collection."""
 
 import dataclasses
-import os
 import shutil
 import tarfile
 from collections import Counter
@@ -107,14 +106,14 @@ def test_a_folder_without_any_image_of_the_reports_is_refused(openi, tmp_path):
 
 @pytest.fixture(scope="module")
 def collection(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All published reports, and one tiny PNG that is hard-linked under the name of every image."""
+    """All published reports, and a copy of one tiny PNG under the name of every image; links would be one image."""
     folder = tmp_path_factory.mktemp("openi")
     with tarfile.open(real_data / "openi" / "NLMCXR_reports.tgz") as tar:
         tar.extractall(folder, filter="data")
     (folder / "images").mkdir()
     write_image(folder / "image.png")
     for record in read(folder).records:
-        os.link(folder / "image.png", folder / "images" / f"{record.source_id}.png")
+        shutil.copy(folder / "image.png", folder / "images" / f"{record.source_id}.png")
     return folder
 
 
