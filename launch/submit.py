@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import submitit
 import tyro
@@ -23,6 +23,7 @@ from rich.console import Console
 from sweep import Sweep, SweepRun, sweep_runs, table
 
 from cxr_dist.cli.main import config_of
+from cxr_dist.config.range import Range, check_ranges
 from cxr_dist.config.run import Config
 from cxr_dist.config.slurm import SlurmResources
 from cxr_dist.data.place import shards_folder
@@ -48,20 +49,20 @@ class Site(SlurmResources):
 
     cluster: Literal["slurm", "local", "debug"] = "slurm"
     """`local`: processes on this machine. `debug`: this process."""
-    nodes: int = 1
+    nodes: Annotated[int, Range(min=1)] = 1
     """Number of nodes."""
-    tasks_per_node: int = 1
+    tasks_per_node: Annotated[int, Range(min=1)] = 1
     """Number of ranks per node, one per GPU."""
-    gpus_per_node: int | None = None
+    gpus_per_node: Annotated[int | None, Range(min=0)] = None
     """Number of GPUs per node, by default that of the tasks; 0 for a cluster without GPUs."""
-    minutes: int = 480
+    minutes: Annotated[int, Range(min=1)] = 480
     """Time limit of one job in minutes; the run requeues itself before it is reached."""
-    wait_minutes: float = 0
+    wait_minutes: Annotated[float, Range(min=0)] = 0
     """Longest time in minutes to wait for the job to end; 0: do not wait."""
     sweep: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """FIELD=VALUE,VALUE,…: a run in OUT/NAME for each combination, as a job array. The same command again submits
     the runs that have neither finished nor are in the queue."""
-    at_once: int = 256
+    at_once: Annotated[int, Range(min=1)] = 256
     """Maximum number of runs of a sweep that have nodes at the same time."""
 
     @property
@@ -70,6 +71,7 @@ class Site(SlurmResources):
         return self.nodes * self.tasks_per_node
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if self.cluster == "local" and self.nodes > 1:
             raise UserError(f"--cluster local is one machine, not {self.nodes}: use --tasks-per-node")
         if self.cluster == "debug" and self.world_size > 1:

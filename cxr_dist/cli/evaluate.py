@@ -1,11 +1,12 @@
 """The command `evaluate`."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from tyro.conf import Positional
 
 from cxr_dist.cli.help import FOLDER, SHARDS, DropoutScope, Switch
+from cxr_dist.config.range import Range
 from cxr_dist.errors import UserError
 
 
@@ -13,11 +14,11 @@ def evaluate(
     run_dir: Positional[FOLDER],
     *,
     split: Literal["test", "val", "train"] = "test",
-    mc_samples: int = 30,
+    mc_samples: Annotated[int, Range(min=0)] = 30,
     mc_scope: DropoutScope = "head",
     ensemble: tuple[Path, ...] = (),
     out: FOLDER | None = None,
-    at_sensitivity: float | None = None,
+    at_sensitivity: Annotated[float | None, Range(above=0, max=1)] = None,
     shards: SHARDS | None = None,
     name: str | None = None,
     class_map: Path | None = None,

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 from tyro.conf import FlagConversionOff, Positional, UseAppendAction
@@ -18,12 +19,18 @@ from cxr_dist.cli.help import FOLDER, SHARDS, DropoutScope, Switch, commands_hel
 from cxr_dist.cli.shard import shard
 from cxr_dist.config.model import RENAMED_CHECKPOINTING
 from cxr_dist.config.named import RUNS, named_run
+from cxr_dist.config.range import Range, in_range
 from cxr_dist.config.run import Config
 from cxr_dist.errors import EXIT_REFUSED, EXIT_STOPPED, UserError, out_of_files, unknown
 from cxr_dist.model.offline import stay_offline
 
 
-def verify(shards: Positional[FOLDER], *, near_duplicates: FlagConversionOff[bool] = True, workers: int = 0) -> None:
+def verify(
+    shards: Positional[FOLDER],
+    *,
+    near_duplicates: FlagConversionOff[bool] = True,
+    workers: Annotated[int, Range(min=0)] = 0,
+) -> None:
     """Check shards: counts, sha256, duplicate keys, patients or images in two splits. Exit status 1 on any fault.
 
     Args:
@@ -89,7 +96,7 @@ def compare(
     *,
     split: str = "test",
     out: FOLDER = Path("comparison"),
-    with_examples: int = 0,
+    with_examples: Annotated[int, Range(min=0)] = 0,
     shards: SHARDS | None = None,
     overwrite: Switch = False,
 ) -> None:
@@ -122,8 +129,8 @@ def predict(
     section: str | None = None,
     no_report: Switch = False,
     input: Path | None = None,
-    batch: int | None = None,
-    mc_samples: int = 30,
+    batch: Annotated[int | None, Range(min=1)] = None,
+    mc_samples: Annotated[int, Range(min=0)] = 30,
     mc_scope: DropoutScope = "head",
     out: Path | None = None,
 ) -> None:
@@ -151,7 +158,7 @@ def predict(
 
     if (input is None) == (not image and not report):
         raise UserError("say what to predict: --image FILE and --report TEXT, or --input FOLDER or TABLE.csv")
-    if batch is not None and (input is None or batch < 1):
+    if batch is not None and input is None:
         raise UserError("--batch is the number of images per forward pass, 1 or more, and requires --input")
     options, mc = ReportOptions(section=section, no_report=no_report), McDropout(passes=mc_samples, scope=mc_scope)
     if input is None:
@@ -250,7 +257,7 @@ def _dispatch(arguments: list[str]) -> None:
         raise unknown("command", command, _COMMANDS)
     run, prog = _COMMANDS[command], f"cxr-dist {command}"
     if run not in _WITH_CONFIG:
-        tyro.cli(run, args=_for_tyro(rest), prog=prog)
+        tyro.cli(in_range(run), args=_for_tyro(rest), prog=prog)
     elif not rest or rest[0].startswith("-"):
         print(runs_help(command, RUNS))
         sys.exit(0 if rest[:1] in (["-h"], ["--help"]) else 2)

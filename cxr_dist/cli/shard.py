@@ -8,6 +8,7 @@ import tyro
 from tyro.conf import Positional
 
 from cxr_dist.cli.help import FOLDER
+from cxr_dist.config.range import Range
 from cxr_dist.config.slurm import SlurmResources
 
 
@@ -16,9 +17,9 @@ def shard(
     *,
     out: FOLDER,
     source: FOLDER | None = None,
-    workers: int = 0,
-    allow_left_out: float = 0.01,
-    slurm: int = 0,
+    workers: Annotated[int, Range(min=0)] = 0,
+    allow_left_out: Annotated[float, Range(min=0, max=1)] = 0.01,
+    slurm: Annotated[int, Range(min=0)] = 0,
     resources: Annotated[SlurmResources, tyro.conf.arg(name="slurm")] = SlurmResources(),  # noqa: B008
 ) -> None:
     """Write a data set as WebDataset shards with an index and a manifest.

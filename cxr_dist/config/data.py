@@ -1,8 +1,9 @@
 """The section `data` of a run's configuration: the shards, the batches, sampling and augmentation."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
+from cxr_dist.config.range import Range, check_ranges
 from cxr_dist.errors import require
 
 
@@ -15,47 +16,47 @@ class DataConfig:
     stage_dir: str = ""
     """Folder on the node's own disk to which shards are copied before they are read. If empty, $SLURM_TMPDIR in a job
     that has it; elsewhere a folder is read in place and a URL is copied to $TMPDIR, else /tmp. `none`: no copies."""
-    stage_gib: float = 0.0
+    stage_gib: Annotated[float, Range(min=0)] = 0.0
     """Maximum size of the copies in GiB; the least recently used copy is deleted first. Space for shuffle_shards + 1
     shards of each of the node's lanes avoids copying a shard twice. 0: all free space except 5% of the disk."""
-    global_batch: int = 64
+    global_batch: Annotated[int, Range(min=1)] = 64
     """Number of samples per optimizer step over all ranks, a multiple of `micro_batch`."""
-    micro_batch: int | Literal["auto"] = 16
+    micro_batch: Annotated[int | Literal["auto"], Range(min=1)] = 16
     """Number of samples per forward pass. The world size must divide global_batch / micro_batch, the number of lanes.
     `auto`: the largest that fits the device, determined at the first start of the run and saved in its config.yaml."""
-    evaluation_batch: int = 32
+    evaluation_batch: Annotated[int, Range(min=1)] = 32
     """Number of samples per batch in evaluation, at least 1. Independent of the world size, as are the metrics."""
-    workers: int = 2
+    workers: Annotated[int, Range(min=0)] = 2
     """Number of DataLoader worker processes per rank; 0: samples are read in the training process."""
-    max_bad_samples: int = 0
+    max_bad_samples: Annotated[int, Range(min=0)] = 0
     """Number of damaged samples that training may replace by others and write to bad_samples.jsonl. One more ends the
     run, as does a missing or truncated shard. Evaluation never replaces a sample."""
     text_sections: tuple[str, ...] = ("indication", "findings")
     """Report sections that the text encoder sees, in this order. The impression usually states the label."""
-    max_tokens: int = 128
+    max_tokens: Annotated[int, Range(min=8)] = 128
     """Maximum number of WordPiece tokens of a report, at least 8; longer reports are truncated."""
-    image_size: int = 224
+    image_size: Annotated[int, Range(min=32)] = 224
     """Height and width of the network's input in pixels, at least 32."""
     sampling: Literal["uniform", "weighted"] = "uniform"
     """`weighted` draws samples by inverse class frequency (systematic resampling)."""
-    sampling_temper: float = 1.0
+    sampling_temper: Annotated[float, Range(min=0, max=1)] = 1.0
     """Exponent of the inverse class frequency, 0 (uniform) to 1 (all classes are drawn equally often)."""
     stages: tuple[str, ...] = ()
     """Your own stages for training samples between decoding and augmentation, in this order, each as MODULE:NAME or
     FILE.py:NAME, described in data/own_stages.py."""
-    shuffle_shards: int = 8
+    shuffle_shards: Annotated[int, Range(min=1)] = 8
     """Number of shards in the window within which a lane's draws are shuffled, at least 1."""
-    rotation_degrees: float = 7.0
+    rotation_degrees: Annotated[float, Range(min=0, max=180)] = 7.0
     """Augmentation: maximum rotation in degrees, in both directions."""
-    shift: float = 0.05
+    shift: Annotated[float, Range(min=0, max=1)] = 0.05
     """Augmentation: maximum translation in both directions, as a fraction of the image side."""
-    zoom: float = 0.10
+    zoom: Annotated[float, Range(min=0, below=1)] = 0.10
     """Augmentation: maximum relative change of the scale, which is uniform in 1 ± this value."""
-    flip_probability: float = 0.0
+    flip_probability: Annotated[float, Range(min=0, max=1)] = 0.0
     """Augmentation: probability of a horizontal flip, 0 to 1. Off, because reports mention left and right."""
-    brightness: float = 0.10
+    brightness: Annotated[float, Range(min=0, max=1)] = 0.10
     """Augmentation on the device: maximum change of the grey level, as a fraction of its range."""
-    contrast: float = 0.10
+    contrast: Annotated[float, Range(min=0, max=1)] = 0.10
     """Augmentation on the device: maximum relative change of the contrast, which is uniform in 1 ± this value."""
 
     def __post_init__(self) -> None:
@@ -65,23 +66,13 @@ class DataConfig:
             "data.shards is a URL with a query or a user name, which would be written to the run folder and the job's "
             "log: set credentials in the environment, as fsspec's documentation of this type of URL describes",
         )
-        require(self.stage_gib >= 0, f"data.stage_gib is {self.stage_gib}; it must be 0 or more")
-        require(self.global_batch >= 1, f"data.global_batch is {self.global_batch}; it must be at least 1")
+        check_ranges(self, "data")
         if self.micro_batch != "auto":
-            require(self.micro_batch >= 1, f"data.micro_batch is {self.micro_batch}; it must be at least 1")
             require(
                 self.global_batch % self.micro_batch == 0,
                 f"data.global_batch {self.global_batch} is not a multiple of data.micro_batch {self.micro_batch}: "
                 f"choose e.g. {max(1, round(self.global_batch / self.micro_batch)) * self.micro_batch}",
             )
-        require(self.workers >= 0, f"data.workers is {self.workers}; it must be 0 or more")
-        require(self.image_size >= 32, f"data.image_size is {self.image_size}; it must be at least 32 pixels")
-        require(0 <= self.sampling_temper <= 1, f"data.sampling_temper is {self.sampling_temper}; expected 0 to 1")
-        require(self.max_tokens >= 8, f"data.max_tokens is {self.max_tokens}; it must be at least 8")
-        require(self.max_bad_samples >= 0, "data.max_bad_samples must be 0 or more")
-        require(self.evaluation_batch >= 1, "data.evaluation_batch must be at least 1")
-        require(self.shuffle_shards >= 1, "data.shuffle_shards must be at least 1")
-        require(0 <= self.flip_probability <= 1, "data.flip_probability must lie in 0 to 1")
 
     @property
     def num_lanes(self) -> int:

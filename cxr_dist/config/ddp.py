@@ -4,8 +4,9 @@ The settings have torch's names and defaults.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
+from cxr_dist.config.range import Range, check_ranges
 from cxr_dist.errors import UserError
 
 
@@ -13,7 +14,7 @@ from cxr_dist.errors import UserError
 class DdpConfig:
     """How DistributedDataParallel communicates gradients; without effect on a single rank."""
 
-    bucket_cap_mb: int = 25
+    bucket_cap_mb: Annotated[int, Range(min=1)] = 25
     """Maximum size of a gradient bucket in MiB, at least 1. Larger buckets reduce latency; smaller buckets are sent
     earlier in the backward pass. With the default the first bucket holds 1 MiB."""
     comm_hook: Literal["none", "bf16"] = "none"
@@ -21,8 +22,7 @@ class DdpConfig:
     significant bits before they are summed, so results depend on the world size by more than the order of a sum."""
 
     def __post_init__(self) -> None:
-        if self.bucket_cap_mb < 1:
-            raise UserError(f"ddp.bucket_cap_mb is {self.bucket_cap_mb}; it must be at least 1")
+        check_ranges(self, "ddp")
 
     def check(self, parallel: str, precision: str) -> None:
         """Raise UserError if these settings would have no effect or would contradict the precision."""

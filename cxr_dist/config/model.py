@@ -2,8 +2,9 @@
 
 import re
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
+from cxr_dist.config.range import Range, check_ranges
 from cxr_dist.errors import require, unknown
 
 Checkpointing = Literal["off", "text", "image", "all", "auto"]
@@ -25,15 +26,15 @@ class ModelConfig:
     as MODULE:NAME or FILE.py:NAME, described in model/own_parts.py, with a tokenizer built from training reports."""
     fusion: Literal["tokens", "pooled"] = "tokens"
     """`tokens`: report tokens attend to image tokens. `pooled`: a single query attends to a single key."""
-    fusion_dim: int = 512
+    fusion_dim: Annotated[int, Range(min=1)] = 512
     """Width of the joint space of text and image features, a multiple of `fusion_heads`."""
-    fusion_heads: int = 8
+    fusion_heads: Annotated[int, Range(min=1)] = 8
     """Number of attention heads of the fusion, at least 1."""
-    fusion_dropout: float = 0.1
+    fusion_dropout: Annotated[float, Range(min=0, below=1)] = 0.1
     """Dropout rate of the attended features, 0 to below 1."""
-    image_dropout: float = 0.0
+    image_dropout: Annotated[float, Range(min=0, below=1)] = 0.0
     """Dropout rate after each dense layer of the image encoder, 0 to below 1."""
-    head_dropout: tuple[float, float] = (0.5, 0.3)
+    head_dropout: Annotated[tuple[float, float], Range(min=0, below=1)] = (0.5, 0.3)
     """Dropout rates after the first and second hidden layer of the head (1024 -> 512 -> 256 -> classes)."""
     pretrained: bool = True
     """Start the encoders from the weights in the bundle; `false`: from random weights. Your own encoder loads its
@@ -49,15 +50,14 @@ class ModelConfig:
     own. Results then depend on the world size. Without effect on a single rank."""
 
     def __post_init__(self) -> None:
+        check_ranges(self, "model")
         require(
-            self.fusion_dim >= self.fusion_heads >= 1 and self.fusion_dim % self.fusion_heads == 0,
+            self.fusion_dim % self.fusion_heads == 0,
             f"model.fusion_dim {self.fusion_dim} is not a multiple of model.fusion_heads {self.fusion_heads}",
         )
         valid = get_args(Checkpointing)
         if self.gradient_checkpointing not in valid:
             raise unknown("model.gradient_checkpointing", self.gradient_checkpointing, valid)
-        for rate in (self.image_dropout, self.fusion_dropout, *self.head_dropout):
-            require(0 <= rate < 1, f"dropout rate {rate} is outside [0, 1)")
 
     @property
     def uses_image(self) -> bool:

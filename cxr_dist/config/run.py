@@ -6,12 +6,13 @@ the standard library, so that the command line starts fast.
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cxr_dist.config.data import DataConfig
 from cxr_dist.config.ddp import DdpConfig
 from cxr_dist.config.model import ModelConfig
 from cxr_dist.config.optim import LossConfig, OptimConfig
+from cxr_dist.config.range import Range, check_ranges
 from cxr_dist.config.train import TrainConfig
 from cxr_dist.errors import require
 
@@ -42,7 +43,7 @@ class Config:
     ddp: DdpConfig = field(default_factory=DdpConfig)
     deepspeed: str = ""
     """JSON file of DeepSpeed settings that override the package's own (see launch/deepspeed/); with zero1 to zero3."""
-    seed: int = 42
+    seed: Annotated[int, Range(min=0, max=2**31 - 1)] = 42
     """Seed of initial weights, sampling, augmentation, mixup and dropout at any world size, 0 to 2^31 - 1."""
     trackers: tuple[str, ...] = ()
     """Your own trackers in addition to metrics.jsonl, TensorBoard and the console, each as MODULE:NAME or FILE.py:NAME,
@@ -70,7 +71,7 @@ class Config:
         return torch.autocast(device_type, torch.bfloat16, enabled=self.precision == "bf16")
 
     def __post_init__(self) -> None:
-        require(0 <= self.seed < 2**31, f"seed is {self.seed}; it must lie in 0 to 2^31 - 1")
+        check_ranges(self)
         require(
             self.parallel == "ddp" or self.precision != "fp64",
             "DeepSpeed has no fp64: use --parallel ddp, or --precision fp32 or bf16",

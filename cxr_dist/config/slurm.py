@@ -2,18 +2,20 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from cxr_dist.config.range import Range, check_ranges
 
 
 @dataclass(frozen=True, kw_only=True)
 class SlurmResources:
     """Cores, memory, time and partition of each task, under the names that sbatch and submitit use."""
 
-    cpus_per_task: int = 4
+    cpus_per_task: Annotated[int, Range(min=1)] = 4
     """Number of cores per task, shared by the loader workers or sharding processes."""
-    mem_gb: float | None = None
+    mem_gb: Annotated[float | None, Range(above=0)] = None
     """Memory per node in GB; by default that of the partition."""
-    minutes: int = 240
+    minutes: Annotated[int, Range(min=1)] = 240
     """Time limit of one job in minutes; unfinished work continues in another job."""
     partition: str | None = None
     """SLURM partition; by default that of the cluster."""
@@ -23,6 +25,9 @@ class SlurmResources:
     """Other options of sbatch as pairs of name and value, such as: qos high constraint a100."""
     logs: Path = Path("logs")
     """Folder for submitit's scripts and pickles and the output of the tasks; all machines must see it."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "slurm")
 
     def submitit_parameters(self, *srun_arguments: str) -> dict[str, Any]:
         """Return arguments for submitit's `AutoExecutor.update_parameters`, with additional arguments of srun."""

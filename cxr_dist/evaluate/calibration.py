@@ -5,12 +5,13 @@ A calibrator is fitted on one split (validation) and applied to another. All com
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, log_softmax, logit
 
+from cxr_dist.config.range import Range, check_ranges
 from cxr_dist.errors import require
 from cxr_dist.evaluate.arrays import Bools, Floats
 from cxr_dist.evaluate.calibration_line import calibration_line
@@ -111,14 +112,14 @@ class Calibrator:
     2002), and the bias corrects what remains (Platt 1999). Each is a tuple with one value per class, in order.
     """
 
-    prior_shift: tuple[float, ...]
+    prior_shift: Annotated[tuple[float, ...], Range()]
     """By how much class weights and weighted sampling raised the log-odds of a class (multilabel) or the logarithm of
     its probability, up to a constant (multiclass)."""
-    temperature: float = 1.0
-    bias: tuple[float, ...]
+    temperature: Annotated[float, Range(above=0)] = 1.0
+    bias: Annotated[tuple[float, ...], Range()]
 
     def __post_init__(self) -> None:
-        require(self.temperature > 0, f"temperature is {self.temperature}; expected a positive number")
+        check_ranges(self, "calibrator")
         widths = len(self.prior_shift), len(self.bias)
         require(widths[0] == widths[1], f"prior_shift has {widths[0]} values, but bias has {widths[1]}")
 

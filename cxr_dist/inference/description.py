@@ -5,13 +5,14 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from cxr_dist import __version__
 from cxr_dist.config.data import DataConfig
 from cxr_dist.config.decode import decode
 from cxr_dist.config.file import to_plain
 from cxr_dist.config.model import ModelConfig
+from cxr_dist.config.range import Range, check_ranges
 from cxr_dist.config.run import Config, Precision
 from cxr_dist.errors import require
 from cxr_dist.evaluate.calibration import Calibrator
@@ -127,25 +128,25 @@ class Description:
 class _StoredImage:
     """See Manifest.image."""
 
-    short_side: int
-    quality: int
-    views: int | None = None
+    short_side: Annotated[int, Range(min=1)]
+    quality: Annotated[int, Range(min=1, max=100)]
+    views: Annotated[int | None, Range(min=1, max=MOST_VIEWS)] = None
 
     def __post_init__(self) -> None:
-        require(self.short_side >= 1, f"stored_image.short_side is {self.short_side}; it must be at least 1")
-        require(1 <= self.quality <= 100, f"stored_image.quality is {self.quality}; expected 1 to 100")
-        views = 1 if self.views is None else self.views
-        require(1 <= views <= MOST_VIEWS, f"stored_image.views is {views}; expected 1 to {MOST_VIEWS}")
+        check_ranges(self, "stored_image")
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Image:
     """The image that the network reads, normalised by the mean and the deviation that its encoder needs."""
 
-    size: int
+    size: Annotated[int, Range(min=32)]
     channels: Literal[1]
-    mean: float
-    deviation: float
+    mean: Annotated[float, Range()]
+    deviation: Annotated[float, Range(above=0)]
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "image")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,10 +157,13 @@ class _Text:
     """
 
     sections: tuple[str, ...]
-    max_tokens: int
+    max_tokens: Annotated[int, Range(min=8)]
     stored_sections: tuple[str, ...] = ()
     reader: str = ""
     redact: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "text")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,8 +181,8 @@ class _Settings:
     image: _Image | None
     text: _Text | None
     precision: Precision
-    seed: int
-    checkpoint_step: int
+    seed: Annotated[int, Range(min=0, max=2**31 - 1)]
+    checkpoint_step: Annotated[int, Range(min=0)]
     manifest_sha256: str
     calibrator: Calibrator | None
     note: str
@@ -186,12 +190,12 @@ class _Settings:
     parts: PartsRecord = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         names, model = self.classes, self.architecture
         checks = {
             "classes": (0 < len(set(names)) == len(names), "at least one name, and none twice"),
             "image": ((self.image is not None) == model.uses_image, f"what mode {model.mode} reads, or null"),
             "text": ((self.text is not None) == model.uses_text, f"what mode {model.mode} reads, or null"),
-            "checkpoint_step": (self.checkpoint_step >= 0, "0 or more"),
             "manifest_sha256": (bool(re.fullmatch("[0-9a-f]{64}", self.manifest_sha256)), "64 hex digits"),
             "calibrator": (
                 self.calibrator is None or len(self.calibrator.bias) == len(names),

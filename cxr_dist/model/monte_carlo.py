@@ -7,12 +7,13 @@ stays in eval mode. A mask depends only on (seed, sample, pass) and the element.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from cxr_dist.config.range import Range, check_ranges
 from cxr_dist.errors import UserError
 from cxr_dist.model.classifier import Classifier
 from cxr_dist.model.dropout import DropoutKeys, KeyedDropout
@@ -34,9 +35,12 @@ _IMAGES_AT_ONCE = 32
 class McDropout:
     """The number of stochastic passes, and the layers in which dropout is on."""
 
-    passes: int = 0
+    passes: Annotated[int, Range(min=0)] = 0
     scope: McScope = "head"
     """`head` is fusion and head, `text` adds the text encoder, and `all` adds both encoders."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "mc")
 
 
 @torch.no_grad()

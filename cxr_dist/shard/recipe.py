@@ -6,9 +6,10 @@ Rules common to all readers are checked on construction; each reader checks its 
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from cxr_dist.config.decode import decode, parse_yaml
+from cxr_dist.config.range import Range, check_ranges
 from cxr_dist.errors import UserError, require
 from cxr_dist.format.manifest import MOST_VIEWS
 from cxr_dist.format.redact import Redaction
@@ -28,7 +29,7 @@ class Labels:
     value takes precedence over a pattern. If empty, every remaining source value is a class."""
     drop: Values = ()
     """Source values whose rows are excluded."""
-    min_count: int = 1
+    min_count: Annotated[int, Range(min=1)] = 1
     """Source values that occur on fewer images than this are excluded."""
     separator: str | None = None
     """multilabel: the separator between the values of columns.label, e.g. `|`; or `list` for ['this', 'notation']."""
@@ -38,10 +39,10 @@ class Labels:
     """multilabel with one column per class: whether an empty cell is unknown or absent. An empty row is unknown."""
 
     def __post_init__(self) -> None:
+        check_ranges(self, "labels")
         values = [value for patterns in self.classes.values() for value in patterns] + list(self.drop)
         twice = sorted({value for value in values if values.count(value) > 1})
         require(not twice, f"labels names the value {twice[:1]} twice: give it one class, or drop it")
-        require(self.min_count >= 1, f"labels.min_count is {self.min_count}; it must be at least 1")
         require(len(self.classes) != 1, "labels.classes has one class; at least two are needed")
         require(self.task == "multilabel" or self.separator is None, "labels.separator needs task: multilabel")
 
@@ -52,24 +53,24 @@ class Split:
 
     by: Literal["patient", "study", "image"] = "patient"
     """The unit that is never divided. `image` can put views of a study into several splits, which inflates results."""
-    train: float = 0.70
+    train: Annotated[float, Range(above=0, below=1)] = 0.70
     """Share for training, in 0 to 1: of the images (by image), or of each class's patients or studies."""
-    val: float = 0.15
+    val: Annotated[float, Range(above=0, below=1)] = 0.15
     """Share for validation."""
-    test: float = 0.15
+    test: Annotated[float, Range(above=0, below=1)] = 0.15
     """Share for testing."""
-    seed: int = 42
+    seed: Annotated[int, Range(min=0, max=2**32 - 1)] = 42
     """Seed of the split and of the order of samples."""
     official: bool = False
     """mimic_cxr_jpg: use the published split. The shares above are then ignored, and `by` is only checked."""
 
     def __post_init__(self) -> None:
+        check_ranges(self, "split")
         shares = (self.train, self.val, self.test)
         require(
-            all(0 < share < 1 for share in shares) and abs(sum(shares) - 1) < 1e-6,
+            abs(sum(shares) - 1) < 1e-6,
             f"split has train, val and test {shares}; expected three positive shares that add up to 1",
         )
-        require(0 <= self.seed < 2**32, f"split.seed is {self.seed}; it must lie in 0 to 2^32 - 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,43 +87,41 @@ class InvertedRows:
 class ImageFormat:
     """The grey JPEG that a shard stores."""
 
-    short_side: int = 256
+    short_side: Annotated[int, Range(min=8, max=4096)] = 256
     """Length of the shorter side in pixels; larger images are scaled down by area, smaller ones are kept."""
-    quality: int = 92
+    quality: Annotated[int, Range(min=1, max=100)] = 92
     """JPEG quality, 1 to 100."""
     monochrome1: bool | InvertedRows = False
     """Invert all images, or those of some rows, so that bone is white."""
 
     def __post_init__(self) -> None:
-        require(8 <= self.short_side <= 4096, f"image.short_side is {self.short_side}; expected 8 to 4096")
-        require(1 <= self.quality <= 100, f"image.quality is {self.quality}; expected 1 to 100")
+        check_ranges(self, "image")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardSize:
     """How many samples a tar file holds."""
 
-    samples: int = 1000
+    samples: Annotated[int, Range(min=1)] = 1000
     """Maximum number of samples per shard."""
 
     def __post_init__(self) -> None:
-        require(self.samples >= 1, f"shard.samples is {self.samples}; it must be at least 1")
+        check_ranges(self, "shard")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Demo:
     """The size of the synthetic data."""
 
-    studies: int = 1000
+    studies: Annotated[int, Range(min=1)] = 1000
     """Number of studies; most have one image, some have a frontal and a lateral one."""
-    side: int = 128
+    side: Annotated[int, Range(min=32, max=1024)] = 128
     """Height and width of an image in pixels."""
-    seed: int = 0
+    seed: Annotated[int, Range(min=0, max=2**32 - 1)] = 0
     """Seed of all images and reports."""
 
     def __post_init__(self) -> None:
-        require(self.studies >= 1, f"demo.studies is {self.studies}; it must be at least 1")
-        require(32 <= self.side <= 1024, f"demo.side is {self.side}; expected 32 to 1024 pixels")
+        check_ranges(self, "demo")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,8 +149,8 @@ class Recipe:
     """The projection to keep. Images of any other or an unknown view are kept only by `all`."""
     samples: Literal["image", "study"] = "image"
     """Whether a sample is one image, or the images of a study with their common report. Independent of `split.by`."""
-    max_views: int = 2
-    """samples: study: maximum number of images per study; the first frontal and the first lateral one come first."""
+    max_views: Annotated[int, Range(min=2, max=MOST_VIEWS)] = 2
+    """samples: study: maximum number of images per study, 2 or more; the first frontal and lateral one come first."""
     columns: Columns | None = None
     """table: which column holds what."""
     labels: Labels = field(default_factory=Labels)
@@ -171,11 +170,8 @@ class Recipe:
         return self.max_views if self.samples == "study" else 1
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         Redaction(terms=self.redact)  # checks the terms
-        require(
-            2 <= self.max_views <= MOST_VIEWS,
-            f"max_views is {self.max_views}; expected 2 to {MOST_VIEWS}, or samples: image for one image each",
-        )
         require(
             self.samples == "image" or self.split.by != "image",
             "samples: study keeps the images of a study together: use split.by study or patient",

@@ -100,7 +100,7 @@ FAULTS = [
     ("optim: {lr: .nan}", r"optim\.lr is nan; expected a number"),
     ("data: {stage_gib: .inf}", r"data\.stage_gib is inf; expected a number"),
     ("optim: {lr: }", r"optim\.lr is empty; expected a number"),
-    ("optim: {lr: -1}", r"optim\.lr is -1\.0; it must be positive"),
+    ("optim: {lr: -1}", r"optim\.lr is -1\.0; expected above 0"),
     ("seed: 1" + "0" * 400, r"seed is a number of too many digits; expected a whole number"),
     ("run: 7", r"run is 7; expected text \(put it in quotes\)"),
     ("compile: 1", r"compile is 1; expected true or false"),

@@ -111,7 +111,7 @@ def test_the_temperature_of_an_earlier_version_is_a_calibrator_of_temperature_al
 @pytest.mark.parametrize(
     ("temperature", "bias", "message"),
     [
-        (0.0, (0.0,), r"temperature is 0\.0; expected a positive number"),
+        (0.0, (0.0,), r"calibrator\.temperature is 0\.0; expected above 0"),
         (1.0, (), "prior_shift has 1 values, but bias"),
     ],
 )

@@ -135,7 +135,7 @@ def test_evaluation_never_replaces(tolerant, damaged):
 
 
 def test_a_negative_budget_is_refused():
-    with pytest.raises(UserError, match=r"data\.max_bad_samples must be 0 or more"):
+    with pytest.raises(UserError, match=r"data\.max_bad_samples is -1; expected 0 or more"):
         DataConfig(max_bad_samples=-1)
 
 
