@@ -121,7 +121,7 @@ def test_training_is_refused_if_it_could_not_open_all_files_it_needs(many, tmp_p
     """Takes about 8 s to import torch. A worker that reached the limit later would lose a batch and hang the run."""
     run = ("train", "demo", "--data.shards", many / "shards", "--out", tmp_path / "run", *OPTIONS)
     said = limited(*run, files=120, status=2)
-    assert "and the limit is 120: raise it before the command with `ulimit -n NUMBER`, or set --data.w" in said
+    assert "and the limit is 120: raise the limit with `ulimit -n NUMBER` before running the command, or " in said
     assert "Traceback" not in said
 
 
