@@ -89,7 +89,7 @@ def test_the_calibrator_of_an_evaluation_calibrates_predictions(cxr_dist, run_of
         ("fused", (), "say what to predict: --image FILE and --report TEXT, or --input FOLDER or TABLE.csv"),
         ("fused", ("--image", "a.png", "--input", "b"), "say what to predict: --image FILE"),
         ("fused", ("--image", "a.png", "--batch", "8"), "--batch is the number of images per forward pass"),
-        ("fused", ("--input", "b", "--batch", "0"), "1 or more, and requires --input"),
+        ("fused", ("--input", "b", "--batch", "0"), "--batch is 0; expected 1 or more"),
         ("fused", ("--report", "x"), "this run's model reads an image, but the case has none: give a PNG or JPEG"),
         ("image", ("--image", "a.png", "--report", "x"), "reads no report: leave the report out"),
         (
