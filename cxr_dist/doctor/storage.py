@@ -18,7 +18,7 @@ from cxr_dist.format.manifest import Manifest, load_manifest
 from cxr_dist.format.shard_list import column
 from cxr_dist.model.image_encoder import image_encoder_kind
 from cxr_dist.model.weights import bundle_folder, component_weights, text_source, verify_component
-from cxr_dist.run.folder import check_same_run
+from cxr_dist.run.folder import check_same_run, with_recorded_class_weights
 from cxr_dist.train.assembly import check_against
 
 _SHM = Path("/dev/shm")
@@ -106,7 +106,7 @@ def _component(folder: Path) -> str:
 def run_folder(setting: Setting) -> Finding:
     """Check that the run folder is free or belongs to this run, and can be written."""
     folder = setting.config.run_dir
-    check_same_run(folder, setting.config)
+    check_same_run(folder, with_recorded_class_weights(setting.config))
     if holds_something(folder) and not (folder / "config.yaml").is_file():
         return failed(f"{folder} is not empty and contains no run", "choose another --out")
     existing = nearest_existing(folder)
