@@ -7,6 +7,7 @@ counts, classes and column names.
 import difflib
 import errno
 import resource
+import unicodedata
 from collections.abc import Iterable
 
 EXIT_REFUSED = 2
@@ -41,6 +42,20 @@ def out_of_files(error: BaseException | None) -> UserError | None:
             )
         error = error.__context__
     return None
+
+
+def printable(text: str) -> str:
+    """The text with control characters as escapes, such as \\x1b, so that names cannot steer a terminal.
+
+    Line breaks and tabs are kept. Characters that reverse the direction of what follows are control characters too.
+    """
+    return "".join(c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs") else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    return (
+        character.encode("ascii", "backslashreplace").decode() if ord(character) > 127 else f"\\x{ord(character):02x}"
+    )
 
 
 def unknown(what: str, name: object, valid: Iterable[str]) -> UserError:

@@ -21,7 +21,7 @@ from cxr_dist.config.model import RENAMED_CHECKPOINTING
 from cxr_dist.config.named import RUNS, named_run
 from cxr_dist.config.range import Range, in_range
 from cxr_dist.config.run import Config
-from cxr_dist.errors import EXIT_REFUSED, EXIT_STOPPED, UserError, out_of_files, unknown
+from cxr_dist.errors import EXIT_REFUSED, EXIT_STOPPED, UserError, out_of_files, printable, unknown
 from cxr_dist.model.offline import stay_offline
 
 
@@ -210,7 +210,7 @@ def main() -> None:
         reason = out_of_files(error) or error
         if not isinstance(reason, UserError):
             raise
-        print(f"cxr-dist: {reason}", file=sys.stderr)
+        print(f"cxr-dist: {printable(str(reason))}", file=sys.stderr)
         with suppress(OSError):  # at the limit on open files, neither modules nor pipes can be opened
             from cxr_dist.run.requeue import forbid_requeue
 

@@ -53,6 +53,7 @@ _STYLE: dict[str, Any] = {
     "legend.title_fontsize": 8,
     "legend.labelcolor": INK,
     "lines.linewidth": 1.6,
+    "text.parse_math": False,  # a class may be named `$\\foo$`, which as a formula is an error
 }
 
 
@@ -182,7 +183,7 @@ def dot_rows(axes: Axes, runs: Sequence[str], colours: Sequence[str]) -> list[Li
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
     return [
-        Line2D([], [], marker="o", linestyle="", markersize=5.5, color=colour, label=run)
+        Line2D([], [], marker="o", linestyle="", markersize=5.5, color=colour, label=wrapped(run, 26))
         for run, colour in zip(runs, colours, strict=True)
     ]
 
@@ -264,8 +265,15 @@ def training_curves(
 
 
 def wrapped(name: str, width: int) -> str:
-    """Wrap a name so that a legend or an axis stays narrow."""
-    return fill(name, width, break_long_words=False)
+    """Wrap a name to at most three lines, with long words cut, so that a legend or an axis stays narrow.
+
+    Control characters become □. A legend would leave out a name that starts with `_`, so a space comes before it.
+    """
+    drawn = "".join(c if c.isprintable() or c.isspace() else "□" for c in name)
+    longest = width + width // 2
+    words = (word if len(word) <= longest else word[: longest - 1] + "…" for word in drawn.split())
+    lines = fill(" ".join(words), width, break_long_words=False, max_lines=3, placeholder=" …")
+    return f" {lines}" if lines.startswith("_") else lines
 
 
 def show_message(axes: Axes, message: str) -> None:

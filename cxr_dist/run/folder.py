@@ -21,7 +21,7 @@ from cxr_dist.config.run import Config
 from cxr_dist.data.origin import is_remote
 from cxr_dist.distributed.world import World
 from cxr_dist.errors import UserError
-from cxr_dist.files import sha256_of, write_whole
+from cxr_dist.files import full_disk_says, sha256_of, write_whole
 
 # Fields that may differ when a run resumes, because they change results by rounding at most: paths (the data is
 # verified by the manifest's sha256), the engine, gradient checkpointing, and how the work is distributed and monitored.
@@ -148,15 +148,19 @@ class MetricsLog:
     """metrics.jsonl, or another file with one JSON record per line; each record has a step."""
 
     def __init__(self, folder: Path, resumed_step: int, name: str = "metrics.jsonl") -> None:
-        path = folder / name
+        path, self._name = folder / name, name
         if path.exists():  # drop steps that the resumed run repeats, and a line that a kill cut short
             kept = [line for line in path.read_text().splitlines() if _step_of(line) <= resumed_step]
             write_whole(path, "".join(line + "\n" for line in kept))
-        self._file = path.open("a", encoding="utf-8", buffering=1)
+        self._file = path.open("ab", buffering=0)
+        self._unwritten = b""
 
     def write(self, record: Mapping[str, object]) -> None:
-        """Append a record, which must have the key `step`."""
-        self._file.write(json.dumps(dict(record)) + "\n")
+        """Append a record, which must have the key `step`. What a full disk refuses is written with the next record."""
+        self._unwritten += json.dumps(dict(record)).encode() + b"\n"
+        with full_disk_says(f"no space left to write {self._name}: free some, and start the same command again"):
+            while self._unwritten:
+                self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
 
     def close(self) -> None:
         self._file.close()

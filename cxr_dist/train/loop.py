@@ -222,12 +222,11 @@ class TrainingRun:
                 validated = self.parts.validate(self.parts.model)
             self.parts.model.train()
             self.track(validated.values | self.draws())
-            for name, figure in validated.figures.items():
-                self.parts.trackers.figure(name, figure, step)
             progress = progress.after(validated.score, step, self.parts.config.optim)
             self.state = dataclasses.replace(self.state, progress=progress)
             if progress.best_step == step:
                 self.save()
+            self.parts.trackers.figures(validated.draw, step)
 
     def draws(self) -> dict[str, float]:
         """draws/GROUP -> number of samples drawn since the last call, summed over ranks (all ranks)."""

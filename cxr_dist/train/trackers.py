@@ -7,8 +7,9 @@ Values are named train/NAME for a logged step, and validation/NAME and draws/CLA
 validation) for a validation. Both come with `epoch`, a fraction: 1.5 is the middle of the second epoch.
 """
 
+import contextlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -20,7 +21,7 @@ from cxr_dist.config.file import to_plain
 from cxr_dist.config.lookup import guarded, look_up
 from cxr_dist.config.run import Config
 from cxr_dist.distributed.world import World
-from cxr_dist.errors import UserError
+from cxr_dist.errors import UserError, printable
 from cxr_dist.run.folder import MetricsLog
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class Trackers:
         self.config, self.run_dir, self.world = config, run_dir, world
         self.console = Console(stderr=True)
         self._trackers: list[Tracker] = []
+        self._failed: set[str] = set()
         if world.is_main:
             self._trackers = [_Guarded(name, config, run_dir, self.say) for name in config.trackers]
 
@@ -61,33 +63,71 @@ class Trackers:
         """Open the package's trackers. `resumed_step` is 0 for a new run."""
         if not self.world.is_main:
             return
-        self._trackers[:0] = [
-            JsonLines(self.run_dir, resumed_step),
-            TensorBoard(self.run_dir, resumed_step),
-            Terminal(self.console, self.config.run, resumed_step, total_steps),
-        ]
+        own: list[Tracker] = []
+        for new_tracker in (
+            lambda: JsonLines(self.run_dir, resumed_step),
+            lambda: TensorBoard(self.run_dir, resumed_step),
+            lambda: Terminal(self.console, self.config.run, resumed_step, total_steps),
+        ):
+            with self._going_on("a tracker"):
+                own.append(new_tracker())
+        self._trackers[:0] = own
         if resumed_step:
             self.say(f"resumed after step {resumed_step} of {total_steps}")
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Call `Tracker.log` of all trackers."""
         for tracker in self._trackers:
-            tracker.log(values, step)
+            with self._going_on(type(tracker).__name__):
+                tracker.log(values, step)
+
+    def figures(self, draw: Callable[[], Mapping[str, "Figure"]], step: int) -> None:
+        """Draw figures and call `Tracker.figure` of all trackers for each."""
+        if not self.world.is_main:
+            return
+        with self._going_on("drawing a figure"):
+            for name, figure in draw().items():
+                self.figure(name, figure, step)
 
     def figure(self, name: str, figure: "Figure", step: int) -> None:
         """Call `Tracker.figure` of all trackers."""
         for tracker in self._trackers:
-            tracker.figure(name, figure, step)
+            with self._going_on(type(tracker).__name__):
+                tracker.figure(name, figure, step)
 
     def say(self, message: str) -> None:
         """Print a line on the console."""
         if self.world.is_main:
-            self.console.print(message, highlight=False, soft_wrap=True)
+            with contextlib.suppress(OSError):  # such as a log on a full disk
+                print_line(self.console, message)
 
     def close(self) -> None:
         """Call `Tracker.close` of all trackers."""
         for tracker in self._trackers:
-            tracker.close()
+            with self._going_on(type(tracker).__name__):
+                tracker.close()
+
+    @contextlib.contextmanager
+    def _going_on(self, what: str) -> Iterator[None]:
+        """Report the first error of `what` inside such a block, without its message; training goes on."""
+        try:
+            yield
+        except Exception as error:
+            reason = (
+                str(error) if isinstance(error, UserError) else f"{type(error).__name__} {_strerror(error)}".strip()
+            )
+            if what not in self._failed:
+                self.say(f"{what} failed ({reason}): training goes on")
+            self._failed.add(what)
+
+
+def print_line(console: Console, line: str) -> None:
+    """Print a line as it is: neither rich's markup nor control characters in it have an effect."""
+    console.print(printable(line), highlight=False, markup=False, soft_wrap=True)
+
+
+def _strerror(error: Exception) -> str:
+    return (error.strerror or "") if isinstance(error, OSError) else ""
 
 
 _FIELDS = {"mean_auc": "macro/roc_auc", "accuracy": "accuracy", "macro_f1": "macro/f1", "loss": "log_loss"}
@@ -141,14 +181,15 @@ class Terminal:
 
     def __init__(self, console: Console, title: str, resumed_step: int, total_steps: int) -> None:
         self._console = console
-        title_column, note_column = TextColumn("[bold]{task.description}"), TextColumn("{task.fields[note]}")
+        title_column = TextColumn("{task.description}", style="bold", markup=False)
+        note_column = TextColumn("{task.fields[note]}", markup=False)
         bar = (
             BarColumn(12),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
         )  # all columns fit into 80 characters
         self._bar = Progress(title_column, *bar, note_column, console=console)
-        self._task = self._bar.add_task(title, total=total_steps, completed=resumed_step, note="")
+        self._task = self._bar.add_task(printable(title), total=total_steps, completed=resumed_step, note="")
         if console.is_terminal:
             self._bar.start()
 
@@ -171,7 +212,7 @@ class Terminal:
         self._bar.stop()
 
     def _print(self, line: str) -> None:
-        self._console.print(line, highlight=False, soft_wrap=True)
+        print_line(self._console, line)
 
 
 class _Guarded:

@@ -1,6 +1,6 @@
 """Validation during training: the score that selects the best checkpoint, and values and figures for the trackers."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,9 @@ from cxr_dist.model.classifier import Classifier
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+Draw = Callable[[], Mapping[str, "Figure"]]
+"""Draws figures by name. It is called when the checkpoint is being written, and an error in it does not end a run."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Validated:
@@ -27,8 +30,8 @@ class Validated:
     """Mean ROC AUC over the classes, by which checkpoints are compared; None if undefined. The same on all ranks."""
     values: dict[str, float] = field(default_factory=dict)
     """validation/NAME -> value of every defined metric (rank 0; empty on other ranks)."""
-    figures: dict[str, "Figure"] = field(default_factory=dict)
-    """validation/NAME -> figure (rank 0; empty on other ranks)."""
+    draw: Draw = dict
+    """Draws validation/NAME -> figure (rank 0; none on other ranks)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,25 +47,30 @@ class Validation:
         """Predict the split on all ranks, compute metrics on rank 0, and broadcast the score."""
         config, manifest, world = self.config, self.manifest, self.world
         predictions = predict_split(model, config, manifest, "val", tokenizer=self.tokenizer, world=world)
-        values, figures = described(predictions) if world.is_main else ({}, {})
+        values, draw = described(predictions) if world.is_main else ({}, dict)
         score = values.get("validation/macro/roc_auc", torch.nan)
         score = float(from_main(torch.tensor(score, dtype=torch.float64, device=world.device)))
-        return Validated(score=None if score != score else score, values=values, figures=figures)
+        return Validated(score=None if score != score else score, values=values, draw=draw)
 
 
-def described(predictions: Predictions) -> tuple[dict[str, float], dict[str, "Figure"]]:
-    """All defined metrics as validation/PATH; figures of the ROC and, for multiclass tasks, the confusion matrix."""
+def described(predictions: Predictions) -> tuple[dict[str, float], Draw]:
+    """All defined metrics as validation/PATH; a function that draws ROC and, if multiclass, confusion matrix."""
     # Imported here because matplotlib and scikit-learn take seconds, which would delay the first step.
     from cxr_dist.evaluate.metrics import compute_metrics, confusion_matrix, curves
-    from cxr_dist.report import plots
 
     metrics = compute_metrics(predictions)
-    aucs = {name: values["roc_auc"] for name, values in metrics["per_class"].items()}
-    figures = {"validation/roc": plots.roc(curves(predictions), aucs)}
-    if predictions.task == "multiclass":
-        matrix = confusion_matrix(predictions)
-        figures["validation/confusion_matrix"] = plots.confusion(matrix, predictions.classes)
-    return dict(_scalars(metrics, "validation/")), figures
+
+    def draw() -> dict[str, "Figure"]:
+        from cxr_dist.report import plots
+
+        aucs = {name: values["roc_auc"] for name, values in metrics["per_class"].items()}
+        figures = {"validation/roc": plots.roc(curves(predictions), aucs)}
+        if predictions.task == "multiclass":
+            matrix = confusion_matrix(predictions)
+            figures["validation/confusion_matrix"] = plots.confusion(matrix, predictions.classes)
+        return figures
+
+    return dict(_scalars(metrics, "validation/")), draw
 
 
 def _scalars(metrics: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float]]:

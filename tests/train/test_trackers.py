@@ -30,9 +30,9 @@ def read(folder: Path) -> EventAccumulator:
 def show(folder: Path, predictions, step: int) -> None:
     """Write the values and figures of a validation to TensorBoard."""
     tracker = TensorBoard(folder)
-    values, figures = described(predictions)
+    values, draw = described(predictions)
     tracker.log({"epoch": 1.0, **values, **{f"draws/{name}": 7 for name in CLASSES}}, step)
-    for name, figure in figures.items():
+    for name, figure in draw().items():
         tracker.figure(name, figure, step)
     tracker.close()
 
