@@ -22,11 +22,15 @@ class Recorded:
     """Class -> threshold of the calibrated probability, for classes that have one."""
 
 
-def recorded_by_evaluation(run_dir: Path, step: int, classes: tuple[str, ...]) -> Recorded:
-    """What an evaluation of this checkpoint on the run's own shards recorded; nothing without such an evaluation."""
+def recorded_by_evaluation(run_dir: Path, step: int, manifest_sha256: str, classes: tuple[str, ...]) -> Recorded:
+    """What an evaluation of this checkpoint on the run's own shards recorded; nothing without such an evaluation.
+
+    Earlier versions wrote evaluations of other shards to the same place, which the sha256 of the manifest tells apart.
+    """
     for path in sorted(glob.glob("evaluation/*/metrics.json", root_dir=run_dir)):
         evaluation = json.loads((run_dir / path).read_text(encoding="utf-8"))
-        if evaluation.get("external") is None and evaluation.get("checkpoint_step") == step:
+        own = (evaluation.get("checkpoint_step"), evaluation.get("manifest_sha256")) == (step, manifest_sha256)
+        if own and evaluation.get("external") is None:
             calibration = evaluation.get("calibration")
             if calibration is not None:
                 calibrator = Calibrator.recorded(calibration, classes)
@@ -43,7 +47,9 @@ def _thresholds(
     if calibrator is None or "prior_shift" in evaluation["calibration"]:
         return found
     # Earlier versions chose thresholds for probabilities that were not calibrated. As the calibration of a label is
-    # monotone, the calibrated threshold decides the same.
+    # monotone, the calibrated threshold decides the same; that of a class among others is not.
+    if evaluation["metrics"]["task"] == "multiclass":
+        return {}
     values = np.array([found.get(name, 0.5) for name in classes])
     calibrated = dict(zip(classes, calibrator.apply(values, "multilabel").tolist(), strict=True))
     return {name: calibrated[name] for name in found}

@@ -210,7 +210,7 @@ def open_trained(run_dir: Path, device: torch.device, shards: str | None = None)
     config = dataclasses.replace(config, data=own_place(config.data, shards, best.state.manifest_sha256))
     check_meaning(best.state.meaning, run_dir, config)
     trained_on = read_trained_on(run_dir, config, best.state.manifest_sha256)
-    recorded = recorded_by_evaluation(run_dir, best.state.step, trained_on.classes)
+    recorded = recorded_by_evaluation(run_dir, best.state.step, best.state.manifest_sha256, trained_on.classes)
     names = config.model.named_parts
     description = Description(
         config=config,
