@@ -46,8 +46,9 @@ class OptimConfig:
     plateau_patience: Annotated[int, Range(min=0)] = 2
     """Number of validations without improvement before the `plateau` schedule reduces the learning rate."""
     ema_decay: Annotated[float, Range(min=0, below=1)] = 0.0
-    """Decay of the exponential moving average of the weights, 0 (off) to below 1. After each update, average = decay *
-    average + (1 - decay) * weight. Validation uses the average, and checkpoints hold it as the model."""
+    """Decay of the exponential moving average of the weights and of BatchNorm's running statistics, 0 (off) to below 1.
+    After each update, average = decay * average + (1 - decay) * weight. The decay rises from 0 at the first step, as
+    min(ema_decay, 1 - (1 + step)^(-2/3)). Validation uses the average, and checkpoints hold it as the model."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "optim")

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from cxr_dist.config.ddp import DdpConfig
-from cxr_dist.distributed.engine import RAW, Backend, Tensors
+from cxr_dist.distributed.engine import RAW, RAW_BUFFER, Backend, Tensors
 
 
 class DataParallel(Backend):
@@ -41,6 +41,8 @@ class DataParallel(Backend):
             _lay_out_buckets(self._wrapped)
         if self._average is None:
             self._start_average(list(self.module.parameters()))
+        else:  # wrapping again replaces the buffers
+            self._average.weights = [*self.module.parameters(), *self._buffers().values()]
 
     def accumulate(self, *, is_last: bool) -> contextlib.AbstractContextManager[None]:
         """Sum gradients over ranks only in the step's last micro-batch."""
@@ -64,8 +66,6 @@ class DataParallel(Backend):
         optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        if self._average:
-            self._average.update(norm)
         return norm
 
     def whole_model(self) -> contextlib.AbstractContextManager[None]:
@@ -74,7 +74,7 @@ class DataParallel(Backend):
 
     def model_tensors(self) -> Tensors:
         """Return the tensors themselves, not copies."""
-        names = [name for name, _ in self.module.named_parameters()]
+        names = [*(name for name, _ in self.module.named_parameters()), *self._buffers()]
         averages = zip(names, self._average.averages, strict=True) if self._average else ()
         return self.module.state_dict() | dict(averages)
 
@@ -86,7 +86,8 @@ class DataParallel(Backend):
             tensors |= {f"{moment}/{name}": value for moment, value in state.items()}
             if self._average and parameter.requires_grad:
                 tensors[f"{RAW}/{name}"] = parameter.detach()
-        return tensors
+        buffers = self._buffers() if self._average else {}
+        return tensors | {f"{RAW_BUFFER}/{name}": buffer for name, buffer in buffers.items()}
 
     @torch.no_grad()
     def _set_weight(self, name: str, value: torch.Tensor) -> None:

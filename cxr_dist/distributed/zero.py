@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from torch import nn
 from torch.nn import functional
 
-from cxr_dist.distributed.engine import RAW, Backend, Tensors
+from cxr_dist.distributed.engine import RAW, RAW_BUFFER, Backend, Tensors
 from cxr_dist.distributed.zero_settings import zero_settings
 from cxr_dist.errors import UserError
 
@@ -91,10 +91,7 @@ class Zero(Backend):
         for group in self._optimizer.param_groups:
             group["lr"] = self.learning_rate
         self._engine.step()
-        norm = torch.as_tensor(self._engine.get_global_grad_norm(), device=self.device)
-        if self._average:
-            self._average.update(norm)
-        return norm
+        return torch.as_tensor(self._engine.get_global_grad_norm(), device=self.device)
 
     @contextlib.contextmanager
     def whole_model(self) -> Iterator[None]:
@@ -123,8 +120,18 @@ class Zero(Backend):
     def optimizer_tensors(self) -> Tensors:
         """Return copies in the host memory of rank 0."""
         keep = self.world.is_main
-        raw = self._gather_weights(keep=keep) if self._average else {}
-        return self._gather(keep=keep) | {f"{RAW}/{name}": value for name, value in raw.items()}
+        moments = self._gather(keep=keep)
+        if self._average is None:
+            return moments
+        raw, buffers = self._gather_weights(keep=keep), self._copied_buffers() if keep else {}
+        return (
+            moments
+            | {f"{RAW}/{name}": value for name, value in raw.items()}
+            | {f"{RAW_BUFFER}/{name}": value for name, value in buffers.items()}
+        )
+
+    def _copied_buffers(self) -> Tensors:
+        return {name: buffer.to("cpu", copy=True) for name, buffer in self._buffers().items()}
 
     def _restore_moments(self, moments: Tensors) -> None:
         """Keep the moments until `prepare` has built the engine."""
@@ -207,7 +214,7 @@ class Zero(Backend):
         moments = self._gather(keep=True)
         if self._average:
             with self._average.swapped():
-                self._averages = self._gather_weights(keep=True)
+                self._averages = self._gather_weights(keep=True) | self._copied_buffers()
         self._engine.module_forward_pre_hook.remove()
         self._engine.module_forward_post_hook.remove()
         self._engine.destroy()

@@ -32,7 +32,7 @@ from cxr_dist.run.saver import BackgroundSaver
 from cxr_dist.train.bad_samples import BadSamples
 from cxr_dist.train.nonfinite import NonFiniteSteps, SampleKeys
 from cxr_dist.train.profile import StepProfile
-from cxr_dist.train.schedule import learning_rate
+from cxr_dist.train.schedule import ema_decay, learning_rate
 from cxr_dist.train.speed import Clock, Speed
 from cxr_dist.train.step import StepResult, TrainStep
 from cxr_dist.train.trackers import Trackers
@@ -185,6 +185,7 @@ class TrainingRun:
             self.drawn += torch.bincount(batch.groups, minlength=len(self.drawn))
         scale = self.state.progress.plateau_scale
         parts.backend.learning_rate = learning_rate(parts.config.optim, step, self.total, scale)
+        parts.backend.ema_decay = ema_decay(parts.config.optim, step)
         enter("forward and backward")
         result = parts.step(step, epoch, batches, self.stop.requested)
         self.state = dataclasses.replace(self.state, step=step + 1)

@@ -1,4 +1,4 @@
-"""The learning rate as a pure function of the step."""
+"""The learning rate, and the decay of the average of the weights, as pure functions of the step."""
 
 import math
 
@@ -22,3 +22,12 @@ def learning_rate(config: OptimConfig, step: int, total_steps: int, plateau_scal
             return config.lr * plateau_scale
         case "constant":
             return config.lr
+
+
+def ema_decay(config: OptimConfig, step: int) -> float:
+    """Decay of the average of the weights in a step, counted from 0: min(ema_decay, 1 - (1 + step)^(-2/3)).
+
+    This is the warm-up of timm's ModelEmaV3, with its gamma of 1 and power of 2/3. The first step has a decay of 0, so
+    the average never contains the initial weights, and a short run forgets its start: at step 200 the decay is 0.971.
+    """
+    return min(config.ema_decay, 1.0 - math.pow(1 + step, -2 / 3))

@@ -96,6 +96,7 @@ class TrainStep:
         enter("update")
         norm = self.backend.update()
         self.statistics.finish(keep=norm.isfinite())
+        self.backend.average(norm)
         numbers = HostCopy(torch.stack([norm.double(), *(loss.double() for loss in losses)]))
         stopping, replaced = flags.read()
         loss = torch.stack(losses).sum()

@@ -72,7 +72,9 @@ class Plain:
     def __init__(self, world, precision, decay):
         self.model, self.precision = network(), precision
         self.optimizer = new_optimizer(self.model.parameters())
-        self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
+        self.average = None
+        if decay:
+            self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
         if self.average:
             self.average.update_parameters(self.model)  # the first one copies
         # Every rank contributes all lanes to the sum over ranks.
@@ -113,6 +115,7 @@ def engine_step(backend, step, *, broken=False):
         total += loss.detach()
     norm = backend.update()
     statistics.finish(keep=norm.isfinite())
+    backend.average(norm)
     return [float(sum_over_ranks(total)), float(norm)]
 
 
@@ -145,7 +148,9 @@ def check(folder, world, parallel, precision, deepspeed="", decay=0.0):
 
 def check_weights(model, saved, plain, tolerance):
     """The checkpoint's model is the evaluated one, and its optimizer part has the training weights if they differ."""
-    for name, expected in plain.evaluated.named_parameters():
+    buffers = {name: each for name, each in plain.evaluated.named_buffers() if each.is_floating_point()}
+    assert len(buffers) == 2
+    for name, expected in [*plain.evaluated.named_parameters(), *buffers.items()]:
         assert_close(model[name].flatten().tolist(), expected.flatten().tolist(), tolerance)
     raw = {name.removeprefix("parameter/"): value for name, value in saved.items() if "parameter/" in name}
     assert raw.keys() == (dict(plain.model.named_parameters()).keys() if plain.average else set())
@@ -153,6 +158,9 @@ def check_weights(model, saved, plain, tolerance):
         expected = plain.model.get_parameter(name)
         assert_close(value.flatten().tolist(), expected.flatten().tolist(), tolerance)
         assert not value.equal(model[name]), "the average moved with the weight"
+    assert {f"buffer/{name}" for name in buffers if plain.average} == {
+        key for key in saved if key.startswith("buffer/")
+    }
 
 
 def check_broken_step(backend, step):

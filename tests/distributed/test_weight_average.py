@@ -23,12 +23,12 @@ def move(model, seed):
 def test_the_average_equals_torchs(decay, dtype, seed):
     torch.manual_seed(seed)
     model = nn.Linear(5, 3).to(dtype)
-    ours = WeightAverage(decay, list(model.parameters()))
+    ours = WeightAverage(list(model.parameters()))
     torchs = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
     torchs.update_parameters(model)  # the first call copies
     for step in range(5):
         move(model, seed + step)
-        ours.update(torch.tensor(1.0))
+        ours.update(decay, torch.tensor(1.0))
         torchs.update_parameters(model)
     for average, expected in zip(ours.averages, torchs.module.parameters(), strict=True):
         assert average.equal(expected)
@@ -37,17 +37,26 @@ def test_the_average_equals_torchs(decay, dtype, seed):
 @pytest.mark.parametrize("norm", [math.nan, math.inf, torch.tensor(math.nan), torch.tensor(math.inf)])
 def test_a_skipped_update_leaves_the_average_unchanged(norm):
     model = nn.Linear(5, 3)
-    average = WeightAverage(0.9, list(model.parameters()))
+    average = WeightAverage(list(model.parameters()))
     move(model, 1)
-    average.update(1.0)
+    average.update(0.9, 1.0)
     before = [each.clone() for each in average.averages]
-    average.update(norm)
+    average.update(0.9, norm)
     assert all(map(torch.equal, average.averages, before))
+
+
+def test_a_decay_of_0_sets_the_average_to_the_weights_whatever_their_dtype():
+    weights = [torch.randn(5), torch.randn(3, dtype=torch.float64)]
+    average = WeightAverage(weights)
+    for weight in weights:
+        weight.add_(torch.pi)
+    average.update(0.0, 1.0)
+    assert all(map(torch.equal, average.averages, weights))
 
 
 def test_averages_and_weights_are_swapped_and_swapped_back_even_after_an_error():
     model = nn.Linear(5, 3)
-    average = WeightAverage(0.9, list(model.parameters()))
+    average = WeightAverage(list(model.parameters()))
     move(model, 1)
     weight, mean = model.weight.detach().clone(), average.averages[0].clone()
     with average.swapped():

@@ -1,6 +1,7 @@
 """Learning rates, early stopping and the plateau schedule, compared with torch's schedulers."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from cxr_dist.config.optim import OptimConfig
 from cxr_dist.run.checkpoint import Progress
-from cxr_dist.train.schedule import learning_rate
+from cxr_dist.train.schedule import ema_decay, learning_rate
 
 scores = st.lists(st.floats(0.3, 1.0), min_size=1, max_size=40)
 
@@ -52,3 +53,20 @@ def test_warm_up_rises_and_the_decay_ends_at_zero(schedule):
     assert rates[60] == pytest.approx(1.0)
     assert rates[110] == pytest.approx(0.0)
     assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
+
+
+def test_the_decay_of_the_average_warms_up_as_timms_does():
+    """The values of timm's ModelEmaV3 with use_warmup; its step counts from 1, and one is subtracted."""
+    decays = [ema_decay(OptimConfig(ema_decay=0.999), step) for step in (0, 1, 7, 200, 10**6)]
+    assert decays == pytest.approx([0.0, 1 - 2 ** (-2 / 3), 0.75, 0.970857, 0.999], abs=1e-6)
+    assert ema_decay(OptimConfig(ema_decay=0.5), 200) == 0.5
+
+
+@pytest.mark.parametrize("decay", [0.5, 0.999, 0.99999])
+@pytest.mark.parametrize("steps", [1, 2, 10, 200, 5000])
+def test_no_run_ends_with_an_average_that_is_mostly_its_start(decay, steps):
+    """The initial weights have no share at all, and the first half of the steps has less than half of the average."""
+    config = OptimConfig(ema_decay=decay)
+    assert math.prod(ema_decay(config, step) for step in range(steps)) == 0
+    if steps > 1:
+        assert math.prod(ema_decay(config, step) for step in range(-(-steps // 2), steps)) < 0.5
