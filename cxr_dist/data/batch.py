@@ -57,6 +57,10 @@ class Batch:
         """The batch on a device. The copy is asynchronous if the batch is in pinned memory."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
+    def share_memory(self) -> "Batch":
+        """The batch in /dev/shm, through which a worker passes it. Raises RuntimeError if there is no space left."""
+        return self._map(torch.Tensor.share_memory_)
+
     def pin_memory(self) -> "Batch":
         """The batch in page-locked memory. The DataLoader calls this."""
         return self._map(torch.Tensor.pin_memory)

@@ -31,7 +31,13 @@ from cxr_dist.data.read import Read, Replacing, SampleDict, reader
 from cxr_dist.data.store import ShardError, ShardStore
 from cxr_dist.data.text import ReportTokenizer, report_text
 from cxr_dist.data.views import image_keys, row_table
-from cxr_dist.data.workers import check_open_files, ending_its_workers, start_worker
+from cxr_dist.data.workers import (
+    check_open_files,
+    ending_its_workers,
+    in_shared_memory,
+    naming_dead_workers,
+    start_worker,
+)
 from cxr_dist.errors import UserError, out_of_files
 from cxr_dist.format.manifest import Manifest
 from cxr_dist.format.shard_list import column
@@ -180,7 +186,8 @@ class _Failure:
 def _errors_as_values(batches: Iterator[Batch]) -> Iterator[Batch | _Failure]:
     """The last stage. Without it the DataLoader would add a traceback to the message."""
     try:
-        yield from batches
+        for batch in batches:
+            yield batch if get_worker_info() is None else in_shared_memory(batch)
     except (UserError, OSError) as error:
         reason = out_of_files(error) or error
         if not isinstance(reason, UserError):
@@ -189,7 +196,12 @@ def _errors_as_values(batches: Iterator[Batch]) -> Iterator[Batch | _Failure]:
 
 
 def _in_order(loader: DataLoader[Batch | _Failure]) -> Iterator[Batch]:
-    for item in ending_its_workers(loader):
+    items = ending_its_workers(loader)
+    while True:
+        with naming_dead_workers(items):
+            item = next(items, None)
+        if item is None:
+            return
         if isinstance(item, _Failure):
             raise ShardError(item.message)
         yield item

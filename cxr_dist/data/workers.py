@@ -21,8 +21,9 @@ import torch
 from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
+from cxr_dist.data.batch import Batch
 from cxr_dist.data.store import OPEN_SHARDS
-from cxr_dist.errors import require
+from cxr_dist.errors import UserError, out_of_files, require
 
 _Item = TypeVar("_Item")
 _PR_SET_PDEATHSIG = 1
@@ -64,6 +65,52 @@ def end_with_parent() -> None:
         parent = multiprocessing.parent_process()
         if parent is not None and os.getppid() != parent.pid:  # the parent has already ended
             os._exit(1)
+
+
+def in_shared_memory(batch: Batch) -> Batch:
+    """Move a batch to /dev/shm, in a worker. Raises UserError if there is no space left.
+
+    torch would do it later, in a thread whose error loses the batch, and the training process would wait forever.
+    """
+    try:
+        return batch.share_memory()
+    except RuntimeError as error:
+        if out_of_files(error) or "shared memory" not in str(error):
+            raise
+        raise UserError(
+            "no space left in /dev/shm, through which loader workers pass their batches: enlarge it (containers: "
+            "--shm-size), or lower --data.workers"
+        ) from None
+
+
+@contextlib.contextmanager
+def naming_dead_workers(iterator: Iterator[_Item]) -> Iterator[None]:
+    """Name the worker that died, if the loader's iterator raises an error inside the block because of that.
+
+    torch's own error is one of a broken connection, or names only a process id.
+    """
+    try:
+        yield
+    except (RuntimeError, OSError, EOFError) as error:
+        workers = iterator._workers if isinstance(iterator, _MultiProcessingDataLoaderIter) else []
+        died = next((number for number, worker in enumerate(workers) if _died(worker)), None)
+        if died is None:
+            raise
+        raise RuntimeError(
+            f"loader worker {died} (pid {workers[died].pid}) {_how(workers[died].exitcode)}. If nobody killed it, the "
+            "machine had no memory left for it, or /dev/shm had none: lower --data.workers"
+        ) from error
+
+
+def _died(worker: BaseProcess) -> bool:
+    worker.join(timeout=0.2)  # the kernel may report a closed connection before the end of the process
+    return not worker.is_alive()
+
+
+def _how(status: int | None) -> str:
+    if status is None or status >= 0:
+        return f"ended with status {status}"
+    return f"was killed by {signal.Signals(-status).name}"
 
 
 def ending_its_workers(loader: DataLoader[_Item]) -> Iterator[_Item]:

@@ -53,7 +53,7 @@ def watching(world: World, timeout_minutes: float) -> Iterator[None]:
 
 
 class Watchdog:
-    """Watches from its creation until `leave`; it has no thread if there is nothing to watch."""
+    """Watches from its creation until `leave`: all ranks, or the only one, which may hang as well."""
 
     def __init__(self, world: World, limits: Limits) -> None:
         self.world, self.limits = world, limits
@@ -61,13 +61,11 @@ class Watchdog:
         self._beat_seconds = min(max(_POLL_SECONDS, world.world_size / 64), limits.silence_seconds / 3)
         self._me = VitalSigns(world.rank, longest_tick_seconds=1.0 + limits.silence_seconds / 10)
         self._launcher, self._failure = LauncherWatch(world.rank), ""
-        self._thread: threading.Thread | None = None
         self._has_joined = threading.Event()
         meeting = Meeting(world) if world.world_size > 1 else None
-        if meeting or self._launcher.pid:
-            self._thread = threading.Thread(target=self._run, args=(meeting,), daemon=True, name="watchdog")
-            self._thread.start()
-            self._has_joined.wait()
+        self._thread = threading.Thread(target=self._run, args=(meeting,), daemon=True, name="watchdog")
+        self._thread.start()
+        self._has_joined.wait()
 
     def leave(self, state: State, error: BaseException | None = None) -> None:
         """Tell the others how this rank ended, and stop watching.
@@ -80,8 +78,7 @@ class Watchdog:
             self._me.member.note = type(error).__name__
         self._me.member.since_seconds = 0.0
         self._me.member.state = state
-        if self._thread is not None:
-            self._thread.join()
+        self._thread.join()
 
     def _run(self, meeting: Meeting | None) -> None:
         post: Post

@@ -169,3 +169,10 @@ def text_of(path, pattern, seconds=120):
         assert time.monotonic() < deadline, path.read_text()
         time.sleep(0.1)
     return found[1]
+
+
+def test_a_single_rank_that_hangs_is_ended_too():
+    """Takes about 6 s: a process imports torch, and its timeout is 2 s."""
+    done = subprocess.run([sys.executable, SCRIPT, "alone"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 70
+    assert "no rank has made progress for 2 s: all are at step 3, waiting for data; ending the job" in done.stderr

@@ -2,6 +2,7 @@
 
     python watched_ranks.py FOLDER [CASE …]
     python watched_ranks.py orphan        one rank that does nothing until it is asked to exit
+    python watched_ranks.py alone         one rank that waits for data forever
 
 A rank writes to FOLDER/CASE.RANK.log; FOLDER/CASE.json has exit statuses and process ids in the order of ranks.
 Torch is imported once, before the forks, when it has no threads.
@@ -153,9 +154,17 @@ def orphan():
     print("left", flush=True)
 
 
+def alone():
+    with watching(World(), timeout_minutes=2 / 60):
+        enter("waiting for data", 3)
+        time.sleep(600)
+
+
 def main(folder, *chosen):
     if folder == "orphan":
         return orphan()
+    if folder == "alone":
+        return alone()
     watchers = []
     for case in chosen or CASES:
         watchers.append(os.fork())
