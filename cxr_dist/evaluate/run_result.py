@@ -109,6 +109,7 @@ def read_run(folder: Path, name: str, split: str, shards: str | None = None) -> 
         raise UserError(f"{name} has no evaluation on split {split!r}: {again}")
     evaluation = read_record(evaluated / "metrics.json")
     lacking = [field for field in (*FIELDS, *BLOCKS) if field not in evaluation]
+    lacking += [field for field in ("metrics", "intervals") if not isinstance(evaluation.get(field, {}), dict)]
     if lacking:
         raise UserError(f"metrics.json of {name} lacks {', '.join(lacking)}: {again} again")
     predictions = Predictions.read_csv(evaluated / "predictions.csv")

@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from cxr_dist.errors import UserError, unknown
+from cxr_dist.errors import UserError, require, unknown
 from cxr_dist.format.redact import REPLACEMENT, Redaction
 from cxr_dist.format.report_sections import MIMIC_SECTIONS, cut_sections, section_of
 
@@ -125,8 +125,14 @@ class SectionRules:
         """The sections of a report; `section` is the one that a text without headings is.
 
         Raises UserError if the text has no headings and may be one of several sections, for an unknown section, and for
-        a report without any section that the model reads.
+        a report without any section that the model reads or that is not text.
         """
+        for text in [report] if isinstance(report, str) else report.values():
+            # The shell's bytes that are no text arrive as surrogates, which no tokenizer takes.
+            require(
+                not any("\ud800" <= c <= "\udfff" for c in text),
+                "the report is not UTF-8 text: convert it, for example with iconv",
+            )
         if section is not None:
             self.check(section)
         if not isinstance(report, str):

@@ -100,6 +100,10 @@ def test_refuses_a_run_with_an_incomplete_evaluation(tmp_path: Path) -> None:
     metrics.write_text(json.dumps({k: v for k, v in whole.items() if k != "mode"}))
     with pytest.raises(UserError, match=r"metrics\.json of a lacks mode: run `cxr-dist evaluate"):
         compare([run], n_bootstrap=50)
+    for block in ("metrics", "intervals"):
+        metrics.write_text(json.dumps(whole | {block: None}))
+        with pytest.raises(UserError, match=rf"metrics\.json of a lacks {block}: run `cxr-dist evaluate"):
+            compare([run], n_bootstrap=50)
     whole["metrics"]["n"] = 31
     metrics.write_text(json.dumps(whole))
     with pytest.raises(UserError, match=r"has 30 rows, but its metrics\.json says 31"):

@@ -211,3 +211,9 @@ def test_a_table_may_have_a_column_for_each_section(cxr_dist, run_of, images, tm
         [float(by_section[name]) for name in numbers], [float(by_heading[name]) for name in numbers], atol=2e-6
     )
     assert "say which one the text is, e.g. --section findings" in without["error"]
+
+
+@pytest.mark.parametrize("report", ["FINDINGS: Clear\udcff lungs.", {"findings": "Clear\udcff lungs."}])
+def test_bytes_that_are_no_text_are_refused(report):
+    with pytest.raises(UserError, match=r"^the report is not UTF-8 text"):
+        RULES.of(report)
