@@ -27,7 +27,7 @@ class Range:
 
     def __contains__(self, number: float) -> bool:
         return (
-            abs(number) < 2**63
+            (isinstance(number, float) or abs(number) < 2**63)  # as numpy's and torch's integers
             and math.isfinite(number)
             and (self.min is None or number >= self.min)
             and (self.above is None or number > self.above)

@@ -46,7 +46,7 @@ def test_a_run_of_an_earlier_version_reads_its_shards(config, tmp_path):
     (config.run_dir / "trained_on.json").unlink()
     assert read_trained_on(config.run_dir, config) == facts
     shutil.rmtree(tmp_path / "shards")
-    with pytest.raises(UserError, match=r"no manifest\.json"):
+    with pytest.raises(UserError, match=r"holds no shards: put them back there"):
         read_trained_on(config.run_dir, config)
 
 

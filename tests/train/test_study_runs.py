@@ -90,4 +90,4 @@ def test_auto_tries_batches_of_studies_with_all_their_images(config):
 
 
 def test_the_dry_run_shows_how_many_images_a_sample_has(config):
-    assert describe(config)["training samples"].endswith(", each a study of up to 2 films")
+    assert describe(config)["training samples"].endswith(", each a study of up to 2 images")
