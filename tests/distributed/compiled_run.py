@@ -43,11 +43,11 @@ def inputs(step, lane):
     return images, torch.randint(9, (4, length), generator=generator), mask
 
 
-def trained(world, *, compiled):
+def trained(world, *, compiled, device=None):
     """Return losses and final parameters, with SGD because Adam amplifies gradients that are only rounding errors."""
     config = dataclasses.replace(named_run("demo"), compile=compiled, ddp=DdpConfig(bucket_cap_mb=1))
     torch.manual_seed(0)
-    backend = new_backend(config, world, Network().train().to(world.device), torch.optim.SGD)
+    backend = new_backend(config, world, Network().train().to(device or world.device), torch.optim.SGD)
     backend.learning_rate = RATE
     losses, lanes = [], lanes_of(world, LANES)
     for step in range(STEPS):

@@ -25,7 +25,7 @@ def test_a_compiled_run_equals_the_uncompiled_run_with_dropout_and_unfreezing(ki
     torch.compiler.reset()
     torch._dynamo.utils.counters.clear()
     device = torch.device(kind)
-    assert_near(trained(World(), device, compiled=True), trained(World(), device, compiled=False))
+    assert_near(trained(World(), compiled=True, device=device), trained(World(), compiled=False, device=device))
     counted = torch._dynamo.utils.counters
     assert counted["stats"]["unique_graphs"] == 2  # frozen and unfrozen, each for reports of three lengths
     assert not counted["graph_break"]
