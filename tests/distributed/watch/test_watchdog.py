@@ -121,7 +121,7 @@ def test_a_user_error_of_one_rank_ends_all_with_its_status_and_no_stacks(ended, 
     assert set(statuses.values()) == {2}
     assert "message: made for the test\n" in logs.pop(culprit)
     for rank, log in logs.items():
-        line = rf"watchdog: {SOMEBODY.format(culprit)}ended at step 3, waiting for data with an error, which it says"
+        line = rf"watchdog: {SOMEBODY.format(culprit)}ended at step 3, waiting for data with an error, which it prints"
         assert re.search(rf"\[rank {rank}\] {line} itself; ending the job\n", log), log
         assert log.count(f"[rank {rank}]") == 1
 
