@@ -1,4 +1,4 @@
-"""An evaluation of other shards has the same bytes at one and at two ranks."""
+"""An evaluation of other shards has the same bytes at one, two and three ranks."""
 
 import json
 import shutil
@@ -11,7 +11,7 @@ pytestmark = pytest.mark.multiprocess
 
 @pytest.mark.parametrize("more", [(), ("--recalibrate",)], ids=["own calibration", "recalibrated"])
 def test_other_shards_are_evaluated_the_same_at_any_world_size(finished_runs, run_ranks, tmp_path, more):
-    """Takes about 10 s, because each of its commands imports torch."""
+    """Takes about 15 s, because each of its commands imports torch."""
     changes = (
         "seed: 0}",
         "seed: 5}",
@@ -26,7 +26,7 @@ def test_other_shards_are_evaluated_the_same_at_any_world_size(finished_runs, ru
     (tmp_path / "map.yaml").write_text("not evaluated: [Mass]\n")
     named = ("--shards", other, "--name", "other", "--class-map", tmp_path / "map.yaml", "--mc-samples", "3", *more)
     written = set()
-    for size in (1, 2):
+    for size in (1, 2, 3):
         run = shutil.copytree(finished_runs[1], tmp_path / f"run{size}", symlinks=True)
         shutil.rmtree(run / "evaluation", ignore_errors=True)
         run_ranks(size, "evaluate", run, *named)
