@@ -61,7 +61,8 @@ def test_an_evaluation_is_repeated_after_a_preemption_but_not_after_a_failure(cl
     cluster.sbatch("--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=true")
     ended = cluster.wait(job)
     assert (ended["JobState"], ended["Restarts"]) == ("FAILED", "1"), log.read_text()
-    assert log.read_text().count("started") == 4
+    # What tasks print may reach the log after the job has ended.
+    wait_until(lambda: log.read_text().count("started") == 4, "the tasks of both starts", cluster, job)
 
 
 @pytest.mark.parametrize("name", ["TERM", "USR2"])
