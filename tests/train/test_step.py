@@ -1,4 +1,4 @@
-"""The training step does not wait for the device, and an update that is not finite changes nothing."""
+"""The training step does not wait for the device, skips updates that are not finite, and feeds what it should."""
 
 import dataclasses
 import itertools
@@ -10,6 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cxr_dist.config.named import named_run
+from cxr_dist.data.batch import Batch
 from cxr_dist.data.transfer import HostCopy, to_device
 from cxr_dist.distributed.backend import new_backend
 from cxr_dist.distributed.world import World
@@ -185,3 +186,106 @@ def test_a_copy_to_the_host_has_the_values_at_the_time_of_the_copy():
         values.zero_()
         assert copy.read() == [1.0, 2.0]
         assert copy.read() == [1.0, 2.0]
+
+
+@pytest.fixture
+def plain_config(tiny_config):
+    """A run without class weights, mixup and changes of contrast."""
+    loss = dataclasses.replace(tiny_config.loss, class_weights="none")
+    train = dataclasses.replace(tiny_config.train, mixup_alpha=0.0)
+    data = dataclasses.replace(tiny_config.data, brightness=0.2, contrast=0.0)
+    return dataclasses.replace(tiny_config, data=data, loss=loss, train=train)
+
+
+def test_brightness_is_a_change_of_the_grey_level_that_differs_between_epochs(plain_config):
+    step = parts_for(plain_config).step
+    black = Batch(
+        images=torch.zeros(200, 1, 2, 2, dtype=torch.uint8),
+        tokens=None,
+        attention_mask=None,
+        labels=torch.zeros(200, 1, dtype=torch.int64),
+        groups=torch.zeros(200, dtype=torch.int64),
+        sample_ids=torch.arange(200),
+    )
+
+    def grey_levels(number, epoch, lane):
+        """From 0, black, to 1, white."""
+        images = step.prepared(number, epoch, lane, black).inputs.images
+        return (images * step.levels.deviation + step.levels.mean)[:, 0, 0, 0]
+
+    first = grey_levels(0, 0, 0)
+    # The extremes of 200 uniform numbers: outside these bounds with a probability below 1e-4.
+    assert -0.2 <= first.min() < -0.18
+    assert 0.18 < first.max() <= 0.2
+    assert torch.equal(grey_levels(3, 0, 1), first)  # whichever step and lane a draw is in
+    assert (grey_levels(0, 1, 0) - first).abs().mean() > 0.05
+
+
+def test_dropout_differs_between_steps_lanes_and_seeds_and_repeats_for_the_same(plain_config):
+    parts = parts_for(plain_config)
+    step, stream = parts.step, parts.open_stream(0)
+    batch = step.prepared(0, 0, 0, next(stream))
+    step.statistics.start()
+
+    def loss(number, lane):
+        return float(step.lane(number, lane, batch, torch.tensor(1.0)))
+
+    different = [loss(0, 0), loss(1, 0), loss(0, 1)]
+    assert loss(0, 0) == different[0]
+    step.config = dataclasses.replace(plain_config, seed=plain_config.seed + 1)
+    assert len({*different, loss(0, 0)}) == 4
+
+
+def mixing_step(config, **settings):
+    """A step with mixup, and a batch of eight images, of which image i is white in column i alone."""
+    step = parts_for(config).step
+    step.config = dataclasses.replace(config, train=dataclasses.replace(config.train, **settings))
+    return step, torch.eye(8)[:, None, None], torch.eye(8), torch.ones(8, 8)
+
+
+def test_mixup_gives_the_larger_share_to_the_sample_whose_report_is_used(plain_config):
+    step, images, targets, known = mixing_step(plain_config, mixup_alpha=1.0, mixup_from_epoch=1)
+    shares = set()
+    for number in range(40):
+        mixed, of_labels, _ = step.mix(number, 0, 0, images, None, targets, known)
+        torch.testing.assert_close(mixed[:, 0, 0], of_labels)  # labels are mixed as images are
+        torch.testing.assert_close(of_labels.sum(1), torch.ones(8))
+        own = of_labels.diagonal()
+        assert own.min() >= 0.5
+        shares.add(round(float(own.min()), 3))
+    # With alpha = 1 the share of the report's sample is uniform in 0.5 to 1.
+    assert min(shares) < 0.6
+    assert max(shares) > 0.9
+
+
+def test_a_label_that_is_unknown_in_either_sample_of_a_mixture_is_unknown(plain_config):
+    step, images, _, _ = mixing_step(plain_config, mixup_alpha=1.0, mixup_from_epoch=1)
+    known = (torch.arange(8)[:, None] >> torch.arange(3) & 1).float()
+    mixed, of_labels, both = step.mix(0, 0, 0, images, None, known.clone(), known)
+    partners = [int(row.argsort()[-2]) if (row > 0).sum() > 1 else i for i, row in enumerate(mixed[:, 0, 0])]
+    assert sum(i != partner for i, partner in enumerate(partners)) > 3
+    assert torch.equal(both, torch.minimum(known, known[partners]))
+    torch.testing.assert_close(of_labels, both)  # both labels are 1 where both are known
+
+
+def test_mixup_begins_in_its_first_epoch_counted_from_one(plain_config):
+    step, images, targets, known = mixing_step(plain_config, mixup_alpha=1.0, mixup_from_epoch=3)
+    mixed = [not torch.equal(step.mix(0, epoch, 0, images, None, targets, known)[0], images) for epoch in range(4)]
+    assert mixed == [False, False, True, True]
+
+
+def test_a_step_without_any_known_label_has_loss_and_gradient_zero(plain_config):
+    parts = parts_for(plain_config)
+    batches = batches_of(parts, parts.open_stream(0))
+    unknown = [dataclasses.replace(batch, labels=torch.full_like(batch.labels, -1)) for batch in batches]
+    result = parts.step(0, 0, unknown, False)
+    assert float(result.loss) == result.gradient_norm == 0
+
+
+def test_the_loss_is_divided_by_the_weights_however_small_their_sum(plain_config):
+    losses = []
+    for scale in (1.0, 1e-6):
+        parts = parts_for(plain_config)
+        parts.step.loss = dataclasses.replace(parts.step.loss, class_weights=torch.full((5,), scale))
+        losses.append(float(parts.step(0, 0, batches_of(parts, parts.open_stream(0)), False).loss))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
