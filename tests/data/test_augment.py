@@ -61,3 +61,32 @@ def test_jitter_depends_on_the_key_and_not_on_the_batch():
     assert torch.equal(jitter(images[2:4], keys[2:4], brightness=0.4, contrast=0.1), whole[2:4])
     assert torch.equal(jitter(images, keys, brightness=0.0, contrast=0.0), images)
     assert (whole - images).abs().max() > 0.01
+
+
+def test_contrast_is_a_factor_about_the_mean_and_brightness_an_addend_up_to_their_ranges():
+    images = torch.tensor([-1.0, 0.0, 2.0], dtype=torch.float64).expand(200, 1, 1, 3)
+    changed = jitter(images, np.arange(200, dtype=np.uint64), brightness=0.4, contrast=0.1)[:, 0, 0]
+    addend = changed[:, 1]
+    factor = changed[:, 2] - changed[:, 1]
+    torch.testing.assert_close(changed[:, 1] - changed[:, 0], factor / 2)
+    # The extremes of 200 uniform numbers: outside these bounds with a probability below 1e-4.
+    for values, middle, half in ((addend, 0.0, 0.4), (factor / 2, 1.0, 0.1)):
+        assert middle - half <= values.min() < middle - 0.9 * half
+        assert middle + 0.9 * half < values.max() <= middle + half
+    assert abs(float(np.corrcoef(addend, factor)[0, 1])) < 0.3
+
+
+def test_rotation_zoom_and_shift_reach_nearly_to_the_ends_of_their_ranges():
+    ranges = Augmentation(rotation_degrees=7, shift=0.05, zoom=0.1)
+    matrices = ranges.matrices([(100, 160)] * 200, 64, np.arange(200, dtype=np.uint64))
+    moved = matrices @ [31.5, 31.5, 1] - [79.5, 49.5]
+    drawn = {
+        "rotation": np.degrees(np.arctan2(matrices[:, 1, 0], matrices[:, 0, 0])) / 7,
+        "zoom": (np.sqrt(np.linalg.det(matrices[:, :, :2])) * 64 / 100 - 1) / 0.1,
+        "shift across": moved[:, 0] / 5,
+        "shift down": moved[:, 1] / 5,
+    }
+    for name, values in drawn.items():
+        assert values.min() < -0.9, name
+        assert values.max() > 0.9, name
+    assert np.abs(np.corrcoef(list(drawn.values())) - np.eye(4)).max() < 0.3  # they are independent
