@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 from transformers import AutoTokenizer, BertTokenizerFast
 
 from cxr_dist.data.text import ReportTokenizer, learn_wordpiece, prepare_text_folder, report_text
@@ -121,3 +122,19 @@ def test_words_that_are_cut_off_are_counted(folder):
     assert [word.text for word in words] == ["Heart", "size", "is", "normal", ".", "Heart"]
     assert cut == 4 * 5 - 6
     assert ReportTokenizer(folder, max_tokens=8).words("") == ([], 0)
+
+
+def test_padding_and_truncation_in_the_file_of_a_tokenizer_have_no_effect(folder):
+    reports = ["clear", "Heart size is normal.", ""]
+    tokens, mask = ReportTokenizer(folder, max_tokens=32)(reports)
+    words = ReportTokenizer(folder, max_tokens=32).words("Heart size is normal.")
+    path = folder / "tokenizer.json"
+    own = Tokenizer.from_file(str(path))
+    own.enable_padding(length=24, pad_id=own.token_to_id("[PAD]"), pad_token="[PAD]")
+    own.enable_truncation(4)
+    own.save(str(path))
+    assert len(Tokenizer.from_file(str(path)).encode("clear").ids) == 24
+    tokenizer = ReportTokenizer(folder, max_tokens=32)
+    for found, expected in zip(tokenizer(reports), (tokens, mask), strict=True):
+        assert torch.equal(found, expected)
+    assert tokenizer.words("Heart size is normal.") == words
