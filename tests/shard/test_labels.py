@@ -33,6 +33,14 @@ def test_without_classes_every_remaining_value_is_a_class():
     assert labelled.labels == [(1,), (1,), (0,), (0,), TOO_RARE]
 
 
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+def test_a_value_in_drop_is_no_class_when_every_remaining_value_is_one(task):
+    rule = Labels(task=task, drop=("todo",), separator="|" if task == "multilabel" else None)
+    labelled = assign(rule, ["b", "todo", "a"])
+    assert labelled.classes == ("a", "b")
+    assert labelled.labels[1] == DROPPED_LABEL
+
+
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
