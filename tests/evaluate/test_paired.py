@@ -190,6 +190,22 @@ def test_a_p_value_at_the_floor_of_the_bootstrap_is_a_bound() -> None:
     assert p_text(Difference(method="DeLong")) == "p not defined"
 
 
+def test_p_of_the_bootstrap_is_that_of_a_rank_by_enumeration() -> None:
+    """If 0 is equally likely to have each of the five ranks among four resamples, P(p ≤ a) is a for each p that occurs.
+
+    Without the one that is added to either count, an extreme rank would have p = 0.
+    """
+    path, ranks = ("accuracy",), np.arange(5.0)
+    ps = []
+    for reference in ranks:
+        others = {path: np.delete(ranks, int(reference)) - reference}
+        difference = bootstrap_difference((0.1, 0.0), (others, {path: np.zeros(4)}), path)
+        ps.append(difference.p)
+        assert difference.p_floor == pytest.approx(2 / 5)
+    assert ps == pytest.approx([2 / 5, 4 / 5, 1, 4 / 5, 2 / 5])
+    assert all(np.mean(np.array(ps) <= level + 1e-12) == pytest.approx(level) for level in (2 / 5, 4 / 5, 1))
+
+
 def test_undefined_metrics_have_no_difference() -> None:
     predictions = make_predictions(n=30, passes=0)
     resamples = resampled(predictions, 10, 0)
