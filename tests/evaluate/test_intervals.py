@@ -90,6 +90,20 @@ def test_one_patient_has_no_interval(task: str) -> None:
     assert intervals(predictions, n_bootstrap=10)["accuracy"] == {"low": None, "high": None, "skipped": 10}
 
 
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+def test_two_patients_are_enough_for_an_interval(task: str) -> None:
+    predictions = make_predictions(task=task, n=40, passes=0)
+    predictions = dataclasses.replace(predictions, patients=["one"] * 20 + ["two"] * 20)
+    value, found = compute_metrics(predictions)["accuracy"], intervals(predictions, n_bootstrap=10)["accuracy"]
+    assert 0 <= found["low"] < value < found["high"] <= 1
+    assert found["skipped"] == 0
+    # Either patient is drawn twice, or each once.
+    halves = [compute_metrics(predictions.select(rows))["accuracy"] for rows in np.split(np.arange(40), 2)]
+    drawn = resampled(predictions, 40, seed=0)["accuracy",]
+    assert {int(np.abs(np.array([*halves, value]) - one).argmin()) for one in drawn} == {0, 1, 2}
+    assert all(min(abs(one - each) for each in (*halves, value)) < 1e-9 for one in drawn)
+
+
 def test_undefined_metrics_have_no_interval() -> None:
     single = make_predictions(passes=0)
     single.labels[:] = 1
