@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.plan.shuffling import shuffling_beside_a_permutation
+from cxr_dist.data.draws import samples_of
 from cxr_dist.data.plan import Plan, evaluation_batches, group_weights
 from cxr_dist.errors import UserError
 
@@ -32,17 +33,23 @@ def plan_of(
     )
 
 
-def samples_of(plan: Plan, epoch: int) -> list[tuple[int, int]]:
+class Indices:
+    """Stands for a store: `draws.samples_of` reads only the sampling group of each sample from a shard's index."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.counts = plan.shard_group_counts
+
+    def index(self, shard: int) -> dict[str, np.ndarray]:
+        counts = self.counts[shard]
+        return {"group": np.repeat(np.arange(len(counts)), counts).astype(np.int16)}
+
+
+def drawn_samples(plan: Plan, epoch: int) -> list[tuple[int, int]]:
     """(shard, sample) of every draw of an epoch, by lane and window."""
-    drawn = []
-    for lane in range(plan.num_lanes):
-        for window in range(-(-plan.draws_per_lane // plan.window)):
-            shards, places = plan.locate(epoch, plan.window_draws(epoch, lane, window))
-            for shard, place in zip(shards, places, strict=True):
-                groups = np.repeat(np.arange(plan.shard_group_counts.shape[1]), plan.shard_group_counts[shard])
-                order, mass = plan.sample_order(epoch, int(shard), groups.astype(np.int16))
-                drawn.append((int(shard), int(order[np.searchsorted(mass, place, side="right")])))
-    return drawn
+    windows = range(-(-plan.draws_per_lane // plan.window))
+    draws = [plan.window_draws(epoch, lane, window) for lane in range(plan.num_lanes) for window in windows]
+    found = [samples_of(plan, Indices(plan), epoch, each) for each in draws]
+    return [pair for shards, samples in found for pair in zip(shards.tolist(), samples.tolist(), strict=True)]
 
 
 shard_tables = st.lists(st.lists(st.integers(0, 12), min_size=2, max_size=2), min_size=1, max_size=9).filter(
@@ -54,7 +61,7 @@ shard_tables = st.lists(st.lists(st.integers(0, 12), min_size=2, max_size=2), mi
 @given(shard_tables, st.integers(1, 50), st.integers(0, 5), st.sampled_from([(4, 2), (12, 3), (6, 6)]))
 def test_each_sample_is_drawn_floor_or_ceil_of_its_expectation(rows, heavy, epoch, batches):
     plan = plan_of(rows, [7, 7 * heavy], *batches)
-    times = Counter(samples_of(plan, epoch))
+    times = Counter(drawn_samples(plan, epoch))
     assert sum(times.values()) == plan.num_draws
     mass = int(plan.shard_mass.sum())
     for shard, (light, rest) in enumerate(rows):
@@ -68,14 +75,14 @@ def test_each_sample_is_drawn_floor_or_ceil_of_its_expectation(rows, heavy, epoc
 @given(shard_tables, st.integers(0, 3), st.sampled_from([(4, 2), (12, 3), (5, 1)]))
 def test_equal_weights_draw_each_sample_at_most_once(rows, epoch, batches):
     plan = plan_of(rows, None, *batches)
-    drawn = samples_of(plan, epoch)
+    drawn = drawn_samples(plan, epoch)
     assert len(drawn) == len(set(drawn)) == plan.num_samples // batches[0] * batches[0]
 
 
 def test_the_samples_that_are_left_out_change_every_epoch():
     plan = plan_of([[10, 3], [10, 0], [4, 4]], global_batch=10, micro_batch=5)
     everyone = {(s, i) for s, n in enumerate([13, 10, 8]) for i in range(n)}
-    out = [frozenset(everyone - set(samples_of(plan, epoch))) for epoch in range(20)]
+    out = [frozenset(everyone - set(drawn_samples(plan, epoch))) for epoch in range(20)]
     assert all(len(left) == 1 for left in out)
     assert len(set(out)) > 8
 
@@ -99,10 +106,10 @@ def test_a_lane_touches_only_its_stretch_of_the_shards():
 
 def test_the_order_differs_between_epochs_and_seeds_and_is_the_same_for_the_same_seed():
     rows = [[50, 3]] * 6
-    first = samples_of(plan_of(rows, [1, 5], seed=1), 0)
-    assert samples_of(plan_of(rows, [1, 5], seed=1), 0) == first
-    assert samples_of(plan_of(rows, [1, 5], seed=1), 1) != first
-    assert samples_of(plan_of(rows, [1, 5], seed=2), 0) != first
+    first = drawn_samples(plan_of(rows, [1, 5], seed=1), 0)
+    assert drawn_samples(plan_of(rows, [1, 5], seed=1), 0) == first
+    assert drawn_samples(plan_of(rows, [1, 5], seed=1), 1) != first
+    assert drawn_samples(plan_of(rows, [1, 5], seed=2), 0) != first
 
 
 def test_short_lanes_shuffle_like_a_full_permutation_and_long_lanes_within_windows():
@@ -130,7 +137,7 @@ def test_group_weights_follow_the_inverse_frequency(temper):
 
 def test_an_epoch_draws_each_group_as_often_as_expected():
     plan = plan_of([[90, 4], [80, 2], [75, 1]], list(group_weights(np.array([245, 7]), 1.0)), 12, 4)
-    heavy = sum(sample >= [90, 80, 75][shard] for shard, sample in samples_of(plan, 0))
+    heavy = sum(sample >= [90, 80, 75][shard] for shard, sample in drawn_samples(plan, 0))
     assert abs(heavy - plan.expected_draws()[1]) <= 7
     np.testing.assert_allclose(plan.expected_draws(), plan.num_draws / 2, rtol=1e-3)
 
@@ -140,7 +147,7 @@ def test_an_epoch_draws_each_group_as_often_as_expected():
 def test_a_group_differs_from_its_expectation_by_less_than_one_for_each_sample(rows, heavy, epoch):
     plan = plan_of(rows, [7, 7 * heavy], 4, 2)
     samples, expected = plan.shard_group_counts.sum(axis=0), plan.expected_draws()
-    groups = [int(sample >= rows[shard][0]) for shard, sample in samples_of(plan, epoch)]
+    groups = [int(sample >= rows[shard][0]) for shard, sample in drawn_samples(plan, epoch)]
     for group, drawn in enumerate(np.bincount(groups, minlength=2)):
         of_sample = expected[group] / max(1, samples[group])
         # Rounded, because the expectation is a quotient in floating point.
@@ -150,7 +157,7 @@ def test_a_group_differs_from_its_expectation_by_less_than_one_for_each_sample(r
 def test_a_group_of_scattered_samples_may_differ_by_more_than_rounding():
     """Over the offsets, the mean is the expectation; single epochs are off by several draws."""
     plan = plan_of([[40, 20]] * 5, [3, 5], 12, 4)
-    heavy = [sum(sample >= 40 for _, sample in samples_of(plan, epoch)) for epoch in range(60)]
+    heavy = [sum(sample >= 40 for _, sample in drawn_samples(plan, epoch)) for epoch in range(60)]
     expected = plan.expected_draws()[1]
     assert max(abs(drawn - expected) for drawn in heavy) > 1
     assert np.mean(heavy) == pytest.approx(expected, rel=0.01)
@@ -169,6 +176,12 @@ def test_positions_are_exact_with_a_billion_samples():
 def test_a_split_smaller_than_the_global_batch_is_refused():
     with pytest.raises(UserError, match=r"3 samples, fewer than data\.global_batch 4"):
         plan_of([[2, 1]])
+
+
+def test_a_split_as_large_as_the_global_batch_is_an_epoch_of_one_step():
+    plan = plan_of([[2, 1], [1, 0]])
+    assert (plan.steps_per_epoch, plan.num_draws) == (1, 4)
+    assert sorted(drawn_samples(plan, 0)) == [(0, 0), (0, 1), (0, 2), (1, 0)]
 
 
 @given(st.integers(1, 200), st.integers(1, 40), st.integers(1, 9))
