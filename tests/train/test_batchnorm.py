@@ -6,8 +6,8 @@ from torch import nn
 from cxr_dist.train.batchnorm import LaneStatistics
 
 
-def run_step(model, lanes, keep=True):
-    statistics = LaneStatistics(model, len(lanes))
+def run_step(model, lanes, keep=True, statistics=None):
+    statistics = statistics or LaneStatistics(model, len(lanes))
     statistics.start()
     for lane in lanes:
         model(lane)
@@ -47,3 +47,22 @@ def test_a_skipped_step_and_a_frozen_layer_change_no_buffer():
     run_step(model, [torch.randn(8, 3)])
     assert torch.equal(model[1].running_mean, before["1.running_mean"])
     assert not torch.equal(model[0].running_mean, before["0.running_mean"])
+
+
+def test_a_frozen_layer_keeps_its_whole_state_over_several_lanes_and_steps():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.BatchNorm1d(3, momentum=0.3))
+    statistics = LaneStatistics(model, 4)  # the one of a whole run
+    run_step(model, list(torch.randn(4, 8, 3)), statistics=statistics)
+    model[1].eval()
+    before = {name: value.clone() for name, value in model[1].state_dict().items()}
+    other_before = {name: value.clone() for name, value in model[0].state_dict().items()}
+    for _ in range(2):
+        run_step(model, list(torch.randn(4, 8, 3)), statistics=statistics)
+    assert [name for name, value in model[1].state_dict().items() if not torch.equal(value, before[name])] == []
+    assert (model[1].momentum, model[1].training) == (0.3, False)
+    assert int(model[0].num_batches_tracked - other_before["num_batches_tracked"]) == 2
+    model[1].train()  # a layer that thaws goes on from its state
+    run_step(model, list(torch.randn(4, 8, 3)), statistics=statistics)
+    assert int(model[1].num_batches_tracked - before["num_batches_tracked"]) == 1
+    assert not torch.equal(model[1].running_mean, before["running_mean"])
