@@ -77,6 +77,23 @@ def test_flipped_bits_and_truncation_are_always_detected(tmp_path, name):
     assert checkpoint.newest_valid(tmp_path)[0].state.step == 2
 
 
+@pytest.mark.parametrize("how", ["missing", "damaged"])
+def test_the_model_alone_is_loaded_without_a_usable_optimizer_file(tmp_path, how):
+    backend, state = save(tmp_path, 1)
+    folder = tmp_path / "checkpoints" / "step-00000001"
+    if how == "missing":
+        (folder / "optimizer.safetensors").unlink()
+    else:
+        (folder / "optimizer.safetensors").write_bytes(b"damaged")
+    newest, skipped = checkpoint.newest_valid(tmp_path, model_only=True)
+    assert skipped == []
+    for loaded in (newest, checkpoint.load(folder, model_only=True)):
+        assert (loaded.optimizer, loaded.state) == ({}, state)
+        assert all(torch.equal(loaded.model[name], value) for name, value in backend.model_tensors().items())
+    with pytest.raises(UserError, match="step-00000001"):
+        checkpoint.load(folder)
+
+
 def test_if_no_checkpoint_can_be_loaded_the_run_does_not_start_over(tmp_path):
     assert checkpoint.newest_valid(tmp_path) == (None, [])
     save(tmp_path, 3)
