@@ -35,6 +35,24 @@ def test_fit_recovers_a_known_temperature_and_agrees_with_lbfgs(task: str) -> No
 
 
 @TASKS
+@pytest.mark.parametrize("wanted", [0.06, 0.09])
+def test_a_temperature_just_above_the_lower_bound_is_fitted_exactly(task: str, wanted: float) -> None:
+    predictions = make_predictions(task=task, n=400, passes=0)
+    fitted = fit_temperature(predictions.probabilities, predictions.labels, task)
+    other = distorted(predictions, Calibrator.of(5, wanted / fitted))
+    assert fit_temperature(other.probabilities, other.labels, task) == pytest.approx(wanted, rel=1e-3)
+
+
+@TASKS
+@pytest.mark.parametrize(("wanted", "bound"), [(0.01, 0.05), (100.0, 20.0)])
+def test_a_temperature_outside_the_bounds_is_the_bound(task: str, wanted: float, bound: float) -> None:
+    predictions = make_predictions(task=task, n=400, passes=0)
+    fitted = fit_temperature(predictions.probabilities, predictions.labels, task)
+    other = distorted(predictions, Calibrator.of(5, wanted / fitted))
+    assert fit_temperature(other.probabilities, other.labels, task) == pytest.approx(bound)
+
+
+@TASKS
 def test_shift_temperature_and_bias_agree_with_torch_and_undo_a_distortion(task: str) -> None:
     """The last class has another shift than is known, which only a bias can correct."""
     predictions = make_predictions(task=task, n=1500, passes=0)
