@@ -111,13 +111,29 @@ def test_an_empty_split_is_named(shards):
         load_manifest(shards).split("val")
 
 
-def test_a_store_that_is_garbage_collected_leaves_no_file_open(shards):
-    def open_files():
-        return [link for link in Path("/proc/self/fd").iterdir() if str(shards) in str(link.resolve())]
+def open_files(folder):
+    return [link for link in Path("/proc/self/fd").iterdir() if str(folder) in str(link.resolve())]
 
+
+def test_a_closed_store_leaves_no_file_open_and_can_be_read_again(shards):
+    store = ShardStore(shards, load_manifest(shards), "train")
+    first = store.read(0, 0)
+    store.read(1, 0)
+    assert len(open_files(shards)) == 2
+    store.close()
+    assert open_files(shards) == []
+    with (shards / "manifest.json").open() as other:  # which takes the number of a descriptor that was closed
+        store.close()
+        assert other.read(1) == "{"
+    assert contents([store.read(0, 0)]) == contents([first])
+    store.close()
+    assert open_files(shards) == []
+
+
+def test_a_store_that_is_garbage_collected_leaves_no_file_open(shards):
     store = ShardStore(shards, load_manifest(shards), "train")
     store.read(0, 0)
     store.read(1, 0)
-    assert len(open_files()) == 2  # the tars; an index is closed after it is read
+    assert len(open_files(shards)) == 2  # the tars; an index is closed after it is read
     del store
-    assert open_files() == []
+    assert open_files(shards) == []
