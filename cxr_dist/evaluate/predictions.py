@@ -6,7 +6,6 @@ report text or file names of the source.
 
 import csv
 import dataclasses
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from cxr_dist.evaluate.arrays import Bools, Floats
 from cxr_dist.evaluate.calibration import Calibrator
 from cxr_dist.evaluate.uncertainty import McSummary
 from cxr_dist.files import write_whole
+from cxr_dist.format.escape import csv_line, csv_text
 from cxr_dist.format.manifest import UNKNOWN, Task
 
 _ATTRIBUTE = "attribute:"
@@ -137,11 +137,8 @@ class Predictions:
 
     def write_csv(self, path: Path) -> None:
         """Write predictions.csv atomically. Floats are written so that they read back exactly."""
-        columns, text = _columns(self), io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(zip(*columns.values(), strict=True))
-        write_whole(path, text.getvalue())
+        columns = _columns(self)
+        write_whole(path, "".join(map(csv_line, [columns, *zip(*columns.values(), strict=True)])))
 
     @classmethod
     def read_csv(cls, path: Path) -> "Predictions":
@@ -209,7 +206,7 @@ def _from_table(header: list[str], table: dict[str, tuple[str, ...]]) -> Predict
     task: Task = "multiclass" if "label" in table else "multilabel"
     if task == "multiclass":
         code = {name: c for c, name in enumerate(classes)}
-        labels = [[code[name]] for name in table["label"]]
+        labels = [[code[csv_text(cell)]] for cell in table["label"]]
     else:
         columns = [[int(v) if v else UNKNOWN for v in table[f"label:{name}"]] for name in classes]
         labels = np.array(columns).T.tolist()
@@ -219,13 +216,17 @@ def _from_table(header: list[str], table: dict[str, tuple[str, ...]]) -> Predict
     return Predictions(
         task=task,
         classes=classes,
-        keys=list(table["key"]),
-        patients=list(table["patient"]),
+        keys=list(map(csv_text, table["key"])),
+        patients=list(map(csv_text, table["patient"])),
         labels=np.array(labels, dtype=np.int16),
         probabilities=raw if calibrated is None else calibrated,
         uncalibrated=None if calibrated is None else raw,
         mc=_read_mc(classes, table) if "mc_passes" in table else None,
-        attributes={name.removeprefix(_ATTRIBUTE): list(table[name]) for name in header if name.startswith(_ATTRIBUTE)},
+        attributes={
+            name.removeprefix(_ATTRIBUTE): list(map(csv_text, table[name]))
+            for name in header
+            if name.startswith(_ATTRIBUTE)
+        },
     )
 
 

@@ -6,8 +6,6 @@ row; the others are still predicted.
 """
 
 import contextlib
-import csv
-import io
 import itertools
 import os
 from collections.abc import Callable, Iterator
@@ -22,6 +20,7 @@ from cxr_dist.data.read import SampleDict
 from cxr_dist.errors import UserError, out_of_files
 from cxr_dist.evaluate.answer import answers
 from cxr_dist.files import holds_something, whole_file
+from cxr_dist.format.escape import csv_line
 from cxr_dist.inference.case import PRIVATE, Predictor, write_case
 from cxr_dist.inference.cases import CaseList, NamedCase, read_input
 from cxr_dist.inference.given_case import Case, NoReport, ReportOptions
@@ -165,11 +164,8 @@ def _header(predictor: Predictor, cases: CaseList) -> list[str]:
 
 
 @contextlib.contextmanager
-def _table(path: Path, header: list[str]) -> Iterator[Callable[[Row], None]]:
+def _table(path: Path, header: list[str]) -> Iterator[Callable[[Row], object]]:
     """Yields the function that writes a row; the file appears when the block ends without an error."""
     with whole_file(path, mode=PRIVATE) as file:
-        text = io.TextIOWrapper(file, encoding="utf-8", newline="")
-        writer = csv.DictWriter(text, header, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        yield writer.writerow
-        text.detach()  # flushes without closing the file, which whole_file still has to sync to disk
+        file.write(csv_line(header).encode("utf-8"))
+        yield lambda row: file.write(csv_line(row.get(name, "") for name in header).encode("utf-8"))

@@ -5,8 +5,6 @@ together. The bytes depend only on the recipe and the source, not on the number 
 without a manifest is not a shard folder.
 """
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -16,6 +14,7 @@ from pathlib import Path
 
 from cxr_dist.errors import UserError
 from cxr_dist.files import sync_path, whole_file, write_whole
+from cxr_dist.format.escape import csv_line
 from cxr_dist.format.left_out import ImageProblem
 from cxr_dist.format.manifest import Manifest, with_tables
 from cxr_dist.shard.bar import image_progress
@@ -188,9 +187,6 @@ def _without_images(sample: Sample, keys: Collection[str]) -> Sample:
 
 def _write_keys(path: Path, samples: Sequence[Sample]) -> None:
     """Write the only file that maps keys to the source's names; only its owner can read it."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["key", "source"])
-    writer.writerows(sorted((sample.key, image.source_id) for sample in samples for image in sample.images))
+    rows = sorted((sample.key, image.source_id) for sample in samples for image in sample.images)
     with whole_file(path, mode=0o600) as file:
-        file.write(buffer.getvalue().encode("utf-8"))
+        file.writelines(csv_line(row).encode("utf-8") for row in [("key", "source"), *rows])

@@ -1,5 +1,7 @@
 """predictions.csv reads back exactly, and damaged or missing files are refused."""
 
+import csv
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +50,26 @@ def test_round_trip_is_exact(
     assert_same(predictions, Predictions.read_csv(path))
     Predictions.read_csv(path).write_csv(path)
     assert path.read_bytes() == first
+
+
+def test_formulas_are_escaped_in_the_table_and_read_back_exactly(tmp_path: Path) -> None:
+    path = tmp_path / "predictions.csv"
+    views = ["=1+1", "@x", "-2", "'=y", "\rz", "a\nb", "", "PA"]
+    made = make_predictions(n=8, passes=0, classes=("=cmd|' /c calc'!A0", "+a", "-1", "'tis"))
+    predictions = dataclasses.replace(made, attributes={"view": views})
+    predictions.write_csv(path)
+    assert_same(predictions, Predictions.read_csv(path))
+    with path.open(newline="", encoding="utf-8") as file:
+        cells = [cell for row in csv.reader(file) for cell in row]
+    assert not [cell for cell in cells if cell.startswith(tuple("=+@\t\r\n"))]
+
+
+def test_a_table_from_before_formulas_were_escaped_reads_as_it_did(tmp_path: Path) -> None:
+    path = tmp_path / "predictions.csv"
+    predictions = make_predictions(n=8, passes=0, classes=("=a", "-b", "c"))
+    predictions.write_csv(path)
+    path.write_text(path.read_text().replace("'=a", "=a").replace("'-b", "-b"))
+    assert_same(predictions, Predictions.read_csv(path))
 
 
 def test_columns_have_readable_names(tmp_path: Path) -> None:
