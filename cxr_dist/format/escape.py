@@ -44,7 +44,7 @@ def markdown(text: str) -> str:
 
     For text, not for the inside of `code`, where Markdown has no escapes.
     """
-    line = printable(" ".join(text.split()))
+    line = printable(" ".join(text.splitlines()))
     return re.sub("[&<>]", lambda found: _HTML[found[0]], _MARKDOWN.sub(r"\\\g<0>", line))
 
 

@@ -3,18 +3,22 @@
 It contains counts, settings and metrics that the run recorded, but no patient data and no paths.
 """
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from cxr_dist import __version__
 from cxr_dist.config.run import Config
+from cxr_dist.errors import printable
 from cxr_dist.evaluate.calibration import Calibrator
 from cxr_dist.evaluate.compare import HEADLINE, LOWER_IS_BETTER, MODE_NAMES
 from cxr_dist.evaluate.leakage import label_terms_redacted, labels_in_text, warnings
 from cxr_dist.evaluate.run_result import Estimate, RunResult
+from cxr_dist.format.escape import markdown
 from cxr_dist.format.manifest import Manifest
 from cxr_dist.model.weights import encoder_name
 from cxr_dist.report.figures import METRIC_NAMES
@@ -55,21 +59,22 @@ class CardFacts:
 
 
 def model_card(facts: CardFacts) -> str:
-    """Return the text of README.md."""
+    """Return the text of README.md. Every value is escaped for Markdown, unless the template marks it as safe."""
     environment = Environment(
         loader=PackageLoader("cxr_dist", "report"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        finalize=_escaped,
     )
-    environment.filters |= {"cell": _cell, "estimate": _estimate}
+    environment.filters |= {"estimate": _estimate, "python": _python}
     return environment.get_template("model_card.md.j2").render(
         facts=facts,
         config=facts.config,
         manifest=facts.manifest,
         result=facts.result,
-        front_matter=_front_matter(facts).to_yaml(),
+        front_matter=Markup(_front_matter(facts).to_yaml()),
         inputs=MODE_NAMES[facts.config.model.mode],
         headline=HEADLINE | LOWER_IS_BETTER,
         metric_names=METRIC_NAMES,
@@ -139,6 +144,10 @@ def _estimate(estimate: Estimate) -> str:
     return f"{estimate.value:.3f}{interval}"
 
 
-def _cell(text: object) -> str:
-    """Escape text for a cell of a Markdown table."""
-    return str(text).replace("|", "\\|").replace("\n", " ")
+def _escaped(value: Any) -> Any:
+    return markdown(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _python(text: str) -> Markup:
+    """The text as a string of a program in a code block, in which Markdown interprets nothing but a new line."""
+    return Markup(printable(json.dumps(text, ensure_ascii=False)))
