@@ -41,7 +41,7 @@ def verify(
     from cxr_dist.shard.verify import verify as find_faults
 
     faults = find_faults(shards, near_duplicates=near_duplicates, workers=workers or os.cpu_count() or 1)
-    print("\n".join(faults) if faults else "all shards are as they were written")
+    print(printable("\n".join(faults)) if faults else "all shards are as they were written")
     sys.exit(1 if faults else 0)
 
 
@@ -64,7 +64,7 @@ def plan(config: Config) -> None:
     from cxr_dist.doctor.dry_run import describe
 
     for name, value in describe(config).items():
-        print(f"{name:<28}{value}")
+        print(printable(f"{name:<28}{value}"))
 
 
 def doctor(config: Config) -> None:

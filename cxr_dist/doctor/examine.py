@@ -30,7 +30,7 @@ from cxr_dist.doctor.finding import (
     outcomes,
 )
 from cxr_dist.doctor.show import show
-from cxr_dist.errors import UserError
+from cxr_dist.errors import UserError, printable
 
 if TYPE_CHECKING:
     from cxr_dist.distributed.probe import RollCall
@@ -97,7 +97,7 @@ def _examine_together(setting: Setting, software: Findings) -> bool:
     except UserError as error:
         if setting.world.is_main:
             return _show_own(setting, software | own_findings(setting) | {"rendezvous": failed(str(error))})
-        print(f"cxr-dist doctor: {error}", file=sys.stderr)
+        print(f"cxr-dist doctor: {printable(str(error))}", file=sys.stderr)
         return False
     own = (software if setting.world.local_rank == 0 else {}) | own_findings(setting)
     report = {"host": _host(), "gpu": machine.gpu_uuid(setting), "findings": findings_to_json(own)}
@@ -136,7 +136,7 @@ def _follow(setting: Setting, roll: "RollCall", seconds: float) -> bool:
     try:
         mark = roll.hear_main("go", 10 * seconds)  # rank 0 runs its own checks first, which may read a lot
     except UserError as error:
-        print(f"cxr-dist doctor: {error}", file=sys.stderr)
+        print(f"cxr-dist doctor: {printable(str(error))}", file=sys.stderr)
         return False
     if mark != _STOP:
         _leave_if_hanging(_together(setting, roll, seconds, mark, 1), True)

@@ -9,6 +9,8 @@ from rich.text import Text
 
 from cxr_dist.doctor.finding import Finding, Findings, FindingState
 from cxr_dist.doctor.ranks import name_ranks
+from cxr_dist.errors import printable
+from cxr_dist.format.escape import terminal_text
 
 _STYLE: dict[FindingState, str] = {"ok": "green", "warning": "yellow", "failed": "bold red"}
 _STATE_WIDTH = 9
@@ -58,7 +60,7 @@ def conclusion(shown: list[tuple[str, Finding]]) -> str:
 
 def show(findings: Mapping[int, Findings], hosts: Mapping[int, str], title: str, console: Console) -> bool:
     """Print all findings and return whether none failed."""
-    console.print(title, highlight=False, markup=False, soft_wrap=True)
+    console.print(terminal_text(title), soft_wrap=True)
     shown = lines(findings, hosts)
     for check, finding in shown:
         console.print(_line(check, finding), soft_wrap=True)
@@ -69,7 +71,7 @@ def show(findings: Mapping[int, Findings], hosts: Mapping[int, str], title: str,
 def _line(check: str, finding: Finding) -> Text:
     indent = "\n" + " " * (_STATE_WIDTH + _CHECK_WIDTH)
     text = Text(f"{finding.state:<{_STATE_WIDTH}}", style=_STYLE[finding.state])
-    text.append(f"{check:<{_CHECK_WIDTH}}{finding.found}".replace("\n", indent), style="default")
+    text.append(f"{check:<{_CHECK_WIDTH}}{printable(finding.found)}".replace("\n", indent), style="default")
     if finding.advice:
-        text.append(f"{indent}→ {finding.advice}", style="default")
+        text.append(f"{indent}→ {printable(finding.advice)}", style="default")
     return text

@@ -2,12 +2,12 @@
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from cxr_dist.evaluate.compare import HEADLINE, MODE_NAMES, P_VALUES, Comparison
 from cxr_dist.evaluate.generalisation import Generalisation
 from cxr_dist.evaluate.run_result import Estimate, RunResult
 from cxr_dist.evaluate.seeds import SeedGroup
+from cxr_dist.format.escape import terminal_text
 from cxr_dist.report.figures import METRIC_NAMES
 
 _CALIBRATION = {
@@ -22,22 +22,24 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     """Print one column for each run, what each input adds, the kinds of run that are missing, and the warnings."""
     console.print(_table(comparison))
     for ablation in comparison.ablations:
-        console.print(Text(ablation.statement))
+        console.print(terminal_text(ablation.statement))
     if comparison.ablations:
-        console.print(Text(f"{P_VALUES[0].upper()}{P_VALUES[1:]}."))
+        console.print(terminal_text(f"{P_VALUES[0].upper()}{P_VALUES[1:]}."))
     for one in comparison.generalisation:
         console.print(_external(one))
         for statement in one.statements:
-            console.print(Text(statement))
+            console.print(terminal_text(statement))
     for group in comparison.seeds:
-        console.print(Text(f"Seeds ({group.name}): macro ROC AUC {seed_text(group, 'macro', 'roc_auc')}."))
+        console.print(terminal_text(f"Seeds ({group.name}): macro ROC AUC {seed_text(group, 'macro', 'roc_auc')}."))
     for run in comparison.runs:
         if run.unfinished:
-            console.print(Text(f"{run.name}: training had not finished when this was written: {run.unfinished}."))
+            console.print(
+                terminal_text(f"{run.name}: training had not finished when this was written: {run.unfinished}.")
+            )
     for mode, command in comparison.not_evaluated.items():
-        console.print(Text(f"{MODE_NAMES[mode]}: not evaluated. {command}"))
+        console.print(terminal_text(f"{MODE_NAMES[mode]}: not evaluated. {command}"))
     for warning in comparison.warnings:
-        console.print(Text(f"Warning: {warning}"))
+        console.print(terminal_text(f"Warning: {warning}"))
     if comparison.made_data:
         console.print("The images and reports are synthetic: these results have no clinical meaning.")
 
@@ -48,9 +50,9 @@ def _table(comparison: Comparison) -> Table:
     table = Table(title=title, title_justify="left", show_lines=True)
     table.add_column("")
     for run in runs:
-        # Text, because rich reads a name in [brackets] as markup. Folded, because a truncated number is wrong.
+        # Folded, because a truncated number is wrong.
         name = run.name + "\n(training unfinished)" * bool(run.unfinished)
-        table.add_column(Text(name), justify="right", overflow="fold")
+        table.add_column(terminal_text(name), justify="right", overflow="fold")
     table.add_row("Input", *map(input_of, runs))
     for name, path in HEADLINE.items():
         table.add_row(METRIC_NAMES[name], *(_cell(run.estimate(*path)) for run in runs))
@@ -59,14 +61,14 @@ def _table(comparison: Comparison) -> Table:
 
 def _external(one: Generalisation) -> Table:
     """The run on its own split and on other data, one column for each."""
-    table = Table(title=f"{one.own.run} on other data", title_justify="left", show_lines=True)
+    table = Table(title=terminal_text(f"{one.own.run} on other data"), title_justify="left", show_lines=True)
     table.add_column("")
     for each in one.all:
-        table.add_column(Text(each.name), justify="right", overflow="fold")
+        table.add_column(terminal_text(each.name), justify="right", overflow="fold")
     table.add_row("Images (patients)", *(f"{each.population['n']} ({each.population['patients']})" for each in one.all))
     table.add_row(METRIC_NAMES["macro_roc_auc"], *(_cell(each.auc) for each in one.all))
     table.add_row("Classes", *(f"{len(each.evaluated_classes)} of {len(each.predictions.classes)}" for each in one.all))
-    table.add_row("Probabilities", *(Text(each.calibrated) for each in one.all))
+    table.add_row("Probabilities", *(terminal_text(each.calibrated) for each in one.all))
     for key, name in _CALIBRATION.items():
         table.add_row(name, *(_number(each.scores[key]) for each in one.all))
     for metric, name in (("recall", "Sensitivity at thresholds"), ("specificity", "Specificity at thresholds")):

@@ -5,10 +5,10 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from cxr_dist.evaluate.compare import HEADLINE, LOWER_IS_BETTER
 from cxr_dist.evaluate.run_result import Estimate, estimate_in
+from cxr_dist.format.escape import terminal_text
 from cxr_dist.report.figures import METRIC_NAMES
 
 
@@ -20,12 +20,12 @@ def print_evaluation(evaluation: Mapping[str, Any], console: Console) -> None:
         f"{evaluation['run']}: {metrics['n']} {evaluation['split']} samples{shards} of {metrics['patients']} patients, "
         "with 95% confidence intervals"
     )
-    table = Table(title=title, title_justify="left", show_header=False)
+    table = Table(title=terminal_text(title), title_justify="left", show_header=False)
     for name, path in (HEADLINE | LOWER_IS_BETTER).items():
         table.add_row(METRIC_NAMES[name], _cell(estimate_in(evaluation, *path)))
     console.print(table)
     for line in _remarks(evaluation):
-        console.print(Text(line))
+        console.print(terminal_text(line))
 
 
 def _cell(estimate: Estimate) -> str:

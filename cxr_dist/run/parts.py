@@ -15,7 +15,7 @@ from pathlib import Path
 from cxr_dist.config.decode import decode, parse_json
 from cxr_dist.config.file import to_plain
 from cxr_dist.config.lookup import code_sha256, recorded_name
-from cxr_dist.errors import UserError
+from cxr_dist.errors import UserError, printable
 from cxr_dist.files import write_whole
 
 PARTS = "parts.json"
@@ -63,7 +63,7 @@ def keep_parts(folder: Path, names: Mapping[str, Sequence[str]]) -> None:
                 f"{field}: {name} is defined by another file than when this run began (its sha256 differs): put "
                 "that file back, or choose another --out"
             )
-        print(f"{field}: {name} is defined by another file than at the last start", file=sys.stderr)
+        print(printable(f"{field}: {name} is defined by another file than at the last start"), file=sys.stderr)
     if now != known:
         write_whole(folder / PARTS, json.dumps(to_plain(now), indent=1) + "\n")
 

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from cxr_dist.errors import EXIT_REFUSED, EXIT_STOPPED, UserError
+from cxr_dist.errors import EXIT_REFUSED, EXIT_STOPPED, UserError, printable
 from cxr_dist.run import restarts
 from cxr_dist.run.slurm_job import restart_count, scontrol, slurm_job
 
@@ -89,7 +89,7 @@ def main() -> None:
         try:
             print(after_death(status, run_dir), flush=True)
         except UserError as error:
-            print(f"cxr-dist: {error}", file=sys.stderr)
+            print(f"cxr-dist: {printable(str(error))}", file=sys.stderr)
             status = EXIT_REFUSED
         except (OSError, subprocess.SubprocessError) as error:
             print(f"not requeued ({type(error).__name__}): submit it again to resume", file=sys.stderr)

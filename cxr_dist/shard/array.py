@@ -18,7 +18,7 @@ from pathlib import Path
 import submitit
 
 from cxr_dist.config.slurm import SlurmResources
-from cxr_dist.errors import UserError
+from cxr_dist.errors import UserError, printable
 from cxr_dist.format.manifest import Manifest
 from cxr_dist.shard.checks import FailureLimit
 from cxr_dist.shard.deal import PlannedShard, ShardPlan
@@ -59,7 +59,7 @@ class ShardTask:
                 allow_left_out=self.allow_left_out,
             )
         except UserError as error:
-            print(f"cxr-dist: {error}", file=sys.stderr)
+            print(f"cxr-dist: {printable(str(error))}", file=sys.stderr)
             sys.exit(2)
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.table import Table
 
+from cxr_dist.format.escape import terminal_text
 from cxr_dist.format.left_out import FAILURES
 from cxr_dist.format.manifest import Manifest, SplitEntry
 
@@ -27,7 +28,7 @@ def print_summary(manifest: Manifest, console: Console) -> None:
 
 
 def _splits(manifest: Manifest) -> Table:
-    table = Table(title=f"Split by {manifest.split_rule}", title_justify="left")
+    table = Table(title=terminal_text(f"Split by {manifest.split_rule}"), title_justify="left")
     table.add_column("")
     for name in manifest.splits:
         table.add_column(name, justify="right")
@@ -39,7 +40,9 @@ def _splits(manifest: Manifest) -> Table:
     for title, cell in rows:
         table.add_row(title, *map(cell, manifest.splits.values()), end_section=title == manifest.unit)
     for class_name in manifest.classes:
-        table.add_row(class_name, *(_count(manifest, split, class_name) for split in manifest.splits.values()))
+        table.add_row(
+            terminal_text(class_name), *(_count(manifest, split, class_name) for split in manifest.splits.values())
+        )
     if manifest.task == "multilabel":
         table.caption = "classes: present / absent / unknown"
     return table
@@ -59,5 +62,5 @@ def _left_out(manifest: Manifest) -> Table:
     table.add_column("kind")
     table.add_column("rows", justify="right")
     for reason, count in sorted(manifest.left_out.items(), key=lambda item: -item[1]):
-        table.add_row(reason, "failed" if reason in FAILURES else "chosen", f"{count:,}")
+        table.add_row(terminal_text(reason), "failed" if reason in FAILURES else "chosen", f"{count:,}")
     return table
