@@ -2,7 +2,7 @@
 
 The page contains numbers, the names of runs and classes, and the settings of the runs. It contains keys, images and
 report text only if examples are given: it then says so, and only its owner may read the file. The template escapes
-every value. The same comparison gives the same bytes.
+every value, control characters too. The same comparison gives the same bytes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
+from cxr_dist.errors import printable
 from cxr_dist.evaluate.ablation import interval_text
 from cxr_dist.evaluate.compare import HEADLINE, LOWER_IS_BETTER, MODE_NAMES, P_VALUES, Comparison
 from cxr_dist.evaluate.generalisation import population_shift, populations
@@ -65,6 +67,7 @@ def render_page(comparison: Comparison, examples: Sequence[RunExamples] = ()) ->
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_printable,
     )
     for function in (number, signed, p_text, undefined_reasons, dropout_place):
         environment.filters[function.__name__] = function
@@ -110,6 +113,10 @@ def _figures(comparison: Comparison) -> dict[str, Any]:
             for i, (run, of_run, colour) in enumerate(zip(runs, curves, colours, strict=True))
         ],
     }
+
+
+def _printable(value: Any) -> Any:
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def number(value: float | None) -> str:

@@ -11,6 +11,7 @@ from html import escape
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from cxr_dist.errors import printable
 from cxr_dist.report.plots import BLUE, GRID_COLOUR, INK, MUTED
 
 _THEME = {INK: "var(--ink)", MUTED: "var(--muted)", GRID_COLOUR: "var(--grid)", BLUE: "var(--blue)"}
@@ -28,7 +29,7 @@ def to_svg(figure: Figure, name: str, description: str) -> str:
     svg = re.sub(r"'DejaVu Sans'[^;\"]*", "var(--font)", svg)
     for colour, variable in _THEME.items():
         svg = svg.replace(colour, variable)
-    head = f'<svg role="img" aria-label="{escape(description, quote=True)}"'
+    head = f'<svg role="img" aria-label="{escape(printable(description), quote=True)}"'
     # Without width and height, the page decides the size.
     return re.sub(r'<svg[^>]*?(viewBox="[^"]*")[^>]*>', lambda match: f"{head} {match[1]}>", svg, count=1).strip()
 
