@@ -55,6 +55,20 @@ def test_a_folder_gives_a_row_a_picture_and_json_per_image(cxr_dist, run_of, ima
     assert {stat.S_IMODE(path.stat().st_mode) for path in out.iterdir()} == {0o600}
 
 
+def test_names_that_a_spreadsheet_would_take_for_formulas_get_a_quote_in_front(cxr_dist, run_of, images, tmp_path):
+    names = ["+3.jpg", "-2+1.jpg", "=1+1.jpg", "@A1.jpg"]
+    with (images / "cases.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["id", "image"], *zip(["=1", "-5", "\tx", "9"], names, strict=True)])
+    for i, name in enumerate(names):
+        (images / f"smith-{i}.jpg").rename(images / name)
+    given = ("--no-report", "--input", images / "cases.csv", "--batch", 4, "--out", tmp_path / "out", *FEW)
+    status, printed, err = cxr_dist("predict", run_of("fused"), *given)
+    assert (status, err) == (0, ""), printed
+    rows = rows_of(tmp_path / "out")
+    assert [row["image"] for row in rows] == [f"'{name}" for name in names]
+    assert [row["id"] for row in rows] == ["'=1", "-5", "'\tx", "9"]
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 100])
 def test_a_case_gets_the_same_prediction_in_a_batch_as_alone(cxr_dist, run_of, table, tmp_path, size):
     given = (*FEW, *FINDINGS, "--input", table)
