@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 
 import pytest
 from lane_batches import lane_batches
@@ -54,7 +55,10 @@ def test_a_killed_worker_is_named(tiny_config, tiny_shards, killed):
     data = dataclasses.replace(tiny_config.data, workers=2)
     stream = lane_batches(data, load_manifest(tiny_shards), 0, steps=10_000)
     next(stream)
-    worker = sorted(set(_workers()) - before)[killed]
+    deadline = time.monotonic() + 30
+    while len(workers := sorted(set(_workers()) - before)) < 2:  # the other worker may still be starting
+        assert time.monotonic() < deadline
+    worker = workers[killed]
     threading.Timer(0.3, os.kill, (worker, signal.SIGKILL)).start()
     with pytest.raises(RuntimeError, match=rf"oader worker (\d )?\(pid {worker}\) (was|is) killed by (signal|SIGKILL)"):
         for _ in stream:
