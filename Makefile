@@ -1,5 +1,5 @@
 # Each target works alone on a fresh clone of a machine with Python >= 3.11 and a package registry.
-#   make demo    the main job on made data, end to end, to a report page
+#   make demo    the main job on synthetic data, end to end, to a report page
 #   make test    all tests          make check   format, lint, types, import directions
 #   make bench   all benchmarks     make setup   .venv only
 #   make bench-gpu  what a GPU can measure, and its tests, with PYTHON's own packages and no network; WHEELS=FOLDER has
