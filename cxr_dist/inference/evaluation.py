@@ -106,7 +106,7 @@ class _Evaluation:
         """
         validation, external = None, self.shards.external
         if external is not None and external.recalibrate:
-            validation = self.predict("val", mc)
+            validation = self.predict("val", McDropout())  # only its deterministic pass is used
         elif external is not None or split != "val":
             validation = self.own_validation(mc, at_sensitivity)
         return self.run(split, mc, validation, at_sensitivity)[1]
