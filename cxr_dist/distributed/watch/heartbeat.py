@@ -1,13 +1,11 @@
 """Exchange heartbeats over a TCP connection between rank 0 and each other rank, as JSON lines.
 
-A closed connection means that a process died, and silence that it is stopped. Rank 0 writes its port and a secret to
-the rendezvous store. Any process that can read the store can join, so use a trusted network only. Nothing blocks, so
-that a stopped rank cannot delay the rank that watches it.
+A closed connection means that a process died, and silence that it is stopped. Nothing blocks, so that a stopped rank
+cannot delay the rank that watches it.
 """
 
 import contextlib
 import dataclasses
-import datetime
 import json
 import os
 import secrets
@@ -18,16 +16,12 @@ import weakref
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from torch.distributed import DistError, Store, TCPStore  # type: ignore[attr-defined]
-
 from cxr_dist.distributed.watch.process import Process
 from cxr_dist.distributed.watch.verdict import Beat, Member, State, Verdict
-from cxr_dist.distributed.world import World, rendezvous
 
 Message = dict[str, Any]
 _LONGEST = 1 << 16  # bytes of a line
-_ANSWER_SECONDS = 5
-_STORE_SECONDS = 30  # if a busy machine takes longer, the store's client prints long errors
+_SEE_OFF_SECONDS = 1.0
 
 
 class Link:
@@ -91,6 +85,20 @@ class Post:
     def send(self, message: Message) -> None:
         """Send a message to all members."""
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether any rank is still at the other end of a connection."""
+        return False
+
+    def see_off(self) -> None:
+        """Wait until the others have ended, at most a second.
+
+        A rank that failed still waits for the verdict, which would be lost if this end were closed with beats unread.
+        """
+        deadline = time.monotonic() + _SEE_OFF_SECONDS
+        while time.monotonic() < deadline and self.is_connected:
+            self.poll(_SEE_OFF_SECONDS / 20)
+
     def close(self) -> None:
         """Close all connections."""
 
@@ -110,6 +118,11 @@ class Hub(Post):
     def port(self) -> int:
         """The TCP port on which rank 0 listens."""
         return int(self._listener.socket.getsockname()[1])
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether any rank has not yet closed its connection."""
+        return any(member is not None for member in self._links.values())
 
     def poll(self, seconds: float) -> None:
         """Accept connections and process the messages that arrive within this time."""
@@ -169,6 +182,11 @@ class Spoke(Post):
         super().__init__([0])
         self._link, self._hello = Link(end), {"rank": rank, "secret": secret}
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether rank 0 has not yet closed its connection."""
+        return not self._link.closed
+
     def poll(self, seconds: float) -> None:
         """Process the messages that arrive within this time."""
         if self._link.closed:
@@ -192,65 +210,6 @@ class Spoke(Post):
     def close(self) -> None:
         """Close the connection."""
         self._link.socket.close()
-
-
-class PortTaken(Exception):
-    """Rank 0 cannot open the rendezvous store; a later start of the job may succeed."""
-
-
-class Meeting:
-    """Connects the ranks to rank 0 before there is a process group, through the rendezvous store."""
-
-    def __init__(self, world: World) -> None:
-        os.environ.update(rendezvous(world))
-        environment = os.environ
-        self.world, self.host, self._port = world, environment["MASTER_ADDR"], int(environment["MASTER_PORT"])
-        # torchrun opens the store in its own process and uses it again for a restarted group.
-        self._kept_by_launcher = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-        # The key names job and start, because another job's store may be at this port.
-        start = [environment.get("TORCHELASTIC_RUN_ID") or environment.get("SLURM_JOB_ID", "")]
-        start += [environment.get(f"{launcher}_RESTART_COUNT", "0") for launcher in ("TORCHELASTIC", "SLURM")]
-        self._key = "/".join(["watchdog", *start])
-        self._store: Store | None = None
-
-    def open(self) -> Hub:
-        """Listen on rank 0 and write the port to the store; raises PortTaken if the store cannot be opened."""
-        hub = Hub(self.world.world_size)
-        try:
-            self._store = self._new_store(is_master=not self._kept_by_launcher)
-        except DistError:
-            hub.close()
-            raise PortTaken(
-                f"rank 0 cannot open the rendezvous at {self.host}, port {self._port}: the port is taken, or the "
-                "address belongs to another host; set MASTER_ADDR and MASTER_PORT"
-            ) from None
-        self._store.set(self._key, f"{hub.port} {hub.secret}")
-        return hub
-
-    def try_to_come(self) -> Spoke | None:
-        """Connect to rank 0; return None if it does not listen yet."""
-        try:
-            if self._store is None:
-                # The store's own client would print long errors if nobody listened.
-                socket.create_connection((self.host, self._port), _ANSWER_SECONDS).close()
-                self._store = self._new_store(is_master=False)
-            if not self._store.check([self._key]):
-                return None
-            port, secret = self._store.get(self._key).decode().split()
-            end = socket.create_connection((self.host, int(port)), _ANSWER_SECONDS)
-        except (OSError, DistError):
-            return None
-        return Spoke(end, self.world.rank, secret)
-
-    def _new_store(self, *, is_master: bool) -> Store:
-        return TCPStore(
-            self.host,
-            self._port,
-            is_master=is_master,
-            timeout=datetime.timedelta(seconds=_STORE_SECONDS),
-            wait_for_workers=False,
-            multi_tenant=True,  # the process group opens its store at the same port in the same process
-        )
 
 
 def take(member: Member, message: Message) -> None:

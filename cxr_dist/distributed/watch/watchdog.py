@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 from cxr_dist.distributed.watch import last_words
-from cxr_dist.distributed.watch.heartbeat import Meeting, PortTaken, Post, to_message
+from cxr_dist.distributed.watch.heartbeat import Post, to_message
 from cxr_dist.distributed.watch.launcher import LauncherWatch
+from cxr_dist.distributed.watch.meeting import Meeting, PortTaken
 from cxr_dist.distributed.watch.verdict import Limits, Member, State, Verdict, judge, lost
 from cxr_dist.distributed.watch.vital_signs import VitalSigns
 from cxr_dist.distributed.world import World
@@ -23,7 +24,6 @@ from cxr_dist.errors import UserError, out_of_files
 _SILENCE_SECONDS = 60.0
 _POLL_SECONDS = 0.25
 _FAREWELL_SECONDS = 10.0  # to tell the others how this rank ended
-_SEE_OFF_SECONDS = 1.0
 
 
 @contextmanager
@@ -155,16 +155,9 @@ class Watchdog:
             post.send({"verdict": to_message(verdict)})
         me = self._me.member
         if me.state in ("failed", "refused") and me.rank in verdict.culprits:
-            _see_off(post)
+            post.see_off()
         else:
-            self._end(verdict, lambda: _see_off(post))
+            self._end(verdict, post.see_off)
 
     def _end(self, verdict: Verdict, farewell: Callable[[], None] = lambda: None) -> NoReturn:
         last_words.end(self.world.rank, verdict, self._failure, farewell)
-
-
-def _see_off(post: Post) -> None:
-    """Keep connections open until the others have read the last message, which a reset could overtake."""
-    deadline = time.monotonic() + _SEE_OFF_SECONDS
-    while time.monotonic() < deadline and any(m.state == "alive" for m in post.members):
-        post.poll(_POLL_SECONDS)
