@@ -8,13 +8,13 @@ import atexit
 import multiprocessing
 import os
 import runpy
-import socket
 import sys
 import tempfile
 import time
-from contextlib import closing
 from multiprocessing.connection import wait
 from pathlib import Path
+
+from free_ports import free_ports
 
 PRELOADED = (
     "cxr_dist.train.assembly",
@@ -33,8 +33,7 @@ def run(world_size: int, *command: str | Path, expected: int = 0, seconds: float
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(PRELOADED))
-    with closing(socket.create_server(("127.0.0.1", 0))) as free:
-        port = str(free.getsockname()[1])
+    (port,) = map(str, free_ports())
     size = str(world_size)
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
     with tempfile.NamedTemporaryFile("r") as output:

@@ -5,6 +5,7 @@ import time
 
 import pytest
 import torch.distributed as dist
+from free_ports import free_ports
 
 from cxr_dist.distributed.probe import RollCall, _checked_sum, all_reduce_speed, call_the_roll
 from cxr_dist.distributed.world import World
@@ -14,9 +15,7 @@ from cxr_dist.errors import UserError
 @pytest.fixture
 def free_port(monkeypatch):
     """Return a port on which nothing listens, set as the rendezvous."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    (port,) = free_ports()
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", str(port))
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):  # set by the call and restored after the test

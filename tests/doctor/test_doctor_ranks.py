@@ -2,12 +2,12 @@
 
 import os
 import re
-import socket
 import subprocess
 import sys
 
 import pytest
 import torch
+from free_ports import free_ports
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -169,9 +169,7 @@ def test_this_machines_gpu_is_read():
 
 @pytest.mark.multiprocess
 def test_two_ranks_meet_and_sum_and_see_one_run_folder(tiny_shards, tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    (port,) = map(str, free_ports())
     command = [sys.executable, "-m", "cxr_dist", "doctor", "demo", "--data.shards", str(tiny_shards)]
     command += ["--data.global-batch", "16", "--data.micro-batch", "8"]
     place = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}

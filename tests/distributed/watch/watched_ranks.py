@@ -21,6 +21,9 @@ from pathlib import Path
 import torch
 import torch.distributed
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from free_ports import free_ports
+
 from cxr_dist.data.workers import end_with_parent
 from cxr_dist.distributed.backend import start, stop
 from cxr_dist.distributed.reduce import sum_over_ranks
@@ -125,11 +128,8 @@ def rank_process(case, rank, world_size, port, folder):
     os._exit(0)
 
 
-def watch_case(case, folder):
+def watch_case(case, port, folder):
     """Start the case's ranks and record how they end."""
-    with socket.socket() as free:
-        free.bind(("", 0))
-        port = free.getsockname()[1]
     ranks, world_size = CASES[case]
     taken = socket.create_server(("", port)) if case == "port" else None
     pids = []
@@ -166,10 +166,11 @@ def main(folder, *chosen):
     if folder == "alone":
         return alone()
     watchers = []
-    for case in chosen or CASES:
+    cases = chosen or list(CASES)
+    for case, port in zip(cases, free_ports(len(cases)), strict=True):
         watchers.append(os.fork())
         if watchers[-1] == 0:
-            watch_case(case, Path(folder))
+            watch_case(case, port, Path(folder))
     return [os.waitpid(watcher, 0) for watcher in watchers]
 
 
