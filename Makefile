@@ -1,6 +1,7 @@
 # Each target works alone on a fresh clone of a machine with Python >= 3.11 and a package registry.
 #   make demo    the main job on synthetic data, end to end, to a report page
-#   make test    all tests          make check   format, lint, types, import directions
+#   make test    all tests          make check   format, lint, types, import directions, docs
+#   make docs    the documentation site, in build/docs (open build/docs/index.html)
 #   make bench   all benchmarks     make setup   .venv only
 #   make bench-gpu  what a GPU can measure, and its tests, with PYTHON's own packages and no network; WHEELS=FOLDER has
 #                   wheels of what PYTHON lacks
@@ -17,7 +18,7 @@ BIN := $(VENV)/bin
 RANKS := OMP_NUM_THREADS=1 $(BIN)/accelerate launch --config_file launch/accelerate/cpu2.yaml -m cxr_dist
 CXR := OMP_NUM_THREADS=1 $(BIN)/cxr-dist
 
-.PHONY: setup demo test check bench bench-gpu torture clean
+.PHONY: setup demo test check docs bench bench-gpu torture clean
 
 setup: $(VENV)/.ready
 
@@ -44,6 +45,11 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --quiet tests/test_imports.py
+	$(MAKE) docs
+
+# Without network: whatever the pages need is in the repository.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations=10

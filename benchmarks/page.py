@@ -1,4 +1,4 @@
-"""Write docs/speed.md from benchmarks/results: tables for each topic, by device.
+"""Write docs/explanation/speed.md from benchmarks/results: tables for each topic, by device.
 
     python -m benchmarks.page
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.harness import RESULTS, ROOT, medians, result_path
 
-PAGE = ROOT / "docs" / "speed.md"
+PAGE = ROOT / "docs" / "explanation" / "speed.md"
 DEVICES = {"cpu": "", "cuda": "-cuda"}  # device: suffix of its results' names
 MIB, GIB = 2**20, 2**30
 
@@ -241,7 +241,7 @@ def page(results: Path) -> str:
     for title, name, describe in SECTIONS:
         parts.append(f"## {title}\n")
         if name == "original":
-            parts.append("![Samples per second of the original notebook and after each change](speed.svg)\n")
+            parts.append("![Samples per second of the original notebook and after each change](../images/speed.svg)\n")
         for end in DEVICES.values():
             path = results / f"{name}{end}.json"
             if path.is_file():

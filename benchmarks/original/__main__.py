@@ -8,7 +8,7 @@ notebook's PNGs of 2,048 pixels with PIL and its tokenizer, and shards of the sa
 update has one micro-batch on a CPU, to save time, and four on a GPU, as in the notebook; on a GPU the last ways have
 larger micro-batches. torch.compile comes last; on a CPU it needs g++ and some minutes if its cache is empty.
 
-Writes benchmarks/results/original.json (original-cuda.json); picture.py draws docs/speed.svg from them. The notebook
+Writes benchmarks/results/original.json (original-cuda.json); picture.py draws docs/images/speed.svg. The notebook
 itself reached 9.9 (enhanced) and 13.9 (baseline) batches of 8 per second on an A100.
 """
 

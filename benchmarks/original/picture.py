@@ -1,4 +1,4 @@
-"""Draw docs/speed.svg from the results of benchmarks.original: samples per second of each way, by run and device.
+"""Draw docs/images/speed.svg from the results of benchmarks.original: samples per second by way, run and device.
 
     python -m benchmarks.original.picture
 
@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from benchmarks.harness import ROOT, result_path
 from benchmarks.resized_run.picture import BLUE, GREEN, INK, QUIET, STYLE
 
-PICTURE = ROOT / "docs" / "speed.svg"
+PICTURE = ROOT / "docs" / "images" / "speed.svg"
 _BAR = 0.24  # inches
 _NAMES = {"enhanced": "enhanced (image and report)", "baseline": "baseline (image)"}
 

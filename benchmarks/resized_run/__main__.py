@@ -5,7 +5,7 @@
 The demo's data and network with mixup and dropout, and gloo between the ranks. A killed run resumes from its newest
 checkpoint, which it writes every 5 steps; a preempted run (TERM) saves a checkpoint first. All runs are trained in
 float32 and in float64, where rounding has almost no effect. An undisturbed run on four ranks in float32 shows how large
-this effect is. Writes benchmarks/results/resized_run.json and the picture docs/resized_run.svg.
+this effect is. Writes benchmarks/results/resized_run.json and the picture docs/images/resized_run.svg.
 """
 
 import json
@@ -25,7 +25,7 @@ from benchmarks.films import demo_shards
 from benchmarks.harness import ROOT, arguments, write_result
 from benchmarks.resized_run.picture import draw, residual
 
-PICTURE = ROOT / "docs" / "resized_run.svg"
+PICTURE = ROOT / "docs" / "images" / "resized_run.svg"
 FLAGS = (  # noqa: SIM905  (a command line reads better)
     "--data.global-batch 64 --data.micro-batch 16 --optim.lr 2e-3 --optim.schedule cosine --optim.warmup-steps 10 "
     "--train.max-steps 60 --train.log-every 1 --train.save-every 5 --train.eval-every 1000"

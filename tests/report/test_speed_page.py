@@ -1,4 +1,4 @@
-"""docs/speed.md is written from the result files, and shows only devices that were measured."""
+"""docs/explanation/speed.md is written from the result files, and shows only devices that were measured."""
 
 import json
 import shutil
