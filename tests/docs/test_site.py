@@ -1,0 +1,50 @@
+"""The documentation site builds strictly, loads nothing from other hosts, and says what the code says."""
+
+import re
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from cxr_dist.config.run import Config
+
+ROOT = Path(__file__).parents[2]
+LOADED = re.compile(
+    r"""(?:<(?:script|img|iframe|source)\b[^>]*\bsrc|<link\b[^>]*\bhref|@import|url\()\s*=?\s*["']?(https?:)?//"""
+)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, built as `make docs` does. Takes about ten seconds, because each command prints its help for it."""
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stdout + built.stderr
+    return folder
+
+
+def test_pages_and_styles_load_nothing_from_other_hosts(site: Path) -> None:
+    files = [path for path in site.rglob("*") if path.suffix in (".html", ".css")]
+    assert len(files) > 15
+    loaded = {path.name: LOADED.findall(path.read_text(encoding="utf-8")) for path in files}
+    assert {name: found for name, found in loaded.items() if found} == {}
+
+
+def test_every_place_for_generated_text_was_filled(site: Path) -> None:
+    assert [path for path in site.rglob("*.html") if "generate:" in path.read_text(encoding="utf-8")] == []
+
+
+def test_the_reference_has_every_setting_command_and_block_of_metrics(site: Path) -> None:
+    configuration = (site / "reference/configuration.html").read_text(encoding="utf-8")
+    for field in fields(Config().data):
+        assert f"--data.{field.name.replace('_', '-')}<" in configuration
+    assert "at least 8; longer reports are truncated" in configuration  # max_tokens' own docstring
+    commands = (site / "reference/command-line.html").read_text(encoding="utf-8")
+    for name in ("shard", "verify", "train", "evaluate", "compare", "predict", "export"):
+        assert f"usage: cxr-dist {name}" in commands
+    metrics = (site / "reference/metrics.html").read_text(encoding="utf-8")
+    for key in ("confusion_matrix", "operating_points", "roc_auc", "subgroups"):
+        assert key in metrics
