@@ -22,7 +22,7 @@ from job_states import queue_states, wait
 from rich.console import Console
 from sweep import Sweep, SweepRun, sweep_runs, table
 
-from cxr_dist.cli.main import config_of
+from cxr_dist.config.flags import config_of
 from cxr_dist.config.range import Range, check_ranges
 from cxr_dist.config.run import Config
 from cxr_dist.config.slurm import SlurmResources

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from cxr_dist.cli.main import config_of
+from cxr_dist.config.flags import config_of
 from cxr_dist.config.run import Config
 from cxr_dist.errors import UserError
 from cxr_dist.files import write_whole

@@ -6,7 +6,7 @@ Torch and most rooms are imported inside the commands, so that `cxr-dist --help`
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
@@ -17,8 +17,8 @@ from tyro.conf import FlagConversionOff, Positional, UseAppendAction
 from cxr_dist.cli.evaluate import evaluate
 from cxr_dist.cli.help import FOLDER, SHARDS, DropoutScope, Switch, commands_help, runs_help
 from cxr_dist.cli.shard import shard
-from cxr_dist.config.model import RENAMED_CHECKPOINTING
-from cxr_dist.config.named import RUNS, named_run
+from cxr_dist.config.flags import config_of, for_tyro
+from cxr_dist.config.named import RUNS
 from cxr_dist.config.range import Range, in_range
 from cxr_dist.config.run import Config
 from cxr_dist.errors import EXIT_REFUSED, EXIT_STOPPED, UserError, out_of_files, printable, unknown
@@ -218,34 +218,6 @@ def main() -> None:
         sys.exit(EXIT_REFUSED)
 
 
-def config_of(run: str, flags: Sequence[str], prog: str, description: str | None = None) -> Config:
-    """Return a named run with `--section.field VALUE` flags applied; an unknown flag exits with status 2."""
-    return tyro.cli(
-        Config,
-        default=named_run(run),
-        args=_for_tyro(_renamed(flags)),
-        prog=prog,
-        description=description,
-        config=(FlagConversionOff,),
-    )
-
-
-def _for_tyro(arguments: Sequence[str]) -> list[str]:
-    """Replace true and false by True and False, and --slurm-FIELD by --slurm.FIELD, which tyro expects."""
-    spelt = [a.capitalize() if a in ("true", "false") else a for a in arguments]
-    return ["--slurm." + a.removeprefix("--slurm-") if a.startswith("--slurm-") else a for a in spelt]
-
-
-def _renamed(flags: Sequence[str]) -> list[str]:
-    """Replace the values true and false of --model.gradient-checkpointing in older scripts by their present names."""
-    return [
-        RENAMED_CHECKPOINTING.get(value.lower(), value)
-        if flag.replace("_", "-") == "--model.gradient-checkpointing"
-        else value
-        for flag, value in zip(["", *flags], flags, strict=False)
-    ]
-
-
 def _dispatch(arguments: list[str]) -> None:
     command, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
     if command != "fetch":
@@ -257,7 +229,7 @@ def _dispatch(arguments: list[str]) -> None:
         raise unknown("command", command, _COMMANDS)
     run, prog = _COMMANDS[command], f"cxr-dist {command}"
     if run not in _WITH_CONFIG:
-        tyro.cli(in_range(run), args=_for_tyro(rest), prog=prog)
+        tyro.cli(in_range(run), args=for_tyro(rest), prog=prog)
     elif not rest or rest[0].startswith("-"):
         print(runs_help(command, RUNS))
         sys.exit(0 if rest[:1] in (["-h"], ["--help"]) else 2)

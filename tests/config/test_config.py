@@ -4,10 +4,10 @@ import dataclasses
 
 import pytest
 
-from cxr_dist.cli.main import config_of
 from cxr_dist.config.data import DataConfig
 from cxr_dist.config.ddp import DdpConfig
 from cxr_dist.config.file import differences, load_config, to_yaml
+from cxr_dist.config.flags import config_of
 from cxr_dist.config.model import ModelConfig
 from cxr_dist.config.named import RUNS, named_run
 from cxr_dist.config.optim import OptimConfig

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cxr_dist.cli.main import config_of
+from cxr_dist.config.flags import config_of
 from cxr_dist.run.folder import training_differences
 
 ROOT = Path(__file__).parents[2]

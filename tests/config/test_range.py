@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cxr_dist.cli import main as commands
-from cxr_dist.cli.main import config_of
 from cxr_dist.cli.shard import shard
 from cxr_dist.config.data import DataConfig
 from cxr_dist.config.decode import decode
 from cxr_dist.config.file import to_plain
+from cxr_dist.config.flags import config_of
 from cxr_dist.config.range import Range, ranges_of
 from cxr_dist.config.run import Config
 from cxr_dist.config.slurm import SlurmResources

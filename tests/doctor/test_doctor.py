@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from cxr_dist.cli.main import config_of
 from cxr_dist.config.data import DataConfig
 from cxr_dist.config.file import to_yaml
+from cxr_dist.config.flags import config_of
 from cxr_dist.config.named import named_run
 from cxr_dist.data.place import open_store
 from cxr_dist.files import sha256_of

@@ -19,6 +19,7 @@ from run_losses import losses
 
 from cxr_dist.cli import main as cli
 from cxr_dist.config.data import DataConfig
+from cxr_dist.config.flags import config_of
 from cxr_dist.data.loader import evaluation_loader
 from cxr_dist.data.plan import replacement_order
 from cxr_dist.data.store import ShardError
@@ -168,7 +169,7 @@ def train():
 
     def run(*arguments):
         with pytest.raises(SystemExit) as end:
-            cli.train(cli.config_of("demo", flags(*arguments), "cxr-dist train demo"))
+            cli.train(config_of("demo", flags(*arguments), "cxr-dist train demo"))
         assert end.value.code == 0
 
     yield run

@@ -5,7 +5,7 @@ import re
 import pytest
 from ranks import SETTINGS
 
-from cxr_dist.cli.main import config_of
+from cxr_dist.config.flags import config_of
 from cxr_dist.errors import UserError
 from cxr_dist.run.preempt import StopRequest
 from cxr_dist.train.assembly import train

@@ -13,8 +13,8 @@ from cluster import Cluster
 from processes import wait_until
 from small_run import FLAGS, ON_CPUS, REPOSITORY, submit_script
 
-from cxr_dist.cli.main import config_of
 from cxr_dist.config.file import to_yaml
+from cxr_dist.config.flags import config_of
 
 pytestmark = pytest.mark.slurm
 
