@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "cxr_dist"
 ROOMS = (
     "config", "distributed", "format", "shard", "data", "model", "run", "evaluate", "report", "train", "inference",
-    "doctor", "cli",
+    "doctor", "launch", "cli",
 )  # fmt: skip
 """In order: a room imports only from itself and from rooms before it."""
 GROUND = {"errors", "files", "__version__"}

@@ -17,6 +17,7 @@ from tyro.conf import FlagConversionOff, Positional, UseAppendAction
 from cxr_dist.cli.evaluate import evaluate
 from cxr_dist.cli.help import FOLDER, SHARDS, DropoutScope, Switch, commands_help, runs_help
 from cxr_dist.cli.shard import shard
+from cxr_dist.cli.site import init, recipes, submit
 from cxr_dist.config.flags import config_of, for_tyro
 from cxr_dist.config.named import RUNS
 from cxr_dist.config.range import Range, in_range
@@ -198,7 +199,19 @@ def export(
 
 _Command = Callable[..., None]
 _WITH_CONFIG: tuple[_Command, ...] = (plan, doctor, train)
-_IN_ORDER: tuple[_Command, ...] = (shard, verify, fetch, *_WITH_CONFIG, evaluate, compare, predict, export)
+_IN_ORDER: tuple[_Command, ...] = (
+    recipes,
+    init,
+    shard,
+    verify,
+    fetch,
+    *_WITH_CONFIG,
+    submit,
+    evaluate,
+    compare,
+    predict,
+    export,
+)
 _COMMANDS = {command.__name__: command for command in _IN_ORDER}
 
 
@@ -228,7 +241,9 @@ def _dispatch(arguments: list[str]) -> None:
     if command not in _COMMANDS:
         raise unknown("command", command, _COMMANDS)
     run, prog = _COMMANDS[command], f"cxr-dist {command}"
-    if run not in _WITH_CONFIG:
+    if run is submit:  # it separates its own flags from those of the run
+        submit(rest)
+    elif run not in _WITH_CONFIG:
         tyro.cli(in_range(run), args=for_tyro(rest), prog=prog)
     elif not rest or rest[0].startswith("-"):
         print(runs_help(command, RUNS))

@@ -25,7 +25,7 @@ def shard(
     """Write a data set as WebDataset shards with an index and a manifest.
 
     Args:
-        recipe: YAML file that says what to read and how; see shards/ for examples.
+        recipe: YAML file that says what to read and how, or the name of a recipe that `cxr-dist recipes` lists.
         out: Folder for the shards. Running the command again with the same recipe continues, or does nothing.
         source: Folder of the data set (the demo reader needs none).
         workers: Number of processes on this machine; 0: one per core.

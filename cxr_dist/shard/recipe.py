@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from cxr_dist.config.decode import decode, parse_yaml
 from cxr_dist.config.range import Range, check_ranges
+from cxr_dist.config.supplied import recipe_files
 from cxr_dist.errors import UserError, require
 from cxr_dist.format.manifest import MOST_VIEWS
 from cxr_dist.format.redact import Redaction
@@ -179,12 +180,19 @@ class Recipe:
 
 
 def load_recipe(path: Path) -> Recipe:
-    """Read a recipe; raises UserError for a missing file, invalid YAML, or an unknown or ill-typed field.
+    """Read a recipe from a file, or one of the package by its name, such as `openi`.
 
-    A reader's FILE.py is looked up in the working directory first, then in the folder of the recipe.
+    Raises UserError for a missing file, invalid YAML, or an unknown or ill-typed field. A reader's FILE.py is looked up
+    in the working directory first, then in the folder of the recipe.
     """
+    named = recipe_files()
     if not path.is_file():
-        raise UserError(f"no recipe {path}: the recipes of the package are in its folder shards")
+        if str(path) not in named:
+            raise UserError(
+                f"no recipe {path}: expected a YAML file, or the name of a recipe of the package, one of "
+                f"{', '.join(named)}"
+            )
+        path = named[str(path)]
     recipe = decode(Recipe, parse_yaml(path), path.name, by_hand=True)
     file, _, name = recipe.reader.rpartition(":")
     places = (Path(file).expanduser(), path.parent / file) if file.endswith(".py") else ()

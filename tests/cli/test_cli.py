@@ -54,7 +54,7 @@ def test_train_help_documents_the_fields(cxr_dist):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("trian",), "unknown command 'trian' (did you mean 'train'?); expected one of: shard, verify"),
+        (("trian",), "unknown command 'trian' (did you mean 'train'?); expected one of: recipes, init, shard"),
         (
             ("train", "enhance"),
             "unknown run 'enhance' (did you mean 'enhanced'?); expected one of: baseline, enhanced",

@@ -1,6 +1,5 @@
 """The files that a site edits, accelerate's configurations and the submitit script, run as a user would."""
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -12,21 +11,13 @@ import submitit
 from run_losses import losses
 
 from cxr_dist.errors import UserError
+from cxr_dist.launch import submit
 
 LAUNCH = Path(__file__).resolve().parents[2] / "launch"
 FLAGS = (  # noqa: SIM905  (a command line reads better)
     "--data.global-batch 16 --data.micro-batch 4 --data.image-size 64 --data.max-tokens 32 --data.workers 0 "
     "--train.epochs 1 --train.log-every 1 --seed 1"
 ).split()
-
-
-@pytest.fixture(scope="module")
-def submit():
-    """Import launch/submit.py as a module."""
-    spec = importlib.util.spec_from_file_location("submit", LAUNCH / "submit.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def run(*command, cwd, expected=0):
@@ -64,7 +55,7 @@ def test_a_mistyped_flag_fails_before_anything_is_submitted(tiny_shards, tmp_pat
         (("--data.shards", "nowhere"), "no manifest.json in nowhere"),
     ],
 )
-def test_a_job_that_would_fail_is_refused(submit, tiny_shards, tmp_path, monkeypatch, site, message, capsys):
+def test_a_job_that_would_fail_is_refused(tiny_shards, tmp_path, monkeypatch, site, message, capsys):
     monkeypatch.chdir(tmp_path)
     with pytest.raises((UserError, SystemExit)) as refused:
         submit.submit("demo", ["--data.shards", str(tiny_shards), *FLAGS, *site])
@@ -72,7 +63,7 @@ def test_a_job_that_would_fail_is_refused(submit, tiny_shards, tmp_path, monkeyp
     assert not list(tmp_path.iterdir())
 
 
-def test_a_checkpointed_job_is_submitted_unchanged(submit):
+def test_a_checkpointed_job_is_submitted_unchanged():
     job = submit.TrainingJob("demo", ("--seed", "1"))
     again = job.__submitit_checkpoint__().function
     assert (type(again), again.run, again.flags) == (type(job), job.run, job.flags)
@@ -80,12 +71,12 @@ def test_a_checkpointed_job_is_submitted_unchanged(submit):
 
 
 @pytest.mark.parametrize(("number", "succeeded"), [("1", True), ("one", False)])
-def test_waiting_distinguishes_a_failed_job_from_a_finished_one(submit, tmp_path, number, succeeded):
+def test_waiting_distinguishes_a_failed_job_from_a_finished_one(tmp_path, number, succeeded):
     job = submitit.LocalExecutor(tmp_path).submit(int, number)
     assert submit.wait(job, minutes=1) is succeeded
 
 
-def test_waiting_ends_at_the_deadline_and_the_job_continues(submit, tmp_path):
+def test_waiting_ends_at_the_deadline_and_the_job_continues(tmp_path):
     job = submitit.LocalExecutor(tmp_path).submit(time.sleep, 60)
     try:
         with pytest.raises(UserError, match=rf"job {job.job_id} is still RUNNING after 0.01 minutes; it continues"):

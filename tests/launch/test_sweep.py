@@ -6,14 +6,14 @@ import stat
 from pathlib import Path
 
 import pytest
-import submit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
-from sweep import RunState, Sweep, SweepRun, sweep_runs, table
 
 from cxr_dist.config.named import named_run
 from cxr_dist.errors import UserError
+from cxr_dist.launch import submit
+from cxr_dist.launch.sweep import RunState, Sweep, SweepRun, sweep_runs, table
 from cxr_dist.run.folder import mark_finished
 
 FLAGS = (  # noqa: SIM905  (a command line reads better)
@@ -172,7 +172,6 @@ def test_a_sweep_on_this_machine_trains_all_and_a_second_call_only_what_is_new(
 ):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", "/nowhere")  # hides SLURM, if this machine has it
-    monkeypatch.setenv("PYTHONPATH", str(Path(submit.__file__).parent))  # so that the jobs can import TrainingJob
     flags = ("--data.shards", tiny_shards, *FLAGS, "--model.mode", "image", "--out", "sweep")
     site = ("demo", "--cluster", "local", "--cpus-per-task", "1", "--wait-minutes", "9")
     assert submit_py(*site, "--sweep", "seed=1", *flags)

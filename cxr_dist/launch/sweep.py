@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from job_states import GOES_ON
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -23,6 +22,7 @@ from cxr_dist.config.flags import config_of
 from cxr_dist.config.run import Config
 from cxr_dist.errors import UserError
 from cxr_dist.files import write_whole
+from cxr_dist.launch.job_states import GOES_ON
 from cxr_dist.run.folder import is_finished
 
 _LONGEST_NAME = 120  # characters
