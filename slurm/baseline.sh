@@ -1,6 +1,7 @@
 #!/bin/bash
-# Train on images only: sbatch [SBATCH OPTIONS] slurm/baseline.sh SHARDS RUN_DIR [TRAIN FLAGS]
-# Submit from the repository's root, or set CXR_DIST_HOME to it. Options given to sbatch override these lines.
+# Train on images only: sbatch [SBATCH OPTIONS] slurm/baseline.sh [SHARDS [RUN_DIR]] [TRAIN FLAGS]
+# SHARDS is by default $CXR_DIST_SHARDS, else data/shards, and RUN_DIR runs/baseline.
+# Submit from the folder that holds slurm/, or set CXR_DIST_HOME to it. Options given to sbatch override these lines.
 # Use one task per GPU: --nodes=2 --ntasks-per-node=4 --gpus-per-node=4; or no GPU: --gpus-per-node=0.
 # A job with a short time limit starts sooner. Before the limit, the run saves, requeues itself and resumes. A run whose
 # tasks die is also requeued, but not a third time at the same checkpoint. --no-requeue switches both off.
@@ -16,5 +17,5 @@
 #SBATCH --output=%x-%j.log
 
 set -euo pipefail
-source "${CXR_DIST_HOME:-$SLURM_SUBMIT_DIR}/slurm/job.sh"
+source "${CXR_DIST_HOME:-${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}}/slurm/job.sh"
 train baseline "$@"

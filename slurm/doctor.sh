@@ -1,5 +1,5 @@
 #!/bin/bash
-# Check a run on its nodes: sbatch [SBATCH OPTIONS] slurm/doctor.sh RUN SHARDS RUN_DIR [TRAIN FLAGS]
+# Check a run on its nodes: sbatch [SBATCH OPTIONS] slurm/doctor.sh RUN [SHARDS [RUN_DIR]] [TRAIN FLAGS]
 # RUN is enhanced, baseline, …; the other arguments are those of the run. Submit from the repository's root, or set
 # CXR_DIST_HOME to it. Give sbatch the run's own --nodes, --ntasks-per-node and --gpus-per-node: the ranks connect.
 # The job takes a minute. If the run would fail, the job fails and says what to do.
@@ -13,9 +13,10 @@
 #SBATCH --output=%x-%j.log
 
 set -euo pipefail
-source "${CXR_DIST_HOME:-$SLURM_SUBMIT_DIR}/slurm/job.sh"
-if (($# < 3)); then
-    echo "usage: sbatch [SBATCH OPTIONS] slurm/doctor.sh RUN SHARDS RUN_DIR [TRAIN FLAGS]" >&2
+source "${CXR_DIST_HOME:-${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}}/slurm/job.sh"
+if (($# < 1)); then
+    echo "usage: sbatch [SBATCH OPTIONS] slurm/doctor.sh RUN [SHARDS [RUN_DIR]] [TRAIN FLAGS]" >&2
     exit 2
 fi
-run_tasks doctor "$1" --data.shards "$2" --out "$3" "${@:4}"
+find_folders "$@"
+run_tasks doctor "$1" --data.shards "$shards" --out "$run_dir" "${flags[@]}"

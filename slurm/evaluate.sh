@@ -13,7 +13,7 @@
 #SBATCH --output=%x-%j.log
 
 set -euo pipefail
-source "${CXR_DIST_HOME:-$SLURM_SUBMIT_DIR}/slurm/job.sh"
+source "${CXR_DIST_HOME:-${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}}/slurm/job.sh"
 if (($# < 1)); then
     echo "usage: sbatch [SBATCH OPTIONS] slurm/evaluate.sh RUN_DIR [EVALUATE FLAGS]" >&2
     exit 2

@@ -2,10 +2,18 @@
 # The job scripts in this folder source this file. It finds the interpreter, sets the environment and starts the tasks.
 # The interpreter is CXR_DIST_PYTHON, else .venv/bin/python of the checkout, else python3.
 
+script=slurm/${0##*/}
+if [[ -z ${SLURM_JOB_ID:-} ]]; then
+    echo "$script is a job of SLURM: submit it with \`sbatch $script\` on a login node. On a machine without SLURM," \
+        "run the command itself, such as \`cxr-dist train enhanced --data.shards SHARDS --out runs/enhanced\`" >&2
+    exit 2
+fi
+
 repository=${CXR_DIST_HOME:-$SLURM_SUBMIT_DIR}
 python=${CXR_DIST_PYTHON:-$repository/.venv/bin/python}
-[[ -x $python ]] || python=$(command -v "${CXR_DIST_PYTHON:-python3}") || {
-    echo "no Python: set CXR_DIST_PYTHON to one that has cxr_dist" >&2
+[[ -x $python ]] || python=$(command -v "${CXR_DIST_PYTHON:-python3}") || python=none
+"$python" -c 'import cxr_dist' || {
+    echo "no Python with cxr_dist ($python): set CXR_DIST_PYTHON to the one where it is installed" >&2
     exit 2
 }
 
@@ -26,12 +34,30 @@ run_tasks() {
     supervise --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" "$python" -m cxr_dist "$@"
 }
 
-# train RUN SHARDS RUN_DIR [FLAG …]
+# find_folders RUN [SHARDS [RUN_DIR]] [FLAG …]: set shards, run_dir and flags.
+find_folders() {
+    shards=${CXR_DIST_SHARDS:-data/shards} run_dir=runs/$1 flags=()
+    shift
+    if [[ ${1:--} != -* ]]; then shards=$1 && shift; fi
+    if [[ ${1:--} != -* ]]; then run_dir=$1 && shift; fi
+    while (($# > 0)); do
+        case $1 in
+            --data.shards) shards=${2:-} && shift ;;
+            --out) run_dir=${2:-} && shift ;;
+            *) flags+=("$1") ;;
+        esac
+        shift || break
+    done
+}
+
+# train RUN [SHARDS [RUN_DIR]] [FLAG …]: train, or say how to make the shards if there are none.
 train() {
-    if (($# < 3)); then
-        echo "usage: sbatch [SBATCH OPTIONS] slurm/$1.sh SHARDS RUN_DIR [TRAIN FLAGS]" >&2
+    find_folders "$@"
+    [[ $shards == *://* || -f $shards/manifest.json ]] || {
+        echo "no shards in $shards (the folder is $PWD): write them with" \
+            "\`cxr-dist shard RECIPE --source DIR --out $shards\` (recipes: \`cxr-dist recipes\`)," \
+            "set CXR_DIST_SHARDS to the folder that has them, or name it after the script" >&2
         exit 2
-    fi
-    run_dir=$3
-    run_tasks train "$1" --data.shards "$2" --out "$3" "${@:4}"
+    }
+    run_tasks train "$1" --data.shards "$shards" --out "$run_dir" "${flags[@]}"
 }

@@ -12,7 +12,7 @@
 #SBATCH --output=%x-%j.log
 
 set -euo pipefail
-source "${CXR_DIST_HOME:-$SLURM_SUBMIT_DIR}/slurm/job.sh"
+source "${CXR_DIST_HOME:-${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}}/slurm/job.sh"
 if (($# < 3)); then
     echo "usage: sbatch [SBATCH OPTIONS] slurm/shard.sh RECIPE.yaml --source DIR --out SHARDS" >&2
     exit 2

@@ -67,3 +67,14 @@ def test_submit_without_slurm_says_what_to_do(tiny_shards, tmp_path, command):
     assert "--cluster local" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("script", ["baseline.sh", "doctor.sh", "enhanced.sh", "evaluate.sh", "shard.sh"])
+def test_a_job_script_that_bash_runs_says_what_to_do(script):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM")}
+    done = subprocess.run(
+        ["bash", REPOSITORY / "slurm" / script], env=environment, capture_output=True, text=True, cwd="/"
+    )
+    assert done.returncode == 2
+    assert f"submit it with `sbatch slurm/{script}`" in done.stderr
+    assert "cxr-dist train enhanced --data.shards SHARDS" in done.stderr

@@ -29,4 +29,4 @@ def test_a_job_with_a_fault_fails_and_is_not_requeued(cluster, tmp_path):
 def test_without_arguments_the_script_prints_its_usage(cluster, tmp_path):
     ended = cluster.wait(submit_script(cluster, "doctor.sh", log=tmp_path / "log", options=ON_CPUS))
     assert ended["ExitCode"] == "2:0"
-    assert "slurm/doctor.sh RUN SHARDS RUN_DIR" in (tmp_path / "log").read_text()
+    assert "slurm/doctor.sh RUN [SHARDS [RUN_DIR]]" in (tmp_path / "log").read_text()

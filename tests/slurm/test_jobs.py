@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from processes import held, wait_until
 from run_losses import losses
-from small_run import ON_CPUS, submit_enhanced, submit_py, submit_script, submitit_log
+from small_run import FLAGS, ON_CPUS, submit_enhanced, submit_py, submit_script, submitit_log
 
 pytestmark = pytest.mark.slurm
 
@@ -111,7 +111,24 @@ def test_sharding_in_a_job_writes_the_same_shards(cluster, tiny_shards, tmp_path
     assert manifest == (tiny_shards / "manifest.json").read_bytes()
 
 
-@pytest.mark.parametrize("script", ["baseline.sh", "enhanced.sh", "evaluate.sh", "shard.sh"])
+def test_a_training_script_alone_takes_its_folders_from_the_environment_or_names_what_is_missing(
+    cluster, tiny_shards, tmp_path, monkeypatch
+):
+    """More than five seconds: the jobs train and start Python."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(cluster.environment, "CXR_DIST_SHARDS", "")
+    for script in ("baseline.sh", "enhanced.sh"):
+        ended = cluster.wait(submit_script(cluster, script, options=ON_CPUS, log=tmp_path / f"{script}.log"))
+        assert ended["ExitCode"] == "2:0"
+        assert "cxr-dist shard RECIPE --source DIR --out data/shards" in (tmp_path / f"{script}.log").read_text()
+    monkeypatch.setitem(cluster.environment, "CXR_DIST_SHARDS", str(tiny_shards))
+    few = (*FLAGS, "--train.max-steps", "1", "--data.workers", "0")
+    job = submit_script(cluster, "enhanced.sh", *few, options=ON_CPUS, log=tmp_path / "log")
+    assert cluster.wait(job)["JobState"] == "COMPLETED", (tmp_path / "log").read_text()
+    assert list(losses(tmp_path / "runs" / "enhanced")) == [1]
+
+
+@pytest.mark.parametrize("script", ["evaluate.sh", "shard.sh"])
 def test_a_script_without_arguments_prints_its_usage(cluster, script, tmp_path):
     ended = cluster.wait(submit_script(cluster, script, options=ON_CPUS, log=tmp_path / "log"))
     assert ended["ExitCode"] == "2:0"
