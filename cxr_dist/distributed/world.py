@@ -32,10 +32,18 @@ class World:
 
     @cached_property
     def device(self) -> "torch.device":
-        """This rank's GPU, chosen by its local rank, or the CPU where torch sees no GPU."""
+        """This rank's GPU, chosen by its local rank, or the CPU where torch sees no GPU.
+
+        Raises UserError without a GPU in a process that `accelerate launch` started for one.
+        """
         import torch  # slow to import, and most users of a World ask for numbers only
 
         if not torch.cuda.is_available():
+            if launched_for_gpus():
+                raise UserError(
+                    "accelerate started a process per GPU, but torch sees no GPU on this machine: use "
+                    "launch/accelerate/cpu2.yaml instead of workstation.yaml, or run `cxr-dist train` by itself"
+                )
             return torch.device("cpu")
         return torch.device("cuda", self.local_rank % torch.cuda.device_count())
 
@@ -65,6 +73,17 @@ class World:
                 node=int(env["SLURM_NODEID"]),
             )
         return cls()
+
+
+def launched_for_gpus(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether `accelerate launch` started this process with its multi-GPU launcher, and without hiding the GPUs.
+
+    launch/accelerate/cpu2.yaml hides them by the invalid id -1.
+    """
+    env = environment
+    launched = "ACCELERATE_MIXED_PRECISION" in env and "LOCAL_RANK" in env
+    on_cpu = env.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true")
+    return launched and not on_cpu and not env.get("CUDA_VISIBLE_DEVICES", "").startswith("-1")
 
 
 def rendezvous(world: World, environment: Mapping[str, str] = os.environ) -> dict[str, str]:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cxr_dist.distributed.world import World, lanes_of, rendezvous
+from cxr_dist.distributed.world import World, lanes_of, launched_for_gpus, rendezvous
 from cxr_dist.errors import UserError
 
 STEP_TASK = {
@@ -126,3 +126,18 @@ def test_a_requeued_job_does_not_use_the_port_of_its_previous_start():
     ]
     assert ports[0] == rendezvous(World(), {"SLURM_JOB_ID": "7"})["MASTER_PORT"]
     assert len(set(ports)) == 12
+
+
+@pytest.mark.parametrize(
+    ("environment", "for_gpus"),
+    [
+        ({}, False),
+        ({"LOCAL_RANK": "0"}, False),
+        ({"LOCAL_RANK": "0", "ACCELERATE_MIXED_PRECISION": "no"}, True),
+        ({"LOCAL_RANK": "0", "ACCELERATE_MIXED_PRECISION": "no", "CUDA_VISIBLE_DEVICES": "-1,-1"}, False),
+        ({"LOCAL_RANK": "0", "ACCELERATE_MIXED_PRECISION": "no", "ACCELERATE_USE_CPU": "True"}, False),
+        ({"ACCELERATE_MIXED_PRECISION": "no", "ACCELERATE_USE_CPU": "false"}, False),
+    ],
+)
+def test_accelerates_launcher_for_gpus_is_recognised(environment, for_gpus):
+    assert launched_for_gpus(environment) is for_gpus

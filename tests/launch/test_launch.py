@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import submitit
+import torch
 from run_losses import losses
 
 from cxr_dist.errors import UserError
@@ -38,6 +39,17 @@ def test_accelerate_and_submitit_start_two_processes_that_train_the_same(tiny_sh
     for name in ("submitit", "accelerate"):
         assert '"world_size": 2' in (tmp_path / name / "environment.json").read_text()
     assert losses(tmp_path / "submitit") == losses(tmp_path / "accelerate")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_the_configuration_for_gpus_names_the_one_for_cpus_on_a_machine_without_a_gpu(tiny_shards, tmp_path):
+    # More than five seconds: accelerate and the processes that it starts all import torch.
+    launcher = ("-m", "accelerate.commands.launch", "--config_file", LAUNCH / "accelerate" / "workstation.yaml")
+    command = ("-m", "cxr_dist", "train", "demo", *FLAGS, "--data.shards", tiny_shards)
+    printed = run(*launcher, *command, cwd=tmp_path, expected=1)
+    assert "torch sees no GPU on this machine: use launch/accelerate/cpu2.yaml instead of workstation.yaml" in printed
+    assert "Cuda is not available" not in printed
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_mistyped_flag_fails_before_anything_is_submitted(tiny_shards, tmp_path):
