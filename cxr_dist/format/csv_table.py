@@ -27,21 +27,29 @@ _NAMES = {",": "comma", "\t": "tab"}
 def read_rows(path: Path, name: str, separator: str = ",") -> Iterator[list[str]]:
     """Yield the column names, then the cells of each row, as many as there are columns; blank lines are skipped.
 
-    Errors call the file `name`. Raises UserError for a file that is not UTF-8 or cannot be unpacked, two columns of one
-    name, a row with more or fewer cells, and quotes that are stray or not closed.
+    A row may end before the last columns if these have no name, as in the published `Image,x,y,,`: its cells there are
+    empty. Errors call the file `name`. Raises UserError for a file that is not UTF-8 or cannot be unpacked, two columns
+    of one name, a row with more or fewer cells, and quotes that are stray or not closed.
     """
     columns: list[str] = []
+    num_named = 0
     with _opened(path, name) as file:
         for line, cells, lines in _records(file, name, separator):
             if not columns:
                 columns = cells
+                num_named = max((number for number, column in enumerate(columns, start=1) if column), default=0)
                 _check_names(columns, name)
-            elif len(cells) != len(columns):
+                yield cells
+                continue
+            width = len(cells)
+            if num_named <= width < len(columns):
+                cells += [""] * (len(columns) - width)
+            if len(cells) != len(columns):
                 raise UserError(
-                    f"line {line} of {name} has {len(cells)} cells, but there are {len(columns)} columns: put a cell "
+                    f"line {line} of {name} has {width} cells, but there are {len(columns)} columns: put a cell "
                     f"that holds a {_NAMES[separator]} in double quotes"
                 )
-            elif len(lines) > 1 and _swallowed_rows(lines, separator, len(columns)):
+            if len(lines) > 1 and _swallowed_rows(lines, separator, width):
                 raise UserError(
                     f"line {line} of {name} has a stray double quote, after which whole rows became part of one cell: "
                     "remove it, or put the cell in double quotes and write each quote inside it twice"

@@ -133,10 +133,11 @@ class Recipe:
     """Reader for the layout of the source: openi, mimic_cxr_jpg, table, demo, or your own as MODULE:NAME or
     FILE.py:NAME (see shard/readers/own_reader.py). Your own reader may use any field below."""
     table: str | None = None
-    """Relative to --source. table: a .csv, .tsv (both also .gz) or .parquet file. openi: a .csv of views (optional).
-    mimic_cxr_jpg: the .csv.gz with the labels of each study."""
+    """Relative to --source. table: a .csv, .tsv (both also .gz) or .parquet file, in whose name `*` fits any text.
+    openi: a .csv of views (optional). mimic_cxr_jpg: the .csv.gz with the labels of each study."""
     images: str = "images"
-    """All readers but demo: folder of the images, relative to --source."""
+    """All readers but demo: folder of the images, relative to --source. table: may contain `*` and `**` and then names
+    several folders, in one of which each image lies."""
     reports: str | None = "ecgen-radiology"
     """Relative to --source. openi: folder of the XML reports. mimic_cxr_jpg: folder or .zip of the .txt reports, or
     null for no reports."""

@@ -51,6 +51,17 @@ def test_blank_lines_columns_without_a_name_and_quotes_inside_a_cell_are_read(tm
     assert rows_of(tmp_path, "a\tb\n1,5\t2\n", "table.tsv")[1] == ["1,5", "2"]
 
 
+def test_a_row_may_end_before_columns_without_a_name_but_not_before_a_named_one(tmp_path):
+    assert rows_of(tmp_path, "image,x,,\na,1\nb,2,\nc,3,,\n")[1:] == [
+        [name, x, "", ""] for name, x in (("a", "1"), ("b", "2"), ("c", "3"))
+    ]
+    for row in ("a", "a,1,,,"):
+        with pytest.raises(UserError, match=f"line 2 of table.csv has {row.count(',') + 1} cells, but there are 4"):
+            rows_of(tmp_path, f"image,x,,\n{row}\n")
+    with pytest.raises(UserError, match=r"line 2 of table\.csv has a stray double quote"):
+        rows_of(tmp_path, f'r,i,l,,\n"{SECRET},a.png,1\nnodule 5",b.png,0\n')
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -204,6 +204,30 @@ def test_no_path_leads_out_of_the_folder_of_images(name):
     assert path is None or ".." not in path.parts
 
 
+def test_a_pattern_names_one_table_and_several_folders_of_images(source, out):
+    """The published layout of NIH ChestX-ray14: images_001/images/, images_002/images/, ..., and one table."""
+    plain = read_source(table_recipe(), source)
+    for number, path in enumerate(sorted((source / "images").iterdir())):
+        folder = source / f"images_{number % 3:03d}" / "images"
+        folder.mkdir(parents=True, exist_ok=True)
+        path.rename(folder / path.name)
+    (source / "images").rmdir()
+    recipe = table_recipe(table="fil*.csv", images="images*/**")
+    read = read_source(recipe, source)
+    assert [record.source_id for record in read.records] == [record.source_id for record in plain.records]
+    assert all(record.pixels is not None and record.pixels.exists() for record in read.records)
+    assert sum(split.samples for split in write_shards(recipe, source, out, workers=0).splits.values()) == 80
+    (source / "images_002" / "images" / "secret.film-0-0.png").write_bytes(b"")
+    with pytest.raises(UserError, match="an image of the same name is in two of the 6 folders") as error:
+        read_source(recipe, source)
+    assert "secret" not in str(error.value)
+    with pytest.raises(UserError, match=r"no folder in .* fits scans_\*"):
+        read_source(table_recipe(images="scans_*"), source)
+    (source / "fil2.csv").write_text("")
+    with pytest.raises(UserError, match=r"2 files in .* fit fil\*\.csv .* the recipe's table names"):
+        read_source(recipe, source)
+
+
 def test_a_missing_source_is_refused(tmp_path, out):
     with pytest.raises(UserError, match="reader table needs --source"):
         write_shards(table_recipe(), None, out, workers=0)

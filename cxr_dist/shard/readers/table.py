@@ -5,7 +5,7 @@ The recipe says which column holds what. All values are text; an empty cell is a
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cxr_dist.errors import UserError, require
@@ -15,7 +15,7 @@ from cxr_dist.format.parquet_table import read_parquet
 from cxr_dist.shard.columns import Columns, PartOf, YearsBetween, names_in
 from cxr_dist.shard.person import age_between, age_of, sex_of
 from cxr_dist.shard.readers.recipe_checks import check_no_official_split, check_views
-from cxr_dist.shard.readers.source_paths import image_path, inside, source_folder
+from cxr_dist.shard.readers.source_paths import image_finder, only_file, source_folder
 from cxr_dist.shard.recipe import InvertedRows, Labels, Recipe
 from cxr_dist.shard.record import Record, Source
 
@@ -58,15 +58,15 @@ def read(recipe: Recipe, folder: Path | None) -> Source:
     assert table is not None
     assert columns is not None
     root = source_folder(folder, "table")
-    rows = _read_table(inside(root, table, "table"), _named_columns(recipe, columns))
-    images = inside(root, recipe.images, "images")
-    _check_images_inside(rows, recipe, columns.image, images)
+    rows = read_table(only_file(root, table, "table"), _named_columns(recipe, columns))
+    find = image_finder(root, recipe.images)
+    _check_images_inside(rows, recipe, columns.image, find)
     seen: Counter[str] = Counter()
     records = []
     for row in rows:
         name = row[columns.image]
         seen[name] += 1
-        records.append(_record(row, recipe, columns, images, times_seen=seen[name]))
+        records.append(_record(row, recipe, columns, find, times_seen=seen[name]))
     if not any(record.sex for record in records):
         _check_empty(rows, "sex", names_in(columns.sex), "F, M, female or male")
     if all(record.age is None for record in records):
@@ -74,9 +74,9 @@ def read(recipe: Recipe, folder: Path | None) -> Source:
     return Source(records=records, text_sections=tuple(columns.text), label_columns=columns.labels)
 
 
-def _record(row: _Row, recipe: Recipe, columns: Columns, images: Path, times_seen: int) -> Record:
+def _record(row: _Row, recipe: Recipe, columns: Columns, find: Callable[[str], Path | None], times_seen: int) -> Record:
     name = row[columns.image]
-    path = image_path(images, name) if name else None
+    path = find(name) if name else None
     # Several rows can name the same image; each needs a unique id.
     source_id = name if name and times_seen == 1 else f"{name}#{times_seen}"
     study = source_id if columns.study is None else _id(row, columns.study)
@@ -95,7 +95,7 @@ def _record(row: _Row, recipe: Recipe, columns: Columns, images: Path, times_see
     )
 
 
-def _check_images_inside(rows: Sequence[_Row], recipe: Recipe, column: str, images: Path) -> None:
+def _check_images_inside(rows: Sequence[_Row], recipe: Recipe, column: str, find: Callable[[str], Path | None]) -> None:
     """Raise UserError for a path outside of `images` in a row that `where` keeps.
 
     A table from elsewhere must not copy other files of this machine into the shards.
@@ -104,7 +104,7 @@ def _check_images_inside(rows: Sequence[_Row], recipe: Recipe, column: str, imag
     outside = [
         number
         for number, row in enumerate(rows, start=1)
-        if image_path(images, row[column]) is None and all(row[name] in values for name, values in where)
+        if find(row[column]) is None and all(row[name] in values for name, values in where)
     ]
     if outside:
         raise UserError(
@@ -165,7 +165,11 @@ def _named_columns(recipe: Recipe, columns: Columns) -> list[tuple[str, str]]:
     return named + ([("image.monochrome1", rule.column)] if isinstance(rule, InvertedRows) else [])
 
 
-def _read_table(path: Path, named: Sequence[tuple[str, str]]) -> list[_Row]:
+def read_table(path: Path, named: Sequence[tuple[str, str]]) -> list[_Row]:
+    """The rows of a table, with the columns that are `named` as (setting of the recipe, column).
+
+    Raises UserError for another type of file, a damaged table or an unknown column.
+    """
     kind = next((kind for kind in _KINDS if path.name.lower().endswith(kind)), None)
     if kind is None:
         raise UserError(f"the table {path.name} ends in {path.suffix or 'nothing'}; expected {', '.join(_KINDS)}")
