@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from cxr_dist.errors import out_of_files
 from cxr_dist.files import open_regular
@@ -23,6 +23,7 @@ from cxr_dist.format.source_jpeg import check_cmyk, decode_strictly
 from cxr_dist.format.stored_sample import PIXEL_LIMIT
 
 SIDE_LIMIT = 65_500  # pixels; the most that a JPEG encoder accepts
+_FIRST_TURNED = 5  # EXIF orientations from 5 on exchange width and height
 _BYTE_LIMIT = 2**29  # an uncompressed image of PIXEL_LIMIT pixels has fewer
 _FORMATS = (
     "JPEG",
@@ -40,6 +41,18 @@ class ImageFile:
     def exists(self) -> bool:
         """Whether the file is there."""
         return self.path.is_file()
+
+    def size(self) -> tuple[int, int] | None:
+        """Width and height in pixels as the image is shown, from the header; None if that cannot be read."""
+        try:
+            with open_regular(self.path) as file:
+                image = _opened(file)
+                turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= _FIRST_TURNED
+                return (image.height, image.width) if turned else image.size
+        except Exception as error:  # as in `_decode`
+            if reason := out_of_files(error):
+                raise reason from None
+            return None
 
     def read(self, short_side: int) -> NDArray[np.uint8]:
         """Pixels [H, W], 0 black to 255 white, short side at most `short_side`; raises ImageProblem."""

@@ -23,6 +23,14 @@ TOO_LARGE_IMAGE = "image has too many pixels"
 UNREADABLE_REPORT = "report not readable"
 CONTRADICTION = "films of one study with different labels or reports"
 
+BOX_WITHOUT_SIZE = "box without four numbers, or without a positive width and height"
+BOX_UNKNOWN_IMAGE = "box on an image that the source does not have"
+BOX_UNREADABLE_IMAGE = "box on an image that is missing or not readable"
+BOX_OUTSIDE = "box that reaches out of its image"
+BOX_NO_CLASS = "box of a label that is no class"
+BOX_IMAGE_LEFT_OUT = "box on an image that was left out"
+"""Reasons why a row of the recipe's table of boxes is in no sample; the manifest counts them in `boxes`."""
+
 FAILURES = frozenset(
     {NO_PATIENT, NO_SPLIT, MISSING_IMAGE, UNREADABLE_IMAGE, TOO_LARGE_IMAGE, UNREADABLE_REPORT, CONTRADICTION}
 )

@@ -109,6 +109,8 @@ class Manifest:
     """The origin of the labels according to the user's own reader; empty for built-in readers."""
     labels_in_reports: str = ""
     """How the labels were derived from the reports according to the user's own reader, if they were."""
+    boxes: dict[str, Any] = field(default_factory=dict)
+    """`stored`: split -> class -> number of boxes; `left_out`: reason -> number. Empty if the recipe has no boxes."""
 
     @property
     def num_labels(self) -> int:
@@ -152,7 +154,7 @@ class Manifest:
         }
         plain = head | dataclasses.asdict(dataclasses.replace(self, splits={})) | {"splits": splits}
         # These fields were added later: manifests that do not need them keep their bytes.
-        for name in ("labels_from", "labels_in_reports"):
+        for name in ("labels_from", "labels_in_reports", "boxes"):
             if not plain[name]:
                 del plain[name]
         text = json.dumps(plain, indent=1, ensure_ascii=False).removesuffix("\n}")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cxr_dist.config.lookup import code_sha256, recorded_name
+from cxr_dist.format.left_out import BOX_IMAGE_LEFT_OUT
 from cxr_dist.format.manifest import SPLITS, UNKNOWN, Manifest, ShardEntry, SplitEntry
 from cxr_dist.shard.recipe import Recipe
 from cxr_dist.shard.record import Source
@@ -46,6 +47,7 @@ def manifest_of(recipe: Recipe, source: Source, selection: Selection, written: S
         source_sha256=rows_sha256(source),
         labels_from=source.labels_from,
         labels_in_reports=source.labels_in_reports,
+        boxes={} if recipe.boxes is None else _boxes(selection, written),
     )
 
 
@@ -58,6 +60,8 @@ def plain_recipe(recipe: Recipe) -> dict[str, Any]:
         del plain["views"]
     if recipe.samples == "image":
         del plain["samples"], plain["max_views"]
+    if recipe.boxes is None:
+        del plain["boxes"]
     plain["reader"], sha256 = recorded_name(recipe.reader), code_sha256(recipe.reader)
     return plain if sha256 is None else plain | {"reader_sha256": sha256}
 
@@ -65,7 +69,10 @@ def plain_recipe(recipe: Recipe) -> dict[str, Any]:
 def rows_sha256(source: Source) -> str:
     """sha256 of all rows without their pixels, regardless of order; tells whether the source has changed."""
     rows = (
-        json.dumps([r.source_id, r.study, r.patient, r.view, r.sex, r.age, r.values, dict(r.text), dict(r.fields)])
+        json.dumps(
+            [r.source_id, r.study, r.patient, r.view, r.sex, r.age, r.values, dict(r.text), dict(r.fields)]
+            + [[each.label, each.box] for each in r.boxes]
+        )
         for r in source.records
     )
     # Each row is hashed first, because the texts of all reports together can exceed a gigabyte.
@@ -80,6 +87,18 @@ def _attributes(samples: Sequence[Sample]) -> tuple[str, ...]:
         "age": any(sample.age is not None for sample in samples),
     }
     return tuple(name for name, is_known in known.items() if is_known)
+
+
+def _boxes(selection: Selection, written: Sequence[Written]) -> dict[str, Any]:
+    """The manifest's `boxes`: those in the samples by split and class, and the others by reason."""
+    stored: dict[str, Counter[str]] = {name: Counter() for name in SPLITS}
+    for shard in written:
+        for sample in shard.samples:
+            stored[shard.split].update(selection.classes[box.class_index] for box in sample.boxes)
+    lost = selection.boxes.num_selected - sum(counts.total() for counts in stored.values())
+    left_out = +(selection.boxes.left_out + Counter({BOX_IMAGE_LEFT_OUT: lost}))
+    by_class = {name: {each: counts[each] for each in selection.classes} for name, counts in stored.items()}
+    return {"stored": by_class, "left_out": dict(sorted(left_out.items()))}
 
 
 def _redacted(recipe: Recipe, samples: Sequence[Sample]) -> dict[str, int]:

@@ -41,10 +41,10 @@ def assign_labels(
     class_values = rule.classes or {value: (value,) for value in sorted(kept)}
     classes = tuple(class_values)
     _check_several(classes)
-    class_of = {value: _class_of(value, class_values) for value in known}
+    index_of = {value: class_of(value, class_values) for value in known}
     if rule.task == "multilabel":
-        return Labelled(classes=classes, labels=[_several(rule, row, class_of, len(classes)) for row in values])
-    return Labelled(classes=classes, labels=[_single(rule, row[0], kept, class_of) for row in values])
+        return Labelled(classes=classes, labels=[_several(rule, row, index_of, len(classes)) for row in values])
+    return Labelled(classes=classes, labels=[_single(rule, row[0], kept, index_of) for row in values])
 
 
 def sampling_groups(labels: Sequence[tuple[int, ...]], num_classes: int) -> list[int]:
@@ -67,25 +67,25 @@ def _check_several(classes: Sequence[str]) -> None:
         )
 
 
-def _single(rule: Labels, value: str, kept: set[str], class_of: dict[str, int | None]) -> tuple[int, ...] | str:
+def _single(rule: Labels, value: str, kept: set[str], index_of: dict[str, int | None]) -> tuple[int, ...] | str:
     if not value:
         return NO_LABEL
     if value in rule.drop:
         return DROPPED_LABEL
     if value not in kept:
         return TOO_RARE
-    index = class_of[value]
+    index = index_of[value]
     return NO_CLASS if index is None else (index,)
 
 
 def _several(
-    rule: Labels, row: tuple[str, ...], class_of: dict[str, int | None], num_classes: int
+    rule: Labels, row: tuple[str, ...], index_of: dict[str, int | None], num_classes: int
 ) -> tuple[int, ...] | str:
     if not row:
         return NO_LABEL
     if any(value in rule.drop for value in row):
         return DROPPED_LABEL
-    present = {class_of[value] for value in row}
+    present = {index_of[value] for value in row}
     return tuple(int(index in present) for index in range(num_classes))
 
 
@@ -98,7 +98,7 @@ def _fits(pattern: str, value: str) -> bool:
     return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), value, re.DOTALL) is not None
 
 
-def _class_of(value: str, class_values: dict[str, tuple[str, ...]]) -> int | None:
+def class_of(value: str, class_values: dict[str, tuple[str, ...]]) -> int | None:
     """The class that lists the value exactly, else the first with a matching pattern; a lone `*` comes last."""
     fitting = [
         (pattern == "*", pattern != value, index)

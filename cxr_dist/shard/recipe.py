@@ -111,6 +111,29 @@ class ShardSize:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Boxes:
+    """A table with one row per box that a person drew around a finding; its defaults are those of NIH ChestX-ray14."""
+
+    table: str
+    """A .csv, .tsv (both also .gz) or .parquet file, relative to --source, in whose name `*` fits any text."""
+    image: str = "Image Index"
+    """Column of the image, named as the reader names it: as in columns.image, or the image id of the data set."""
+    label: str = "Finding Label"
+    """Column of the finding."""
+    box: tuple[str, str, str, str] = ("Bbox [x", "y", "w", "h]")
+    """Columns of the left edge, the upper edge, the width and the height, in pixels."""
+    size: tuple[int, int] | None = None
+    """Width and height in pixels of the images that the boxes were drawn on, if they are larger or smaller than the
+    image files. By default the boxes are in pixels of the files."""
+    classes: dict[str, Values] = field(default_factory=dict)
+    """Class -> further names that the table has for it, in which `*` matches any text. A finding that is named like a
+    class belongs to it; boxes of other findings are left out."""
+
+    def __post_init__(self) -> None:
+        require(self.size is None or min(self.size) > 0, f"boxes.size is {self.size}; expected two positive numbers")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Demo:
     """The size of the synthetic data."""
 
@@ -157,6 +180,9 @@ class Recipe:
     """table: which column holds what."""
     labels: Labels = field(default_factory=Labels)
     """How label values map to classes."""
+    boxes: Boxes | None = None
+    """Boxes around findings. They are stored with the samples, and `cxr-dist evaluate --boxes` compares heat maps with
+    them."""
     redact: Values = ()
     """Terms that name the classes. They are replaced in all text sections, so that reports do not reveal the label."""
     split: Split = field(default_factory=Split)

@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from cxr_dist.format.stored_boxes import Corners
 from cxr_dist.shard.person import Sex
 
 
@@ -26,6 +27,15 @@ class Pixels(Protocol):
         The shorter side may be reduced, but not below `short_side` pixels.
         """
         ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledBox:
+    """A box that a person drew around a finding."""
+
+    label: str
+    """The finding, as the table of boxes names it."""
+    box: Corners
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +66,8 @@ class Record:
     """train, val or test if the source has an official split; else empty."""
     pixels: Pixels | None
     """None if the source has no such image."""
+    boxes: tuple[LabelledBox, ...] = ()
+    """The boxes on the image, from the recipe's `boxes`; readers leave this empty."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,5 +84,7 @@ class Source:
     """Whether the images and reports are synthetic."""
     labels_from: str = ""
     """Your own reader: where the labels come from, e.g. `two radiologists, who did not see the reports`."""
+    boxes_left_out: Mapping[str, int] = field(default_factory=dict)
+    """Reason -> number of rows of the recipe's table of boxes that gave no box; readers leave this empty."""
     labels_in_reports: str = ""
     """Your own reader: how the labels were derived from these reports; empty if they were not."""

@@ -19,6 +19,8 @@ from cxr_dist.format.left_out import (
     UNKNOWN_VIEW,
 )
 from cxr_dist.format.redact import Redaction
+from cxr_dist.format.stored_boxes import Corners, StoredBox
+from cxr_dist.shard.box_classes import BoxClasses, class_boxes
 from cxr_dist.shard.labels import assign_labels, sampling_groups
 from cxr_dist.shard.person import Sex
 from cxr_dist.shard.projection import projection
@@ -37,6 +39,8 @@ class SampleImage:
     view: str
     source_id: str
     pixels: Pixels
+    boxes: tuple[tuple[int, Corners], ...] = ()
+    """The index of the class and the box of each finding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +69,15 @@ class Sample:
         """The views as the source names them, e.g. `PA + LATERAL`; empty if none is known."""
         return " + ".join(image.view for image in self.images if image.view)
 
+    @property
+    def boxes(self) -> list[StoredBox]:
+        """The boxes on all images."""
+        return [
+            StoredBox(class_index, view, box)
+            for view, image in enumerate(self.images)
+            for class_index, box in image.boxes
+        ]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
@@ -73,6 +86,7 @@ class Selection:
     classes: tuple[str, ...]
     samples: list[Sample]
     left_out: Counter[str]
+    boxes: BoxClasses
 
 
 def select(recipe: Recipe, source: Source) -> Selection:
@@ -102,8 +116,9 @@ def select(recipe: Recipe, source: Source) -> Selection:
             kept.append((record, label))
     by_study = recipe.samples == "study"
     units = units_of_studies(kept, recipe.max_views, left_out) if by_study else units_of_images(kept)
-    samples = _samples(recipe, units, len(labelled.classes))
-    return Selection(classes=labelled.classes, samples=samples, left_out=+left_out)
+    boxes = class_boxes(recipe.boxes, labelled.classes, source)
+    samples = _samples(recipe, units, len(labelled.classes), boxes)
+    return Selection(classes=labelled.classes, samples=samples, left_out=+left_out, boxes=boxes)
 
 
 def opaque(kind: str, name: str, digits: int = 16) -> str:
@@ -142,7 +157,7 @@ def _failure(recipe: Recipe, record: Record) -> str | None:
     return None if record.patient and record.study else NO_PATIENT
 
 
-def _samples(recipe: Recipe, units: Sequence[Unit], num_classes: int) -> list[Sample]:
+def _samples(recipe: Recipe, units: Sequence[Unit], num_classes: int, boxes: BoxClasses) -> list[Sample]:
     """Return the samples sorted by key, so that the order of the source's rows does not matter from here on."""
     if not units:
         return []
@@ -160,7 +175,7 @@ def _samples(recipe: Recipe, units: Sequence[Unit], num_classes: int) -> list[Sa
             key=_key(recipe, unit),
             study=opaque("study", study),
             patient=opaque("patient", patient),
-            images=_images(unit),
+            images=_images(unit, boxes),
             sex=unit.first.sex,
             age=unit.first.age,
             label=unit.label,
@@ -183,13 +198,14 @@ def _key(recipe: Recipe, unit: Unit) -> str:
     return opaque("sample", unit.first.source_id, 20)
 
 
-def _images(unit: Unit) -> tuple[SampleImage, ...]:
+def _images(unit: Unit, boxes: BoxClasses) -> tuple[SampleImage, ...]:
     return tuple(
         SampleImage(
             key=opaque("sample", record.source_id, 20),
             view=record.view,
             source_id=record.source_id,
             pixels=record.pixels,
+            boxes=boxes.of(record),
         )
         for record in unit.records
         if record.pixels is not None  # which `_failure` has already excluded

@@ -15,6 +15,8 @@ def print_summary(manifest: Manifest, console: Console) -> None:
     console.print(_splits(manifest))
     if manifest.left_out:
         console.print(_left_out(manifest))
+    if manifest.boxes:
+        console.print(terminal_text(_boxes(manifest)))
     if manifest.without_text:
         console.print(f"Without any text of a report: {manifest.without_text:,} {manifest.unit}.")
     if manifest.redacted:
@@ -25,6 +27,13 @@ def print_summary(manifest: Manifest, console: Console) -> None:
         )
     if manifest.made_data:
         console.print("These images and reports are synthetic: results on them have no clinical meaning.")
+
+
+def _boxes(manifest: Manifest) -> str:
+    """One line: the boxes in each split, and those left out by reason."""
+    stored = ", ".join(f"{sum(counts.values()):,} {name}" for name, counts in manifest.boxes["stored"].items())
+    left_out = ", ".join(f"{count:,} {reason}" for reason, count in manifest.boxes["left_out"].items())
+    return f"Boxes stored with the samples: {stored}. Left out: {left_out or 'none'}."
 
 
 def _splits(manifest: Manifest) -> Table:

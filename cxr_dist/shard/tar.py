@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from cxr_dist.files import whole_file, write_whole
 from cxr_dist.format.manifest import UNKNOWN, ShardEntry, index_dtype
+from cxr_dist.format.stored_boxes import plain_boxes
 from cxr_dist.format.stored_sample import image_name
 from cxr_dist.shard.select import Sample
 
@@ -88,6 +89,8 @@ def _json(sample: Sample, multilabel: bool, views: int) -> bytes:
         "age": sample.age,
         "text": dict(sample.text),
     }
+    if sample.boxes:
+        content["boxes"] = plain_boxes(sample.boxes, views)
     if views > 1:
         content["views"] = [image.view for image in sample.images]
     return json.dumps(content, ensure_ascii=False).encode("utf-8")

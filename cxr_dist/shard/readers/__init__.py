@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cxr_dist.config.lookup import look_up
 from cxr_dist.shard.readers import demo, mimic_cxr_jpg, openi, table
+from cxr_dist.shard.readers.box_table import with_boxes
 from cxr_dist.shard.readers.own_reader import OwnReader, read_own
 from cxr_dist.shard.recipe import Recipe
 from cxr_dist.shard.record import Source
@@ -58,5 +59,5 @@ def read_source(recipe: Recipe, folder: Path | None) -> Source:
     """Check the recipe and read the source in `folder`; raises UserError for a folder with another layout."""
     check_recipe(recipe)
     read = READERS[recipe.reader].read if recipe.reader in READERS else read_own
-    source = read(recipe, folder)
+    source = with_boxes(read(recipe, folder), recipe, folder)
     return replace(source, records=with_one_id_per_file(source.records))

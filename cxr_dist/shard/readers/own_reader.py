@@ -139,6 +139,7 @@ _RECORD: dict[str, tuple[Callable[[Any], bool], str]] = {
         _pixels,
         "None, an ImageFile with a pathlib.Path, or an object with exists() and read(short_side)",
     ),
+    "boxes": (lambda value: value == (), "an empty tuple: boxes come from the recipe's `boxes`"),
 }
 """Field of Record -> whether a value is valid, and what an error says was expected."""
 
@@ -157,6 +158,7 @@ _SOURCE: dict[str, tuple[Callable[[Any], bool], str]] = {
         "a dict of counts by reason",
     ),
     "made_data": (lambda value: isinstance(value, bool), "True or False"),
+    "boxes_left_out": (lambda value: value == {}, "an empty dict: boxes come from the recipe's `boxes`"),
     "labels_from": (_text, "text"),
     "labels_in_reports": (_text, "text"),
 }
