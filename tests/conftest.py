@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_shards import write_study_shards, write_tiny_shards
+from made_shards import write_other_shards, write_study_shards, write_tiny_shards
 
 from cxr_dist.cli.main import main
 from cxr_dist.config.named import named_run
@@ -34,6 +34,13 @@ def real_data() -> Path:
 def tiny_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shards of 120 small made studies, in shards of 13 samples; read-only."""
     return write_tiny_shards(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def fold_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The samples of `tiny_shards` in three folds; read-only."""
+    splits = ("train: 0.6, val: 0.2, test: 0.2, seed: 1", "folds: 3, seed: 1")
+    return write_other_shards(tmp_path_factory.mktemp("folds"), *splits)
 
 
 @pytest.fixture

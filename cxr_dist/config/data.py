@@ -13,6 +13,9 @@ class DataConfig:
 
     shards: str = ""
     """Folder that `cxr-dist shard` wrote (with manifest.json), or its URL, such as s3://BUCKET/SHARDS or https://…."""
+    fold: Annotated[int | None, Range(min=0)] = None
+    """Test fold, 0 to K - 1, for shards whose recipe has `split: {by: patient, folds: K}`. The next fold is validation
+    (after the last one, fold 0), and the others are training."""
     stage_dir: str = ""
     """Folder on the node's own disk to which shards are copied before they are read. If empty, $SLURM_TMPDIR in a job
     that has it; elsewhere a folder is read in place and a URL is copied to $TMPDIR, else /tmp. `none`: no copies."""

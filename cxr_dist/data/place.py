@@ -21,7 +21,8 @@ from cxr_dist.data.stage_space import StageSpace
 from cxr_dist.data.store import ShardStore
 from cxr_dist.errors import UserError
 from cxr_dist.files import sha256_of, write_whole
-from cxr_dist.format.manifest import Manifest, tables_in
+from cxr_dist.format.folds import of_fold
+from cxr_dist.format.manifest import Manifest, load_manifest, tables_in
 from cxr_dist.format.shard_list import column
 
 
@@ -58,6 +59,14 @@ def shards_folder(data: DataConfig) -> Path:
     if not (folder / "manifest.json").is_file():
         write_whole(folder / "manifest.json", content)
     return folder
+
+
+def open_manifest(data: DataConfig, flag: str = "--data.shards") -> Manifest:
+    """The manifest of the shards, with the splits train, val and test of `data.fold` if the shards have folds.
+
+    Raises UserError as `load_manifest` does, to which `flag` is passed, and if `data.fold` does not fit the shards.
+    """
+    return of_fold(load_manifest(shards_folder(data), flag), data.fold)
 
 
 def at(data: DataConfig, shards: str | None) -> DataConfig:

@@ -11,10 +11,10 @@ import torch
 
 from cxr_dist.config.run import Config
 from cxr_dist.data.loader import training_plan
-from cxr_dist.data.place import shards_folder
+from cxr_dist.data.place import open_manifest
 from cxr_dist.data.plan import Plan
 from cxr_dist.evaluate.leakage import labels_in_text
-from cxr_dist.format.manifest import Manifest, load_manifest
+from cxr_dist.format.manifest import Manifest
 from cxr_dist.format.shard_list import column
 from cxr_dist.model.class_balance import class_balance
 from cxr_dist.model.classifier import build_classifier
@@ -27,7 +27,7 @@ from cxr_dist.train.memory.settle import with_recorded_micro_batch
 
 def describe(config: Config) -> dict[str, str]:
     """Return the lines to print as name -> value."""
-    manifest = load_manifest(shards_folder(config.data))
+    manifest = open_manifest(config.data)
     check_against(config, manifest)
     check_weights(config)
     config = with_recorded_micro_batch(with_recorded_class_weights(config))

@@ -8,13 +8,13 @@ import tempfile
 from pathlib import Path
 
 from cxr_dist.data.origin import is_remote
-from cxr_dist.data.place import open_store, shards_folder, stage_root
+from cxr_dist.data.place import open_manifest, open_store, shards_folder, stage_root
 from cxr_dist.data.read import reader
 from cxr_dist.doctor.dry_run import num_parameters
 from cxr_dist.doctor.finding import Finding, Setting, failed, ok, warning
 from cxr_dist.errors import UserError
 from cxr_dist.files import holds_something
-from cxr_dist.format.manifest import Manifest, load_manifest
+from cxr_dist.format.manifest import Manifest
 from cxr_dist.format.shard_list import column
 from cxr_dist.model.image_encoder import image_encoder_kind
 from cxr_dist.model.weights import bundle_folder, component_weights, text_source, verify_component
@@ -31,7 +31,7 @@ def shards(setting: Setting) -> Finding:
     """Check that the manifest opens and that all shards have its sizes; `cxr-dist verify` checks their sha256."""
     config = setting.config
     folder = shards_folder(config.data)
-    manifest = load_manifest(folder)
+    manifest = open_manifest(config.data)
     check_against(config, manifest)
     entries = [entry for split in manifest.splits.values() for entry in split.shards]
     counts = ", ".join(f"{name} {split.samples}" for name, split in manifest.splits.items())
@@ -63,7 +63,7 @@ def one_sample(setting: Setting) -> Finding:
     data = setting.config.data
     if not is_remote(data.shards):
         data = dataclasses.replace(data, stage_dir="none")
-    manifest = load_manifest(shards_folder(data))
+    manifest = open_manifest(data)
     store = open_store(data, manifest, "train")
     try:
         size = data.image_size if setting.config.model.uses_image else None
@@ -126,7 +126,7 @@ def run_folder(setting: Setting) -> Finding:
 def room_for_checkpoints(setting: Setting) -> Finding:
     """Compare the free space with the size of the run's checkpoints: the newest, the best, and one being written."""
     config, folder = setting.config, setting.config.run_dir
-    size = checkpoint_bytes(setting, load_manifest(shards_folder(config.data)))
+    size = checkpoint_bytes(setting, open_manifest(config.data))
     free = shutil.disk_usage(nearest_existing(folder)).free
     if size is None:
         return ok(f"{size_in_words(free)} free; the size of a checkpoint is known once the run starts")
@@ -151,7 +151,7 @@ def checkpoint_bytes(setting: Setting, manifest: Manifest) -> int | None:
 def gradient_bytes(setting: Setting) -> int | None:
     """Return the bytes of the gradients that are summed in a step; None if not known yet."""
     try:
-        classes = load_manifest(shards_folder(setting.config.data)).classes
+        classes = open_manifest(setting.config.data).classes
         parameters = num_parameters(setting.config, len(classes))
     except UserError:
         return None
@@ -168,7 +168,7 @@ def room_for_staging(setting: Setting) -> Finding:
     if not os.access(place, os.W_OK):
         return failed("the staging folder cannot be written", "choose another one with --data.stage-dir")
     disk, kind = shutil.disk_usage(place), file_system(place)
-    sizes = column(load_manifest(shards_folder(data)).split("train").shards, "bytes")
+    sizes = column(open_manifest(data).split("train").shards, "bytes")
     room = disk.free - disk.total // 20
     room = min(room, int(data.stage_gib * 2**30)) if data.stage_gib else room
     wanted = min(int(sizes.sum()), int(sizes.max()) * (data.shuffle_shards + 1) * _lanes_on_node(setting))

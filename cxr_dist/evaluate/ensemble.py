@@ -23,7 +23,8 @@ from cxr_dist.run.folder import is_finished
 
 def member_of(config: Config, step: int) -> dict[str, Any]:
     """A member's entry in metrics.json: the settings that distinguish it from the others, and its checkpoint."""
-    return {
+    fold = {} if config.data.fold is None else {"fold": config.data.fold}
+    return fold | {
         "run": config.run,
         "mode": config.model.mode,
         "seed": config.seed,

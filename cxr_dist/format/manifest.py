@@ -66,7 +66,7 @@ def index_dtype(num_labels: int, views: int = 1) -> np.dtype[np.void]:
 
 @dataclass(frozen=True, kw_only=True)
 class SplitEntry:
-    """The train, val or test split."""
+    """The train, val or test split, or a fold."""
 
     samples: int
     patients: int
@@ -97,6 +97,7 @@ class Manifest:
     left_out: dict[str, int]
     """Number of source rows that are in no split, by reason."""
     splits: dict[str, SplitEntry]
+    """train, val and test, or fold0, fold1, … if the recipe's split has folds."""
     attributes: tuple[str, ...] = ()
     """Those of view, sex and age that at least one sample has; results can be broken down by them."""
     redacted: dict[str, int] = field(default_factory=dict)
@@ -111,6 +112,8 @@ class Manifest:
     """How the labels were derived from the reports according to the user's own reader, if they were."""
     boxes: dict[str, Any] = field(default_factory=dict)
     """`stored`: split -> class -> number of boxes; `left_out`: reason -> number. Empty if the recipe has no boxes."""
+    fold: int | None = None
+    """The test fold, once folds.py has made train, val and test of the folds; None in the manifest of a folder."""
 
     @property
     def num_labels(self) -> int:
@@ -135,8 +138,15 @@ class Manifest:
     @property
     def split_rule(self) -> str:
         """The unit that is never divided between splits, and whether the published split is used."""
+        if self.folds:
+            return f"{self.split_by}, {self.folds} folds" + ("" if self.fold is None else f", test fold {self.fold}")
         official = self.recipe.get("split", {}).get("official")
         return f"{self.split_by}, as published" if official else self.split_by
+
+    @property
+    def folds(self) -> int:
+        """The number of folds that the shards were divided into; 0 if they have train, val and test instead."""
+        return int(self.recipe.get("split", {}).get("folds") or 0)
 
     def split(self, name: str) -> SplitEntry:
         """Return a split by name; raises UserError if it is missing or empty."""
@@ -154,8 +164,8 @@ class Manifest:
         }
         plain = head | dataclasses.asdict(dataclasses.replace(self, splits={})) | {"splits": splits}
         # These fields were added later: manifests that do not need them keep their bytes.
-        for name in ("labels_from", "labels_in_reports", "boxes"):
-            if not plain[name]:
+        for name, empty in (("labels_from", ""), ("labels_in_reports", ""), ("boxes", {}), ("fold", None)):
+            if plain[name] == empty:
                 del plain[name]
         text = json.dumps(plain, indent=1, ensure_ascii=False).removesuffix("\n}")
         return f'{text},\n "sha256": "{_sha256(text)}"\n}}\n'

@@ -111,6 +111,28 @@ class ShardTable(Sequence[ShardEntry]):
         )
 
 
+class JoinedShards(Sequence[ShardEntry]):
+    """The entries of several lists one after another, without a copy of those that are tables."""
+
+    def __init__(self, parts: Sequence[Sequence[ShardEntry]]) -> None:
+        self.parts = tuple(parts)
+        self._ends = np.cumsum([len(part) for part in parts])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    @overload
+    def __getitem__(self, place: int) -> ShardEntry: ...
+    @overload
+    def __getitem__(self, place: slice) -> tuple[ShardEntry, ...]: ...
+    def __getitem__(self, place: int | slice) -> ShardEntry | tuple[ShardEntry, ...]:
+        places = range(len(self))[place]  # raises IndexError, and counts negative places from the end
+        if isinstance(places, range):
+            return tuple(map(self.__getitem__, places))
+        part = int(np.searchsorted(self._ends, places, side="right"))
+        return self.parts[part][places - int(self._ends[part]) + len(self.parts[part])]
+
+
 def write_table(path: Path, shards: Sequence[ShardEntry]) -> ShardTable:
     """Write at least one entry as a table; the file appears only when it is whole."""
     records = np.zeros(len(shards), table_dtype(len(shards[0].group_counts)))
@@ -129,6 +151,8 @@ def column(shards: Sequence[ShardEntry], name: Literal["samples", "bytes", "grou
     """Return a field of all shards as an array [shards]; for group_counts [shards, groups]."""
     if isinstance(shards, ShardTable):
         return shards.column(name)
+    if isinstance(shards, JoinedShards):
+        return np.concatenate([column(part, name) for part in shards.parts])
     return np.array([getattr(shard, name) for shard in shards], dtype=np.int64)
 
 

@@ -22,6 +22,7 @@ from cxr_dist.evaluate.class_match import ClassMap, ClassMatch, match_classes, r
 from cxr_dist.evaluate.leakage import patients_in_training
 from cxr_dist.evaluate.predict import read_index
 from cxr_dist.evaluate.subgroups import read_attributes
+from cxr_dist.format.folds import of_fold
 from cxr_dist.format.manifest import SPLITS, Manifest, load_manifest
 from cxr_dist.inference.trained import TrainedModel
 from cxr_dist.run.folder import manifest_sha256
@@ -119,12 +120,18 @@ def shards_to_evaluate(
     folder = shards_folder(placed[0].config.data)
     manifest, sha256 = load_manifest(folder, "--shards"), manifest_sha256(folder)
     if {member.manifest_sha256 for member in members} == {sha256}:
+        manifest = of_fold(manifest, _common_fold(members))
         require(
             wanted == Wanted(),
             "--name, --class-map and --recalibrate are for other shards, but these are the shards that the run was "
             "trained on: leave them out",
         )
         return EvaluatedShards(manifest=manifest, manifest_sha256=sha256, members=placed, external=None)
+    require(
+        not manifest.folds,
+        f"the shards in {folder} have {manifest.folds} folds and are not those that the run was trained on: shard that "
+        "source without folds to evaluate the run on it",
+    )
     _check_name(wanted.name, folder, out)
     manifest.split(split)
     external = _checked(members, manifest, split, wanted)
@@ -136,7 +143,8 @@ def shards_to_evaluate(
 def own_shards(members: Sequence[TrainedModel]) -> EvaluatedShards | None:
     """The shards that all members were trained on; None if they differ or are not at hand."""
     sha256 = members[0].manifest_sha256
-    if any(member.manifest_sha256 != sha256 for member in members):
+    fold = members[0].config.data.fold
+    if any((member.manifest_sha256, member.config.data.fold) != (sha256, fold) for member in members):
         return None
     for member in members:
         with contextlib.suppress(UserError, OSError):  # such as a URL that does not answer
@@ -144,7 +152,7 @@ def own_shards(members: Sequence[TrainedModel]) -> EvaluatedShards | None:
             folder = shards_folder(at(member.config.data, None))
             if manifest_sha256(folder) == sha256:
                 return EvaluatedShards(
-                    manifest=load_manifest(folder, "--shards"),
+                    manifest=of_fold(load_manifest(folder, "--shards"), fold),
                     manifest_sha256=sha256,
                     members=tuple(_at(each, place) for each in members),
                     external=None,
@@ -169,6 +177,16 @@ def patients_seen_in_training(
         return None, (f"{unknown}, because patient ids of different readers cannot be compared",)
     count = patients_in_training(shards.data, shards.manifest, split, trained_on=(own.data, own.manifest))
     return count, (f"{count} patients have the id of a patient in training (the same person only in one source)",)
+
+
+def _common_fold(members: Sequence[TrainedModel]) -> int | None:
+    folds = list(dict.fromkeys(member.config.data.fold for member in members))
+    if len(folds) > 1:
+        raise UserError(
+            f"the runs of the ensemble have different test folds ({', '.join(map(str, folds))}), so each was trained "
+            "on samples that another is tested on: evaluate each by itself, and `cxr-dist compare` pools them"
+        )
+    return folds[0]
 
 
 def _at(member: TrainedModel, shards: str | None) -> TrainedModel:

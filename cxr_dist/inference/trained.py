@@ -18,7 +18,7 @@ from cxr_dist.config.file import load_config
 from cxr_dist.data.augment import Augmentation
 from cxr_dist.data.batch import Batch
 from cxr_dist.data.loader import collate
-from cxr_dist.data.place import own_place, shards_folder
+from cxr_dist.data.place import open_manifest, own_place
 from cxr_dist.data.read import SampleDict, decode_sample
 from cxr_dist.data.text import ReportTokenizer, report_text, tokenizer_of
 from cxr_dist.errors import UserError, require
@@ -26,7 +26,7 @@ from cxr_dist.evaluate.answer import Answers, answers
 from cxr_dist.evaluate.passes import predict_passes
 from cxr_dist.format.image import ImageFile, encode_jpeg
 from cxr_dist.format.left_out import ImageProblem
-from cxr_dist.format.manifest import Manifest, index_dtype, load_manifest
+from cxr_dist.format.manifest import Manifest, index_dtype
 from cxr_dist.format.stored_sample import image_name
 from cxr_dist.inference import exported
 from cxr_dist.inference.description import Description
@@ -201,7 +201,7 @@ def open_model(folder: Path, device: torch.device) -> TrainedModel:
 def open_run(run_dir: Path, device: torch.device, shards: str | None = None) -> tuple[TrainedModel, Manifest]:
     """The best checkpoint of a run, and the manifest of its shards; `shards` is their new place, if they have moved."""
     trained = open_trained(run_dir, device, shards)
-    return trained, load_manifest(shards_folder(trained.config.data))
+    return trained, open_manifest(trained.config.data)
 
 
 def open_trained(run_dir: Path, device: torch.device, shards: str | None = None) -> TrainedModel:

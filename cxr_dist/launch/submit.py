@@ -28,11 +28,10 @@ from cxr_dist.config.range import Range, check_ranges
 from cxr_dist.config.run import Config
 from cxr_dist.config.slurm import SlurmResources
 from cxr_dist.config.supplied import supplied
-from cxr_dist.data.place import shards_folder
+from cxr_dist.data.place import open_manifest
 from cxr_dist.distributed.watch.progress import start_clock
 from cxr_dist.distributed.world import World
 from cxr_dist.errors import EXIT_REFUSED, EXIT_STOPPED, UserError
-from cxr_dist.format.manifest import load_manifest
 from cxr_dist.launch.job_states import queue_states, wait
 from cxr_dist.launch.sweep import Sweep, SweepRun, sweep_runs, table
 from cxr_dist.model.offline import stay_offline
@@ -128,7 +127,7 @@ def _join_local_tasks() -> None:
 
 def check(config: Config, site: Site) -> None:
     """Raise UserError if the shards, the run folder or the world size would make the job fail."""
-    load_manifest(shards_folder(config.data))
+    open_manifest(config.data)
     check_same_run(config.run_dir, config)
     config = with_recorded_micro_batch(config)
     check_world_size(config, World(world_size=site.world_size))

@@ -23,6 +23,7 @@ from cxr_dist.evaluate.predictions import Predictions
 from cxr_dist.evaluate.run_result import RunResult
 from cxr_dist.evaluate.uncertainty import entropy
 from cxr_dist.files import sha256_of
+from cxr_dist.format.folds import of_fold
 from cxr_dist.format.image import encode_jpeg
 from cxr_dist.format.manifest import UNKNOWN, Manifest, load_manifest
 from cxr_dist.format.stored_sample import image_names
@@ -127,7 +128,8 @@ def _evaluated_shards(run: RunResult, data: DataConfig) -> Manifest:
             f"the shard folder of {run.name} contains {problem}: examples are read from the shards that the run was "
             "evaluated on. Give their folder with --shards, or evaluate the run again on the present shards"
         )
-    return load_manifest(path.parent)
+    manifest = load_manifest(path.parent)
+    return of_fold(manifest, data.fold if manifest.folds else None)  # other shards than the run's have no folds
 
 
 def _read(run: RunResult, store: ShardStore, rows: NDArray[np.int64]) -> tuple[Example, ...]:

@@ -26,6 +26,7 @@ def meaning_of(run_dir: Path, config: Config) -> dict[str, Any]:
     files = [run_dir / TRAINED_ON, *(sorted(folder.iterdir()) if config.model.uses_text and folder.is_dir() else [])]
     named = config.model.named_parts
     return {
+        "data.fold": config.data.fold,
         "data.text_sections": list(config.data.text_sections),
         "data.max_tokens": config.data.max_tokens,
         "data.image_size": config.data.image_size,

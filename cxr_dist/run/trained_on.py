@@ -15,6 +15,7 @@ from cxr_dist.config.run import Config
 from cxr_dist.data.place import shards_folder
 from cxr_dist.errors import UserError, require
 from cxr_dist.files import sha256_of, write_whole
+from cxr_dist.format.folds import of_fold
 from cxr_dist.format.manifest import Manifest, Task, load_manifest
 from cxr_dist.model.class_balance import class_balance
 
@@ -48,6 +49,8 @@ class TrainedOn:
     """Class -> its weight in the loss; None if the loss is not weighted."""
     prior_shift: dict[str, float]
     """Class -> see `Calibrator.prior_shift`."""
+    fold: int | None = None
+    """The test fold, if the shards have folds: training used neither it nor the next one."""
     redact: tuple[str, ...] = ()
     """The terms that were replaced in the reports of the shards; see format/redact.py."""
 
@@ -75,6 +78,7 @@ class TrainedOn:
             manifest_sha256=sha256,
             class_weights=None if weights is None else dict(zip(manifest.classes, weights.tolist(), strict=True)),
             prior_shift=dict(zip(manifest.classes, shift.tolist(), strict=True)),
+            fold=manifest.fold,
             redact=tuple(manifest.recipe.get("redact") or ()),
         )
 
@@ -122,7 +126,7 @@ def read_trained_on(run_dir: Path, config: Config, sha256: str | None = None) ->
             f"trained on are needed, but {folder} holds {'other shards' if found else 'no shards'}: put them back "
             "there, or write their place into data.shards of the run's config.yaml"
         )
-    return TrainedOn.of(config, load_manifest(folder), found)
+    return TrainedOn.of(config, of_fold(load_manifest(folder), config.data.fold), found)
 
 
 def training_manifest(run_dir: Path, config: Config, sha256: str) -> Manifest | None:
@@ -134,7 +138,7 @@ def training_manifest(run_dir: Path, config: Config, sha256: str) -> Manifest | 
     with suppress(UserError):  # such as a URL that does not answer, or a format that is no longer supported
         path = shards_folder(config.data) / "manifest.json"
         if path.is_file() and sha256_of(path) == sha256:
-            return load_manifest(path.parent)
+            return of_fold(load_manifest(path.parent), config.data.fold)
     known, path = _recorded(run_dir), run_dir / MANIFEST_COPY
     if known is None or known.manifest_sha256 != sha256 or not path.is_file():
         return None

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cxr_dist.errors import UserError
+from cxr_dist.format.folds import parts_of_fold
 from cxr_dist.format.left_out import FAILURES, MISSING_IMAGE, failures
-from cxr_dist.format.manifest import SPLITS
 from cxr_dist.shard.recipe import Recipe
 from cxr_dist.shard.select import Sample, Selection
 
@@ -52,24 +52,35 @@ def check_any_image(samples: Sequence[Sample], left_out: Counter[str]) -> None:
 
 
 def check_splits(recipe: Recipe, classes: Sequence[str], samples: Sequence[Sample]) -> None:
-    """Raise UserError if a split has no sample, or a class has no sample in train."""
+    """Raise UserError if a split or a fold has no sample, or a class has no sample in train, of any test fold."""
     sizes = Counter(sample.split for sample in samples)
-    empty = [name for name in SPLITS if not sizes[name]]
+    empty = [name for name in recipe.split.names if not sizes[name]]
     if empty:
         remedy = "remove split.official from" if recipe.split.official else "enlarge its share in"
+        if recipe.split.folds is not None:
+            remedy = "choose fewer folds in"
         raise UserError(
             f"split {empty[0]} is empty: {len(samples)} images in all, split by {recipe.split.by}; add rows to the "
             f"source, or {remedy} the recipe"
         )
-    present = _positives(recipe, [sample.label for sample in samples if sample.split == "train"])
-    for index, name in enumerate(classes):
-        if not present[index]:
-            raise UserError(
-                f"class {name!r} is missing from train ({sum(s.label[0] == index for s in samples)} images in all): "
-                "merge it into another class or drop its values in the recipe's labels"
-                if recipe.labels.task == "multiclass"
-                else f"class {name!r} has no positive image in train: remove it from the recipe's classes"
-            )
+    for train, names in _training_parts(recipe).items():
+        present = _positives(recipe, [sample.label for sample in samples if sample.split in names])
+        for index, name in enumerate(classes):
+            if not present[index]:
+                raise UserError(
+                    f"class {name!r} is missing from {train} ({sum(s.label[0] == index for s in samples)} images in "
+                    "all): merge it into another class or drop its values in the recipe's labels"
+                    if recipe.labels.task == "multiclass"
+                    else f"class {name!r} has no positive image in {train}: remove it from the recipe's classes"
+                )
+
+
+def _training_parts(recipe: Recipe) -> dict[str, tuple[str, ...]]:
+    """What a run can be trained on, in words -> the names of its parts."""
+    folds = recipe.split.folds
+    if folds is None:
+        return {"train": ("train",)}
+    return {f"train of test fold {fold}": parts_of_fold(fold, folds)["train"] for fold in range(folds)}
 
 
 def _positives(recipe: Recipe, labels: Sequence[tuple[int, ...]]) -> Counter[int]:

@@ -15,7 +15,7 @@ from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 
-from cxr_dist.format.manifest import SHARD_FORMAT_VERSION, SPLITS
+from cxr_dist.format.manifest import SHARD_FORMAT_VERSION
 from cxr_dist.shard.describe import plain_recipe, rows_sha256
 from cxr_dist.shard.readers import read_source
 from cxr_dist.shard.recipe import Recipe
@@ -24,6 +24,7 @@ from cxr_dist.shard.select import Sample, Selection, select
 from cxr_dist.shard.split import shuffled
 
 _WRITERS = ("cxr_dist", "opencv-python-headless", "pillow", "simplejpeg")  # others may write other bytes
+_FOLD_WRITERS = ("scikit-learn",)  # other versions may choose other folds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,8 @@ class ShardPlan:
     @cached_property
     def identity(self) -> str:
         """A hash of recipe, rows and versions: with the same identity, the same images give the same bytes."""
-        versions = [f"{name} {version(name)}" for name in _WRITERS]
+        writers = (*_WRITERS, *_FOLD_WRITERS) if self.recipe.split.folds else _WRITERS
+        versions = [f"{name} {version(name)}" for name in writers]
         parts = [plain_recipe(self.recipe), self.source_sha256, SHARD_FORMAT_VERSION, versions]
         return hashlib.sha256(json.dumps(parts).encode("utf-8")).hexdigest()
 
@@ -70,7 +72,7 @@ def _deal(recipe: Recipe, samples: Sequence[Sample]) -> list[PlannedShard]:
     """Assign shuffled samples to shards of nearly equal sizes."""
     by_key = {sample.key: sample for sample in samples}
     planned = []
-    for split in SPLITS:
+    for split in recipe.split.names:
         keys = shuffled((sample.key for sample in samples if sample.split == split), recipe.split.seed)
         num_shards = math.ceil(len(keys) / recipe.shard.samples)
         cuts = [len(keys) * shard // num_shards for shard in range(num_shards)] + [len(keys)]

@@ -41,7 +41,7 @@ def manifest_of(recipe: Recipe, source: Source, selection: Selection, written: S
         made_data=source.made_data,
         source_rows=len(source.records) + sum(source.left_out.values()),
         left_out=dict(sorted(selection.left_out.items())),
-        splits={name: _split_entry(recipe, selection.classes, name, written) for name in SPLITS},
+        splits={name: _split_entry(recipe, selection.classes, name, written) for name in recipe.split.names},
         redacted=_redacted(recipe, samples),
         without_text=sum(not any(s.text.values()) for s in samples) if source.text_sections else 0,
         source_sha256=rows_sha256(source),
@@ -62,6 +62,8 @@ def plain_recipe(recipe: Recipe) -> dict[str, Any]:
         del plain["samples"], plain["max_views"]
     if recipe.boxes is None:
         del plain["boxes"]
+    for name in ("folds",) if recipe.split.folds is None else SPLITS:  # the shares mean nothing beside folds
+        del plain["split"][name]
     plain["reader"], sha256 = recorded_name(recipe.reader), code_sha256(recipe.reader)
     return plain if sha256 is None else plain | {"reader_sha256": sha256}
 

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from cxr_dist.errors import UserError
+from cxr_dist.format.folds import FOLD_NAMES
 from cxr_dist.format.manifest import SPLITS, Manifest, load_manifest
 
 MANIFEST = "manifest.json"
 KEYS = "keys.csv"
 UNFINISHED = ".unfinished"
-_SPLIT = f"({'|'.join(SPLITS)})"
+_SPLIT = f"({'|'.join((*SPLITS, FOLD_NAMES))})"
 _NAMES = rf"((?P<stem>{_SPLIT}-\d{{5,}})\.(tar|index\.npy)|{_SPLIT}\.shards\.npy|{KEYS}|{re.escape(MANIFEST)})"
 _OURS = re.compile(_NAMES)
 _PARTIAL = re.compile(rf"\.{_NAMES}\.\d+\.partial")

@@ -12,7 +12,8 @@ from cxr_dist.config.decode import decode, parse_yaml
 from cxr_dist.config.range import Range, check_ranges
 from cxr_dist.config.supplied import recipe_files
 from cxr_dist.errors import UserError, require
-from cxr_dist.format.manifest import MOST_VIEWS
+from cxr_dist.format.folds import fold_name
+from cxr_dist.format.manifest import MOST_VIEWS, SPLITS
 from cxr_dist.format.redact import Redaction
 from cxr_dist.shard.columns import Columns
 
@@ -50,7 +51,7 @@ class Labels:
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """How samples are divided into train, val and test."""
+    """How samples are divided into train, val and test, or into the folds of a cross-validation."""
 
     by: Literal["patient", "study", "image"] = "patient"
     """The unit that is never divided. `image` can put views of a study into several splits, which inflates results."""
@@ -64,10 +65,29 @@ class Split:
     """Seed of the split and of the order of samples."""
     official: bool = False
     """mimic_cxr_jpg: use the published split. The shares above are then ignored, and `by` is only checked."""
+    folds: Annotated[int | None, Range(min=3)] = None
+    """Number of folds of a cross-validation, 3 or more, in place of the shares above. Patients are assigned to folds by
+    scikit-learn's StratifiedGroupKFold. A run chooses its test fold with --data.fold; the next fold is its validation
+    split (after the last one, fold 0), and it is trained on the others."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the parts that samples are divided into: the three splits, or fold0, fold1, …."""
+        return SPLITS if self.folds is None else tuple(map(fold_name, range(self.folds)))
 
     def __post_init__(self) -> None:
         check_ranges(self, "split")
         shares = (self.train, self.val, self.test)
+        if self.folds is not None:
+            require(
+                shares == (Split.train, Split.val, Split.test) and not self.official,
+                f"split has folds: {self.folds} and also shares (train, val, test) or official; folds replace them: "
+                "keep one of the two",
+            )
+            require(
+                self.by == "patient",
+                f"split has folds: {self.folds} and by: {self.by}; a fold never divides a patient: use by: patient",
+            )
         require(
             abs(sum(shares) - 1) < 1e-6,
             f"split has train, val and test {shares}; expected three positive shares that add up to 1",

@@ -1,14 +1,16 @@
-"""Assign samples to train, val and test by group and class.
+"""Assign samples to train, val and test, or to folds, by group and class.
 
 A group (the images of a patient or study, or one image) is never divided. The split depends on the groups and the seed,
 not on the order of the rows. With large groups the shares are only approximate.
 """
 
 import hashlib
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 from cxr_dist.errors import UserError
+from cxr_dist.format.folds import fold_name
 from cxr_dist.format.manifest import SPLITS
 from cxr_dist.shard import recipe
 
@@ -18,6 +20,8 @@ def assign_splits(groups: Sequence[str], strata: Sequence[int], split: recipe.Sp
 
     `strata` has a small integer per sample, usually its class. A group of several strata belongs to its rarest.
     """
+    if split.folds is not None:
+        return assign_folds(groups, strata, split.folds, split.seed)
     sizes = Counter(groups)
     stratum = _rarest(groups, strata)
     ordered = sorted(sizes)
@@ -29,6 +33,33 @@ def assign_splits(groups: Sequence[str], strata: Sequence[int], split: recipe.Sp
             members = [group for group in ordered if stratum[group] == value]
             split_of |= _by_group(members, sizes, split)
     return [split_of[group] for group in groups]
+
+
+def assign_folds(groups: Sequence[str], strata: Sequence[int], folds: int, seed: int) -> list[str]:
+    """The fold of each sample, shape [samples], by scikit-learn's StratifiedGroupKFold on the samples sorted by group.
+
+    `strata` is as for `assign_splits`; a group of several strata counts for each of them. Raises UserError if there are
+    fewer groups than folds, or no stratum with as many samples as folds.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    order = sorted(range(len(groups)), key=lambda row: (groups[row], strata[row]))
+    number = {group: place for place, group in enumerate(sorted(set(groups)))}  # for names that NumPy cannot hold
+    sizes = Counter(strata)
+    if len(number) < folds or max(sizes.values()) < folds:
+        raise UserError(
+            f"too few patients for {folds} folds: {len(groups)} samples of {len(number)} patients, at most "
+            f"{max(sizes.values())} of one class: choose fewer folds, or add rows to the source"
+        )
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)  # checks.py judges classes
+        parts = splitter.split(order, [strata[row] for row in order], [number[groups[row]] for row in order])
+        names = [""] * len(groups)
+        for fold, (_, members) in enumerate(parts):
+            for place in members:
+                names[order[place]] = fold_name(fold)
+    return names
 
 
 def checked_official(groups: Sequence[str], names: Sequence[str], split: recipe.Split) -> list[str]:

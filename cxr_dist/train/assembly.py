@@ -16,7 +16,7 @@ from cxr_dist.data.batch import Batch
 from cxr_dist.data.draws import keys_of
 from cxr_dist.data.loader import training_batches, training_plan
 from cxr_dist.data.own_stages import check_stages
-from cxr_dist.data.place import open_store, shards_folder
+from cxr_dist.data.place import open_manifest, open_store, shards_folder
 from cxr_dist.data.read import reader
 from cxr_dist.data.store import SampleError
 from cxr_dist.data.text import prepare_text_folder, report_text, tokenizer_of
@@ -26,7 +26,7 @@ from cxr_dist.distributed.watch.progress import advance, enter
 from cxr_dist.distributed.watch.watchdog import watching
 from cxr_dist.distributed.world import World, lanes_of
 from cxr_dist.errors import UserError
-from cxr_dist.format.manifest import Manifest, Task, load_manifest
+from cxr_dist.format.manifest import Manifest, Task
 from cxr_dist.model.classifier import Classifier, build_classifier, load_pretrained
 from cxr_dist.model.image_encoder import image_encoder_kind
 from cxr_dist.model.losses import ClassificationLoss
@@ -61,7 +61,7 @@ def train(config: Config, asked_to_stop: StopRequest) -> Outcome:
     enter("checking the configuration")
     world = World.from_environment()
     config = with_recorded_class_weights(config)
-    manifest = load_manifest(shards_folder(config.data))
+    manifest = open_manifest(config.data)
     check_against(config, manifest)
     check_parallel(config, world)
     largest = largest_micro_batch(config, manifest, world)

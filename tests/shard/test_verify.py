@@ -13,6 +13,7 @@ from table_source import make_source, table_recipe
 
 from cxr_dist.errors import UserError
 from cxr_dist.format.manifest import Manifest, load_manifest, open_index
+from cxr_dist.shard.recipe import Split
 from cxr_dist.shard.verify import verify
 from cxr_dist.shard.write import write_shards
 
@@ -159,3 +160,12 @@ def test_a_manifest_of_another_format_or_with_damage_is_refused(shards, change, 
 def test_a_folder_without_manifest_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"no manifest\.json in"):
         verify(tmp_path)
+
+
+def test_a_patient_in_two_folds_is_found(tmp_path):
+    recipe = table_recipe(split=Split(folds=4))
+    write_shards(recipe, make_source(tmp_path / "source"), tmp_path / "shards", workers=0)
+    shards = tmp_path / "shards"
+    patient = open_index(shards, load_manifest(shards).splits["fold1"].shards[0], 1)[0]["patient"]
+    rewrite_index(shards, "fold3-0", lambda index: index["patient"].__setitem__(0, patient))
+    assert "1 patients in both fold1 and fold3" in verify(shards)
