@@ -137,7 +137,10 @@ class Sweep:
     def _state(self, name: str, job: str, queue: Mapping[str, str]) -> RunState:
         folder = self.out / name
         forgotten = "stopped" if folder.is_dir() else "not started"
-        state = _FINISHED if is_finished(folder) else queue.get(job, forgotten).lower()
+        in_queue = queue.get(job, forgotten).lower()
+        if in_queue == _FINISHED:  # what submitit says of a local job that has ended, even with an error
+            in_queue = forgotten
+        state = _FINISHED if is_finished(folder) else in_queue
         step, best_auc = _progress(folder / "metrics.jsonl")
         return RunState(name=name, job=job, state=state, step=step, best_auc=best_auc)
 

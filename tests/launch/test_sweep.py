@@ -1,6 +1,7 @@
 """Sweeps: the runs of a grid, what is refused before anything is submitted, and what a second call submits."""
 
 import json
+import os
 import re
 import stat
 from pathlib import Path
@@ -162,6 +163,7 @@ def test_waiting_ends_at_the_deadline_and_distinguishes_failed_from_finished_run
     with pytest.raises(UserError, match=r"1 of 2 runs are not done after 0.001 minutes; they continue"):
         sweep.watch(lambda: {"7_1": "RUNNING"}, minutes=0.001)
     assert sweep.watch(lambda: {"7_1": "FAILED"}, minutes=1) is False
+    assert sweep.watch(lambda: {"7_1": "FINISHED"}, minutes=1) is False  # a local job that has ended with an error
     (tmp_path / "b").mkdir()
     mark_finished(tmp_path / "b", 5)
     assert sweep.watch(dict, minutes=1) is True
@@ -190,3 +192,23 @@ def test_a_sweep_on_this_machine_trains_all_and_a_second_call_only_what_is_new(
         submit_py(*site, "--sweep", "seed=1,2", *flags, "--optim.lr", "1")
     with pytest.raises(UserError, match=r"no sweep\.json in nowhere: expected the --out of a sweep"):
         submit.status(["nowhere"])
+
+
+def test_the_folds_of_a_cross_validation_are_one_sweep(fold_shards, tmp_path, monkeypatch, capsys):
+    """Trains three runs in processes of their own, which takes about 20 s."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", "/nowhere")  # hides SLURM, if this machine has it
+    launch = Path(submit.__file__).parent
+    monkeypatch.setenv("PYTHONPATH", f"{launch}{os.pathsep}{launch.parent}")  # so that the jobs can import TrainingJob
+    flags = ("--data.shards", fold_shards, *FLAGS, "--model.mode", "image", "--out", "cv")
+    site = ("demo", "--cluster", "local", "--cpus-per-task", "1", "--wait-minutes", "9")
+    with pytest.raises(UserError, match=r"data.fold=3: the shards have 3 folds, and data.fold is 3: add --data.fold"):
+        submit_py(*site, "--sweep", "data.fold=0,1,2,3", *flags)
+    with pytest.raises(UserError, match="the shards have 3 folds, and which one is to be tested is not given"):
+        submit_py(*site, *flags)
+    assert not list(tmp_path.iterdir())
+    assert submit_py(*site, "--sweep", "data.fold=0,1,2", *flags)
+    assert "3 of 3 runs submitted" in capsys.readouterr().out
+    facts = [json.loads((tmp_path / f"cv/data.fold={fold}/trained_on.json").read_text())["facts"] for fold in range(3)]
+    assert [each["fold"] for each in facts] == [0, 1, 2]
+    assert len({each["manifest_sha256"] for each in facts}) == 1

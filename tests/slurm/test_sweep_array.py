@@ -13,14 +13,14 @@ from small_run import FLAGS, REPOSITORY
 pytestmark = pytest.mark.slurm
 
 
-def submit_sweep(cluster, folder, shards, *site):
-    """Submit a sweep with one node per run; its first run equals the small run."""
+def submit_sweep(cluster, folder, shards, *site, sweep="optim.lr=2e-4,1e-3"):
+    """Submit a sweep with one node per run; by default, its first run equals the small run."""
     command = [
         sys.executable,
         REPOSITORY / "launch" / "submit.py",
         "enhanced",
         "--sweep",
-        "optim.lr=2e-4,1e-3",
+        sweep,
     ]
     command += ["--cpus-per-task", "1", "--gpus-per-node", "0", *site, *FLAGS, "--data.shards", shards]
     command += ["--out", "sweep"]
@@ -56,3 +56,17 @@ def test_an_array_resumes_after_a_warning_and_is_not_submitted_twice(cluster, al
     assert losses(out / "optim.lr=2e-4") == losses(alone)
     assert losses(out / "optim.lr=1e-3") != losses(alone)
     assert {stat.S_IMODE(folder.stat().st_mode) for folder in (out, *out.glob("optim*"))} == {0o700}
+
+
+def test_the_folds_of_a_cross_validation_are_one_array(cluster, fold_shards, tmp_path):
+    """Trains three runs, which takes about a minute."""
+    printed = submit_sweep(cluster, tmp_path, fold_shards, "--wait-minutes", "9", sweep="data.fold=0,1,2")
+    assert "3 of 3 runs submitted" in printed
+    assert printed[printed.rindex("best validation AUC") :].count("finished") == 3, printed
+    out = tmp_path / "sweep"
+    jobs = json.loads((out / "sweep.json").read_text())
+    array = jobs["data.fold=0"].removesuffix("_0")
+    assert jobs == {f"data.fold={fold}": f"{array}_{fold}" for fold in range(3)}
+    for fold in range(3):
+        facts = json.loads((out / f"data.fold={fold}" / "trained_on.json").read_text())["facts"]
+        assert facts["fold"] == fold
