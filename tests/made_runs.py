@@ -1,5 +1,6 @@
 """Synthetic predictions and run folders for the tests of evaluation and report, from a seed."""
 
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -12,8 +13,11 @@ from cxr_dist.config.file import to_yaml
 from cxr_dist.config.model import ModelConfig
 from cxr_dist.config.optim import LossConfig
 from cxr_dist.config.run import Config
+from cxr_dist.data.swap import Modality
 from cxr_dist.evaluate.assess import assess
+from cxr_dist.evaluate.audit import Swapped
 from cxr_dist.evaluate.calibrator_choice import choose_calibrator
+from cxr_dist.evaluate.donors import KINDS, NO_DONOR, Kind, donors
 from cxr_dist.evaluate.metrics import strict_json
 from cxr_dist.evaluate.population import population
 from cxr_dist.evaluate.predictions import Predictions
@@ -71,6 +75,19 @@ def make_predictions(
         mc=summarise(probability(logits + drops), task) if passes else None,
         attributes={"view": [("PA", "AP", "lateral", "")[i % 7 % 4] for i in range(n)]},
     )
+
+
+def swapped_of(own: Predictions, used: dict[Modality, float]) -> dict[tuple[Modality, Kind], Swapped]:
+    """What a model predicts after each swap if its answer depends on each modality by these weights, 0 to 1."""
+    found: dict[tuple[Modality, Kind], Swapped] = {}
+    for modality, weight in used.items():
+        for kind in KINDS:
+            rows = donors(own.labels, own.patients, kind)
+            given = own.probabilities[np.where(rows == NO_DONOR, np.arange(len(own)), rows)]
+            mixed = weight * given + (1 - weight) * own.probabilities
+            after = dataclasses.replace(own, probabilities=mixed, mc=None)
+            found[modality, kind] = Swapped(predictions=after, donors=rows)
+    return found
 
 
 def make_manifest(shards: Path, predictions: Predictions) -> str:

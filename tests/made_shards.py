@@ -87,3 +87,41 @@ def write_imbalanced_shards(folder: Path, task: Literal["multiclass", "multilabe
     (folder / "recipe.yaml").write_text(text)
     write_shards(load_recipe(folder / "recipe.yaml"), folder, folder / "shards", workers=1)
     return folder / "shards"
+
+
+ONE_SIDED = ("image", "report", "view")
+ONE_SIDED_RECIPE = """
+reader: table
+table: images.csv
+images: images
+columns: {image: file, patient: patient, label: class, view: view, sex: sex, age: age, text: {findings: report}}
+labels: {task: multiclass, classes: {Clear: c, Dense: d}}
+split: {by: patient, train: 0.5, val: 0.2, test: 0.3, seed: 0}
+image: {short_side: 32, quality: 95}
+shard: {samples: 50}
+"""
+
+
+def write_one_sided_shards(folder: Path, informative: Literal["image", "report", "view"], num_images: int) -> Path:
+    """Write shards of two classes that only the image, only the report or only the view shows; return FOLDER/shards.
+
+    The image shows its class by a bright lower half, the report by a word. What is not informative is random. Each
+    patient has two images, whose classes are independent of each other.
+    """
+    (folder / "images").mkdir(parents=True)
+    random = np.random.default_rng(0)
+    with (folder / "images.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["file", "patient", "class", "view", "sex", "age", "report"])
+        for i in range(num_images):
+            label = int(random.integers(2))
+            shown = {name: label if name == informative else int(random.integers(2)) for name in ONE_SIDED}
+            pixels = random.normal(90, 30, (32, 33))
+            pixels[16:] += 60 * shown["image"]
+            cv2.imwrite(str(folder / "images" / f"{i}.png"), pixels.clip(0, 255).astype(np.uint8))
+            report = f"the lungs look {('clear', 'dense')[shown['report']]} today"
+            view, sex, age = ("PA", "AP")[shown["view"]], "MF"[int(random.integers(2))], int(random.integers(20, 80))
+            rows.writerow([f"{i}.png", f"patient {i // 2}", "cd"[label], view, sex, age, report])
+    (folder / "recipe.yaml").write_text(ONE_SIDED_RECIPE)
+    write_shards(load_recipe(folder / "recipe.yaml"), folder, folder / "shards", workers=1)
+    return folder / "shards"

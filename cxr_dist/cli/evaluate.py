@@ -23,6 +23,7 @@ def evaluate(
     name: str | None = None,
     class_map: Path | None = None,
     recalibrate: Switch = False,
+    audit: Switch = False,
 ) -> None:
     """Evaluate a run's best checkpoint; writes RUN_DIR/evaluation/SPLIT/metrics.json and predictions.csv.
 
@@ -45,6 +46,8 @@ def evaluate(
             such as `Pneumonia: [Pneumonia, "Pneumonia/Viral"]`, and which to ignore, `not evaluated: [Fracture]`.
         recalibrate: With other shards: choose calibration and thresholds on their validation split; by default they
             are those of the run's own validation split.
+        audit: Also swap the images, then the reports, between patients of the same label and of other labels, and
+            record how far each metric falls. The split is predicted twice more for each input that the model reads.
     """
     from rich.console import Console
 
@@ -56,7 +59,8 @@ def evaluate(
         raise UserError("an ensemble needs both: --ensemble RUN_DIR … and --out DIR, a separate folder")
     mc = McDropout(passes=mc_samples, scope=mc_scope)
     wanted = Wanted(name=name, class_map=class_map, recalibrate=recalibrate)
-    evaluation = evaluate_runs([run_dir, *ensemble], out or run_dir, split, mc, shards, at_sensitivity, wanted)
+    runs = [run_dir, *ensemble]
+    evaluation = evaluate_runs(runs, out or run_dir, split, mc, shards, at_sensitivity, wanted, with_audit=audit)
     if evaluation is not None:
         from cxr_dist.report.evaluation_table import print_evaluation
 

@@ -29,6 +29,7 @@ from cxr_dist.data.place import open_store
 from cxr_dist.data.plan import Plan, augmentation_key, evaluation_batches, group_weights
 from cxr_dist.data.read import Read, Replacing, SampleDict, reader
 from cxr_dist.data.store import ShardError, ShardStore
+from cxr_dist.data.swap import Swap
 from cxr_dist.data.text import ReportTokenizer, report_text
 from cxr_dist.data.views import image_keys, row_table
 from cxr_dist.data.workers import (
@@ -111,8 +112,8 @@ class TrainingSource(IterableDataset[Samples]):
 class EvaluationSource(IterableDataset[Samples]):
     """The samples of the rank's canonical evaluation batches, each once and in order."""
 
-    def __init__(self, store: ShardStore, read: Read, batches: list[range]) -> None:
-        self.store, self.read, self.batches, self._shard = store, read, batches, -1
+    def __init__(self, store: ShardStore, read: Read, batches: list[range], swap: Swap | None = None) -> None:
+        self.store, self.read, self.batches, self.swap, self._shard = store, read, batches, swap, -1
         self.first = np.concatenate([[0], np.cumsum(column(store.shards, "samples"))])
 
     def __iter__(self) -> Iterator[Samples]:
@@ -126,7 +127,13 @@ class EvaluationSource(IterableDataset[Samples]):
         if shard != self._shard:  # sample ids ascend, so a shard is never needed again after the next one
             self._shard = shard
             self.store.expect({shard}, range(shard + 1, min(shard + 3, len(self.store.shards))))
-        return self.read(shard, sample_id - int(self.first[shard])) | {"sample_id": sample_id}
+        sample = self.read(shard, sample_id - int(self.first[shard])) | {"sample_id": sample_id}
+        return sample if self.swap is None else self.swap.applied(sample, self._donor(int(self.swap.donors[sample_id])))
+
+    def _donor(self, sample_id: int) -> SampleDict:
+        """A sample anywhere in the split, read without a change of what is expected next."""
+        shard = int(np.searchsorted(self.first, sample_id, side="right")) - 1
+        return self.read(shard, sample_id - int(self.first[shard]))
 
 
 def collate(
@@ -250,11 +257,15 @@ def evaluation_loader(
     world_size: int,
     tokenizer: ReportTokenizer | None,
     with_images: bool,
+    swap: Swap | None = None,
 ) -> Iterator[Batch]:
-    """The rank's canonical evaluation batches of a split, without augmentation. A damaged sample is always an error."""
+    """The rank's canonical evaluation batches of a split, without augmentation. A damaged sample is always an error.
+
+    With `swap`, samples have the image or the report of others.
+    """
     size = config.image_size if with_images else None
     batches = evaluation_batches(manifest.split(split).samples, config.evaluation_batch, rank, world_size)
     store = open_store(config, manifest, split)
-    source = EvaluationSource(store, reader(store, manifest.image["short_side"], size), batches)
+    source = EvaluationSource(store, reader(store, manifest.image["short_side"], size), batches, swap)
     to_batch = collate(size, Augmentation(), tokenizer, config.text_sections, manifest.views)
     return _loader(source, [to_batch], config.workers)

@@ -16,6 +16,7 @@ from cxr_dist.data.batch import Batch
 from cxr_dist.data.loader import evaluation_loader
 from cxr_dist.data.place import open_store
 from cxr_dist.data.plan import evaluation_batches
+from cxr_dist.data.swap import Swap
 from cxr_dist.data.text import ReportTokenizer
 from cxr_dist.distributed.reduce import gather_rows
 from cxr_dist.distributed.watch.progress import advance
@@ -67,11 +68,13 @@ def predict_split(
     mc: McDropout = _NO_PASSES,
     calibrator: Calibrator | None = None,
     match: ClassMatch | None = None,
+    swap: Swap | None = None,
 ) -> Predictions:
     """Predictions on a whole split (all ranks); `calibrator` is applied to the stochastic passes only.
 
     `match` matches the classes of other shards to those of the model; None for the shards that it was trained on.
-    Samples of classes that it ignores are not in the result.
+    Samples of classes that it ignores are not in the result. With `swap`, samples are predicted with the image or the
+    report of others.
     """
     was_training = model.training
     model.eval()
@@ -83,6 +86,7 @@ def predict_split(
         world_size=world.world_size,
         tokenizer=tokenizer,
         with_images=config.model.uses_image,
+        swap=swap,
     )
     rows = _gather(
         [

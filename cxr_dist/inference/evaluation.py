@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from cxr_dist.config.file import load_config
+from cxr_dist.data.swap import Modality, Swap
 from cxr_dist.distributed.backend import start, stop
 from cxr_dist.distributed.reduce import from_main
 from cxr_dist.distributed.watch.progress import enter
@@ -19,6 +20,7 @@ from cxr_dist.distributed.watch.watchdog import watching
 from cxr_dist.distributed.world import World
 from cxr_dist.errors import UserError
 from cxr_dist.evaluate.assess import assess
+from cxr_dist.evaluate.audit import MODALITIES, SEED, Swapped, audit
 from cxr_dist.evaluate.calibration import Calibrator
 from cxr_dist.evaluate.calibrator_choice import (
     CalibratorChoice,
@@ -27,6 +29,7 @@ from cxr_dist.evaluate.calibrator_choice import (
     choose_calibrator,
 )
 from cxr_dist.evaluate.compare import Comparison, compare
+from cxr_dist.evaluate.donors import KINDS, NO_DONOR, Kind, donors
 from cxr_dist.evaluate.ensemble import average, member_of, prepare_ensemble_folder
 from cxr_dist.evaluate.leakage import label_terms_redacted
 from cxr_dist.evaluate.metrics import strict_json
@@ -60,12 +63,15 @@ def evaluate_runs(
     shards: str | None = None,
     at_sensitivity: float | None = None,
     wanted: Wanted = _NOTHING,
+    *,
+    with_audit: bool = False,
 ) -> dict[str, Any] | None:
     """Evaluate the best checkpoint of a run, or an ensemble of several runs, on a split (all ranks).
 
     Writes OUT/evaluation/SPLIT, or OUT/evaluation/NAME for other shards than those that the run was trained on; for
     one run `out` is its own folder. Calibration and thresholds are chosen on the run's own validation split, which is
-    evaluated first unless these checkpoints were already evaluated on it.
+    evaluated first unless these checkpoints were already evaluated on it. With `with_audit`, the split is predicted
+    again with swapped images and reports (evaluate/audit.py), twice for each input that the model reads.
 
     Returns the content of metrics.json (rank 0; None on other ranks).
     """
@@ -84,7 +90,7 @@ def evaluate_runs(
             evaluation = _Evaluation(evaluated, own, world, out)
             if world.is_main and len(run_dirs) > 1:
                 prepare_ensemble_folder(out, run_dirs)
-            return evaluation.evaluate(split, mc, at_sensitivity)
+            return evaluation.evaluate(split, mc, at_sensitivity, with_audit)
     finally:
         stop()
 
@@ -99,7 +105,9 @@ class _Evaluation:
         self.shards, self.own, self.world, self.out = shards, own, world, out
         self.facts = [member_of(member.config, member.step) for member in shards.members]
 
-    def evaluate(self, split: str, mc: McDropout, at_sensitivity: float | None) -> dict[str, Any] | None:
+    def evaluate(
+        self, split: str, mc: McDropout, at_sensitivity: float | None, with_audit: bool
+    ) -> dict[str, Any] | None:
         """Choose calibration and thresholds on validation, and evaluate the split (all ranks).
 
         Returns the content of metrics.json (rank 0; None on other ranks).
@@ -109,7 +117,7 @@ class _Evaluation:
             validation = self.predict("val", McDropout())  # only its deterministic pass is used
         elif external is not None or split != "val":
             validation = self.own_validation(mc, at_sensitivity)
-        return self.run(split, mc, validation, at_sensitivity)[1]
+        return self.run(split, mc, validation, at_sensitivity, with_audit)[1]
 
     def own_validation(self, mc: McDropout, at_sensitivity: float | None) -> Predictions | None:
         """The members' predictions on the validation split of their own shards (all ranks).
@@ -141,7 +149,12 @@ class _Evaluation:
         return choose_calibrator(validation, shift, source)
 
     def run(
-        self, split: str, mc: McDropout, validation: Predictions | None, at_sensitivity: float | None
+        self,
+        split: str,
+        mc: McDropout,
+        validation: Predictions | None,
+        at_sensitivity: float | None,
+        with_audit: bool = False,
     ) -> tuple[Predictions, dict[str, Any] | None]:
         """Predict, gather, calibrate, assess and write (all ranks).
 
@@ -152,18 +165,38 @@ class _Evaluation:
         fitted, classes = None if choice is None else choice.calibrator, self.shards.members[0].classes
         calibrator = calibrator_from_main(fitted, len(classes), self.world.device)
         predictions = self.predict(split, mc, calibrator)
+        swapped = self.swapped(split, predictions, calibrator) if with_audit else {}
         if not self.world.is_main:
             return predictions, None
         described = dataclasses.replace(predictions, attributes=self.shards.attributes(split)).calibrated(calibrator)
         facts = self._facts(split, mc, choice) | {"population": population(described)}
         facts |= assess(described, validation, choice, at_sensitivity)
+        facts |= {"audit": audit(described, swapped)} if with_audit else {}
         folder = self.shards.folder(self.out, split)
         folder.mkdir(parents=True, exist_ok=True)
         described.write_csv(folder / "predictions.csv")
         write_whole(folder / "metrics.json", strict_json(facts))
         return predictions, facts
 
-    def predict(self, split: str, mc: McDropout, calibrator: Calibrator | None = None) -> Predictions:
+    def swapped(
+        self, split: str, predictions: Predictions, calibrator: Calibrator | None
+    ) -> dict[tuple[Modality, Kind], Swapped]:
+        """The predictions for the swapped images and reports that a member reads (all ranks)."""
+        models, rows = [member.config.model for member in self.shards.members], self.shards.rows(split)
+        reads = {"image": any(m.uses_image for m in models), "report": any(m.uses_text for m in models)}
+        found: dict[tuple[Modality, Kind], Swapped] = {}
+        for kind in KINDS:
+            of_rows = donors(predictions.labels, predictions.patients, kind, SEED)
+            ids = np.arange(self.shards.manifest.split(split).samples)
+            ids[rows] = np.where(of_rows == NO_DONOR, rows, rows[of_rows])
+            for modality in (modality for modality in MODALITIES if reads[modality]):
+                after = self.predict(split, McDropout(), swap=Swap(modality=modality, donors=ids))
+                found[modality, kind] = Swapped(predictions=after.calibrated(calibrator), donors=of_rows)
+        return found
+
+    def predict(
+        self, split: str, mc: McDropout, calibrator: Calibrator | None = None, swap: Swap | None = None
+    ) -> Predictions:
         """The mean raw predictions of the members (all ranks); stochastic passes are calibrated."""
         return average(
             [
@@ -177,6 +210,7 @@ class _Evaluation:
                     mc=mc,
                     calibrator=calibrator,
                     match=self.shards.match,
+                    swap=swap,
                 )
                 for member in self.shards.members
             ]

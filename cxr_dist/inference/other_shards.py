@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cxr_dist.config.data import DataConfig
 from cxr_dist.config.file import to_plain
@@ -84,8 +85,13 @@ class EvaluatedShards:
             attributes = read_attributes(store)
         if self.match is None:
             return attributes
-        rows = np.flatnonzero(self.match.evaluated(read_index(self.data, self.manifest, split)["label"]))
-        return {name: [values[row] for row in rows] for name, values in attributes.items()}
+        return {name: [values[row] for row in self.rows(split)] for name, values in attributes.items()}
+
+    def rows(self, split: str) -> NDArray[np.int64]:
+        """The ids of the split's samples that can be evaluated, in order."""
+        if self.match is None:
+            return np.arange(self.manifest.split(split).samples)
+        return np.flatnonzero(self.match.evaluated(read_index(self.data, self.manifest, split)["label"]))
 
     def facts(self, split: str, notes: Sequence[str]) -> dict[str, Any] | None:
         """The block "external" of metrics.json with further notes; None for the members' own shards."""

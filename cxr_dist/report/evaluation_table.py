@@ -36,6 +36,8 @@ def _cell(estimate: Estimate) -> str:
 
 def _remarks(evaluation: Mapping[str, Any]) -> Iterator[str]:
     yield f"Calibration: {_calibration(evaluation)}"
+    if "audit" in evaluation:
+        yield f"Audit: {evaluation['audit']['statement']}"
     external = evaluation["external"] or {"classes_not_evaluated": {}, "notes": []}
     for name, reason in external["classes_not_evaluated"].items():
         yield f"Not evaluated: {name} ({reason})"

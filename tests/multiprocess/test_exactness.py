@@ -72,12 +72,13 @@ def test_evaluation_writes_the_same_bytes_at_any_world_size(finished_runs, run_r
     run_dir, written = finished_runs[1], set()
     for size in sizes:
         shutil.rmtree(run_dir / "evaluation", ignore_errors=True)  # also of the validation split
-        run_ranks(size, "evaluate", run_dir, "--mc-samples", "5", "--mc-scope", scope)
+        run_ranks(size, "evaluate", run_dir, "--mc-samples", "5", "--mc-scope", scope, "--audit")
         written.add(evaluation_bytes(run_dir))
     assert len(written) == 1
     metrics = json.loads((run_dir / "evaluation" / "test" / "metrics.json").read_text())
     assert metrics["metrics"]["n"] >= 20
     assert metrics["metrics"]["uncertainty"] is not None
+    assert metrics["audit"]["report"]["other_labels"]["metrics"]["macro_roc_auc"]["fall"] is not None
     assert metrics["mc_scope"] == scope
 
 
