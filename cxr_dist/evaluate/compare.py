@@ -213,4 +213,5 @@ def _run_to_dict(
         "operating_points": run.evaluation["operating_points"],
         "subgroups": run.evaluation["subgroups"],
         "uncertainty": run.metrics.get("uncertainty"),
+        "audit": run.evaluation.get("audit"),
     }

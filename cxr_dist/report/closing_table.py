@@ -8,6 +8,7 @@ from cxr_dist.evaluate.generalisation import Generalisation
 from cxr_dist.evaluate.run_result import Estimate, RunResult
 from cxr_dist.evaluate.seeds import SeedGroup
 from cxr_dist.format.escape import terminal_text
+from cxr_dist.report.audits import conclusions
 from cxr_dist.report.figures import METRIC_NAMES
 
 _CALIBRATION = {
@@ -25,6 +26,8 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         console.print(terminal_text(ablation.statement))
     if comparison.ablations:
         console.print(terminal_text(f"{P_VALUES[0].upper()}{P_VALUES[1:]}."))
+    for statement in conclusions(comparison.runs):
+        console.print(terminal_text(statement))
     for one in comparison.generalisation:
         console.print(_external(one))
         for statement in one.statements:

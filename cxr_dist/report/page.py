@@ -21,6 +21,7 @@ from cxr_dist.evaluate.run_result import RunResult
 from cxr_dist.evaluate.subgroups import FEW
 from cxr_dist.files import whole_file
 from cxr_dist.report import figures
+from cxr_dist.report.audits import audited_runs, conclusions, without_donor
 from cxr_dist.report.closing_table import input_of
 from cxr_dist.report.data_flow import data_flow
 from cxr_dist.report.examples import RunExamples
@@ -86,6 +87,9 @@ def render_page(comparison: Comparison, examples: Sequence[RunExamples] = ()) ->
         few=FEW,
         populations=columns,
         shift=population_shift(columns),
+        audited=audited_runs(comparison.runs),
+        audits=conclusions(comparison.runs),
+        without_donor=without_donor(comparison.runs),
         best=_best_per_metric(comparison),
         summary=summary(comparison),
         statements=leakage_statements(comparison),

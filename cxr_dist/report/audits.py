@@ -1,0 +1,34 @@
+"""What the page and the terminal say about the modality audits of the runs."""
+
+from collections.abc import Sequence
+
+from cxr_dist.evaluate.run_result import RunResult
+
+
+def audited_runs(runs: Sequence[RunResult]) -> list[RunResult]:
+    """The runs whose evaluation has an audit (`cxr-dist evaluate --audit`)."""
+    return [run for run in runs if "audit" in run.evaluation]
+
+
+def conclusions(runs: Sequence[RunResult]) -> list[str]:
+    """One statement for each audited run that reads image and report."""
+    return [
+        f"{run.name}: {statement[0].lower()}{statement[1:]}"
+        for run in audited_runs(runs)
+        if run.mode == "fused" and (statement := str(run.evaluation["audit"]["statement"]))
+    ]
+
+
+def without_donor(runs: Sequence[RunResult]) -> list[str]:
+    """How many samples could not be swapped, for each run and swap with such samples; the same text once."""
+    texts = []
+    for run in audited_runs(runs):
+        for modality in ("image", "report"):
+            for kind, words in {"same_label": "have the same label", "other_labels": "have another label"}.items():
+                left_out = run.evaluation["audit"][modality].get(kind, {}).get("without_donor", {"n": 0})
+                if left_out["n"]:
+                    texts.append(
+                        f"{left_out['n']} samples of {left_out['patients']} patients are left out before and after the "
+                        f"swap, because no other patient’s samples {words}."
+                    )
+    return list(dict.fromkeys(texts))

@@ -1,0 +1,62 @@
+"""The page and the terminal say what each audited run uses, first in words, then in a folded table."""
+
+import io
+from html import escape
+from pathlib import Path
+
+import pytest
+from made_runs import CLASSES, make_predictions, make_run, swapped_of
+from rich.console import Console
+
+from cxr_dist.evaluate.audit import audit
+from cxr_dist.evaluate.compare import Comparison, compare
+from cxr_dist.report.closing_table import print_comparison
+from cxr_dist.report.page import render_page, signed
+
+USED = {"image": {"image": 1.0}, "text": {"report": 1.0}, "fused": {"image": 0.0, "report": 0.9}}
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
+    folder, runs = tmp_path_factory.mktemp("runs"), []
+    for i, (mode, used) in enumerate(USED.items()):
+        own = make_predictions(task="multilabel", skill=2.5, seed=i, classes=CLASSES[:4], n=90)
+        block = audit(own, swapped_of(own, used), n_bootstrap=50)
+        runs.append(make_run(folder / f"reads-{mode}", own, mode=mode, audit=block))
+    return compare(runs, n_bootstrap=50)
+
+
+def test_the_fused_run_has_its_statement_among_the_conclusions(comparison: Comparison) -> None:
+    page = render_page(comparison)
+    head = page[: page.index("<main>")]
+    assert "reads-fused: swapping the reports with those of other labels costs" in head
+    assert "the model uses the report, and no use of the image is shown." in head
+    assert "reads-text: swapping" not in head
+    assert escape(comparison.runs[1].evaluation["audit"]["statement"]) in page
+
+
+def test_the_table_is_folded_and_has_each_swap_and_metric_with_its_interval(comparison: Comparison) -> None:
+    page = render_page(comparison)
+    section = page[page.index('<section class="fold" aria-labelledby="audit-title"><details>') :]
+    section = section[: section.index("</section>")]
+    assert section.count("<tr>") == 1 + 2 + 2 + 4
+    for run in comparison.runs:
+        for modality in USED[run.mode]:
+            for swap in run.evaluation["audit"][modality].values():
+                row = swap["metrics"]["macro_roc_auc"]
+                assert f"{signed(row['fall'])}<br><small>{signed(row['low'])} to {signed(row['high'])}" in section
+    alone = comparison.runs[0].evaluation["audit"]["image"]["same_label"]["without_donor"]
+    assert alone["n"] > 0
+    assert section.count(f"{alone['n']} samples of {alone['patients']} patients are left out") == 1
+
+
+def test_runs_without_an_audit_have_no_section(tmp_path: Path) -> None:
+    page = render_page(compare([make_run(tmp_path / "run", make_predictions(n=30, passes=0))], n_bootstrap=10))
+    assert "audit" not in page
+
+
+def test_the_terminal_and_the_record_have_the_audit(comparison: Comparison) -> None:
+    console = Console(file=io.StringIO(), width=400)
+    print_comparison(comparison, console)
+    assert "reads-fused: swapping the reports" in console.file.getvalue()
+    assert comparison.to_dict()["runs"][2]["audit"] == comparison.runs[2].evaluation["audit"]
