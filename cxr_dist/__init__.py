@@ -24,6 +24,6 @@ def load(folder: str | Path, device: str = "cpu") -> "TrainedModel":
     """
     import torch  # not at the top, so that `import cxr_dist` stays fast
 
-    from cxr_dist.inference.trained import open_model
+    from cxr_dist.inference.opened import open_model
 
     return open_model(Path(folder).expanduser(), torch.device(device))

@@ -91,7 +91,7 @@ def test_there_is_no_circular_import():
 
 def test_a_trained_model_opens_without_training_and_without_ranks():
     paths = {name_of(path): path for path in MODULES}
-    found, waiting = set(), {"cxr_dist.inference.trained"}
+    found, waiting = set(), {"cxr_dist.inference.opened"}
     while waiting:
         found.add(name := waiting.pop())
         names = {modules_named(n, set(paths)) for _, n in imported(paths[name], at_once=True)}

@@ -22,7 +22,8 @@ from cxr_dist.evaluate.passes import inputs_of
 from cxr_dist.evaluate.word_scores import gradient_times_input, per_word, token_attention
 from cxr_dist.files import whole_file
 from cxr_dist.inference.given_case import Case
-from cxr_dist.inference.trained import TrainedModel, open_model
+from cxr_dist.inference.opened import open_model
+from cxr_dist.inference.trained import TrainedModel
 from cxr_dist.model.inputs import Inputs
 from cxr_dist.model.monte_carlo import McDropout
 from cxr_dist.report.prediction_figure import CaseView, ReportView, explanation

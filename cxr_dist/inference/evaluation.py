@@ -39,6 +39,7 @@ from cxr_dist.evaluate.predictions import Predictions
 from cxr_dist.evaluate.run_result import finished_predictions
 from cxr_dist.evaluate.thresholds import check_sensitivity
 from cxr_dist.files import write_whole
+from cxr_dist.inference.opened import open_trained
 from cxr_dist.inference.other_shards import (
     EvaluatedShards,
     Wanted,
@@ -46,7 +47,6 @@ from cxr_dist.inference.other_shards import (
     patients_seen_in_training,
     shards_to_evaluate,
 )
-from cxr_dist.inference.trained import open_trained
 from cxr_dist.model.monte_carlo import McDropout
 from cxr_dist.report.comparison_file import refuse_other_comparison, write_comparison
 from cxr_dist.report.examples import examples_of

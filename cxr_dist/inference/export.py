@@ -11,7 +11,8 @@ from cxr_dist.files import holds_something, whole_folder
 from cxr_dist.inference import exported
 from cxr_dist.inference.export_sums import CARD, write_sums
 from cxr_dist.inference.onnx import check_onnx, write_onnx
-from cxr_dist.inference.trained import TrainedModel, open_trained
+from cxr_dist.inference.opened import open_trained
+from cxr_dist.inference.trained import TrainedModel
 from cxr_dist.report.model_card import CardFacts, model_card
 from cxr_dist.run.trained_on import training_manifest
 

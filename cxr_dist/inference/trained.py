@@ -1,9 +1,5 @@
-"""A trained model, ready for use, and cases from outside the shards as its batches.
+"""A trained model, ready for use, and cases from outside the shards as its batches. opened.py opens it."""
 
-It is opened from a run folder or an exported folder. Neither training nor any rank is needed to use it.
-"""
-
-import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,33 +8,24 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from cxr_dist.config.file import load_config
 from cxr_dist.data.augment import Augmentation
 from cxr_dist.data.batch import Batch
 from cxr_dist.data.loader import collate
-from cxr_dist.data.place import open_manifest, own_place
 from cxr_dist.data.read import SampleDict, decode_sample
-from cxr_dist.data.text import ReportTokenizer, report_text, tokenizer_of
-from cxr_dist.errors import UserError, require
+from cxr_dist.data.text import ReportTokenizer, report_text
+from cxr_dist.errors import UserError
 from cxr_dist.evaluate.answer import Answers, answers
 from cxr_dist.evaluate.passes import predict_passes
 from cxr_dist.format.image import ImageFile, encode_jpeg
 from cxr_dist.format.left_out import ImageProblem
-from cxr_dist.format.manifest import Manifest, index_dtype
+from cxr_dist.format.manifest import index_dtype
 from cxr_dist.format.stored_sample import image_name
-from cxr_dist.inference import exported
 from cxr_dist.inference.description import Description
-from cxr_dist.inference.export_sums import check_no_other_files
 from cxr_dist.inference.given_case import Case, GivenReport, NoReport, Report, ReportOptions, SectionRules
-from cxr_dist.inference.recorded import recorded_by_evaluation
-from cxr_dist.model.classifier import Classifier, build_classifier
+from cxr_dist.model.classifier import Classifier
 from cxr_dist.model.monte_carlo import McDropout, McScope
-from cxr_dist.run import checkpoint
-from cxr_dist.run.meaning import check_meaning
-from cxr_dist.run.parts import changed_parts, read_parts, record_of
-from cxr_dist.run.trained_on import TrainedOn, read_trained_on
+from cxr_dist.run.trained_on import TrainedOn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,109 +176,3 @@ class TrainedModel(Description):
         except ImageProblem as problem:
             raise UserError(f"the image cannot be used: {problem.reason}; expected a PNG or JPEG") from None
         return encode_jpeg(grey, self.image["quality"])
-
-
-def open_model(folder: Path, device: torch.device) -> TrainedModel:
-    """The model of a run folder or of an exported folder; else raises UserError."""
-    if (folder / "config.yaml").is_file():
-        return open_trained(folder, device)
-    return open_export(folder, device)
-
-
-def open_run(run_dir: Path, device: torch.device, shards: str | None = None) -> tuple[TrainedModel, Manifest]:
-    """The best checkpoint of a run, and the manifest of its shards; `shards` is their new place, if they have moved."""
-    trained = open_trained(run_dir, device, shards)
-    return trained, open_manifest(trained.config.data)
-
-
-def open_trained(run_dir: Path, device: torch.device, shards: str | None = None) -> TrainedModel:
-    """The best checkpoint of a run; if an earlier version trained it, its shards are read, at `shards` if moved."""
-    config, best = load_config(run_dir / "config.yaml"), _best_checkpoint(run_dir)
-    config = dataclasses.replace(config, data=own_place(config.data, shards, best.state.manifest_sha256))
-    check_meaning(best.state.meaning, run_dir, config)
-    trained_on = read_trained_on(run_dir, config, best.state.manifest_sha256)
-    recorded = recorded_by_evaluation(run_dir, best.state.step, best.state.manifest_sha256, trained_on.classes)
-    names = config.model.named_parts
-    description = Description(
-        config=config,
-        task=trained_on.task,
-        classes=trained_on.classes,
-        image=trained_on.image,
-        step=best.state.step,
-        manifest_sha256=best.state.manifest_sha256,
-        stored_sections=trained_on.text_sections,
-        reader=trained_on.reader,
-        redact=trained_on.redact,
-        parts={field: parts for field, parts in read_parts(run_dir).items() if field in names},
-        calibrator=recorded.calibrator,
-        thresholds=recorded.thresholds,
-    )
-    return dataclasses.replace(_assembled(description, best.model, run_dir, device), trained_on=trained_on)
-
-
-def open_export(folder: Path, device: torch.device) -> TrainedModel:
-    """The model of a folder that `cxr-dist export` wrote, after a check of its sha256; else raises UserError."""
-    description, tensors = exported.read(folder)
-    for (name,) in description.config.model.named_parts.values():
-        code = Path(name.rpartition(":")[0]).resolve()
-        require(
-            not code.is_relative_to(folder.resolve()) or code.suffix != ".py",
-            f"{code.name} is in the exported folder, from which no code is run: if you trust it, move it elsewhere",
-        )
-    check_no_other_files(folder)
-    return _assembled(description, tensors, folder, device)
-
-
-def _assembled(
-    description: Description, tensors: dict[str, Tensor], folder: Path, device: torch.device
-) -> TrainedModel:
-    """The network with its weights; `folder` holds text_encoder/. Raises UserError if the weights do not fit."""
-    config = description.config
-    text = folder / exported.TEXT_ENCODER if config.model.uses_text else None
-    _check_parts(description, folder)
-    untrained = dataclasses.replace(config.model, pretrained=False)  # the weights are loaded below
-    classifier = build_classifier(untrained, len(description.classes), text)
-    classifier.to(device, torch.float64 if config.precision == "fp64" else torch.float32)
-    try:
-        classifier.load_state_dict(tensors)
-    except RuntimeError:  # torch's message lists every tensor
-        raise UserError(
-            f"the weights in {folder} do not fit the network that this release of cxr_dist builds from their "
-            "settings: use the release that wrote them, or train again"
-        ) from None
-    return TrainedModel(
-        **{field.name: getattr(description, field.name) for field in dataclasses.fields(description)},
-        classifier=classifier.eval(),
-        tokenizer=tokenizer_of(config, folder),
-        device=device,
-    )
-
-
-def _check_parts(description: Description, folder: Path) -> None:
-    """Raise UserError if a user-defined encoder is missing, or differs from the one that was trained."""
-    try:
-        now = record_of(description.config.model.named_parts)
-    except UserError as error:
-        raise UserError(f"the model in {folder} has a user-defined encoder: {error}") from None
-    for field, name in changed_parts(description.parts, now):
-        raise UserError(
-            f"{field}: {name} is defined by another file than the one that the model in {folder} was trained with "
-            "(its sha256 differs): put that file back"
-        )
-
-
-def _best_checkpoint(run_dir: Path) -> checkpoint.Checkpoint:
-    """The checkpoint that validation chose; the newest one if there was no validation."""
-    best = run_dir / "best"
-    if best.exists():
-        try:
-            return checkpoint.load(best.resolve(), model_only=True)
-        except UserError as error:
-            raise UserError(
-                f"the best checkpoint of {run_dir} cannot be used: {error}. Restore it from a copy, or delete "
-                f"{best.name} there to use the newest checkpoint that is undamaged"
-            ) from None
-    newest, _ = checkpoint.newest_valid(run_dir, model_only=True)
-    if newest is None:
-        raise UserError(f"{run_dir} has no checkpoint yet: run `cxr-dist train` first")
-    return newest

@@ -13,7 +13,7 @@ from cxr_dist.config.named import named_run
 from cxr_dist.config.run import Config
 from cxr_dist.errors import UserError
 from cxr_dist.inference.export import export
-from cxr_dist.inference.trained import open_model, open_run
+from cxr_dist.inference.opened import open_model, open_run
 from cxr_dist.run.checkpoint import newest_meaning
 from cxr_dist.run.meaning import check_meaning
 from cxr_dist.run.preempt import StopRequest

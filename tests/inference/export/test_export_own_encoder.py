@@ -15,7 +15,7 @@ import cxr_dist
 from cxr_dist.errors import UserError
 from cxr_dist.inference.export import export
 from cxr_dist.inference.given_case import Case
-from cxr_dist.inference.trained import open_run
+from cxr_dist.inference.opened import open_run
 
 EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "own_encoder" / "encoder.py"
 

@@ -27,7 +27,7 @@ from cxr_dist.inference.description import Description
 from cxr_dist.inference.export import export
 from cxr_dist.inference.export_sums import write_sums
 from cxr_dist.inference.given_case import Case
-from cxr_dist.inference.trained import open_run
+from cxr_dist.inference.opened import open_run
 from cxr_dist.model.monte_carlo import McDropout
 
 CPU = torch.device("cpu")

@@ -20,7 +20,7 @@ from cxr_dist.evaluate.predict import predict_split
 from cxr_dist.format.manifest import load_manifest
 from cxr_dist.inference.export import export
 from cxr_dist.inference.given_case import Case
-from cxr_dist.inference.trained import open_run
+from cxr_dist.inference.opened import open_run
 from cxr_dist.run import checkpoint
 from cxr_dist.run.checkpoint import Progress
 from cxr_dist.run.folder import manifest_sha256
