@@ -5,6 +5,7 @@ Settings come from the dataclasses of cxr_dist and from their docstrings, which 
 nbconvert. Python's reference is mkdocstrings' part (`:::` in a page).
 """
 
+import base64
 import dataclasses
 import html
 import importlib
@@ -123,17 +124,26 @@ def metrics_keys() -> str:
     return _block("\n".join(_tree(json.loads(strict_json(blocks)))))
 
 
+def coverage() -> str:
+    """How often the intervals of a class's ROC AUC cover it, from the results of benchmarks.coverage."""
+    results = json.loads((DOCS.parent / "benchmarks/results/coverage.json").read_text())
+    ways = {"percentile": "percentiles", "BCa": "BCa", "logit DeLong": "DeLong, on the logit", "cxr_dist": "here"}
+    rows = [
+        f"| {design} | "
+        + " | ".join(f"{metrics['per_class/class 0/roc_auc'][way]['coverage']:.1%}" for way in ways)
+        + " |"
+        for design, metrics in results["designs"].items()
+        if "per_class/class 0/roc_auc" in metrics
+    ]
+    return "\n".join([f"| | {' | '.join(ways.values())} |", "| --- " + "| ---: " * len(ways) + "|", *rows])
+
+
 def notebook(name: str) -> str:
-    """A notebook as Markdown, without the outputs of this machine's last execution that are not stored in it."""
-    text: str = nbconvert.MarkdownExporter().from_filename(str(DOCS / name))[0]
-    return text
-
-
-def file_opening(name: str) -> str:
-    """The docstring that opens a module of the package or an example."""
-    module = griffe.visit(Path(name).stem, filepath=DOCS.parent / name, code=(DOCS.parent / name).read_text())
-    assert module.docstring is not None, name
-    return f"`{name}`: {module.docstring.value}"
+    """A notebook as Markdown, with its pictures inside of the page."""
+    text, resources = nbconvert.MarkdownExporter().from_filename(str(DOCS / name))
+    for file, picture in resources["outputs"].items():
+        text = text.replace(f"({file})", f"(data:image/png;base64,{base64.b64encode(picture).decode()})")
+    return str(text)
 
 
 PLACES: Mapping[str, Callable[..., str]] = {
@@ -143,8 +153,8 @@ PLACES: Mapping[str, Callable[..., str]] = {
     "fields": fields,
     "recipe": lambda: settings(False, Recipe),
     "metrics": metrics_keys,
+    "coverage": coverage,
     "notebook": notebook,
-    "opening": file_opening,
 }
 
 
