@@ -41,6 +41,17 @@ _PLACE = re.compile(r"<!-- generate: ([\w ./:-]+) -->")
 _HELP_COLUMNS = "96"
 
 
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """MkDocs calls this first: a page that the navigation does not list comes last in the section of its folder."""
+    folders = {"Tutorials": "tutorials", "How-to": "how-to", "Reference": "reference", "Explanation": "explanation"}
+    for section in config.nav or []:
+        for title, pages in section.items():
+            if title in folders:
+                found = sorted(path.relative_to(DOCS).as_posix() for path in (DOCS / folders[title]).glob("*.md"))
+                pages += [page for page in found if page not in pages]
+    return config
+
+
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """MkDocs calls this for the source of each page."""
     return _PLACE.sub(lambda place: generated(place.group(1)), markdown)
