@@ -24,6 +24,7 @@ def evaluate(
     class_map: Path | None = None,
     recalibrate: Switch = False,
     audit: Switch = False,
+    boxes: Switch = False,
 ) -> None:
     """Evaluate a run's best checkpoint; writes RUN_DIR/evaluation/SPLIT/metrics.json and predictions.csv.
 
@@ -48,6 +49,7 @@ def evaluate(
             are those of the run's own validation split.
         audit: Also swap the images, then the reports, between patients of the same label and of other labels, and
             record how far each metric falls. The split is predicted twice more for each input that the model reads.
+        boxes: Also score the model's heat maps against the boxes that the shards hold (`boxes` in the recipe).
     """
     from rich.console import Console
 
@@ -60,7 +62,8 @@ def evaluate(
     mc = McDropout(passes=mc_samples, scope=mc_scope)
     wanted = Wanted(name=name, class_map=class_map, recalibrate=recalibrate)
     runs = [run_dir, *ensemble]
-    evaluation = evaluate_runs(runs, out or run_dir, split, mc, shards, at_sensitivity, wanted, with_audit=audit)
+    more = {"with_audit": audit, "with_boxes": boxes}
+    evaluation = evaluate_runs(runs, out or run_dir, split, mc, shards, at_sensitivity, wanted, **more)
     if evaluation is not None:
         from cxr_dist.report.evaluation_table import print_evaluation
 

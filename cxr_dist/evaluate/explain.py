@@ -1,4 +1,4 @@
-"""Grad-CAM heat maps over the image (Selvaraju et al. 2017)."""
+"""Heat maps over the image: Grad-CAM (Selvaraju et al. 2017), and the attention of the report."""
 
 import math
 
@@ -38,6 +38,32 @@ def grad_cam(model: Classifier, inputs: Inputs, class_index: int) -> NDArray[np.
     heat = (gradient.mean(dim=(0, 1)) * tokens[0].detach()).sum(-1).clamp_min(0).double()
     heat = heat.view(-1, *grid).movedim(0, 1).reshape(grid[0], -1)
     return (heat / heat.max().clamp_min(1e-12)).cpu().numpy()
+
+
+@torch.no_grad()
+def attention_map(model: Classifier, inputs: Inputs) -> NDArray[np.float64] | None:
+    """The attention of the whole report to each place of the images, [images, h, w]; sums to 1.
+
+    It is the mean over heads and over the report's tokens, and does not depend on a class. None if the model has no
+    attention from the report to places of the image.
+
+    Args:
+        model: in eval mode.
+        inputs: of one case, b = 1.
+    """
+    if inputs.images is None or inputs.attention_mask is None:
+        return None
+    shares = model.summary.token_shares(inputs.attention_mask)
+    if shares is None:
+        return None
+    weights = model.attention_weights(model.encode(inputs))
+    if weights is None:
+        return None
+    images = len(inputs.images)
+    of_tokens = (shares[0].double() @ weights[0].double()).cpu().numpy()
+    places = len(of_tokens) // (1 if inputs.view_rows is None else inputs.view_rows.shape[1])
+    grid = _grid(places, *inputs.images.shape[2:])
+    return None if grid is None else of_tokens[: images * places].reshape(images, *grid)
 
 
 def _grid(tokens: int, height: int, width: int) -> tuple[int, int] | None:

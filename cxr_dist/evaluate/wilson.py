@@ -66,6 +66,24 @@ def share(hits: Floats, trials: Floats) -> Bounds | None:
     return wilson(value, max(total / max(effect, 1.0), all_alike))
 
 
+def bounded_mean(sums: Floats, counts: Floats) -> Bounds | None:
+    """The mean Σ sums / Σ counts of values between 0 and 1, given both for each patient, [k]; None without values.
+
+    The variance is that between patients. It is enlarged as Student's t is wider than a normal distribution, because it
+    is estimated, and is at most that of `share` for a share of 0 or 1, which also holds if it is estimated as 0.
+    """
+    total, patients = counts.sum(), int((counts > 0).sum())
+    if total == 0:
+        return None
+    value = float(sums.sum() / total)
+    all_alike = total**2 / (counts**2).sum()
+    squares = ((sums - value * counts) ** 2).sum()
+    if patients < 2 or squares <= 0 or not 0 < value < 1:
+        return wilson(min(max(value, 0.0), 1.0), all_alike)
+    wider = (float(stdtrit(patients - 1, _TAIL)) / _Z) ** 2 * patients / (patients - 1)
+    return wilson(value, max(value * (1 - value) * total**2 / (squares * wider), all_alike))
+
+
 def f1(jaccard: Bounds | None) -> Bounds | None:
     """F1 = 2J / (1 + J) from J = tp / (tp + fp + fn), which is a share."""
     if jaccard is None:

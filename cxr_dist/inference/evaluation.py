@@ -39,6 +39,7 @@ from cxr_dist.evaluate.predictions import Predictions
 from cxr_dist.evaluate.run_result import finished_predictions
 from cxr_dist.evaluate.thresholds import check_sensitivity
 from cxr_dist.files import write_whole
+from cxr_dist.inference.explained import check_can_be_explained, explain
 from cxr_dist.inference.opened import open_trained
 from cxr_dist.inference.other_shards import (
     EvaluatedShards,
@@ -65,13 +66,15 @@ def evaluate_runs(
     wanted: Wanted = _NOTHING,
     *,
     with_audit: bool = False,
+    with_boxes: bool = False,
 ) -> dict[str, Any] | None:
     """Evaluate the best checkpoint of a run, or an ensemble of several runs, on a split (all ranks).
 
     Writes OUT/evaluation/SPLIT, or OUT/evaluation/NAME for other shards than those that the run was trained on; for
     one run `out` is its own folder. Calibration and thresholds are chosen on the run's own validation split, which is
     evaluated first unless these checkpoints were already evaluated on it. With `with_audit`, the split is predicted
-    again with swapped images and reports (evaluate/audit.py), twice for each input that the model reads.
+    again with swapped images and reports (evaluate/audit.py), twice for each input that the model reads. With
+    `with_boxes`, the heat maps of the run are scored against the boxes of the split.
 
     Returns the content of metrics.json (rank 0; None on other ranks).
     """
@@ -86,11 +89,13 @@ def evaluate_runs(
             enter("evaluating")
             members = [open_trained(run_dir, world.device, shards) for run_dir in run_dirs]
             evaluated = shards_to_evaluate(members, shards, split, wanted, out)
+            if with_boxes:
+                check_can_be_explained(evaluated, split)
             own = evaluated if evaluated.external is None else own_shards(members)
             evaluation = _Evaluation(evaluated, own, world, out)
             if world.is_main and len(run_dirs) > 1:
                 prepare_ensemble_folder(out, run_dirs)
-            return evaluation.evaluate(split, mc, at_sensitivity, with_audit)
+            return evaluation.evaluate(split, mc, at_sensitivity, with_audit, with_boxes)
     finally:
         stop()
 
@@ -106,7 +111,7 @@ class _Evaluation:
         self.facts = [member_of(member.config, member.step) for member in shards.members]
 
     def evaluate(
-        self, split: str, mc: McDropout, at_sensitivity: float | None, with_audit: bool
+        self, split: str, mc: McDropout, at_sensitivity: float | None, with_audit: bool, with_boxes: bool
     ) -> dict[str, Any] | None:
         """Choose calibration and thresholds on validation, and evaluate the split (all ranks).
 
@@ -117,7 +122,7 @@ class _Evaluation:
             validation = self.predict("val", McDropout())  # only its deterministic pass is used
         elif external is not None or split != "val":
             validation = self.own_validation(mc, at_sensitivity)
-        return self.run(split, mc, validation, at_sensitivity, with_audit)[1]
+        return self.run(split, mc, validation, at_sensitivity, with_audit, with_boxes)[1]
 
     def own_validation(self, mc: McDropout, at_sensitivity: float | None) -> Predictions | None:
         """The members' predictions on the validation split of their own shards (all ranks).
@@ -155,6 +160,7 @@ class _Evaluation:
         validation: Predictions | None,
         at_sensitivity: float | None,
         with_audit: bool = False,
+        with_boxes: bool = False,
     ) -> tuple[Predictions, dict[str, Any] | None]:
         """Predict, gather, calibrate, assess and write (all ranks).
 
@@ -166,11 +172,12 @@ class _Evaluation:
         calibrator = calibrator_from_main(fitted, len(classes), self.world.device)
         predictions = self.predict(split, mc, calibrator)
         swapped = self.swapped(split, predictions, calibrator) if with_audit else {}
+        explained = {"explanations": explain(self.shards, split, self.world)} if with_boxes else {}
         if not self.world.is_main:
             return predictions, None
         described = dataclasses.replace(predictions, attributes=self.shards.attributes(split)).calibrated(calibrator)
         facts = self._facts(split, mc, choice) | {"population": population(described)}
-        facts |= assess(described, validation, choice, at_sensitivity)
+        facts |= assess(described, validation, choice, at_sensitivity) | explained
         facts |= {"audit": audit(described, swapped)} if with_audit else {}
         folder = self.shards.folder(self.out, split)
         folder.mkdir(parents=True, exist_ok=True)

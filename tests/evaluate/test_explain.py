@@ -1,12 +1,15 @@
 """Grad-CAM agrees with the formula of the paper, and with occluding one part of the image after the other."""
 
+import dataclasses
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
 from cxr_dist.config.model import ModelConfig
-from cxr_dist.evaluate.explain import grad_cam
+from cxr_dist.evaluate.explain import attention_map, grad_cam
 from cxr_dist.model.classifier import Classifier, build_classifier
 from cxr_dist.model.inputs import Inputs
 
@@ -92,3 +95,30 @@ def test_the_heat_is_zero_if_no_token_increases_the_logit() -> None:
         for parameter in model.head.output.parameters():
             parameter.zero_()
     assert not grad_cam(model, Inputs(torch.randn(1, 1, 64, 64)), 0).any()
+
+
+@pytest.mark.parametrize("view_rows", [None, torch.tensor([[0, 1, -1]])], ids=["image", "study"])
+def test_the_attention_map_is_the_mean_over_the_reports_tokens(
+    small_bert: Path, view_rows: torch.Tensor | None
+) -> None:
+    torch.manual_seed(1)
+    fused = dataclasses.replace(NARROW, mode="fused", text_encoder=str(small_bert), fusion_dim=16, fusion_heads=2)
+    model = build_classifier(fused, 2, small_bert).eval()
+    images = torch.randn(1 if view_rows is None else 2, 1, 64, 96)
+    tokens, mask = torch.randint(5, 500, (1, 6)), torch.tensor([[1, 1, 1, 1, 0, 0]])
+    inputs = Inputs(images, tokens, mask, view_rows=view_rows)
+    weights = model.attention_weights(model.encode(inputs))
+    assert weights is not None
+    expected = weights[0, :4].mean(dim=0).detach().numpy()  # the four tokens that are not padding
+    heat = attention_map(model, inputs)
+    assert heat is not None
+    assert heat.shape == (len(images), 2, 3)
+    np.testing.assert_allclose(heat.ravel(), expected[: heat.size], rtol=1e-5)
+    assert heat.sum() == pytest.approx(1)
+
+
+def test_there_is_no_attention_map_without_a_report_or_with_pooled_fusion(small_bert: Path) -> None:
+    images, tokens = torch.randn(1, 1, 64, 64), torch.ones(1, 4, dtype=torch.int64)
+    assert attention_map(build_classifier(NARROW, 2, None).eval(), Inputs(images)) is None
+    pooled = dataclasses.replace(NARROW, mode="fused", text_encoder=str(small_bert), fusion="pooled")
+    assert attention_map(build_classifier(pooled, 2, small_bert).eval(), Inputs(images, tokens, tokens)) is None
