@@ -15,6 +15,7 @@ import torch
 from cxr_dist.config.named import named_run
 from cxr_dist.config.run import Config
 from cxr_dist.distributed.world import World
+from cxr_dist.format.folds import of_fold
 from cxr_dist.format.manifest import load_manifest
 from cxr_dist.run import checkpoint
 from cxr_dist.run.checkpoint import Progress
@@ -100,19 +101,20 @@ class Finder(nn.Module):
 '''
 
 
-def finder_run(shards: Path, folder: Path, mode: str = "image") -> Path:
+def finder_run(shards: Path, folder: Path, mode: str = "image", fold: int | None = None) -> Path:
     """A run folder as training leaves it. In image mode the logit of Mass is what is bright, of Cyst what is dark."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     (folder.parent / "finder.py").write_text(FINDER)
     demo = named_run("demo")
     data = dataclasses.replace(
-        demo.data, shards=str(shards), image_size=40, max_tokens=16, workers=0, evaluation_batch=8
+        demo.data, shards=str(shards), image_size=40, max_tokens=16, workers=0, evaluation_batch=8, fold=fold
     )
     encoder = f"{folder.parent / 'finder.py'}:Finder"
     model = dataclasses.replace(demo.model, mode=mode, image_encoder=encoder, fusion_dim=16, fusion_heads=2)
     config: Config = dataclasses.replace(demo, data=data, model=model, out=str(folder))
-    prepare_run_folder(config, load_manifest(shards), World())
-    tensors = new_model(config, load_manifest(shards), folder, torch.device("cpu")).state_dict()
+    manifest = of_fold(load_manifest(shards), fold)
+    prepare_run_folder(config, manifest, World())
+    tensors = new_model(config, manifest, folder, torch.device("cpu")).state_dict()
     if mode == "image":
         for name in ("first", "second", "output"):
             tensors[f"head.{name}.bias"].zero_()

@@ -6,8 +6,9 @@ Each fold has shards of its own, and a split is a list of folds. So all runs of 
 which each sample is stored once, and everything after this module knows only train, val and test.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from cxr_dist.errors import UserError
 from cxr_dist.format.manifest import Manifest, SplitEntry
@@ -51,7 +52,7 @@ def of_fold(manifest: Manifest, fold: int | None) -> Manifest:
         )
     parts = parts_of_fold(fold, folds)
     splits = {split: joined([manifest.splits[name] for name in names]) for split, names in parts.items()}
-    return replace(manifest, splits=splits, fold=fold)
+    return replace(manifest, splits=splits, fold=fold, boxes=_joined_boxes(manifest.boxes, parts))
 
 
 def joined(folds: Sequence[SplitEntry]) -> SplitEntry:
@@ -66,6 +67,15 @@ def joined(folds: Sequence[SplitEntry]) -> SplitEntry:
         label_counts=counts,
         shards=_joined_shards([fold.shards for fold in folds]),
     )
+
+
+def _joined_boxes(boxes: Mapping[str, Any], parts: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """The manifest's `boxes`, with the numbers of each split instead of those of each fold."""
+    if not boxes:
+        return {}
+    counts = {split: [boxes["stored"][name] for name in names] for split, names in parts.items()}
+    stored = {split: {name: sum(of[name] for of in folds) for name in folds[0]} for split, folds in counts.items()}
+    return {**boxes, "stored": stored}
 
 
 def _joined_shards(parts: Sequence[Sequence[ShardEntry]]) -> Sequence[ShardEntry]:

@@ -111,7 +111,7 @@ class Manifest:
     labels_in_reports: str = ""
     """How the labels were derived from the reports according to the user's own reader, if they were."""
     boxes: dict[str, Any] = field(default_factory=dict)
-    """`stored`: split -> class -> number of boxes; `left_out`: reason -> number. Empty if the recipe has no boxes."""
+    """`stored`: split or fold -> class -> number of boxes; `left_out`: reason -> number. Empty without boxes."""
     fold: int | None = None
     """The test fold, once folds.py has made train, val and test of the folds; None in the manifest of a folder."""
 

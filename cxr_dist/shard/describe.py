@@ -47,7 +47,7 @@ def manifest_of(recipe: Recipe, source: Source, selection: Selection, written: S
         source_sha256=rows_sha256(source),
         labels_from=source.labels_from,
         labels_in_reports=source.labels_in_reports,
-        boxes={} if recipe.boxes is None else _boxes(selection, written),
+        boxes={} if recipe.boxes is None else _boxes(recipe, selection, written),
     )
 
 
@@ -91,9 +91,9 @@ def _attributes(samples: Sequence[Sample]) -> tuple[str, ...]:
     return tuple(name for name, is_known in known.items() if is_known)
 
 
-def _boxes(selection: Selection, written: Sequence[Written]) -> dict[str, Any]:
+def _boxes(recipe: Recipe, selection: Selection, written: Sequence[Written]) -> dict[str, Any]:
     """The manifest's `boxes`: those in the samples by split and class, and the others by reason."""
-    stored: dict[str, Counter[str]] = {name: Counter() for name in SPLITS}
+    stored: dict[str, Counter[str]] = {name: Counter() for name in recipe.split.names}
     for shard in written:
         for sample in shard.samples:
             stored[shard.split].update(selection.classes[box.class_index] for box in sample.boxes)

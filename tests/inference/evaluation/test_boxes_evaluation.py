@@ -87,6 +87,16 @@ def test_the_images_of_a_study_are_explained_together(explained, tmp_path):
     assert block["all"]["samples"] < block["all"]["boxes"]
 
 
+def test_the_boxes_of_a_fold_are_those_of_its_samples(explained, tmp_path):
+    split = "split: {by: patient, train: 0.4, val: 0.2, test: 0.4, seed: 0}"
+    shards = write_box_shards(tmp_path / "folds", 48, "", split, "split: {by: patient, folds: 3, seed: 0}")
+    stored = load_manifest(shards).boxes["stored"]
+    assert sum(sum(counts.values()) for counts in stored.values()) == 40
+    block = explained(finder_run(shards, tmp_path / "run", fold=1))
+    check_found(block)
+    assert block["all"]["boxes"] + block["boxes_outside_crop"] == sum(stored["fold1"].values())
+
+
 def test_classes_of_other_shards_are_matched_by_the_class_map(explained, box_shards, tmp_path):
     run = finder_run(box_shards, tmp_path / "run")
     names = ("classes: {Mass: Mass, Cyst: Cyst}", "classes: {Dark: Cyst, Bright: Mass}")
