@@ -17,8 +17,8 @@ GROUND = {"errors", "files", "__version__"}
 """Modules at the root that every room may import; they import only each other."""
 PURE = (
     "data/plan", "data/random", "distributed/watch/verdict", "shard/split", "train/schedule", "evaluate/bootstrap",
-    "evaluate/audit", "evaluate/calibration", "evaluate/donors", "evaluate/intervals", "evaluate/metrics",
-    "evaluate/paired", "evaluate/risk_coverage", "evaluate/thresholds",
+    "evaluate/audit", "evaluate/calibration", "evaluate/conformal", "evaluate/donors", "evaluate/intervals",
+    "evaluate/metrics", "evaluate/paired", "evaluate/risk_coverage", "evaluate/thresholds",
 )  # fmt: skip
 """Modules of functions from integers and arrays to integers and arrays: no file, process, clock, tensor or rank."""
 MODULES = sorted(PACKAGE.rglob("*.py"))

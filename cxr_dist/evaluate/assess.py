@@ -7,6 +7,7 @@ another split. Without validation predictions, and on validation itself, both ar
 from typing import Any
 
 from cxr_dist.evaluate.calibrator_choice import CalibratorChoice
+from cxr_dist.evaluate.conformal import conformal
 from cxr_dist.evaluate.intervals import intervals
 from cxr_dist.evaluate.metrics import compute_metrics
 from cxr_dist.evaluate.predictions import Predictions
@@ -21,9 +22,9 @@ def assess(
     at_sensitivity: float | None = None,
     n_bootstrap: int = 1000,
 ) -> dict[str, Any]:
-    """The blocks metrics, intervals, calibration, operating_points and subgroups, as plain numbers.
+    """The blocks metrics, intervals, calibration, operating_points, subgroups and conformal, as plain numbers.
 
-    All but `calibration.before` judge the calibrated probabilities.
+    All but `calibration.before` and `conformal` judge the calibrated probabilities.
 
     Args:
         predictions: The predictions of a split, calibrated by `choice` if there is one.
@@ -38,10 +39,12 @@ def assess(
         "calibration": None,
         "operating_points": None,
         "subgroups": subgroups(predictions, n_bootstrap),
+        "conformal": None,
     }
     if validation is not None and choice is not None:
         chosen_on = validation.calibrated(choice.calibrator)
         points = operating_points(chosen_on, predictions, at_sensitivity)
         blocks["calibration"] = choice.judged_on(predictions)
         blocks["operating_points"] = {"chosen_on": choice.chosen_on} | points
+        blocks["conformal"] = conformal(validation, predictions, choice.chosen_on, n_bootstrap)
     return blocks

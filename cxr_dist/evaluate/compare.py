@@ -214,4 +214,5 @@ def _run_to_dict(
         "subgroups": run.evaluation["subgroups"],
         "uncertainty": run.metrics.get("uncertainty"),
         "audit": run.evaluation.get("audit"),
+        "conformal": run.evaluation.get("conformal"),
     }

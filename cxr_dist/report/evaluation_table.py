@@ -10,6 +10,7 @@ from cxr_dist.evaluate.compare import HEADLINE, LOWER_IS_BETTER
 from cxr_dist.evaluate.run_result import Estimate, estimate_in
 from cxr_dist.format.escape import terminal_text
 from cxr_dist.report.figures import METRIC_NAMES
+from cxr_dist.report.prediction_sets import set_statement
 
 
 def print_evaluation(evaluation: Mapping[str, Any], console: Console) -> None:
@@ -36,6 +37,8 @@ def _cell(estimate: Estimate) -> str:
 
 def _remarks(evaluation: Mapping[str, Any]) -> Iterator[str]:
     yield f"Calibration: {_calibration(evaluation)}"
+    if evaluation.get("conformal"):
+        yield set_statement(evaluation)
     if "audit" in evaluation:
         yield f"Audit: {evaluation['audit']['statement']}"
     external = evaluation["external"] or {"classes_not_evaluated": {}, "notes": []}

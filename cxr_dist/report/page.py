@@ -27,6 +27,7 @@ from cxr_dist.report.data_flow import data_flow
 from cxr_dist.report.examples import RunExamples
 from cxr_dist.report.figures import METRIC_NAMES
 from cxr_dist.report.methods import dropout_place, methods
+from cxr_dist.report.prediction_sets import set_statement
 from cxr_dist.report.provenance import data_facts, facts_of_runs, leakage_statements
 
 CLASS_COLUMNS = {
@@ -70,7 +71,7 @@ def render_page(comparison: Comparison, examples: Sequence[RunExamples] = ()) ->
         lstrip_blocks=True,
         finalize=_printable,
     )
-    for function in (number, signed, p_text, undefined_reasons, dropout_place):
+    for function in (number, signed, p_text, undefined_reasons, dropout_place, set_statement):
         environment.filters[function.__name__] = function
     manifest = next((run.manifest for run in comparison.runs if run.manifest is not None), None)
     columns = populations(comparison.generalisation)
@@ -89,6 +90,7 @@ def render_page(comparison: Comparison, examples: Sequence[RunExamples] = ()) ->
         shift=population_shift(columns),
         audited=audited_runs(comparison.runs),
         audits=conclusions(comparison.runs),
+        with_sets=[run for run in comparison.runs if run.evaluation.get("conformal")],
         without_donor=without_donor(comparison.runs),
         best=_best_per_metric(comparison),
         summary=summary(comparison),
