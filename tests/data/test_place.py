@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from cxr_dist.config.data import DataConfig
-from cxr_dist.data.place import at, open_store, shards_folder, stage_root
+from cxr_dist.data.place import at, open_store, own_place, shards_folder, stage_root
 from cxr_dist.errors import UserError
+from cxr_dist.files import sha256_of
 from cxr_dist.format.manifest import load_manifest
 
 
@@ -61,6 +62,26 @@ def test_the_staging_folder_is_private_and_each_data_set_has_its_own(tiny_shards
     (other / "manifest.json").write_text(changed.to_json())
     again = DataConfig(shards=str(other), stage_dir=str(tmp_path / "disk"))
     assert open_store(again, load_manifest(other), "train").folder != folder
+
+
+def test_a_limit_must_hold_the_largest_shard(tiny_shards, tmp_path):
+    manifest = load_manifest(tiny_shards)
+    largest = max(shard.bytes for shard in manifest.split("train").shards)
+    data = DataConfig(shards=str(tiny_shards), stage_dir=str(tmp_path), stage_gib=largest / 2**30)
+    open_store(data, manifest, "train").close()
+    smaller = dataclasses.replace(data, stage_gib=(largest - 1) / 2**30)
+    with pytest.raises(UserError, match=rf"does not hold one shard: train-\d+\.tar has {largest / 2**30:.3g} GiB"):
+        open_store(smaller, manifest, "train")
+
+
+def test_shards_that_moved_are_read_where_the_manifest_of_training_lies(tiny_shards, tmp_path):
+    trained = DataConfig(shards=str(tiny_shards), stage_dir="/job/123")
+    sha256 = sha256_of(tiny_shards / "manifest.json")
+    copy = str(shutil.copytree(tiny_shards, tmp_path / "copy"))
+    assert own_place(trained, copy, sha256) == DataConfig(shards=copy)
+    assert own_place(trained, copy, "0" * 64) == DataConfig(shards=str(tiny_shards))
+    assert own_place(trained, str(tmp_path / "nowhere"), sha256) == DataConfig(shards=str(tiny_shards))
+    assert own_place(trained, None, sha256) == DataConfig(shards=str(tiny_shards))
 
 
 def test_a_folder_that_others_can_enter_or_that_cannot_be_created_is_refused(tiny_shards, tmp_path):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from benchmarks.plan.shuffling import shuffling_beside_a_permutation
 from cxr_dist.data.draws import samples_of
-from cxr_dist.data.plan import Plan, evaluation_batches, group_weights
+from cxr_dist.data.plan import Plan, augmentation_key, evaluation_batches, group_weights, replacement_order
 from cxr_dist.errors import UserError
 
 
@@ -190,3 +190,34 @@ def test_evaluation_batches_cover_the_split_once_at_any_world_size(samples, batc
     assert sorted(i for part in parts for b in part for i in b) == list(range(samples))
     whole = set(evaluation_batches(samples, batch, 0, 1))
     assert {b for part in parts for b in part} == whole
+
+
+def test_every_order_and_key_depends_on_each_of_its_arguments():
+    """A changed seed, epoch, lane, window, shard or draw alone gives other random numbers."""
+    plans, groups = [plan_of([[40, 0]] * 6, seed=seed) for seed in (0, 1)], np.zeros(40, np.int16)
+    draws = np.arange(plans[0].num_draws)
+    windows = [plan.window_draws(e, 1, w) % plan.window for plan in plans for e in (0, 1) for w in (0, 1)]
+    lanes = [plans[0].window_draws(0, lane, 0) - lane * plans[0].draws_per_lane for lane in (0, 1)]
+    samples = [plan.sample_order(epoch, shard, groups)[0] for plan in plans for epoch in (0, 1) for shard in (0, 1)]
+    shards = [plan.locate(epoch, draws)[0] for plan in plans for epoch in (0, 1)]
+    keys = [augmentation_key(seed, epoch, draws) for seed in (0, 1) for epoch in (0, 1)]
+    others = [replacement_order(s, e, d, 7, groups) for s in (0, 1) for e in (0, 1) for d in (0, 1)]
+    for results in (windows, lanes, samples, shards, keys, others):
+        assert len({tuple(result.tolist()) for result in results}) == len(results)
+    assert len(set(augmentation_key(0, 0, draws).tolist())) == len(draws)
+
+
+@given(st.integers(1, 40), st.data())
+def test_replacements_are_all_other_samples_with_the_same_group_first(length, data):
+    groups = np.array(data.draw(st.lists(st.integers(0, 3), min_size=length, max_size=length)), np.int16)
+    sample, draw = data.draw(st.integers(0, length - 1)), data.draw(st.integers(0, 2**31))
+    order = replacement_order(1, 2, draw, sample, groups)
+    assert sorted(order) == [i for i in range(length) if i != sample]
+    same = (groups[order] == groups[sample]).tolist()
+    assert same == sorted(same, reverse=True)
+    assert order.tolist() == replacement_order(1, 2, draw, sample, groups).tolist()
+
+
+def test_the_replacement_differs_from_draw_to_draw():
+    groups = np.zeros(50, np.int16)
+    assert len({int(replacement_order(0, 0, draw, 7, groups)[0]) for draw in range(200)}) > 30

@@ -10,10 +10,7 @@ import sys
 from pathlib import Path
 
 import forked_ranks
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from lane_batches import lane_batches
 from run_losses import losses
 
@@ -21,7 +18,6 @@ from cxr_dist.cli import main as cli
 from cxr_dist.config.data import DataConfig
 from cxr_dist.config.flags import config_of
 from cxr_dist.data.loader import evaluation_loader
-from cxr_dist.data.plan import replacement_order
 from cxr_dist.data.store import ShardError
 from cxr_dist.errors import UserError
 from cxr_dist.format.manifest import load_manifest
@@ -34,22 +30,6 @@ def damaged(shards, flip_a_bit):
     for place in DAMAGED:
         flip_a_bit(shards, *place)
     return shards
-
-
-@given(st.integers(1, 40), st.data())
-def test_replacements_are_all_other_samples_with_the_same_group_first(length, data):
-    groups = np.array(data.draw(st.lists(st.integers(0, 3), min_size=length, max_size=length)), np.int16)
-    sample, draw = data.draw(st.integers(0, length - 1)), data.draw(st.integers(0, 2**31))
-    order = replacement_order(1, 2, draw, sample, groups)
-    assert sorted(order) == [i for i in range(length) if i != sample]
-    same = (groups[order] == groups[sample]).tolist()
-    assert same == sorted(same, reverse=True)
-    assert order.tolist() == replacement_order(1, 2, draw, sample, groups).tolist()
-
-
-def test_the_replacement_differs_from_draw_to_draw():
-    groups = np.zeros(50, np.int16)
-    assert len({int(replacement_order(0, 0, draw, 7, groups)[0]) for draw in range(200)}) > 30
 
 
 def stream(config, shards, world_size=1, workers=0, steps=9, first_step=0):
