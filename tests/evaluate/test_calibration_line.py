@@ -68,3 +68,14 @@ def test_scores_pool_every_known_label(task: str) -> None:
     ones = predictions.each_class()
     pooled = calibration_line(np.concatenate([one.score for one in ones]), np.concatenate([one.truth for one in ones]))
     assert {name: found[name] for name in NONE} == {k: pytest.approx(v, abs=1e-8) for k, v in pooled.items()}
+
+
+def test_a_far_slope_is_found_although_newtons_first_steps_are_too_long() -> None:
+    """A few events among predictions that are all close to one another: the slope of the best line is in the hundreds."""
+    random = np.random.default_rng(4)
+    z = random.normal(-3, 0.01, size=400)
+    happened = random.random(len(z)) < expit(400 * (z + 3) - 2)
+    found = calibration_line(expit(z), happened)
+    model = LogisticRegression(penalty=None, tol=1e-14, max_iter=100_000, solver="newton-cholesky")
+    model.fit(((z - z.mean()) / z.std())[:, None], happened)
+    assert found["slope"] == pytest.approx(model.coef_[0, 0] / z.std(), rel=1e-4)

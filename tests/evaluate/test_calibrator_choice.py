@@ -9,7 +9,13 @@ from made_runs import CLASSES, make_predictions
 from sklearn.linear_model import LogisticRegression
 
 from cxr_dist.evaluate.calibration import Calibrator, scores
-from cxr_dist.evaluate.calibrator_choice import FOLDS, choose_calibrator, fit_temperature, folds_of
+from cxr_dist.evaluate.calibrator_choice import (
+    FOLDS,
+    calibrator_from_main,
+    choose_calibrator,
+    fit_temperature,
+    folds_of,
+)
 from cxr_dist.evaluate.predictions import Predictions
 
 TASKS = pytest.mark.parametrize("task", ["multiclass", "multilabel"])
@@ -27,7 +33,7 @@ def test_fit_recovers_a_known_temperature_and_agrees_with_lbfgs(task: str) -> No
     predictions = make_predictions(task=task, n=400, passes=0)
     fitted = fit_temperature(predictions.probabilities, predictions.labels, task)
     sharp = distorted(predictions, Calibrator.of(5, 2.5))
-    assert fit_temperature(sharp.probabilities, sharp.labels, task) == pytest.approx(fitted * 2.5, rel=1e-4)
+    assert fit_temperature(sharp.probabilities, sharp.labels, task) == pytest.approx(fitted * 2.5, rel=1e-6)
     logits, labels = torch.tensor(predictions.probabilities).logit(), torch.tensor(predictions.labels)
     if task == "multiclass":
         logits = torch.tensor(predictions.probabilities).log()
@@ -140,6 +146,12 @@ def test_a_known_shift_is_undone_without_fitting_and_improves_other_samples(task
     for name in ("log_loss", "brier", "ece"):
         assert block["after"][name] < block["before"][name]
     assert Calibrator.recorded(block, CLASSES) == choice.calibrator
+
+
+def test_a_single_process_has_its_own_calibrator() -> None:
+    calibrator = Calibrator(prior_shift=(0.1, -0.2, 1 / 3), temperature=1.7, bias=(0.0, 0.25, -1e-3))
+    assert calibrator_from_main(calibrator, 3, torch.device("cpu")) == calibrator
+    assert calibrator_from_main(None, 3, torch.device("cpu")) is None
 
 
 def test_folds_belong_to_patients_and_depend_on_nothing_else() -> None:

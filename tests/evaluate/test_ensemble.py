@@ -1,6 +1,7 @@
 """Ensembles average members, pool their passes, and never overwrite another folder."""
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 
@@ -8,9 +9,10 @@ import numpy as np
 import pytest
 from made_runs import make_predictions, make_run
 
+from cxr_dist.config.named import named_run
 from cxr_dist.errors import UserError
 from cxr_dist.evaluate.compare import compare
-from cxr_dist.evaluate.ensemble import average, prepare_ensemble_folder
+from cxr_dist.evaluate.ensemble import average, member_of, prepare_ensemble_folder
 from cxr_dist.evaluate.uncertainty import summarise
 
 
@@ -27,6 +29,16 @@ def test_the_passes_of_all_members_are_pooled(task: str) -> None:
     for name in ("mean", "variance", "predictive_entropy", "expected_entropy"):
         np.testing.assert_allclose(getattr(result.mc, name), getattr(together, name), rtol=1e-10, err_msg=name)
     assert result.mc.passes == 24
+
+
+def test_a_member_is_recorded_with_the_settings_that_distinguish_it() -> None:
+    config = named_run("enhanced")
+    sections = list(config.data.text_sections)
+    fused = {"run": "enhanced", "mode": "fused", "seed": config.seed, "text_sections": sections, "checkpoint_step": 9}
+    assert sections
+    assert member_of(config, 9) == fused
+    image = dataclasses.replace(config, model=dataclasses.replace(config.model, mode="image"))
+    assert member_of(image, 9) == fused | {"mode": "image", "text_sections": []}
 
 
 def test_one_member_is_unchanged_and_no_passes_stay_no_passes() -> None:
@@ -48,6 +60,10 @@ def test_a_folder_with_other_content_is_refused(tmp_path: Path) -> None:
     prepare_ensemble_folder(tmp_path / "new", [run])
     prepare_ensemble_folder(tmp_path / "new", [run])  # a second time, for example for another split
     assert (tmp_path / "new").stat().st_mode & 0o077 == 0
+    facts = json.loads((tmp_path / "new" / "ensemble.json").read_text())
+    assert facts == {"format": "cxr_dist ensemble", "settings_of": "a", "unfinished": []}
+    for name in ("config.yaml", "environment.json"):
+        assert (tmp_path / "new" / name).read_bytes() == (run / name).read_bytes()
     with pytest.raises(UserError, match="has no evaluation"):
         compare([tmp_path / "new"])
 

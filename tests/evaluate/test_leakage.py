@@ -8,7 +8,7 @@ from made_runs import make_predictions, make_run
 
 from cxr_dist.config.data import DataConfig
 from cxr_dist.data.store import ShardStore
-from cxr_dist.evaluate.leakage import label_terms_redacted, patients_in_training
+from cxr_dist.evaluate.leakage import label_terms_redacted, labels_in_text, patients_in_training
 from cxr_dist.evaluate.run_result import finished_predictions
 from cxr_dist.evaluate.subgroups import read_attributes
 from cxr_dist.format.manifest import load_manifest
@@ -20,6 +20,16 @@ def test_patients_in_training_are_counted(tiny_shards: Path) -> None:
     leaky = dataclasses.replace(manifest, splits=manifest.splits | {"test": manifest.splits["train"]})
     assert patients_in_training(data, leaky, "test") == manifest.splits["train"].patients > 0
     assert patients_in_training(data, manifest, "train") == 0
+
+
+def test_labels_from_the_reports_warn_of_the_sections_that_are_written_after_the_image_is_read() -> None:
+    assert labels_in_text("two radiologists", ("findings", "impression")) == ""
+    before = ("indication", "history", "examination", "technique", "comparison")
+    assert labels_in_text("mimic_cxr_jpg", before) == ""
+    warning = labels_in_text("mimic_cxr_jpg", (*before, "findings", "impression"))
+    assert warning.startswith("The labels were made from the reports themselves, by a program (CheXpert or")
+    assert " reads findings, impression reads the text that they were made from." in warning
+    assert "by reading them" in labels_in_text("own", ("notes",), "by reading them")
 
 
 def test_redaction_is_read_from_the_recipe(tiny_shards: Path) -> None:

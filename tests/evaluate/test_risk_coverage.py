@@ -92,6 +92,11 @@ def test_metrics_refer_to_the_prediction_of_the_mean_and_to_each_measure() -> No
     result, (uncertainty, right) = mc_metrics(predictions, predictions.mc), mc_answers(predictions)
     assert right.tolist() == (predictions.mc.mean.argmax(1) == predictions.labels[:, 0]).tolist()
     assert result["variance"] == pytest.approx(predictions.mc.variance.mean())
+    assert result["expected_entropy"] == pytest.approx(predictions.mc.expected_entropy.mean())
+    assert result["mutual_information"] == pytest.approx(predictions.mc.mutual_information.mean())
+    of_right, of_wrong = uncertainty[right].mean(), uncertainty[~right].mean()
+    assert result["predictive_entropy"] == {"right": pytest.approx(of_right), "wrong": pytest.approx(of_wrong)}
+    assert (result["passes"], result["answers"], result["accuracy"]) == (30, len(right), pytest.approx(right.mean()))
     assert list(result["error_auroc"]) == ["predictive_entropy", "mutual_information", "variance"]
     wins = stats.mannwhitneyu(uncertainty[~right], uncertainty[right]).statistic
     pairs = right.sum() * (~right).sum()

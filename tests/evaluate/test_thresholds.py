@@ -1,5 +1,7 @@
 """Thresholds are optimal on validation by exhaustive search, and do not depend on the test split."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -58,6 +60,16 @@ def test_applied_values_equal_scikit_learn_at_the_chosen_threshold(task: str) ->
         assert applied["negative_predictive_value"]["value"] == pytest.approx(sk.precision_score(~one.truth, ~answers))
         assert point["validation"]["recall"] >= 0.9
         assert applied["recall"]["low"] <= applied["recall"]["value"] <= applied["recall"]["high"]
+
+
+@pytest.mark.parametrize(("patients", "has_intervals"), [(["p"] * 8, False), (["p", "q"] * 4, True)])
+def test_applied_values_have_intervals_from_two_patients_on(patients: list[str], has_intervals: bool) -> None:
+    validation, test = make_predictions(passes=0, data=1), make_predictions(n=8, passes=0, data=2)
+    test = dataclasses.replace(test, patients=patients)
+    points = operating_points(validation, test, None)["per_class"].values()
+    recalls = [point["applied"]["recall"] for point in points if point["applied"]["recall"]["value"] is not None]
+    assert recalls
+    assert {recall["low"] is not None for recall in recalls} == {has_intervals}
 
 
 def test_thresholds_do_not_depend_on_test_labels() -> None:

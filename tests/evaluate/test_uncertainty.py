@@ -79,11 +79,20 @@ def test_of_equal_samples_the_earlier_are_taken() -> None:
 
 
 def test_quarter_figures_by_hand() -> None:
-    uncertainty = np.array([0.9, 0.1, 0.8, 0.2, 0.3, 0.4, 0.5, 0.6])
-    right = np.array([False, True, True, True, False, True, True, True])
+    uncertainty = np.array([0.9, 0.1, 0.8, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.05, 0.15, 0.25])
+    right = np.array([False, True, False, True, False, True, True, True, True, True, True, True])
     figures = quarter_figures(uncertainty, right)
-    assert figures["most_uncertain_quarter"] == {"n": 2, "misclassified": 1, "share_misclassified": 0.5}
-    assert figures["rest"] == {"n": 6, "correct": 5, "share_correct": 5 / 6}
+    assert figures["most_uncertain_quarter"] == {"n": 3, "misclassified": 2, "share_misclassified": 2 / 3}
+    assert figures["rest"] == {"n": 9, "correct": 8, "share_correct": 8 / 9}
+
+
+@pytest.mark.parametrize("rows", [[4, 0, 2], []])
+def test_selected_samples_keep_all_their_values(rows: list[int]) -> None:
+    whole = summarise(passes(3), "multiclass")
+    part = whole.select(np.array(rows, np.int64))
+    for name in ("mean", "variance", "predictive_entropy", "expected_entropy", "mutual_information"):
+        np.testing.assert_array_equal(getattr(part, name), getattr(whole, name)[rows])
+    assert part.passes == 30
 
 
 def test_the_share_of_an_empty_rest_is_null() -> None:

@@ -46,6 +46,47 @@ def test_copies_of_images_add_no_trials() -> None:
     assert (thrice.low, thrice.high, thrice.size) == pytest.approx((once.low, once.high, once.size))
 
 
+def bounds_of(value: float, low: float, high: float, size: float) -> wilson.Bounds:
+    return wilson.Bounds(value=value, low=low, high=high, size=size)
+
+
+def test_the_distances_of_two_shares_add_up_like_variances_in_their_mean() -> None:
+    found = wilson.balanced_accuracy(bounds_of(0.8, 0.5, 0.92, 40), bounds_of(0.6, 0.2, 0.69, 10))
+    assert found is not None
+    assert found.value == pytest.approx(0.7)
+    assert (found.low, found.high) == pytest.approx((0.7 - 0.5 / 2, 0.7 + 0.15 / 2))  # 3-4-5 triangles
+    # The variance of the mean of shares of equal spread: (1 / 40 + 1 / 10) / 2² = 1 / 32.
+    assert found.size == pytest.approx(32)
+    assert wilson.balanced_accuracy(None, bounds_of(0.6, 0.2, 0.69, 10)) is None
+    assert wilson.balanced_accuracy(bounds_of(0.6, 0.2, 0.69, 10), None) is None
+
+
+def test_f1_follows_from_the_jaccard_index_of_the_same_cells() -> None:
+    """With tp, fp, fn = 6, 3, 1, Jaccard is 6 / 10 and F1 is 12 / 16."""
+    found = wilson.f1(bounds_of(0.6, 1 / 3, 1.0, 10))
+    assert found == bounds_of(pytest.approx(12 / 16), pytest.approx(0.5), 1.0, 10)
+    assert wilson.f1(None) is None
+
+
+def test_an_area_is_worth_the_trials_of_its_variance_and_no_more_than_the_most() -> None:
+    resamples = np.array([0.7, 0.9, np.nan, 0.8, 0.8])
+    found = wilson.area(0.8, resamples, 1000.0)
+    assert found is not None
+    assert found.size == pytest.approx(0.8 * 0.2 / (0.02 / 4))
+    assert found == wilson.wilson(0.8, found.size)
+    assert wilson.area(0.8, resamples, 20.0) == wilson.wilson(0.8, 20.0)
+    assert wilson.area(0.8, np.full(5, 0.8), 20.0) == wilson.wilson(0.8, 20.0)
+    assert wilson.area(1.0, np.ones(5), 20.0) == wilson.wilson(1.0, 20.0)
+    assert wilson.area(np.nan, resamples, 20.0) is wilson.area(0.8, np.full(3, np.nan), 20.0) is None
+
+
+def test_an_area_without_its_bias_is_centred_as_far_below_as_its_resamples_lie_above() -> None:
+    found = wilson.area(0.6, np.array([0.6, 0.8]), 20.0, unbiased=True)
+    assert found == wilson.wilson(0.6, 20.0, 2 * 0.6 - 0.7)
+    # The corrected value lies at most at 1, where it has no variance of its own.
+    assert wilson.area(0.9, np.array([0.6, 0.8]), 20.0, unbiased=True) == wilson.wilson(0.9, 20.0, 1.0)
+
+
 def test_the_benchmarks_bca_agrees_with_scipys() -> None:
     values = np.random.default_rng(0).exponential(size=40)
     scipys = bootstrap((values,), np.mean, n_resamples=20_000, method="BCa", rng=1).confidence_interval
