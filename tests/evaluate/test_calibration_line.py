@@ -71,7 +71,7 @@ def test_scores_pool_every_known_label(task: str) -> None:
 
 
 def test_a_far_slope_is_found_although_newtons_first_steps_are_too_long() -> None:
-    """A few events among predictions that are all close to one another: the slope of the best line is in the hundreds."""
+    """Predictions that are all close to one another: the slope of the best line is in the hundreds."""
     random = np.random.default_rng(4)
     z = random.normal(-3, 0.01, size=400)
     happened = random.random(len(z)) < expit(400 * (z + 3) - 2)

@@ -118,6 +118,8 @@ def test_without_findings_and_impression_the_last_section_is_divided_after_a_par
     }
     assert written(" COMPARISON:\n \n Clear.\n") == {"comparison": "Clear."}
     assert written(" COMPARISON: \n \n Clear.\n") == {"last_paragraph": "Clear."}
+    for title in ("FINDINGS", "IMPRESSION"):  # a title without text does not count
+        assert written(f" {title}: \n COMPARISON: \n \n Clear.\n") == {"last_paragraph": "Clear."}
     assert written(" FINAL REPORT\n \n Lungs are clear.\n") == {"last_paragraph": "Lungs are clear."}
     assert written(" COMPARISON: None. Lungs are clear.\n") == {"comparison": "None. Lungs are clear."}
 

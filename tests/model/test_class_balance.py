@@ -136,3 +136,15 @@ def _labels_and_groups(data, manifest):
     index = np.concatenate([store.index(shard) for shard in range(len(store.shards))])
     store.close()
     return index["label"].astype(int), index["group"]
+
+
+def test_a_kind_of_label_that_does_not_occur_shifts_no_odds():
+    balance = ClassBalance(
+        task="multilabel",
+        positives=np.array([10.0, 0.0, 8.0]),
+        negatives=np.array([30.0, 20.0, 0.0]),
+        drawn_positives=np.array([40.0, 0.0, 24.0]),
+        drawn_negatives=np.array([60.0, 50.0, 0.0]),
+    )
+    np.testing.assert_allclose(balance.sampling_factors, [4 / 2, 1 / 2.5, 3 / 1])
+    np.testing.assert_allclose(balance.prior_shift(None), np.log([2, 0.4, 3]))

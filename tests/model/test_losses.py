@@ -139,6 +139,7 @@ def test_balanced_weights_are_scikit_learns(counts: list[int]) -> None:
 def test_positive_weights_give_positives_and_negatives_equal_total_weight() -> None:
     positives, negatives = np.array([10, 3]), np.array([30, 1])
     weights = balanced_positive_weights(positives, negatives).numpy()
+    assert weights.dtype == balanced_class_weights(positives).numpy().dtype == np.float32
     np.testing.assert_allclose(weights * positives, negatives, rtol=1e-6)
 
 

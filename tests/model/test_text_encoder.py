@@ -13,7 +13,7 @@ from transformers import AutoModel, AutoTokenizer, BertConfig, BertForMaskedLM
 from cxr_dist.errors import UserError
 from cxr_dist.model.classifier import load_text_encoder
 from cxr_dist.model.text_encoder import TextEncoder
-from cxr_dist.model.token_mean import masked_mean
+from cxr_dist.model.token_mean import masked_mean, mean_shares
 from cxr_dist.model.weights import resolve_text_encoder
 
 
@@ -119,6 +119,10 @@ def test_masked_mean_ignores_padding_and_is_zero_for_an_empty_row() -> None:
     tokens = torch.tensor([[[1.0], [3.0], [99.0]], [[7.0], [7.0], [7.0]]])
     mask = torch.tensor([[1, 1, 0], [0, 0, 0]])
     assert masked_mean(tokens, mask).tolist() == [[2.0], [0.0]]
+    longer = torch.tensor([[1, 1, 0], [1, 1, 1]])
+    assert masked_mean(tokens, longer).tolist() == [[2.0], [7.0]]
+    assert mean_shares(longer).tolist() == [[0.5, 0.5, 0.0], pytest.approx([1 / 3] * 3)]
+    assert mean_shares(mask)[1].tolist() == [0.0] * 3
 
 
 def test_masked_mean_is_exact_for_more_than_256_tokens_in_half_precision() -> None:

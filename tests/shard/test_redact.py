@@ -109,6 +109,12 @@ def test_an_invalid_term_is_refused(tmp_path, listed, message):
         load_recipe(tmp_path / "recipe.yaml")
 
 
+def test_terms_of_any_letters_are_accepted():
+    redacted, counts = Redaction(terms=("X-ray", "xx", "unmasked")).apply({"notes": "Chest x-ray: XX, unmasked."})
+    assert redacted == {"notes": "Chest [MASK]: [MASK], [MASK]."}
+    assert counts == {"X-ray": 1, "xx": 1, "unmasked": 1}
+
+
 def test_shards_contain_no_term_and_the_manifest_counts_them(tmp_path):
     source = make_source(tmp_path / "source")
     header, *rows = list(csv.reader((source / "films.csv").open(encoding="utf-8")))

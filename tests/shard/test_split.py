@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from sklearn.model_selection import train_test_split
 
 from cxr_dist.errors import UserError
+from cxr_dist.format.manifest import SPLITS
 from cxr_dist.shard.recipe import Split
 from cxr_dist.shard.split import assign_splits, checked_official, shuffled
 
@@ -35,6 +36,18 @@ def test_groups_of_one_sample_meet_the_shares_of_each_class_within_one_sample(st
         counts = Counter(name for name, stratum in zip(names, strata, strict=True) if stratum == value)
         for name in ("train", "val", "test"):
             assert abs(counts[name] - strata.count(value) * getattr(split, name)) <= 1 + 1e-9
+
+
+@pytest.mark.parametrize("shares", [(0.7, 0.2, 0.1), (0.6, 0.25, 0.15), (0.5, 0.3, 0.2)])
+def test_few_groups_are_apportioned_by_the_divisors_of_webster(shares):
+    """The n largest of share / 1, share / 3, share / 5, … are the seats (Sainte-Laguë, Webster)."""
+    split = Split(by="patient", train=shares[0], val=shares[1], test=shares[2])
+    for n in range(1, 12):
+        names = assign_splits([f"p{i}" for i in range(n)], [0] * n, split)
+        quotients = [(share / (2 * i + 1), name) for share, name in zip(shares, SPLITS, strict=True) for i in range(n)]
+        expected = Counter(name for _, name in sorted(quotients, reverse=True)[:n])
+        tied = len({round(q, 9) for q, _ in sorted(quotients, reverse=True)[n - 1 : n + 1]}) == 1
+        assert tied or Counter(names) == expected
 
 
 def test_large_groups_are_not_all_assigned_to_the_large_split():

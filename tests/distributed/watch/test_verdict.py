@@ -89,6 +89,7 @@ def test_nobody_is_blamed_while_one_rank_makes_progress_and_all_send_beats(other
         ([hung(0), hung(1, DATA, waits=False), hung(2)], (1,), "; the others are at step 7, forward and backward"),
         ([hung(0), hung(1, DATA, waits=False), hung(2, DATA, waits=False)], (1, 2), "rank 2 on node0"),
         ([hung(0, DATA, waits=False), hung(1, step=8, waits=False)], (0,), "at step 7, waiting for data"),
+        ([hung(0, DATA, waits=False), hung(1, DATA, waits=False), hung(2, step=8, waits=False)], (0, 1), "rank 1 on"),
         # All ranks are in collectives, but not in the same one.
         ([hung(0), hung(1), hung(2, VALIDATION)], (2,), "step 7, validation; the others are at step 7, forward"),
         ([hung(0), hung(1, step=8), hung(2)], (1,), "at step 8"),
