@@ -76,17 +76,22 @@ def test_contrast_is_a_factor_about_the_mean_and_brightness_an_addend_up_to_thei
     assert abs(float(np.corrcoef(addend, factor)[0, 1])) < 0.3
 
 
-def test_rotation_zoom_and_shift_reach_nearly_to_the_ends_of_their_ranges():
-    ranges = Augmentation(rotation_degrees=7, shift=0.05, zoom=0.1)
-    matrices = ranges.matrices([(100, 160)] * 200, 64, np.arange(200, dtype=np.uint64))
+def test_all_changes_reach_nearly_to_the_ends_of_their_ranges_and_are_independent():
+    ranges, keys = Augmentation(rotation_degrees=7, shift=0.05, zoom=0.1), np.arange(200, dtype=np.uint64)
+    matrices = ranges.matrices([(100, 160)] * 200, 64, keys)
+    changed = jitter(torch.tensor([0.0, 1.0]).expand(200, 1, 1, 2), keys, brightness=1.0, contrast=1.0)[:, 0, 0].numpy()
+    flipped = Augmentation(flip_probability=0.5).matrices([(64, 64)] * 200, 64, keys)[:, 0, 0]
     moved = matrices @ [31.5, 31.5, 1] - [79.5, 49.5]
     drawn = {
         "rotation": np.degrees(np.arctan2(matrices[:, 1, 0], matrices[:, 0, 0])) / 7,
         "zoom": (np.sqrt(np.linalg.det(matrices[:, :, :2])) * 64 / 100 - 1) / 0.1,
         "shift across": moved[:, 0] / 5,
         "shift down": moved[:, 1] / 5,
+        "brightness": changed[:, 0],
+        "contrast": changed[:, 1] - changed[:, 0] - 1,
+        "flip": np.sign(flipped),
     }
     for name, values in drawn.items():
         assert values.min() < -0.9, name
         assert values.max() > 0.9, name
-    assert np.abs(np.corrcoef(list(drawn.values())) - np.eye(4)).max() < 0.3  # they are independent
+    assert np.abs(np.corrcoef(list(drawn.values())) - np.eye(7)).max() < 0.3  # they are independent

@@ -9,13 +9,14 @@ import forked_ranks
 import pytest
 import torch
 
+from cxr_dist.config.file import TRAINED_ON
 from cxr_dist.config.named import named_run
 from cxr_dist.config.run import Config
 from cxr_dist.errors import UserError
 from cxr_dist.inference.export import export
 from cxr_dist.inference.opened import open_model, open_run
 from cxr_dist.run.checkpoint import newest_meaning
-from cxr_dist.run.meaning import check_meaning
+from cxr_dist.run.meaning import check_meaning, meaning_of
 from cxr_dist.run.preempt import StopRequest
 from cxr_dist.train.assembly import train
 from cxr_dist.train.loop import Outcome
@@ -110,6 +111,12 @@ def test_changed_settings_and_other_classes_are_refused(copied):
     (run_dir / "trained_on.json").write_text(swapped)
     with pytest.raises(UserError, match=r"^trained_on\.json of the run .* has changed"):
         open_run(run_dir, CPU)
+
+
+def test_a_model_of_images_alone_depends_on_no_file_of_the_text_encoder(copied):
+    images = dataclasses.replace(copied, model=dataclasses.replace(copied.model, mode="image"))
+    assert set(meaning_of(Path(copied.out), copied)["files"]) == {TRAINED_ON, *(f"text_encoder/{f}" for f in OF_TEXT)}
+    assert set(meaning_of(Path(copied.out), images)["files"]) == {TRAINED_ON}
 
 
 def test_hidden_files_and_a_checkpoint_without_the_record_are_accepted(copied):
