@@ -27,6 +27,16 @@ def predict_passes(
         return certain, probabilities(logits, task).cpu().numpy()
 
 
+@torch.no_grad()
+def embeddings(model: Classifier, batch: Batch, config: Config, device: torch.device) -> Floats:
+    """The vectors [b, width] that summarise the cases for the classification head, from the deterministic pass."""
+    inputs = inputs_of(model, batch.to(device))
+    with config.autocast(device.type):
+        summary: torch.Tensor = model.summary(model.encode(inputs))
+    result: Floats = summary.double().cpu().numpy()
+    return result
+
+
 def inputs_of(model: Classifier, batch: Batch) -> Inputs:
     """The model's inputs for a batch on its device, with images normalised and in the model's precision."""
     dtype = next(model.parameters()).dtype

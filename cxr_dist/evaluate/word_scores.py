@@ -6,19 +6,64 @@ raise or lower the logit of a class. Neither proves a cause.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cxr_dist.data.text import ReportWord
+from cxr_dist.data.text import ReportTokenizer, ReportWord
 from cxr_dist.evaluate.arrays import Floats
 from cxr_dist.model.classifier import Classifier
 from cxr_dist.model.inputs import Inputs
 
 _STEPS = 16  # of the integral; each costs a forward and a backward pass of the text encoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordScores:
+    """The words of a report that the model reads, and how much it used each of them."""
+
+    words: Sequence[str]
+    attention: Floats | None
+    """[words], >= 0: each word's share of the attention; None if the fusion does not use the report."""
+    gradient_times_input: Floats
+    """[words]: above 0 supports the explained class, below 0 speaks against it."""
+    cut: int
+    """Number of further words that the model did not read."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The words with their scores, for JSON; the attention of words and special tokens sums to 1."""
+        scores = zip(
+            self.words,
+            [None] * len(self.words) if self.attention is None else self.attention.round(6).tolist(),
+            self.gradient_times_input.round(6).tolist(),
+            strict=True,
+        )
+        special = None if self.attention is None else round(1 - float(self.attention.sum()), 6)
+        return {
+            "words": [{"word": w, "attention": a, "gradient_times_input": g} for w, a, g in scores],
+            "attention_on_special_tokens": special,
+            "words_cut_off": self.cut,
+        }
+
+
+def word_scores(
+    model: Classifier, tokenizer: ReportTokenizer, text: str, inputs: Inputs, class_index: int
+) -> WordScores | None:
+    """Score the words of the text of one case for a class; None for a text encoder that gives no scores."""
+    gradient = gradient_times_input(model, inputs, class_index)
+    if gradient is None:
+        return None
+    words, cut = tokenizer.words(text)
+    attention = token_attention(model, inputs)
+    return WordScores(
+        words=[word.text for word in words],
+        attention=None if attention is None else per_word(attention, words),
+        gradient_times_input=per_word(gradient, words),
+        cut=cut,
+    )
 
 
 def attention_rollout(attentions: Sequence[Tensor]) -> Tensor:

@@ -80,27 +80,49 @@ def encode_jpeg(grey: NDArray[np.uint8], quality: int) -> bytes:
 def _decode(path: Path, short_side: int) -> NDArray[np.uint8]:
     try:
         with open_regular(path) as file:
-            image = _opened(file)
-            if image.format == "PNG":
-                image.verify()  # compares the checksum of every chunk; the file must then be opened again
-                image = _opened(file)
-            elif image.mode in ("L", "RGB"):
-                # Decoding the luma of a JPEG at 1/2, 1/4 or 1/8 of its size takes a fraction of the time. We keep twice
-                # the wanted size, because scaling by area blurs when the ratio is close to 1.
-                grey = Image.fromarray(decode_strictly(_content(file), 2 * short_side))
-                grey.info = image.info  # with the orientation
-                image = grey
-            else:
-                check_cmyk(_content(file))
-            ImageOps.exif_transpose(image, in_place=True)
-            return _to_grey(image)
+            return decode_image(file, short_side)
     except FileNotFoundError:
         raise ImageProblem(MISSING_IMAGE) from None
+    except (ImageProblem, MemoryError):
+        raise
+    except Exception as error:
+        raise out_of_files(error) or ImageProblem(UNREADABLE_IMAGE) from None
+
+
+def decode_image(file: BinaryIO, short_side: int) -> NDArray[np.uint8]:
+    """Decode a PNG or JPEG to grey pixels [H, W], a JPEG at a lower size if that is enough; raises ImageProblem."""
+    try:
+        image = _opened(file)
+        if image.format == "PNG":
+            image.verify()  # compares the checksum of every chunk; the file must then be opened again
+            image = _opened(file)
+        elif image.mode in ("L", "RGB"):
+            # Decoding the luma of a JPEG at 1/2, 1/4 or 1/8 of its size takes a fraction of the time. We keep twice
+            # the wanted size, because scaling by area blurs when the ratio is close to 1.
+            grey = Image.fromarray(decode_strictly(_content(file), 2 * short_side))
+            grey.info = image.info  # with the orientation
+            image = grey
+        else:
+            check_cmyk(_content(file))
+        ImageOps.exif_transpose(image, in_place=True)
+        return _to_grey(image)
     except Image.DecompressionBombError:
         raise ImageProblem(TOO_LARGE_IMAGE) from None
     except (ImageProblem, MemoryError):
         raise
     except Exception as error:  # a damaged file can raise OSError, SyntaxError, ValueError, zlib.error, ...
+        raise out_of_files(error) or ImageProblem(UNREADABLE_IMAGE) from None
+
+
+def pillow_to_grey(image: Image.Image) -> NDArray[np.uint8]:
+    """Return a Pillow image of any mode as grey pixels [H, W], upright; raises ImageProblem. It is not changed."""
+    try:
+        if _too_large(image):
+            raise ImageProblem(TOO_LARGE_IMAGE)
+        return _to_grey(ImageOps.exif_transpose(image))
+    except (ImageProblem, MemoryError):
+        raise
+    except Exception as error:  # Pillow decodes a file only now, which can raise as in decode_image
         raise out_of_files(error) or ImageProblem(UNREADABLE_IMAGE) from None
 
 
@@ -130,7 +152,7 @@ def _too_large(image: Image.Image) -> bool:
 
 def _to_grey(image: Image.Image) -> NDArray[np.uint8]:
     if image.mode.startswith(("I", "F")):
-        return _to_8_bits(np.asarray(image))
+        return to_8_bits(np.asarray(image))
     if "A" in image.mode or "transparency" in image.info:
         # A transparent pixel can hold any colour: put a black background behind the image.
         rgba = image.convert("RGBA")
@@ -138,8 +160,8 @@ def _to_grey(image: Image.Image) -> NDArray[np.uint8]:
     return np.asarray(image if image.mode == "L" else image.convert("L"), np.uint8)
 
 
-def _to_8_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
-    """Scale [H, W] so that the darkest pixel is 0 and the brightest 255; a constant image becomes black."""
+def to_8_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Scale numbers [H, W] so that the darkest pixel is 0 and the brightest 255; a constant image becomes black."""
     low, high = float(values.min()), float(values.max())
     if high <= low:
         return np.zeros(values.shape, np.uint8)

@@ -3,7 +3,6 @@
 Both files hold the words of the report; what is printed and logged does not.
 """
 
-import dataclasses
 import io
 import json
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from cxr_dist.data.batch import Batch
 from cxr_dist.distributed.world import World
@@ -19,14 +17,12 @@ from cxr_dist.errors import UserError
 from cxr_dist.evaluate.answer import Answers
 from cxr_dist.evaluate.explain import grad_cam
 from cxr_dist.evaluate.passes import inputs_of
-from cxr_dist.evaluate.word_scores import gradient_times_input, per_word, token_attention
 from cxr_dist.files import whole_file
 from cxr_dist.inference.given_case import Case
 from cxr_dist.inference.opened import open_model
 from cxr_dist.inference.trained import TrainedModel
-from cxr_dist.model.inputs import Inputs
 from cxr_dist.model.monte_carlo import McDropout
-from cxr_dist.report.prediction_figure import CaseView, ReportView, explanation
+from cxr_dist.report.prediction_figure import CaseView, explanation
 
 PRIVATE = 0o600
 """Mode of the files that hold images, words or names."""
@@ -46,9 +42,7 @@ class Predictor:
 
     def answer(self, batch: Batch) -> Answers:
         """The model's predictions for every case of a batch."""
-        # All cases use the same dropout masks, so that a prediction depends neither on its row nor on its neighbours.
-        batch = dataclasses.replace(batch, sample_ids=torch.zeros_like(batch.sample_ids))
-        return self.trained.answers(batch, self.mc)
+        return self.trained.answers_alone(batch, self.mc)
 
     def explain(self, case: Case, batch: Batch, result: Answers) -> tuple[dict[str, Any], CaseView]:
         """The JSON and the picture of one case; `batch` holds this case only, and `result` is its answer."""
@@ -57,7 +51,7 @@ class Predictor:
         inputs = inputs_of(trained.classifier, batch.to(trained.device))
         heat = grad_cam(trained.classifier, inputs, chosen) if inputs.images is not None else None
         facts, warnings = trained.report_facts(case)
-        report = self._words(case, inputs, chosen) if inputs.tokens is not None else None
+        scores = trained.word_scores(case, inputs, chosen)
         view = CaseView(
             image=None if batch.images is None else np.concatenate(batch.images[:, 0].numpy(), axis=1),
             heat=heat,
@@ -69,26 +63,11 @@ class Predictor:
             predicted=result.predicted(0),
             rule=result.rule,
             thresholds=result.thresholds,
-            report=report,
+            report=scores,
             warnings=warnings,
         )
-        in_report = None if facts is None else facts | ({} if report is None else _word_scores(report))
+        in_report = None if facts is None else facts | ({} if scores is None else scores.to_dict())
         return self._facts(result, view) | {"report": in_report, "warnings": warnings}, view
-
-    def _words(self, case: Case, inputs: Inputs, chosen: int) -> ReportView | None:
-        """The report's words with their scores; None for a text encoder that gives no scores."""
-        assert self.trained.tokenizer is not None
-        words, cut = self.trained.tokenizer.words(self.trained.text_of(self.trained.report_of(case)))
-        attention = token_attention(self.trained.classifier, inputs)
-        gradient = gradient_times_input(self.trained.classifier, inputs, chosen)
-        if gradient is None:
-            return None
-        return ReportView(
-            words=[word.text for word in words],
-            attention=None if attention is None else per_word(attention, words),
-            gradient_times_input=per_word(gradient, words),
-            cut=cut,
-        )
 
     def _facts(self, result: Answers, view: CaseView) -> dict[str, Any]:
         calibrator = self.trained.calibrator
@@ -131,19 +110,3 @@ def write_case(facts: dict[str, Any], view: CaseView, picture: Path) -> None:
     for path, content in ((picture, drawn), (picture.with_suffix(".json"), text.encode("utf-8"))):
         with whole_file(path, mode=PRIVATE) as file_on_disk:
             file_on_disk.write(content)
-
-
-def _word_scores(report: ReportView) -> dict[str, Any]:
-    """The words with their scores; the attention of all words and of the special tokens sums to 1."""
-    scores = zip(
-        report.words,
-        [None] * len(report.words) if report.attention is None else report.attention.round(6).tolist(),
-        report.gradient_times_input.round(6).tolist(),
-        strict=True,
-    )
-    special = None if report.attention is None else round(1 - float(report.attention.sum()), 6)
-    return {
-        "words": [{"word": w, "attention": a, "gradient_times_input": g} for w, a, g in scores],
-        "attention_on_special_tokens": special,
-        "words_cut_off": report.cut,
-    }

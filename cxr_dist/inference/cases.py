@@ -13,6 +13,7 @@ from cxr_dist.errors import UserError, out_of_files
 from cxr_dist.files import read_regular
 from cxr_dist.format.csv_table import read_rows
 from cxr_dist.inference.given_case import Case, Report, ReportOptions, SectionRules
+from cxr_dist.inference.given_image import GivenImage
 
 _IMAGES = (".png", ".jpg", ".jpeg")
 _REPORT = ".txt"
@@ -28,7 +29,7 @@ class NamedCase:
     """The image's name as the input gives it; it is written to the output table only."""
     id: str = ""
     """The value of the table's column `id`."""
-    image: Path | None
+    image: GivenImage | None
     report: Report | Path
     """As in `Case`, or the path of the file that holds the text, if that file exists."""
 
@@ -92,18 +93,7 @@ def _folder(folder: Path, model: ModelConfig) -> CaseList:
 
 def _table(table: Path, model: ModelConfig, rules: SectionRules, *, no_report: bool) -> CaseList:
     header = next(read_rows(table, "--input"), [])
-    needed = [name for name, used in (("image", model.uses_image), ("report", model.uses_text)) if used]
-    absent = [name for name in needed if name not in header]
-    sections = [name for name in dict.fromkeys((*rules.read, *rules.stored)) if name in header and model.uses_text]
-    if no_report or set(sections) & set(rules.read):
-        absent = [name for name in absent if name != "report"]
-    if absent:
-        # If there is no header, the first row is a patient's data, so the message does not show it.
-        instead = f" (or columns named after its sections: {', '.join(rules.read)})" if model.uses_text else ""
-        raise UserError(
-            f"--input has no column {absent[0]!r}; this model reads {' and '.join(needed)}{instead}: name the columns "
-            "so in the first row of the table"
-        )
+    sections = section_columns(header, model, rules, "--input", no_report=no_report)
 
     def cases() -> Iterator[NamedCase]:
         rows = read_rows(table, "--input")
@@ -116,7 +106,7 @@ def _table(table: Path, model: ModelConfig, rules: SectionRules, *, no_report: b
                 name=name,
                 id=cell.get("id", ""),
                 image=table.parent / name if name and model.uses_image else None,
-                report=_report_in(cell, sections, number) if model.uses_text else "",
+                report=report_in(cell, sections, number, "--input") if model.uses_text else "",
             )
 
     total = sum(1 for _ in cases())
@@ -125,13 +115,35 @@ def _table(table: Path, model: ModelConfig, rules: SectionRules, *, no_report: b
     return CaseList(total=total, has_ids="id" in header, cases=cases)
 
 
-def _report_in(cell: Mapping[str, str], sections: Sequence[str], row: int) -> Report:
+def section_columns(
+    header: Sequence[str], model: ModelConfig, rules: SectionRules, table: str, *, no_report: bool
+) -> list[str]:
+    """The columns that are named after sections; raises UserError if a column that the model needs is missing.
+
+    `table` is the name of the table in messages.
+    """
+    needed = [name for name, used in (("image", model.uses_image), ("report", model.uses_text)) if used]
+    absent = [name for name in needed if name not in header]
+    sections = [name for name in dict.fromkeys((*rules.read, *rules.stored)) if name in header and model.uses_text]
+    if no_report or set(sections) & set(rules.read):
+        absent = [name for name in absent if name != "report"]
+    if absent:
+        # If there is no header, the first row is a patient's data, so the message does not show it.
+        instead = f" (or columns named after its sections: {', '.join(rules.read)})" if model.uses_text else ""
+        raise UserError(
+            f"{table} has no column {absent[0]!r}; this model reads {' and '.join(needed)}{instead}: name the columns "
+            "so in the first row of the table"
+        )
+    return sections
+
+
+def report_in(cell: Mapping[str, str], sections: Sequence[str], row: int, table: str) -> Report:
     """A row's report: the column `report`, or the columns of sections; raises UserError if both are filled."""
     text = "" if "report" in sections else cell.get("report", "").strip()
     parts = {name: cell[name] for name in sections if cell[name].strip()}
     if text and parts:
         raise UserError(
-            f"row {row} of --input has text in the column report and in the column {next(iter(parts))}: give a report "
+            f"row {row} of {table} has text in the column report and in the column {next(iter(parts))}: give a report "
             "in one way"
         )
     return parts or text

@@ -8,12 +8,12 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 from cxr_dist.errors import UserError, require, unknown
 from cxr_dist.format.redact import REPLACEMENT, Redaction
 from cxr_dist.format.report_sections import MIMIC_SECTIONS, cut_sections, section_of
+from cxr_dist.inference.given_image import GivenImage
 
 _MIMIC = "mimic_cxr_jpg"
 _SINGLE_SPACED = (_MIMIC, "openi")  # readers that replace all white space in a section by single spaces
@@ -50,16 +50,16 @@ class ReportOptions:
 class Case:
     """The images and the report of one case from outside the shards."""
 
-    image: Path | None = None
-    """A PNG or JPEG; None for a model that reads no image."""
-    more_images: tuple[Path, ...] = ()
+    image: GivenImage | None = None
+    """A PNG or JPEG, or pixels; None for a model that reads no image."""
+    more_images: tuple[GivenImage, ...] = ()
     """The study's other images, for a model that was trained on studies. Their order does not matter."""
     report: Report = ""
     """The text, which is cut into sections at its headings, or section -> text; may be empty."""
     options: ReportOptions = ReportOptions()
 
     @classmethod
-    def of(cls, images: Sequence[Path], report: Report, options: ReportOptions = ReportOptions()) -> "Case":
+    def of(cls, images: Sequence[GivenImage], report: Report, options: ReportOptions = ReportOptions()) -> "Case":
         """The case of a study's images, in any order, and its report; raises UserError for a report and `no_report`."""
         if report and options.no_report:
             raise UserError(

@@ -14,8 +14,8 @@ from cxr_dist.format.manifest import Manifest
 from cxr_dist.inference import exported
 from cxr_dist.inference.description import Description
 from cxr_dist.inference.export_sums import check_no_other_files
+from cxr_dist.inference.loaded import LoadedModel
 from cxr_dist.inference.recorded import recorded_by_evaluation
-from cxr_dist.inference.trained import TrainedModel
 from cxr_dist.model.classifier import build_classifier
 from cxr_dist.run import checkpoint
 from cxr_dist.run.meaning import check_meaning
@@ -23,20 +23,34 @@ from cxr_dist.run.parts import changed_parts, read_parts, record_of
 from cxr_dist.run.trained_on import read_trained_on
 
 
-def open_model(folder: Path, device: torch.device) -> TrainedModel:
+def checked_device(name: str) -> torch.device:
+    """Return torch's device of a name such as cpu or cuda:1; raises UserError if there is none on this machine."""
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        count = torch.cuda.device_count()
+        found = f"torch sees {count} GPUs on this machine" if count else "torch sees no GPU on this machine"
+        raise UserError(
+            f"there is no device {name!r}: {found}; use 'cpu', or a GPU that torch sees, such as 'cuda' or 'cuda:0'"
+        ) from None
+    return device
+
+
+def open_model(folder: Path, device: torch.device) -> LoadedModel:
     """The model of a run folder or of an exported folder; else raises UserError."""
     if (folder / "config.yaml").is_file():
         return open_trained(folder, device)
     return open_export(folder, device)
 
 
-def open_run(run_dir: Path, device: torch.device, shards: str | None = None) -> tuple[TrainedModel, Manifest]:
+def open_run(run_dir: Path, device: torch.device, shards: str | None = None) -> tuple[LoadedModel, Manifest]:
     """The best checkpoint of a run, and the manifest of its shards; `shards` is their new place, if they have moved."""
     trained = open_trained(run_dir, device, shards)
     return trained, open_manifest(trained.config.data)
 
 
-def open_trained(run_dir: Path, device: torch.device, shards: str | None = None) -> TrainedModel:
+def open_trained(run_dir: Path, device: torch.device, shards: str | None = None) -> LoadedModel:
     """The best checkpoint of a run; if an earlier version trained it, its shards are read, at `shards` if moved."""
     config, best = load_config(run_dir / "config.yaml"), _best_checkpoint(run_dir)
     config = dataclasses.replace(config, data=own_place(config.data, shards, best.state.manifest_sha256))
@@ -61,7 +75,7 @@ def open_trained(run_dir: Path, device: torch.device, shards: str | None = None)
     return dataclasses.replace(_assembled(description, best.model, run_dir, device), trained_on=trained_on)
 
 
-def open_export(folder: Path, device: torch.device) -> TrainedModel:
+def open_export(folder: Path, device: torch.device) -> LoadedModel:
     """The model of a folder that `cxr-dist export` wrote, after a check of its sha256; else raises UserError."""
     description, tensors = exported.read(folder)
     for (name,) in description.config.model.named_parts.values():
@@ -74,9 +88,7 @@ def open_export(folder: Path, device: torch.device) -> TrainedModel:
     return _assembled(description, tensors, folder, device)
 
 
-def _assembled(
-    description: Description, tensors: dict[str, Tensor], folder: Path, device: torch.device
-) -> TrainedModel:
+def _assembled(description: Description, tensors: dict[str, Tensor], folder: Path, device: torch.device) -> LoadedModel:
     """The network with its weights; `folder` holds text_encoder/. Raises UserError if the weights do not fit."""
     config = description.config
     text = folder / exported.TEXT_ENCODER if config.model.uses_text else None
@@ -91,7 +103,7 @@ def _assembled(
             f"the weights in {folder} do not fit the network that this release of cxr_dist builds from their "
             "settings: use the release that wrote them, or train again"
         ) from None
-    return TrainedModel(
+    return LoadedModel(
         **{field.name: getattr(description, field.name) for field in dataclasses.fields(description)},
         classifier=classifier.eval(),
         tokenizer=tokenizer_of(config, folder),

@@ -7,41 +7,28 @@ row; the others are still predicted.
 
 import contextlib
 import itertools
-import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cxr_dist.data.read import SampleDict
-from cxr_dist.errors import UserError, out_of_files
+from cxr_dist.errors import UserError
 from cxr_dist.evaluate.answer import answers
 from cxr_dist.files import holds_something, whole_file
 from cxr_dist.format.escape import csv_line
 from cxr_dist.inference.case import PRIVATE, Predictor, write_case
-from cxr_dist.inference.cases import CaseList, NamedCase, read_input
-from cxr_dist.inference.given_case import Case, NoReport, ReportOptions
+from cxr_dist.inference.cases import CaseList, read_input
+from cxr_dist.inference.given_case import NoReport, ReportOptions
+from cxr_dist.inference.read_ahead import CaseGroup, Loaded, read_ahead
 from cxr_dist.inference.trained import TrainedModel
 from cxr_dist.model.monte_carlo import McDropout
 from cxr_dist.shard.bar import image_progress
 
-_MAX_THREADS = 8  # for reading and shrinking images
-
 Row = dict[str, Any]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Loaded:
-    """A case with its image and report in memory."""
-
-    case: Case
-    sample: SampleDict
-
-
-_Group = list[tuple[NamedCase, _Loaded | UserError]]  # the error says why the case cannot be read
 _MOST_NAMED = 10  # row numbers in the closing line
 
 
@@ -89,9 +76,8 @@ def predict_many(
     with (
         _table(table, _header(predictor, source_cases)) as write,
         image_progress("images", source_cases.total) as advance,
-        ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool,
     ):
-        for group in _read_ahead(trained, source_cases.cases(), batch_size or 1, pool, options):
+        for group in read_ahead(trained, source_cases.cases(), batch_size or 1, options):
             without_report += [named.row for named, loaded in group if _lacks_report(trained, loaded)]
             for row in _predicted(predictor, group, out if batch_size is None else None):
                 write(row)
@@ -107,37 +93,15 @@ def predict_many(
     )
 
 
-def _lacks_report(trained: TrainedModel, loaded: _Loaded | UserError) -> bool:
+def _lacks_report(trained: TrainedModel, loaded: Loaded | UserError) -> bool:
     if isinstance(loaded, UserError):
         return isinstance(loaded, NoReport)
     return trained.config.model.uses_text and not trained.report_of(loaded.case).sections
 
 
-def _read_ahead(
-    trained: TrainedModel, cases: Iterator[NamedCase], size: int, pool: ThreadPoolExecutor, options: ReportOptions
-) -> Iterator[_Group]:
-    """Groups of `size` cases; the next group is read while the caller works on the current one."""
-
-    def read(named: NamedCase) -> _Loaded | UserError:
-        try:
-            case = named.read(options)
-            return _Loaded(case=case, sample=trained.sample(case))
-        except UserError as error:
-            return out_of_files(error) or error
-
-    def submitted() -> list[tuple[NamedCase, Future[_Loaded | UserError]]]:
-        return [(case, pool.submit(read, case)) for case in itertools.islice(cases, size)]
-
-    group = submitted()
-    while group:
-        following = submitted()
-        yield [(case, future.result()) for case, future in group]
-        group = following
-
-
-def _predicted(predictor: Predictor, group: _Group, pictures: Path | None) -> Iterator[Row]:
+def _predicted(predictor: Predictor, group: CaseGroup, pictures: Path | None) -> Iterator[Row]:
     """The group's rows in order; also writes a picture and JSON per case if `pictures` is a folder."""
-    samples = [loaded.sample for _, loaded in group if isinstance(loaded, _Loaded)]
+    samples = [loaded.sample for _, loaded in group if isinstance(loaded, Loaded)]
     if samples:
         batch = predictor.trained.batch_of(samples)
         result = predictor.answer(batch)

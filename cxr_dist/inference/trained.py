@@ -1,9 +1,9 @@
-"""A trained model, ready for use, and cases from outside the shards as its batches. opened.py opens it."""
+"""A trained model with cases from outside the shards as its batches. `loaded.py` has what users call."""
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,15 +16,18 @@ from cxr_dist.data.read import SampleDict, decode_sample
 from cxr_dist.data.text import ReportTokenizer, report_text
 from cxr_dist.errors import UserError
 from cxr_dist.evaluate.answer import Answers, answers
-from cxr_dist.evaluate.passes import predict_passes
-from cxr_dist.format.image import ImageFile, encode_jpeg
-from cxr_dist.format.left_out import ImageProblem
+from cxr_dist.evaluate.arrays import Floats
+from cxr_dist.evaluate.passes import embeddings, predict_passes
+from cxr_dist.evaluate.word_scores import WordScores, word_scores
+from cxr_dist.format.image import encode_jpeg
 from cxr_dist.format.manifest import index_dtype
 from cxr_dist.format.stored_sample import image_name
 from cxr_dist.inference.description import Description
-from cxr_dist.inference.given_case import Case, GivenReport, NoReport, Report, ReportOptions, SectionRules
+from cxr_dist.inference.given_case import Case, GivenReport, NoReport, ReportOptions, SectionRules
+from cxr_dist.inference.given_image import GivenImage, grey_pixels
 from cxr_dist.model.classifier import Classifier
-from cxr_dist.model.monte_carlo import McDropout, McScope
+from cxr_dist.model.inputs import Inputs
+from cxr_dist.model.monte_carlo import McDropout
 from cxr_dist.run.trained_on import TrainedOn
 
 
@@ -45,52 +48,18 @@ class TrainedModel(Description):
         read, stored = self.config.data.text_sections, self.stored_sections
         return SectionRules(read=read, stored=stored, reader=self.reader, redact=self.redact)
 
-    def predict(
-        self,
-        image: str | Path | Sequence[str | Path] | None = None,
-        report: Report = "",
-        *,
-        section: str | None = None,
-        no_report: bool = False,
-        mc_samples: int = 0,
-        mc_scope: McScope = "head",
-    ) -> dict[str, Any]:
-        """Predict one case.
-
-        Args:
-            image: A PNG or JPEG image; None for a model that reads no image. A model that was trained on studies
-                takes several images of one study, in any order.
-            report: The report's text with its headings, at which it is cut into sections, or a dictionary from section
-                to text. The model reads the sections that it was trained on.
-            section: The section that a text without headings is, such as `findings`. It may be left out if the model
-                reads one section only.
-            no_report: Predict from the image alone if a model that reads both is given no report.
-            mc_samples: Number of Monte-Carlo dropout passes, which give the intervals; 0 for none.
-            mc_scope: Where dropout acts in these passes, as in `cxr-dist evaluate`.
-
-        Returns:
-            `headline` is the number to show: its `kind` (calibrated probability, or probability without a calibration),
-            the `values` by class, and the `predicted` classes by its `rule` and `thresholds`. For each further quantity
-            there is a dictionary from class name to value: `probability` of the deterministic pass; `calibrated`, the
-            same as calibrated on validation, if there is a calibration; with `mc_samples` also `mc_mean`,
-            `mc_deviation`, and `mc_low` and `mc_high`, the bounds of the central 95% of the passes, which are
-            calibrated like the headline. Entropies are single values, in nats. `report` names the sections that were
-            read and left out, and `warnings` says why the prediction may not be what you expect.
-
-        Raises UserError for an image that cannot be used, for an image or report that the model does not read, and for
-        a report that is missing or whose section is not known.
-        """
-        images = [] if image is None else [image] if isinstance(image, str | Path) else image
-        case = Case.of(list(map(Path, images)), report, ReportOptions(section=section, no_report=no_report))
-        batch = self.batch([case])
-        mc = McDropout(passes=mc_samples, scope=mc_scope)
-        facts, warnings = self.report_facts(case)
-        return self.answers(batch, mc).to_dict(0) | {"report": facts, "warnings": warnings}
-
     def answers(self, batch: Batch, mc: McDropout) -> Answers:
         """The model's predictions for every case of a batch."""
         passes = predict_passes(self.classifier, batch, self.config, self.task, mc, self.device)
         return answers(*passes, self.task, self.classes, self.calibrator, self.thresholds)
+
+    def answers_alone(self, batch: Batch, mc: McDropout) -> Answers:
+        """As `answers`, with the same dropout masks for all cases, so that no prediction depends on other cases."""
+        return self.answers(dataclasses.replace(batch, sample_ids=torch.zeros_like(batch.sample_ids)), mc)
+
+    def embeddings(self, batch: Batch) -> Floats:
+        """The vectors [b, width] that summarise the cases of a batch for the classification head."""
+        return embeddings(self.classifier, batch, self.config, self.device)
 
     def batch(self, cases: Sequence[Case]) -> Batch:
         """The cases as one batch, by the stages that a stored sample passes; ids count from 0. Raises UserError."""
@@ -165,14 +134,16 @@ class TrainedModel(Description):
         share = self.tokenizer.unknown_share(self.text_of(given))
         return given.facts(share), given.warnings(share)
 
+    def word_scores(self, case: Case, inputs: Inputs, class_index: int) -> WordScores | None:
+        """The words of the case's report with their scores for a class; None for a model that gives none."""
+        if self.tokenizer is None:
+            return None
+        return word_scores(self.classifier, self.tokenizer, self.text_of(self.report_of(case)), inputs, class_index)
+
     def text_of(self, report: GivenReport) -> str:
         """The text that the model reads, joined as in training."""
         return report_text({"text": report.sections}, self.config.data.text_sections)
 
-    def _stored_form(self, path: Path) -> bytes:
+    def _stored_form(self, image: GivenImage) -> bytes:
         """The image as sharding would have stored it: resized, greyscale and compressed."""
-        try:
-            grey = ImageFile(path=path).read(self.image["short_side"])
-        except ImageProblem as problem:
-            raise UserError(f"the image cannot be used: {problem.reason}; expected a PNG or JPEG") from None
-        return encode_jpeg(grey, self.image["quality"])
+        return encode_jpeg(grey_pixels(image, self.image["short_side"]), self.image["quality"])

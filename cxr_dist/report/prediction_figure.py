@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from cxr_dist.evaluate.arrays import Floats
+from cxr_dist.evaluate.word_scores import WordScores
 from cxr_dist.report.plots import BLUE, INK, MUTED, VERMILLION, styled, wrapped
 from cxr_dist.report.words import LINE, SHARE, SIGNED, draw_words, lines_needed, measured
 
@@ -28,19 +29,6 @@ _HEAD = 0.55  # height of the title and the legend above the words
 _CUT = 0.22  # height of the note on truncated words below the words
 _COLUMN = (_WIDTH - 2 * _MARGIN - _GAP) / 2  # the report is drawn in two columns, with different scores
 _POINTS = 72  # per inch
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReportView:
-    """The words of a report that the model read, with their scores."""
-
-    words: Sequence[str]
-    attention: Floats | None
-    """[words], >= 0: each word's share of the attention; None if the fusion does not use the report."""
-    gradient_times_input: Floats
-    """[words]: above 0 supports the explained class, below 0 speaks against it."""
-    cut: int
-    """Number of further words that the model did not read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +54,7 @@ class CaseView:
     """Which classes are predicted, in words."""
     thresholds: Mapping[str, float] | None
     """Class -> the probability from which it is predicted; None if the most probable class is."""
-    report: ReportView | None
+    report: WordScores | None
     """None if the model reads no report or has no scores of words."""
     warnings: Sequence[str] = ()
     """Why the prediction may not be what the user expects; drawn above everything else."""
@@ -167,14 +155,14 @@ def _bars(axes: Axes, case: CaseView) -> None:
     axes.grid(True, axis="x")
 
 
-def _report_height(report: ReportView | None) -> float:
+def _report_height(report: WordScores | None) -> float:
     if report is None:
         return 0.0
     lines = lines_needed(report.words, _COLUMN * _POINTS)
     return _GAP + _HEAD + max(1, lines) * LINE / _POINTS + _CUT
 
 
-def _report(figure: Figure, report: ReportView, explained: str, top: float) -> None:
+def _report(figure: Figure, report: WordScores, explained: str, top: float) -> None:
     top += _GAP + _HEAD
     height = _report_height(report) - _GAP - _HEAD - _CUT
     columns = [_place(figure, x, top, _COLUMN, height) for x in (_MARGIN, _WIDTH - _MARGIN - _COLUMN)]
@@ -193,7 +181,7 @@ def _report(figure: Figure, report: ReportView, explained: str, top: float) -> N
         columns[0].text(0, height * _POINTS + 12, note, fontsize=8, color=MUTED)
 
 
-def _by_attention(axes: Axes, report: ReportView) -> None:
+def _by_attention(axes: Axes, report: WordScores) -> None:
     if report.attention is None:
         _message(axes, "the fusion of this model does not use the report")
         return
@@ -202,7 +190,7 @@ def _by_attention(axes: Axes, report: ReportView) -> None:
     _legend(axes, SHARE, "0", f"{most:.1%} of the attention")
 
 
-def _by_gradient(axes: Axes, report: ReportView, explained: str) -> None:
+def _by_gradient(axes: Axes, report: WordScores, explained: str) -> None:
     scores = report.gradient_times_input
     most = max(float(np.abs(scores).max()), 1e-12)
     draw_words(axes, report.words, SIGNED(0.5 + scores / most / 2))

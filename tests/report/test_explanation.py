@@ -12,16 +12,17 @@ from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from cxr_dist.report.prediction_figure import CaseView, ReportView, explanation
+from cxr_dist.evaluate.word_scores import WordScores
+from cxr_dist.report.prediction_figure import CaseView, explanation
 from cxr_dist.report.words import drawable, flow, lines_needed, measured
 
 WORDS = ["Heart", "costs", "$5", "and", "$6", "中文", "x" * 300, "effusion", "."] * 20
 
 
-def make_report(words: list[str] = WORDS, **changes: Any) -> ReportView:
+def make_report(words: list[str] = WORDS, **changes: Any) -> WordScores:
     scores = np.linspace(-1, 2, len(words))
     given = {"words": words, "attention": scores + 1, "gradient_times_input": scores, "cut": 0}
-    return ReportView(**(given | changes))
+    return WordScores(**(given | changes))
 
 
 def make_case(classes: int = 2, **changes: Any) -> CaseView:
