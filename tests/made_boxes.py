@@ -15,6 +15,7 @@ import torch
 from cxr_dist.config.named import named_run
 from cxr_dist.config.run import Config
 from cxr_dist.distributed.world import World
+from cxr_dist.evaluate.explain_boxes import COLUMNS
 from cxr_dist.format.folds import of_fold
 from cxr_dist.format.manifest import load_manifest
 from cxr_dist.run import checkpoint
@@ -123,3 +124,20 @@ def finder_run(shards: Path, folder: Path, mode: str = "image", fold: int | None
     checkpoint.save(folder, state, tensors, {})
     checkpoint.mark_best(folder, 7)
     return folder
+
+
+def made_scores(num_samples: int = 40, hit: float = 0.8, inside: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of one or two findings on each sample, two samples a patient; and the patient of each sample."""
+    random, rows = np.random.default_rng(0), []
+    for sample in range(num_samples):
+        for index in range(2 if sample % 3 == 0 else 1):
+            row = dict.fromkeys(COLUMNS, 0.0) | {"sample": sample, "class": index, "boxes": 1, "area": 0.1}
+            row |= {
+                "grad_cam:hit": random.random() < hit,
+                "grad_cam:inside": random.uniform(inside - 0.1, inside + 0.1),
+            }
+            row |= {"centred_gaussian:hit": random.random() < 0.3, "centred_gaussian:inside": random.uniform(0.1, 0.2)}
+            row |= {"random:hit": random.random() < 0.1, "random:inside": 0.1}
+            row |= {f"attention:{score}": np.nan for score in ("hit", "inside", "empty")}
+            rows.append([float(row[name]) for name in COLUMNS])
+    return np.array(rows), np.array([f"patient{sample // 2}" for sample in range(num_samples)], dtype="S16")

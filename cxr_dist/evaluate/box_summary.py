@@ -16,6 +16,12 @@ from cxr_dist.evaluate.explain_boxes import COLUMNS, MAP_SEED, MAPS
 REFERENCE = "centred_gaussian"
 """The map from which the explanations of a model should differ."""
 EXPLANATIONS = ("grad_cam", "attention")
+MAP_TITLES = {
+    "grad_cam": "Grad-CAM",
+    "attention": "The attention of the report",
+    "centred_gaussian": "Centred Gaussian",
+    "random": "Random map",
+}
 _MEASURES = {"hit_rate": "hit", "energy_inside": "inside"}
 _NUM_BOOTSTRAP = 1000
 _INTERVALS = (
@@ -51,17 +57,53 @@ def explanations(
         )
     of_patients = np.unique(patients[scored[:, 0].astype(np.int64)], return_inverse=True)[1]
     rows_of = {name: _column(scored, "class") == index for index, name in enumerate(classes)}
+    overall = _block(scored, of_patients)
     return {
+        "statement": _statement(overall),
         "tolerance": POINTING_TOLERANCE,
         "input_pixels": input_pixels,
         "gaussian_deviation": GAUSSIAN_DEVIATION,
         "random_seed": MAP_SEED,
         "intervals": {"level": LEVEL, "method": _INTERVALS, "n_bootstrap": _NUM_BOOTSTRAP, "seed": MAP_SEED},
         "boxes_outside_crop": int(_column(table, "outside").sum()),
-        "all": _block(scored, of_patients),
+        "all": overall,
         "per_class": {name: _block(scored[rows], of_patients[rows]) for name, rows in rows_of.items() if rows.any()},
         "classes_without_boxes": [name for name, rows in rows_of.items() if not rows.any()],
     }
+
+
+def _statement(block: dict[str, Any]) -> str:
+    """What the scores over all classes say, in words."""
+    reference = block["maps"][REFERENCE]
+    sentences = [
+        f"A centred Gaussian, which knows nothing of the image, points into a box for "
+        f"{_percent(reference['hit_rate']['value'])} of {block['findings']} findings, with "
+        f"{_percent(reference['energy_inside']['value'])} of its sum inside."
+    ]
+    for name in EXPLANATIONS:
+        scores, differences = block["maps"][name], block[f"difference_to_{REFERENCE}"][name]
+        if scores is None:
+            continue
+        hits, inside = (_with_interval(scores[measure]) for measure in _MEASURES)
+        more, sums = (_verdict(differences[measure]) for measure in _MEASURES)
+        sentences.append(f"{MAP_TITLES[name]} points into a box for {hits}, {more}, and has {inside} inside, {sums}.")
+    return " ".join(sentences)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f}%"
+
+
+def _with_interval(estimate: dict[str, float]) -> str:
+    value, low, high = (_percent(estimate[key]) for key in ("value", "low", "high"))
+    return f"{value} ({low} to {high})"
+
+
+def _verdict(difference: dict[str, Any]) -> str:
+    """Whether a map differs from the reference, by the interval of the paired difference."""
+    if difference["low"] is None or difference["low"] <= 0 <= difference["high"]:
+        return "which is not shown to differ from the Gaussian"
+    return f"{'more' if difference['low'] > 0 else 'less'} than the Gaussian"
 
 
 def _column(table: Floats, name: str) -> Floats:

@@ -215,4 +215,5 @@ def _run_to_dict(
         "uncertainty": run.metrics.get("uncertainty"),
         "audit": run.evaluation.get("audit"),
         "conformal": run.evaluation.get("conformal"),
+        "explanations": run.evaluation.get("explanations"),
     }

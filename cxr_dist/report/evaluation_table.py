@@ -41,6 +41,8 @@ def _remarks(evaluation: Mapping[str, Any]) -> Iterator[str]:
         yield set_statement(evaluation)
     if "audit" in evaluation:
         yield f"Audit: {evaluation['audit']['statement']}"
+    if "explanations" in evaluation:
+        yield f"Explanations: {evaluation['explanations']['statement']}"
     external = evaluation["external"] or {"classes_not_evaluated": {}, "notes": []}
     for name, reason in external["classes_not_evaluated"].items():
         yield f"Not evaluated: {name} ({reason})"

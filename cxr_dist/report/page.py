@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from cxr_dist.errors import printable
 from cxr_dist.evaluate.ablation import interval_text
+from cxr_dist.evaluate.box_summary import MAP_TITLES
 from cxr_dist.evaluate.compare import HEADLINE, LOWER_IS_BETTER, MODE_NAMES, P_VALUES, Comparison
 from cxr_dist.evaluate.generalisation import population_shift, populations
 from cxr_dist.evaluate.paired import p_text
@@ -89,6 +90,8 @@ def render_page(comparison: Comparison, examples: Sequence[RunExamples] = ()) ->
         populations=columns,
         shift=population_shift(columns),
         audited=audited_runs(comparison.runs),
+        explained=[run for run in comparison.runs if "explanations" in run.evaluation],
+        map_titles=MAP_TITLES,
         audits=conclusions(comparison.runs),
         with_sets=[run for run in comparison.runs if run.evaluation.get("conformal")],
         without_donor=without_donor(comparison.runs),
