@@ -1,11 +1,12 @@
 """What the report alone and the image alone reach, and what each adds to the other, by paired differences.
 
 Each fused run is compared to one run that reads only the report and to one that reads only the image: the first of the
-same named run (so that recipe and input are not confounded), otherwise the first.
+same named run (so that recipe and input are not confounded), otherwise the first. A run of the same seed comes first.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from cxr_dist.evaluate.paired import Difference, holm, p_text
@@ -94,7 +95,11 @@ def pairs_of(runs: Sequence[RunResult]) -> Iterator[tuple[RunResult, RunResult]]
         for mode in ("text", "image"):
             singles = [run for run in runs if run.mode == mode]
             if singles:
-                yield fused, next((run for run in singles if run.config.run == fused.config.run), singles[0])
+                yield fused, max(singles, key=partial(_likeness, fused))
+
+
+def _likeness(a: RunResult, b: RunResult) -> tuple[bool, bool]:
+    return a.config.run == b.config.run, a.config.seed == b.config.seed
 
 
 def adjusted(table: Sequence[Mapping[str, Difference]]) -> list[Mapping[str, Difference]]:

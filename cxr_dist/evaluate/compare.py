@@ -16,10 +16,11 @@ from cxr_dist.evaluate import leakage
 from cxr_dist.evaluate.ablation import Ablation, adjusted, pairs_of
 from cxr_dist.evaluate.generalisation import Generalisation, read_generalisation
 from cxr_dist.evaluate.intervals import MetricPath, Resampled, resampled
+from cxr_dist.evaluate.out_of_fold import pooled
 from cxr_dist.evaluate.paired import Difference, auc_difference, bootstrap_difference
 from cxr_dist.evaluate.predictions import Predictions
+from cxr_dist.evaluate.repeats import ComparisonRow, PairedRepeats, RepeatedRuns, paired_repeats, repeated_runs, rows_of
 from cxr_dist.evaluate.run_result import FIELDS, RunResult, aligned, read_run
-from cxr_dist.evaluate.seeds import SeedGroup, seed_groups
 
 MODE_NAMES = {"image": "image only", "text": "report only", "fused": "image + report"}
 HEADLINE = {
@@ -58,9 +59,24 @@ class Comparison:
     """What a reader must know before trusting the table."""
 
     @property
-    def seeds(self) -> list[SeedGroup]:
+    def repeats(self) -> list[RepeatedRuns]:
+        """The runs that differ only in their seed or test fold."""
+        return repeated_runs(self.runs)
+
+    @property
+    def seeds(self) -> list[RepeatedRuns]:
         """The runs that differ only in their seed."""
-        return seed_groups(self.runs)
+        return [group for group in self.repeats if not group.folds]
+
+    @property
+    def repeated_differences(self) -> list[PairedRepeats]:
+        """Each repeated configuration with the first one, run by run."""
+        return paired_repeats(self.repeats)
+
+    @property
+    def rows(self) -> list[ComparisonRow]:
+        """The configurations: a row each, however often they were repeated."""
+        return rows_of(self.runs, self.repeats)
 
     @property
     def not_evaluated(self) -> dict[str, str]:
@@ -98,6 +114,8 @@ class Comparison:
             "ablations": [ablation.to_dict() for ablation in self.ablations],
             "external": [each.to_dict() for one in self.generalisation for each in one.all],
             "seeds": [group.to_dict(HEADLINE | LOWER_IS_BETTER) for group in self.seeds],
+            "repeated": [group.to_dict(HEADLINE | LOWER_IS_BETTER) for group in self.repeats],
+            "repeated_differences": [pairs.to_dict(HEADLINE | LOWER_IS_BETTER) for pairs in self.repeated_differences],
             "warnings": list(self.warnings),
             "not_evaluated": self.not_evaluated,
             "runs": [
@@ -112,6 +130,8 @@ def compare(
 ) -> Comparison:
     """Read runs, check that they are comparable, and compare each to the first.
 
+    The runs of a cross-validation are pooled: their out-of-fold predictions are one run of the comparison.
+
     `shards` is the folder of the shards if they have moved since training; the metrics do not depend on it.
 
     Raises UserError for a folder given twice or without an evaluation of `split`, and for runs that differ in
@@ -120,7 +140,8 @@ def compare(
     if not run_dirs:
         raise UserError("nothing to compare: name at least one run folder")
     names = _names(run_dirs)
-    runs = [read_run(folder, name, split, shards) for folder, name in zip(run_dirs, names, strict=True)]
+    given = [read_run(folder, name, split, shards) for folder, name in zip(run_dirs, names, strict=True)]
+    runs = pooled(given, split, n_bootstrap)
     for run in runs[1:]:
         _require_same_samples(runs[0], run)
     runs = [aligned(run, runs[0].predictions.keys) for run in runs]
@@ -134,7 +155,7 @@ def compare(
         runs=tuple(runs),
         differences=({}, *adjusted([difference(run, runs[0]) for run in runs[1:]])),
         ablations=tuple(ablations),
-        generalisation=tuple(read_generalisation(run_dirs, runs)),
+        generalisation=tuple(read_generalisation(run_dirs, given)),
         warnings=tuple(leakage.warnings(runs, ablations)),
     )
 
@@ -207,6 +228,7 @@ def _run_to_dict(
         **{field: run.evaluation[field] for field in FIELDS if field not in ("split", "made_data")},
         "metrics": {name: asdict(run.estimate(*path)) for name, path in paths.items()},
         "unfinished": run.unfinished or None,
+        "out_of_fold": run.evaluation.get("out_of_fold"),
         "difference_to": first if differences else None,
         "differences": {name: asdict(difference) for name, difference in differences.items()},
         "calibration": run.evaluation["calibration"],

@@ -66,6 +66,15 @@ class RunResult:
     """Of the shards that the run was trained on; lists no shards if they are gone. None if nothing is known."""
     unfinished: str
     """That training had not finished, and at which step it was; empty if it had."""
+    folders: tuple[Path, ...] = ()
+    """The run folder; those of all folds for pooled runs."""
+    folds: tuple["RunResult", ...] = ()
+    """The runs of a cross-validation, by fold, whose out-of-fold predictions these are; see out_of_fold.py."""
+
+    @property
+    def fold(self) -> int | None:
+        """The test fold of a run on shards with folds."""
+        return self.config.data.fold
 
     @property
     def mode(self) -> str:
@@ -132,6 +141,7 @@ def read_run(folder: Path, name: str, split: str, shards: str | None = None) -> 
         environment=environment,
         manifest=manifest,
         unfinished=unfinished(folder, config, manifest),
+        folders=(folder,),
     )
 
 

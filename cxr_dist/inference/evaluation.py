@@ -277,6 +277,6 @@ def compare_runs(
     if examples_per_kind:
         examples = [examples_of(run, examples_per_kind, shards) for run in comparison.runs]
     out.mkdir(parents=True, exist_ok=True)
-    write_comparison(comparison, out, run_dirs)
+    write_comparison(comparison, out)
     write_page(comparison, out / "report.html", examples)
     return comparison

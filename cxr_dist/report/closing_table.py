@@ -5,8 +5,8 @@ from rich.table import Table
 
 from cxr_dist.evaluate.compare import HEADLINE, MODE_NAMES, P_VALUES, Comparison
 from cxr_dist.evaluate.generalisation import Generalisation
+from cxr_dist.evaluate.repeats import ComparisonRow, PairedRepeats, RepeatedRuns
 from cxr_dist.evaluate.run_result import Estimate, RunResult
-from cxr_dist.evaluate.seeds import SeedGroup
 from cxr_dist.format.escape import terminal_text
 from cxr_dist.report.audits import conclusions
 from cxr_dist.report.figures import METRIC_NAMES
@@ -32,8 +32,10 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         console.print(_external(one))
         for statement in one.statements:
             console.print(terminal_text(statement))
-    for group in comparison.seeds:
-        console.print(terminal_text(f"Seeds ({group.name}): macro ROC AUC {seed_text(group, 'macro', 'roc_auc')}."))
+    for group in comparison.repeats:
+        console.print(terminal_text(f"{_called(group)}: macro ROC AUC {repeats_text(group, 'macro', 'roc_auc')}."))
+    for pairs in comparison.repeated_differences:
+        console.print(terminal_text(difference_text(pairs)))
     for run in comparison.runs:
         if run.unfinished:
             console.print(
@@ -48,18 +50,33 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
 
 
 def _table(comparison: Comparison) -> Table:
-    runs, first = comparison.runs, comparison.runs[0].metrics
-    title = f"{first['n']} {comparison.split} images of {first['patients']} patients, with 95% confidence intervals"
+    rows, first = comparison.rows, comparison.runs[0].metrics
+    title = f"{first['n']} {comparison.split} images of {first['patients']} patients"
+    if any(row.run is not None for row in rows):
+        title += ", with 95% confidence intervals"
     table = Table(title=title, title_justify="left", show_lines=True)
     table.add_column("")
-    for run in runs:
+    for row in rows:
         # Folded, because a truncated number is wrong.
-        name = run.name + "\n(training unfinished)" * bool(run.unfinished)
+        name = row.name + "\n(training unfinished)" * any(run.unfinished for run in row.runs)
         table.add_column(terminal_text(name), justify="right", overflow="fold")
-    table.add_row("Input", *map(input_of, runs))
+    table.add_row("Input", *map(_input, rows))
     for name, path in HEADLINE.items():
-        table.add_row(METRIC_NAMES[name], *(_cell(run.estimate(*path)) for run in runs))
+        table.add_row(METRIC_NAMES[name], *(_result(row, *path) for row in rows))
     return table
+
+
+def _input(row: ComparisonRow) -> str:
+    return input_of(row.first) + (f", {row.repeats.repeated}" if row.repeats is not None else "")
+
+
+def _result(row: ComparisonRow, *path: str) -> str:
+    """The value with its interval; for repeated runs, the mean, the standard deviation and each value."""
+    if row.run is not None:
+        return _cell(row.run.estimate(*path))
+    assert row.repeats is not None
+    mean, deviation = row.repeats.mean(*path), row.repeats.standard_deviation(*path)
+    return f"{_number(mean)} ± {_number(deviation)}\n{', '.join(map(_number, row.repeats.values(*path)))}"
 
 
 def _external(one: Generalisation) -> Table:
@@ -85,10 +102,31 @@ def input_of(run: RunResult) -> str:
     return MODE_NAMES[run.mode] + several
 
 
-def seed_text(group: SeedGroup, *path: str) -> str:
+def repeats_text(group: RepeatedRuns, *path: str) -> str:
     """`mean 0.801, standard deviation 0.012 (0.790, 0.812)`, with the value of each run in brackets."""
     each = ", ".join(map(_number, group.values(*path)))
     return f"mean {_number(group.mean(*path))}, standard deviation {_number(group.standard_deviation(*path))} ({each})"
+
+
+def difference_text(pairs: PairedRepeats) -> str:
+    """A sentence with the difference in macro ROC AUC of two repeated configurations, and that of each pair."""
+    found = pairs.difference("macro", "roc_auc")
+    values = ", ".join(map(_signed, found.values))
+    test = "" if found.p is None else f", {_signed(found.low)} to {_signed(found.high)}, p = {found.p:.2g}"
+    return (
+        f"{_called(pairs.group)} minus {_called(pairs.other)}, paired by {pairs.paired_by}: macro ROC AUC "
+        f"{_signed(found.mean)} (standard deviation {_number(found.standard_deviation)}{test}; {values})."
+    )
+
+
+def _called(group: RepeatedRuns) -> str:
+    """The name of the repeated runs, such as `cv (5 folds)`; `Seeds (a, b)` if their names have nothing in common."""
+    kind = group.repeated.partition(" ")[2].capitalize()
+    return group.name if group.repeated in group.name else f"{kind} ({group.name})"
+
+
+def _signed(value: float | None) -> str:
+    return "not defined" if value is None else f"{value:+.3f}".replace("-", "−")
 
 
 def _number(value: float | None) -> str:

@@ -41,8 +41,12 @@ def data_flow(manifest: Manifest) -> DataFlow:
         kept=manifest.source_rows - sum(manifest.left_out.values()),
         unit=manifest.unit,
         split_by=manifest.split_rule,
-        splits=tuple(_box(SPLIT_NAMES.get(name, name), split) for name, split in manifest.splits.items()),
+        splits=tuple(_box(_title(name), split) for name, split in manifest.splits.items()),
     )
+
+
+def _title(name: str) -> str:
+    return SPLIT_NAMES.get(name, name.replace("fold", "Fold "))
 
 
 def _box(name: str, split: SplitEntry) -> Box:

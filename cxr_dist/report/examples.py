@@ -19,6 +19,7 @@ from cxr_dist.config.data import DataConfig
 from cxr_dist.data.place import at, open_store, shards_folder
 from cxr_dist.data.store import ShardStore
 from cxr_dist.errors import UserError
+from cxr_dist.evaluate.out_of_fold import all_samples
 from cxr_dist.evaluate.predictions import Predictions
 from cxr_dist.evaluate.run_result import RunResult
 from cxr_dist.evaluate.uncertainty import entropy
@@ -129,6 +130,8 @@ def _evaluated_shards(run: RunResult, data: DataConfig) -> Manifest:
             "evaluated on. Give their folder with --shards, or evaluate the run again on the present shards"
         )
     manifest = load_manifest(path.parent)
+    if run.folds:
+        return all_samples(manifest, str(run.evaluation["split"]))
     return of_fold(manifest, data.fold if manifest.folds else None)  # other shards than the run's have no folds
 
 

@@ -123,7 +123,8 @@ def reliability_of(run: RunResult) -> tuple[Reliability, Reliability | None] | N
     before = stated(p.raw, p.labels, p.task)
     if len(before[0]) == 0:
         return None
-    after = p.calibrated(Calibrator.recorded(run.evaluation["calibration"], p.classes))
+    # The folds of pooled runs have a calibrator each.
+    after = p if run.folds else p.calibrated(Calibrator.recorded(run.evaluation["calibration"], p.classes))
     if after.uncalibrated is None:
         return reliability(*before), None
     return reliability(*before), reliability(*stated(after.probabilities, p.labels, p.task))

@@ -26,6 +26,11 @@ _CLASS_WEIGHTS = {
     "balanced": "balanced class weights",
     "original": "class weights that balance the samples, however often they are drawn",
 }
+_FOLDS = (
+    " In a cross-validation, each run was tested on one fold of patients, validated on the next one and trained on the "
+    "others; its probabilities were calibrated on its own validation fold, and the predictions of all test folds were "
+    "pooled."
+)
 _OPTIMIZERS = {"adam": "Adam", "adamw": "AdamW"}
 
 
@@ -159,6 +164,8 @@ def _evaluation(comparison: Comparison) -> str:
             f" Thresholds ({points['rule']}) and the calibration were chosen on {points['chosen_on']['n']} "
             f"validation images of {points['chosen_on']['patients']} patients and then applied without change."
         )
+    if any(run.folds for run in comparison.runs):
+        text += _FOLDS
     uncertain = [run for run in comparison.runs if "uncertainty" in run.metrics]
     return f"{text} Uncertainty was estimated as follows. {_shared(uncertain, _uncertainty)}" if uncertain else text
 

@@ -18,7 +18,7 @@ from cxr_dist.evaluate.box_summary import MAP_TITLES
 from cxr_dist.evaluate.compare import HEADLINE, LOWER_IS_BETTER, MODE_NAMES, P_VALUES, Comparison
 from cxr_dist.evaluate.generalisation import population_shift, populations
 from cxr_dist.evaluate.paired import p_text
-from cxr_dist.evaluate.run_result import RunResult
+from cxr_dist.evaluate.repeats import ComparisonRow
 from cxr_dist.evaluate.subgroups import FEW
 from cxr_dist.files import whole_file
 from cxr_dist.report import figures
@@ -139,23 +139,32 @@ def signed(value: float | None) -> str:
 
 
 def summary(comparison: Comparison) -> str:
-    """State in one sentence the macro ROC AUC of each run with its interval, fused runs first, and the sample size."""
-    order = sorted(comparison.runs, key=lambda run: ("fused", "image", "text").index(run.mode))
+    """State in one sentence the macro ROC AUC of each run with its interval, fused runs first, and the sample size.
+
+    Repeated runs have a mean with a standard deviation.
+    """
+    order = sorted(comparison.rows, key=lambda row: ("fused", "image", "text").index(row.first.mode))
     first = comparison.runs[0].metrics
     size = f"{first['n']} {comparison.split} images of {first['patients']} patients"
-    return f"Macro ROC AUC on {size}, with 95% confidence intervals: " + "; ".join(map(_summary_of, order)) + "."
+    intervals = ", with 95% confidence intervals" if any(row.run is not None for row in order) else ""
+    return f"Macro ROC AUC on {size}{intervals}: " + "; ".join(map(_summary_of, order)) + "."
 
 
-def _summary_of(run: RunResult) -> str:
+def _summary_of(row: ComparisonRow) -> str:
+    run, group = row.run, row.repeats
+    if run is None and group is not None:
+        mean, deviation = number(group.mean("macro", "roc_auc")), number(group.standard_deviation("macro", "roc_auc"))
+        return f"{group.name} ({input_of(row.first)}) mean {mean}, standard deviation {deviation} over {group.repeated}"
+    run = row.first
     auc = run.estimate("macro", "roc_auc")
     return f"{run.name} ({input_of(run)}) {interval_text(auc) if auc.low is not None else number(auc.value)}"
 
 
 def _best_per_metric(comparison: Comparison) -> dict[str, float | None]:
-    """Metric -> the highest value among the runs; None if fewer than two values are defined."""
+    """Metric -> the highest value among the rows; None if fewer than two values are defined."""
     best: dict[str, float | None] = {}
     for name, path in HEADLINE.items():
-        values = [run.estimate(*path).value for run in comparison.runs]
+        values = [row.value(*path) for row in comparison.rows]
         known = [value for value in values if value is not None]
         best[name] = max(known) if len(known) > 1 else None
     return best

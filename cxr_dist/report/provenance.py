@@ -96,27 +96,31 @@ def run_facts(run: RunResult) -> dict[str, str]:
     encoders = [model.image_encoder] * model.uses_image + [model.text_encoder] * model.uses_text
     encoders = [encoder_name(encoder) for encoder in encoders]
     limit = f", at most {train.max_steps} steps" if train.max_steps else ""
-    return _members(run) | {
-        "Named run": str(run.evaluation["run"]),
-        "Encoders": " + ".join(encoders) + (", pretrained" if model.pretrained else ", randomly initialized"),
-        "Report sections read": ", ".join(run.evaluation["text_sections"]) or "none",
-        "Fusion": model.fusion if model.mode == "fused" else "none",
-        "Loss": f"{recorded_name(config.loss.name)}, class weights {config.loss.class_weights}, "
-        f"sampling {data.sampling}",
-        "Optimizer": f"{optim.name}, learning rate {optim.lr:g}, {optim.schedule}",
-        "Batch size": f"{data.global_batch} ({data.num_lanes} micro-batches of {data.micro_batch})",
-        "Image size": f"{data.image_size} pixels",
-        "Training length": f"{train.epochs} epochs{limit}; evaluated at step {run.evaluation['checkpoint_step']}",
-        "Seed": ", ".join(dict.fromkeys(str(member["seed"]) for member in run.members)),
-        "Precision": config.precision,
-        "Parallel training": config.parallel,
-        "Hardware": f"{_of(environment, 'device')}, {_of(environment, 'host_cpus')} CPUs, "
-        f"{_of(environment, 'world_size')} ranks",
-        "Versions": ", ".join(f"{name} {v}" for name, v in environment.get("versions", {}).items()),
-        "Commit": _of(environment, "commit"),
-        "Manifest sha256": _of(environment, "manifest_sha256"),
-        "Command": _of(environment, "command"),
-    }
+    return (
+        _members(run)
+        | _folds(run)
+        | {
+            "Named run": str(run.evaluation["run"]),
+            "Encoders": " + ".join(encoders) + (", pretrained" if model.pretrained else ", randomly initialized"),
+            "Report sections read": ", ".join(run.evaluation["text_sections"]) or "none",
+            "Fusion": model.fusion if model.mode == "fused" else "none",
+            "Loss": f"{recorded_name(config.loss.name)}, class weights {config.loss.class_weights}, "
+            f"sampling {data.sampling}",
+            "Optimizer": f"{optim.name}, learning rate {optim.lr:g}, {optim.schedule}",
+            "Batch size": f"{data.global_batch} ({data.num_lanes} micro-batches of {data.micro_batch})",
+            "Image size": f"{data.image_size} pixels",
+            "Training length": f"{train.epochs} epochs{limit}; evaluated at step {run.evaluation['checkpoint_step']}",
+            "Seed": ", ".join(dict.fromkeys(str(member["seed"]) for member in run.members)),
+            "Precision": config.precision,
+            "Parallel training": config.parallel,
+            "Hardware": f"{_of(environment, 'device')}, {_of(environment, 'host_cpus')} CPUs, "
+            f"{_of(environment, 'world_size')} ranks",
+            "Versions": ", ".join(f"{name} {v}" for name, v in environment.get("versions", {}).items()),
+            "Commit": _of(environment, "commit"),
+            "Manifest sha256": _of(environment, "manifest_sha256"),
+            "Command": _of(environment, "command"),
+        }
+    )
 
 
 def _members(run: RunResult) -> dict[str, str]:
@@ -127,6 +131,12 @@ def _members(run: RunResult) -> dict[str, str]:
         "Ensemble of": f"{len(run.members)} runs: {members}",
         "Settings below": "those of the first member",
     }
+
+
+def _folds(run: RunResult) -> dict[str, str]:
+    if run.folds:
+        return {"Runs": f"{len(run.folds)}, one for each test fold: {', '.join(each.name for each in run.folds)}"}
+    return {} if run.fold is None else {"Test fold": str(run.fold)}
 
 
 def _of(environment: dict[str, Any], name: str) -> str:

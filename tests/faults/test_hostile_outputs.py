@@ -88,7 +88,7 @@ def test_the_table_has_no_formula_and_reads_back_exactly(run_dir, predictions, r
 
 
 def test_json_holds_the_same_names_without_control_characters(run_dir, comparison, tmp_path, tried):
-    write_comparison(comparison, tmp_path, [run_dir])
+    write_comparison(comparison, tmp_path)
     for path in (run_dir / "evaluation" / "test" / "metrics.json", tmp_path / "comparison.json"):
         text = path.read_text(encoding="utf-8")
         assert not [c for c in text if ord(c) < 32 and c != "\n"]

@@ -7,7 +7,7 @@ from made_runs import add_external, make_ensemble, make_predictions, make_run, m
 from rich.console import Console
 
 from cxr_dist.evaluate.compare import Comparison, compare
-from cxr_dist.report.closing_table import print_comparison, seed_text
+from cxr_dist.report.closing_table import print_comparison, repeats_text
 
 
 def printed(comparison: Comparison) -> str:
@@ -67,4 +67,4 @@ def test_the_variation_between_seeds_is_printed(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / n, make_predictions(n=40, seed=i), recipe="r", seed=i) for i, n in enumerate("ab")]
     comparison = compare(runs, n_bootstrap=10)
     text = " ".join(printed(comparison).split())
-    assert f"Seeds (a, b): macro ROC AUC {seed_text(comparison.seeds[0], 'macro', 'roc_auc')}." in text
+    assert f"Seeds (a, b): macro ROC AUC {repeats_text(comparison.seeds[0], 'macro', 'roc_auc')}." in text

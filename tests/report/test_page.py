@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from browser import bottom_of, needs_chromium, print_pages, show, too_wide
-from made_runs import add_external, make_ensemble, make_predictions, make_run, make_runs
+from made_runs import add_external, make_ensemble, make_fold_runs, make_predictions, make_run, make_runs
 
 from cxr_dist.evaluate.compare import compare
 from cxr_dist.evaluate.paired import p_text
@@ -230,7 +230,7 @@ def test_the_page_says_that_intervals_lack_the_variation_between_seeds_and_shows
     path = ("macro", "roc_auc")
     each = ", ".join(map(number, group.values(*path)))
     spread = f"{number(group.mean(*path))} ± {number(group.standard_deviation(*path))}<br><small>{each}</small>"
-    assert "which a table below shows" in page
+    assert "for which mean ± standard deviation and the value of each run are shown" in page
     assert spread in page
 
 
@@ -318,3 +318,23 @@ def test_no_element_is_wider_than_a_phone_screen(runs: list[Path], tmp_path: Pat
     assert too_wide(page, 390, tmp_path) == []
     wider = page.replace("<main>", '<main><p style="width: 500px">wide</p>')
     assert too_wide(wider, 390, tmp_path) == ["P"]
+
+
+@needs_chromium
+def test_a_cross_validation_has_pooled_metrics_each_fold_and_paired_differences(tmp_path: Path) -> None:
+    runs = make_fold_runs(tmp_path, make_predictions(n=60, passes=0), name="a-fold", recipe="a")
+    runs += make_fold_runs(tmp_path, make_predictions(n=60, passes=0, seed=5), name="b-fold", recipe="b", loss="focal")
+    comparison = compare(runs, n_bootstrap=10)
+    page = render_page(comparison)
+    path = ("macro", "roc_auc")
+    for row, group in zip(comparison.rows, comparison.repeats, strict=True):
+        assert f'<th scope="row">{row.name}</th>' in page
+        assert row.name == group.name
+        assert number(row.value(*path)) in page
+        assert f"{number(group.mean(*path))} ± {number(group.standard_deviation(*path))}" in page
+        assert all(f'<th scope="row">{run.name}</th>' in page for run in group.runs)
+    (pairs,) = comparison.repeated_differences
+    assert f"{signed(pairs.difference(*path).mean)} ± " in page
+    assert page.index("Cross-validation: mean") < page.index('id="figures-title"')
+    assert "the predictions of all test folds were pooled" in page
+    assert too_wide(page, 390, tmp_path) == []

@@ -97,3 +97,23 @@ def test_every_command_asks_for_the_fold(fold_shards, tmp_path, cxr_dist, comman
     assert status == (1 if command == "doctor" else EXIT_REFUSED)
     assert "add --data.fold with one of 0, 1, 2" in " ".join((out + error).split())
     assert not (tmp_path / "run").exists()
+
+
+def test_their_comparison_is_one_page_of_all_samples(runs, fold_shards, tmp_path, cxr_dist):
+    """Draws the figures of a page, which takes about 10 s."""
+    out = tmp_path / "comparison"
+    status, printed, error = cxr_dist("compare", *runs, "--out", out, "--with-examples", 1)
+    assert status == 0, error
+    record = json.loads((out / "comparison.json").read_text())
+    (entry,) = record["runs"]
+    samples = sum(split.samples for split in load_manifest(fold_shards).splits.values())
+    assert (entry["name"], record["samples"]) == ("demo (3 folds)", samples)
+    assert entry["metrics"]["macro_roc_auc"]["low"] < entry["metrics"]["macro_roc_auc"]["value"]
+    assert f"{samples} test images" in printed
+    page = (out / "report.html").read_text()
+    assert page.count("data:image/jpeg") >= 2  # the most uncertain and the most wrong case, from any fold
+    assert "Fold 2" in page
+    status, _, error = cxr_dist("compare", *runs[:2], "--out", tmp_path / "less")
+    assert status == EXIT_REFUSED
+    assert "the samples of test fold 2 would have no prediction" in error
+    assert not (tmp_path / "less").exists()
