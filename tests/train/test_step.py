@@ -258,6 +258,30 @@ def test_mixup_gives_the_larger_share_to_the_sample_whose_report_is_used(plain_c
     assert max(shares) > 0.9
 
 
+def test_partners_and_shares_of_mixup_differ_between_steps_lanes_and_seeds(plain_config):
+    step, images, targets, known = mixing_step(plain_config, mixup_alpha=1.0, mixup_from_epoch=1)
+    orders, shares = set(), set()
+    for seed in (1, 2):
+        step.config = dataclasses.replace(step.config, seed=seed)
+        for number in (0, 1):
+            for lane in (0, 1):
+                mixed = step.mix(number, 0, lane, images, None, targets, known)[0][:, 0, 0]
+                others = mixed - torch.diag(mixed.diagonal())
+                orders.add(tuple(others.argmax(dim=1).tolist()))
+                shares.add(float(mixed.diagonal().min()))
+    assert len(orders) == len(shares) == 8
+
+
+def test_each_image_of_a_study_is_mixed_with_one_of_its_partner_study(plain_config):
+    step, images, _, _ = mixing_step(plain_config, mixup_alpha=1.0, mixup_from_epoch=1)
+    table = torch.arange(8).reshape(4, 2).numpy()
+    mixed, of_labels, _ = step.mix(0, 0, 0, images, table, torch.eye(4), torch.ones(4, 4))
+    shares = mixed[:, 0, 0]
+    for image in range(8):
+        torch.testing.assert_close(shares[image].reshape(4, 2).sum(dim=1), of_labels[image // 2])
+    assert (of_labels.diagonal() < 1).sum() > 1
+
+
 def test_a_label_that_is_unknown_in_either_sample_of_a_mixture_is_unknown(plain_config):
     step, images, _, _ = mixing_step(plain_config, mixup_alpha=1.0, mixup_from_epoch=1)
     known = (torch.arange(8)[:, None] >> torch.arange(3) & 1).float()
