@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from shard_server import serving
 
 from cxr_dist.config.data import DataConfig
 from cxr_dist.data.place import at, open_store, own_place, shards_folder, stage_root
@@ -122,3 +123,15 @@ def test_a_url_with_a_secret_is_refused_without_repeating_it():
 def test_a_kind_of_url_that_cannot_be_read_is_named(shards, message, tmp_path):
     with pytest.raises(UserError, match=message):
         shards_folder(DataConfig(shards=shards, stage_dir=str(tmp_path)))
+
+
+def test_the_manifest_of_a_url_lies_in_the_staging_folder_of_its_data_set(tiny_shards, tmp_path):
+    with serving(tiny_shards) as server:
+        data = DataConfig(shards=server.http, stage_dir=str(tmp_path / "disk"))
+        folder = shards_folder(data)
+        assert (folder / "manifest.json").read_bytes() == (tiny_shards / "manifest.json").read_bytes()
+        assert folder == shards_folder(data)
+        assert folder.parent.parent == tmp_path / "disk"
+        assert open_store(data, load_manifest(folder), "train").folder == folder
+    never = DataConfig(shards=str(tiny_shards), stage_dir=str(tmp_path / "disk"))
+    assert shards_folder(never) == tiny_shards

@@ -161,3 +161,17 @@ def test_a_loss_that_is_the_same_for_all_patients_has_no_interval() -> None:
     predictions = make_predictions(n=40, passes=0)
     same = dataclasses.replace(predictions, probabilities=np.full((40, 5), 0.2))
     assert intervals(same, n_bootstrap=5)["log_loss"] == {"low": None, "high": None, "skipped": 0}
+
+
+@pytest.mark.parametrize(("task", "largest"), [("multiclass", 2.0), ("multilabel", 1.0)])
+def test_the_interval_of_a_brier_score_ends_at_the_largest_possible_score(task: str, largest: float) -> None:
+    """Two patients whose predictions are nearly all as wrong as possible."""
+    predictions = make_predictions(task=task, n=2, classes=("a", "b"), passes=0)
+    truth = np.array([[1, 0], [0, 1]])
+    labels = truth if task == "multilabel" else np.array([[0], [1]])
+    wrong = np.array([[1e-6, 1 - 1e-6], [0.9, 0.1]])
+    predictions = dataclasses.replace(
+        predictions, labels=labels.astype(np.int16), probabilities=wrong, patients=["p", "q"]
+    )
+    found = intervals(predictions, 10)["brier"]
+    assert found["low"] < compute_metrics(predictions)["brier"] <= found["high"] == largest

@@ -136,13 +136,14 @@ def test_a_difference_without_variance_has_no_p_value(positives: int) -> None:
     assert result.p is result.low is result.high is None
     assert result.reason == "the difference has no variance in this sample, so DeLong's test cannot be computed"
     assert p_text(result) == "p not defined"
+    assert result.method == "DeLong"
 
 
 def test_scores_that_rank_alike_have_p_1() -> None:
     predictions = make_predictions(n=60, passes=0)
     one = predictions.one_class(0)
     result = delong(one.truth, one.score, one.score**3, np.arange(60))
-    assert (result.value, result.low, result.high, result.p, result.reason) == (0, 0, 0, 1, None)
+    assert result == Difference(value=0.0, low=0.0, high=0.0, p=1.0, method="DeLong")
 
 
 def test_clustered_interval_agrees_with_the_bootstrap_over_patients() -> None:
@@ -209,6 +210,9 @@ def test_p_of_the_bootstrap_is_that_of_a_rank_by_enumeration() -> None:
 def test_undefined_metrics_have_no_difference() -> None:
     predictions = make_predictions(n=30, passes=0)
     resamples = resampled(predictions, 10, 0)
-    assert bootstrap_difference((None, 0.5), (resamples, resamples), ("accuracy",)).p is None
+    for values in ((None, 0.5), (0.5, None)):
+        undefined = bootstrap_difference(values, (resamples, resamples), ("accuracy",))
+        assert undefined == Difference(method="paired bootstrap")
+    assert delong(np.ones(3, bool), np.arange(3.0), np.arange(3.0), np.arange(3)) == Difference(method="DeLong")
     one_patient = delong(np.array([True, False, True]), np.arange(3.0), np.arange(3.0), np.zeros(3))
     assert (one_patient.value, one_patient.p) == (0, None)

@@ -95,3 +95,12 @@ def test_the_sampling_group_is_the_rarest_positive_class(labels):
         else:
             assert label[group] == 1
             assert positives[group] == min(positives[k] for k in range(3) if label[k] == 1)
+
+
+def test_a_row_without_any_known_label_is_left_out():
+    rows = [("-1", ""), ("", ""), ("-1", "1"), ("0", "")]
+    labels = [
+        assign_labels(Labels(task="multilabel", uncertain=u), ("a", "b"), rows, ()).labels for u in ("ignore", "ones")
+    ]
+    assert labels[0] == [NO_LABEL, NO_LABEL, (-1, 1), (0, -1)]
+    assert labels[1] == [(1, -1), NO_LABEL, (1, 1), (0, -1)]
