@@ -100,6 +100,7 @@ def compare(
     with_examples: Annotated[int, Range(min=0)] = 0,
     shards: SHARDS | None = None,
     overwrite: Switch = False,
+    controls: FlagConversionOff[bool] = True,
 ) -> None:
     """Compare evaluated runs in a table, comparison.json and report.html.
 
@@ -111,13 +112,16 @@ def compare(
             and report. The page then contains patient data; protect it like the shards.
         shards: Folder or URL of the shards, if they have moved since training.
         overwrite: Replace a comparison of other runs in --out.
+        controls: Also train logistic regressions on view, age and sex alone, and on thumbnails of 16×16 pixels, and
+            show them beside the runs. A run folder keeps their metrics for the next comparison.
     """
     from rich.console import Console
 
     from cxr_dist.inference.evaluation import compare_runs
     from cxr_dist.report.closing_table import print_comparison
 
-    comparison = compare_runs(list(run_dirs), split, out, with_examples, shards, overwrite)
+    runs = list(run_dirs)
+    comparison = compare_runs(runs, split, out, with_examples, shards, overwrite, with_controls=controls)
     print_comparison(comparison, Console())
     print(f"page: {(out / 'report.html').resolve()}" + (" (holds patient data)" if with_examples else ""))
 

@@ -7,13 +7,14 @@ Runs that were evaluated on different samples, labels or classes are refused, be
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from cxr_dist.errors import UserError
 from cxr_dist.evaluate import leakage
 from cxr_dist.evaluate.ablation import Ablation, adjusted, pairs_of
+from cxr_dist.evaluate.controls import Control, Controls
 from cxr_dist.evaluate.generalisation import Generalisation, read_generalisation
 from cxr_dist.evaluate.intervals import MetricPath, Resampled, resampled
 from cxr_dist.evaluate.out_of_fold import pooled
@@ -57,6 +58,8 @@ class Comparison:
     """The runs that were also evaluated on other shards."""
     warnings: tuple[str, ...]
     """What a reader must know before trusting the table."""
+    controls: Controls = field(default_factory=Controls)
+    """Logistic regressions without a network, beside the runs."""
 
     @property
     def repeats(self) -> list[RepeatedRuns]:
@@ -113,6 +116,10 @@ class Comparison:
             "p_values": P_VALUES,
             "ablations": [ablation.to_dict() for ablation in self.ablations],
             "external": [each.to_dict() for one in self.generalisation for each in one.all],
+            "controls": {
+                "reason": self.controls.reason or None,
+                "rows": [_control_to_dict(control, self.classes) for control in self.controls.rows],
+            },
             "seeds": [group.to_dict(HEADLINE | LOWER_IS_BETTER) for group in self.seeds],
             "repeated": [group.to_dict(HEADLINE | LOWER_IS_BETTER) for group in self.repeats],
             "repeated_differences": [pairs.to_dict(HEADLINE | LOWER_IS_BETTER) for pairs in self.repeated_differences],
@@ -218,11 +225,20 @@ def _labels(predictions: Predictions) -> dict[str, tuple[int, ...]]:
     return dict(zip(predictions.keys, rows, strict=True))
 
 
+def _paths(classes: Sequence[str]) -> dict[str, MetricPath]:
+    """Name in comparison.json -> path of a metric, for all metrics of a run."""
+    return HEADLINE | LOWER_IS_BETTER | {f"roc_auc/{name}": ("per_class", name, "roc_auc") for name in classes}
+
+
+def _control_to_dict(control: Control, classes: Sequence[str]) -> dict[str, Any]:
+    metrics = {name: asdict(control.estimate(*path)) for name, path in _paths(classes).items()}
+    return {"features": control.features, "trained_on": control.trained_on, "metrics": metrics}
+
+
 def _run_to_dict(
     run: RunResult, differences: Mapping[str, Difference], first: str, classes: Sequence[str]
 ) -> dict[str, Any]:
-    areas = {f"roc_auc/{name}": ("per_class", name, "roc_auc") for name in classes}
-    paths: dict[str, MetricPath] = HEADLINE | LOWER_IS_BETTER | areas
+    paths = _paths(classes)
     return {
         "name": run.name,
         **{field: run.evaluation[field] for field in FIELDS if field not in ("split", "made_data")},

@@ -42,12 +42,16 @@ def attributes_of(samples: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
     return {name: values for name, values in attributes.items() if any(values)}
 
 
+def age_in_years(age: object) -> float | None:
+    """52 for 52, "52" or "052Y"; None if `age` is not an age in years."""
+    text = str(age if age is not None else "").strip().upper().removesuffix("Y")
+    return float(text) if text.replace(".", "", 1).isdigit() else None
+
+
 def age_band(age: object) -> str:
     """`40 to 64` for 52, "52" or "052Y"; an empty string if `age` is not an age in years."""
-    text = str(age if age is not None else "").strip().upper().removesuffix("Y")
-    if not text.replace(".", "", 1).isdigit():
-        return ""
-    return next((band for limit, band in _BANDS if float(text) < limit), "65 and over")
+    years = age_in_years(age)
+    return "" if years is None else next((band for limit, band in _BANDS if years < limit), "65 and over")
 
 
 def subgroups(predictions: Predictions, n_bootstrap: int = 1000, seed: int = 0) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from cxr_dist.evaluate.calibrator_choice import (
     choose_calibrator,
 )
 from cxr_dist.evaluate.compare import Comparison, compare
+from cxr_dist.evaluate.controls import shortcut_controls
 from cxr_dist.evaluate.donors import KINDS, NO_DONOR, Kind, donors
 from cxr_dist.evaluate.ensemble import average, member_of, prepare_ensemble_folder
 from cxr_dist.evaluate.leakage import label_terms_redacted
@@ -261,6 +262,8 @@ def compare_runs(
     examples_per_kind: int = 0,
     shards: str | None = None,
     overwrite: bool = False,
+    *,
+    with_controls: bool = True,
 ) -> Comparison:
     """Write comparison.json and report.html of evaluated runs to the folder `out`.
 
@@ -268,12 +271,16 @@ def compare_runs(
 
     `examples_per_kind` is the number of each run's most uncertain and of its most wrong cases that the page shows.
     They are read from `shards`, by default the shards that the run was trained on. The page then holds patient data.
+    `with_controls` adds the shortcut controls (evaluate/controls.py), which are trained on the same shards.
     """
     if examples_per_kind < 0:
         raise UserError(f"--with-examples is {examples_per_kind}; expected a number of cases, or 0 for none")
     if not overwrite:
         refuse_other_comparison(out, run_dirs, split)
     comparison, examples = compare(run_dirs, split, shards=shards), []
+    if with_controls:
+        controls = shortcut_controls(run_dirs, comparison.runs, split, shards)
+        comparison = dataclasses.replace(comparison, controls=controls)
     if examples_per_kind:
         examples = [examples_of(run, examples_per_kind, shards) for run in comparison.runs]
     out.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,9 @@
-"""What the page and the terminal say about the modality audits of the runs."""
+"""What the page and the terminal say about the modality audits of the runs, and about the shortcut controls."""
 
 from collections.abc import Sequence
 
+from cxr_dist.evaluate.ablation import interval_text
+from cxr_dist.evaluate.controls import Controls
 from cxr_dist.evaluate.run_result import RunResult
 
 
@@ -17,6 +19,12 @@ def conclusions(runs: Sequence[RunResult]) -> list[str]:
         for run in audited_runs(runs)
         if run.mode == "fused" and (statement := str(run.evaluation["audit"]["statement"]))
     ]
+
+
+def controls_reach(controls: Controls) -> str:
+    """What the controls reach, in one sentence; empty without controls."""
+    each = [f"{interval_text(row.estimate('macro', 'roc_auc'))} on {row.features} alone" for row in controls.rows]
+    return f"Without a network, logistic regressions reach a macro ROC AUC of {' and '.join(each)}." if each else ""
 
 
 def without_donor(runs: Sequence[RunResult]) -> list[str]:

@@ -8,7 +8,7 @@ from cxr_dist.evaluate.generalisation import Generalisation
 from cxr_dist.evaluate.repeats import ComparisonRow, PairedRepeats, RepeatedRuns
 from cxr_dist.evaluate.run_result import Estimate, RunResult
 from cxr_dist.format.escape import terminal_text
-from cxr_dist.report.audits import conclusions
+from cxr_dist.report.audits import conclusions, controls_reach
 from cxr_dist.report.figures import METRIC_NAMES
 
 _CALIBRATION = {
@@ -26,6 +26,10 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         console.print(terminal_text(ablation.statement))
     if comparison.ablations:
         console.print(terminal_text(f"{P_VALUES[0].upper()}{P_VALUES[1:]}."))
+    if comparison.controls.rows:
+        console.print(terminal_text(controls_reach(comparison.controls)))
+    if comparison.controls.reason:
+        console.print(terminal_text(f"Controls are missing: {comparison.controls.reason}."))
     for statement in conclusions(comparison.runs):
         console.print(terminal_text(statement))
     for one in comparison.generalisation:
