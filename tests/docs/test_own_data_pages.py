@@ -49,11 +49,11 @@ def test_a_folder_whose_folders_are_classes(tmp_path: Path, monkeypatch: pytest.
 
 def test_the_table_of_the_tutorial(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
-    with (tmp_path / "films.csv").open("w", newline="") as file:
+    with (tmp_path / "images.csv").open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["file", "patient_id", "diagnosis", "indication", "findings"])
         for number in range(60):
-            write_image(tmp_path / "films" / f"{number:04}.png", random)
+            write_image(tmp_path / "images" / f"{number:04}.png", random)
             diagnosis = ("pneumonia", "normal", "fracture")[number % 3]
             rows.writerow([f"{number:04}.png", f"p{number}", diagnosis, "cough", f"number {number} is hazy"])
     manifest = sharded(tmp_path, "tutorials/own-table.md")

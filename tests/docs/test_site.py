@@ -11,6 +11,29 @@ import pytest
 from cxr_dist.config.run import Config
 
 ROOT = Path(__file__).parents[2]
+OTHER_PROGRAMS = {
+    *(
+        "--nodes",
+        "--ntasks-per-node",
+        "--gpus-per-node",
+        "--cpus-per-task",
+        "--partition",
+        "--account",
+        "--time",
+    ),  # sbatch
+    *(
+        "--signal",
+        "--kill-on-bad-exit",
+        "--constraint",
+        "--dest",
+        "--no-index",
+        "--find-links",
+        "--logdir",
+        "--wildcards",
+    ),
+    *("--config_file", "--num_processes"),
+    "--section.field-name",  # stands for any setting
+}
 LOADED = re.compile(
     r"""(?:<(?:script|img|iframe|source)\b[^>]*\bsrc|<link\b[^>]*\bhref|@import|url\()\s*=?\s*["']?(https?:)?//"""
 )
@@ -48,3 +71,15 @@ def test_the_reference_has_every_setting_command_and_block_of_metrics(site: Path
     metrics = (site / "reference/metrics.html").read_text(encoding="utf-8")
     for key in ("confusion_matrix", "operating_points", "roc_auc", "subgroups"):
         assert key in metrics
+
+
+def test_every_flag_that_a_page_names_exists(site: Path) -> None:
+    """The flags of cxr-dist are in the generated reference; those of other programs are listed here."""
+    pages = [ROOT / "README.md", *(ROOT / "docs" / "tutorials").glob("*.md"), *(ROOT / "docs" / "how-to").glob("*.md")]
+    pages += [path for path in (ROOT / "docs" / "explanation").glob("*.md") if path.stem != "history"]
+    reference = "".join((site / f"reference/{name}.html").read_text() for name in ("command-line", "configuration"))
+    known, flag = set(re.findall(r"--[a-z][a-z0-9.-]*[a-z0-9]", reference)), r"(?<![\w-])--[a-z][a-z0-9_.-]*[a-z0-9]"
+    named = {name: path.name for path in pages for name in re.findall(flag, path.read_text(encoding="utf-8"))}
+    named = {name.replace("--slurm-", "--slurm."): page for name, page in named.items()}  # the same flag
+    assert len(named) > 60
+    assert {name: page for name, page in named.items() if name not in known | OTHER_PROGRAMS} == {}
