@@ -12,6 +12,7 @@ SAME_ON_PURPOSE = {
     "verify",  # the command, and the room's function behind it
     "fetch",
     "train",
+    "evaluate",
     "submit",
     "compare",
     "export",

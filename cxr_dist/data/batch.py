@@ -43,6 +43,10 @@ class Batch:
     """int64 [b], the sampling group of each sample."""
     sample_ids: torch.Tensor
     """int64 [b]: number of the draw in the epoch (training) or of the sample in the split (evaluation)."""
+    texts: tuple[str, ...] = ()
+    """[b], the report sections of each sample as one text, where the loader was asked for texts. Private."""
+    keys: tuple[str, ...] = ()
+    """[b], the key of each sample, where the loader was asked for texts."""
     replaced: tuple[Replaced, ...] = ()
     """Damaged samples of this batch that were replaced; always empty in evaluation."""
 

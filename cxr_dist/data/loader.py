@@ -142,6 +142,7 @@ def collate(
     tokenizer: ReportTokenizer | None,
     sections: tuple[str, ...],
     views: int = 1,
+    with_texts: bool = False,
 ) -> Stage:
     """The stage that turns a list of decoded samples, with up to `views` images each, into a Batch."""
 
@@ -172,6 +173,8 @@ def collate(
                 labels=torch.tensor(np.stack([s["record"]["label"] for s in samples]), dtype=torch.int64),
                 groups=torch.tensor([int(s["record"]["group"]) for s in samples]),
                 sample_ids=torch.tensor([s["sample_id"] for s in samples]),
+                texts=tuple(texts) if with_texts else (),
+                keys=tuple(s["__key__"] for s in samples) if with_texts else (),
                 replaced=tuple(s["replaced"] for s in samples if "replaced" in s),
             )
 
@@ -237,6 +240,7 @@ def training_batches(
     first_step: int,
     tokenizer: ReportTokenizer | None,
     with_images: bool,
+    with_texts: bool = False,
 ) -> Iterator[Batch]:
     """An endless stream of the rank's micro-batches from a global step on: for each step one per lane, in order."""
     size = config.image_size if with_images else None
@@ -244,7 +248,7 @@ def training_batches(
     read = reader(store, manifest.image["short_side"], size)
     replacing = Replacing(store, read, plan.seed, replace=config.max_bad_samples > 0)
     source = TrainingSource(replacing, plan, lanes, first_step)
-    to_batch = collate(size, Augmentation.of(config), tokenizer, config.text_sections, manifest.views)
+    to_batch = collate(size, Augmentation.of(config), tokenizer, config.text_sections, manifest.views, with_texts)
     return _loader(source, [*own_stages(config.stages), to_batch], config.workers)
 
 
@@ -258,6 +262,7 @@ def evaluation_loader(
     tokenizer: ReportTokenizer | None,
     with_images: bool,
     swap: Swap | None = None,
+    with_texts: bool = False,
 ) -> Iterator[Batch]:
     """The rank's canonical evaluation batches of a split, without augmentation. A damaged sample is always an error.
 
@@ -267,5 +272,5 @@ def evaluation_loader(
     batches = evaluation_batches(manifest.split(split).samples, config.evaluation_batch, rank, world_size)
     store = open_store(config, manifest, split)
     source = EvaluationSource(store, reader(store, manifest.image["short_side"], size), batches, swap)
-    to_batch = collate(size, Augmentation(), tokenizer, config.text_sections, manifest.views)
+    to_batch = collate(size, Augmentation(), tokenizer, config.text_sections, manifest.views, with_texts)
     return _loader(source, [to_batch], config.workers)

@@ -9,7 +9,7 @@ Runs that were evaluated on different samples, labels or classes are refused, be
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cxr_dist.errors import UserError
 from cxr_dist.evaluate import leakage
@@ -22,6 +22,9 @@ from cxr_dist.evaluate.paired import Difference, auc_difference, bootstrap_diffe
 from cxr_dist.evaluate.predictions import Predictions
 from cxr_dist.evaluate.repeats import ComparisonRow, PairedRepeats, RepeatedRuns, paired_repeats, repeated_runs, rows_of
 from cxr_dist.evaluate.run_result import FIELDS, RunResult, aligned, read_run
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MODE_NAMES = {"image": "image only", "text": "report only", "fused": "image + report"}
 HEADLINE = {
@@ -101,6 +104,21 @@ class Comparison:
     def made_data(self) -> bool:
         """Whether the images and reports are synthetic."""
         return any(run.evaluation["made_data"] for run in self.runs)
+
+    def frame(self) -> "pd.DataFrame":
+        """Return a table with a row for each run and metric, with its interval and its difference to the first run."""
+        import pandas as pd  # slow to import
+
+        rows = []
+        for run in self.to_dict()["runs"]:
+            for metric, estimate in run["metrics"].items():
+                difference = run["differences"].get(metric, {})
+                row = {"run": run["name"], "metric": metric}
+                row |= {name: estimate[name] for name in ("value", "low", "high")}
+                row |= {f"difference_{name}": difference.get(name) for name in ("value", "low", "high")}
+                rows.append(row | {"p": difference.get("p")})
+        numbers = [name for name in rows[0] if name not in ("run", "metric")]
+        return pd.DataFrame(rows).astype(dict.fromkeys(numbers, float))
 
     def to_dict(self) -> dict[str, Any]:
         """The content of comparison.json: for each run, metrics as {"value", "low", "high"}, and differences."""

@@ -16,6 +16,8 @@ from cxr_dist.distributed.world import World
 from cxr_dist.run.requeue import forbid_requeue, requeue
 from cxr_dist.run.slurm_job import slurm_job
 
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+
 
 class StopRequest:
     """Whether this rank was asked to stop, by a signal or because `max_minutes` have passed (0: no time limit)."""
@@ -24,7 +26,7 @@ class StopRequest:
         self._process = os.getpid()
         self._deadline = time.monotonic() + 60 * max_minutes if max_minutes else float("inf")
         self._received: set[int] = set()
-        for name in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
+        for name in STOP_SIGNALS:
             signal.signal(name, self._note)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
