@@ -10,7 +10,7 @@ of the image in the sample. Samples without boxes have no such entry.
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from cxr_dist.errors import UserError
+from cxr_dist.format.stored_sample import BAD_BOXES, DamagedSample
 
 Corners = tuple[float, float, float, float]
 """(left, top, right, bottom), in shares of the width and the height, 0 ≤ left < right ≤ 1 and 0 ≤ top < bottom ≤ 1."""
@@ -26,7 +26,7 @@ class StoredBox(NamedTuple):
 
 
 def boxes_of(facts: Mapping[str, Any], num_classes: int, num_views: int) -> list[StoredBox]:
-    """The boxes in a sample's decoded JSON; raises UserError if they are not valid for that many classes and images."""
+    """The boxes in a sample's decoded JSON; raises DamagedSample unless they fit so many classes and images."""
     try:
         found = [
             StoredBox(int(each["class"]), int(each.get("view", 0)), _box(each["box"]))
@@ -36,9 +36,7 @@ def boxes_of(facts: Mapping[str, Any], num_classes: int, num_views: int) -> list
     except (TypeError, ValueError, KeyError, AttributeError):
         sound = False
     if not sound:
-        raise UserError(
-            "a sample has boxes that its shards cannot have: run `cxr-dist verify`, or shard the data again"
-        )
+        raise DamagedSample(BAD_BOXES)
     return found
 
 

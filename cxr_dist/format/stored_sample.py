@@ -24,7 +24,8 @@ OTHER_BYTES = "does not have the bytes that were written (crc32)"
 NOT_A_GREY_JPEG = "has an image that is not a grey JPEG"
 TOO_MANY_PIXELS = "has an image of more pixels than the manifest allows"
 NO_FACTS = "has a JSON that is not an object with text sections"
-REASONS = (CUT_SHORT, OTHER_BYTES, NOT_A_GREY_JPEG, TOO_MANY_PIXELS, NO_FACTS)
+BAD_BOXES = "has boxes that its shards cannot have"
+REASONS = (CUT_SHORT, OTHER_BYTES, NOT_A_GREY_JPEG, TOO_MANY_PIXELS, NO_FACTS, BAD_BOXES)
 
 _FRAMES = (0xC0, 0xC1, 0xC2)  # markers of baseline, extended and progressive frames with Huffman coding
 

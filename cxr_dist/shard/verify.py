@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from cxr_dist.errors import UserError, out_of_files
 from cxr_dist.files import sha256_of
 from cxr_dist.format.manifest import UNKNOWN, Manifest, ShardEntry, SplitEntry, load_manifest, open_index
+from cxr_dist.format.stored_boxes import boxes_of
 from cxr_dist.format.stored_sample import OTHER_BYTES, DamagedSample, check_jpeg, decode_facts, members_in
 from cxr_dist.shard.near_duplicates import find_near_duplicates
 from cxr_dist.shard.tar import members_of
@@ -41,7 +42,7 @@ def verify(shards: Path, *, near_duplicates: bool = True, workers: int = 0) -> l
             if index is not None:
                 indices[name].append(index)
                 problems += _check_groups(shard, index)
-                problems += _check_tar(shards, shard, index, manifest.image["short_side"])
+                problems += _check_tar(shards, shard, index, manifest)
         problems += _check_counts(name, split, manifest, indices[name])
     problems += _check_keys(indices) + _check_leaks(manifest, indices) + _check_strays(shards, manifest)
     return problems or (find_near_duplicates(shards, manifest, workers) if near_duplicates else [])
@@ -68,7 +69,7 @@ def _check_groups(shard: ShardEntry, index: NDArray[Any]) -> list[str]:
     return []
 
 
-def _check_tar(folder: Path, shard: ShardEntry, index: NDArray[Any], short_side: int) -> list[str]:
+def _check_tar(folder: Path, shard: ShardEntry, index: NDArray[Any], manifest: Manifest) -> list[str]:
     path = folder / shard.file
     if not path.is_file():
         return [f"{shard.file}: missing"]
@@ -77,15 +78,15 @@ def _check_tar(folder: Path, shard: ShardEntry, index: NDArray[Any], short_side:
         problems.append(f"{shard.file}: {path.stat().st_size} bytes, the manifest says {shard.bytes}")
     if sha256_of(path) != shard.sha256:
         problems.append(f"{shard.file}: sha256 differs from the manifest's")
-    return problems + _check_samples(path, index, short_side) + _check_members(path, index)
+    return problems + _check_samples(path, index, manifest) + _check_members(path, index)
 
 
-def _check_samples(path: Path, index: NDArray[Any], short_side: int) -> list[str]:
+def _check_samples(path: Path, index: NDArray[Any], manifest: Manifest) -> list[str]:
     damaged: defaultdict[str, list[int]] = defaultdict(list)
     with path.open("rb") as file:
         for number, record in enumerate(index):
             file.seek(int(record["offset"]))
-            if reason := _damage(file.read(int(record["size"])), record, short_side):
+            if reason := _damage(file.read(int(record["size"])), record, manifest):
                 damaged[reason].append(number)
     return [
         f"{path.name}: {len(numbers)} of {len(index)} samples, first sample {numbers[0]}, {reason}"
@@ -93,7 +94,7 @@ def _check_samples(path: Path, index: NDArray[Any], short_side: int) -> list[str
     ]
 
 
-def _damage(data: bytes, record: np.void, short_side: int) -> str | None:
+def _damage(data: bytes, record: np.void, manifest: Manifest) -> str | None:
     """Return why training could not use these bytes of a sample, or None."""
     if zlib.crc32(data) != record["crc32"]:
         return OTHER_BYTES
@@ -101,8 +102,9 @@ def _damage(data: bytes, record: np.void, short_side: int) -> str | None:
     first = int(record["offset"])
     try:
         for _, offset, length in images:
-            check_jpeg(data[offset - first : offset - first + length], short_side)
-        decode_facts(data[start - first : start - first + size])
+            check_jpeg(data[offset - first : offset - first + length], manifest.image["short_side"])
+        facts = decode_facts(data[start - first : start - first + size])
+        boxes_of(facts, len(manifest.classes), len(images))
     except DamagedSample as damage:
         return damage.reason
     return None

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,11 @@ from cxr_dist.errors import UserError
 from cxr_dist.format.image import ImageFile
 from cxr_dist.format.manifest import SPLITS, load_manifest
 from cxr_dist.format.stored_boxes import boxes_of
+from cxr_dist.format.stored_sample import DamagedSample
+from cxr_dist.shard.deal import plan_shards
 from cxr_dist.shard.readers import read_source
 from cxr_dist.shard.recipe import load_recipe
+from cxr_dist.shard.tar import write_shard
 from cxr_dist.shard.verify import verify
 from cxr_dist.shard.write import write_shards
 
@@ -229,5 +233,25 @@ def test_the_size_of_a_turned_photograph_is_that_of_the_image_as_it_is_shown(tmp
     ],
 )
 def test_boxes_that_a_shard_cannot_have_are_refused(box):
-    with pytest.raises(UserError, match="boxes that its shards cannot have"):
+    with pytest.raises(DamagedSample, match="has boxes that its shards cannot have"):
         boxes_of({"boxes": [box]}, 2, 1)
+
+
+def test_verify_finds_a_sample_with_a_box_of_an_unknown_class(source, tmp_path):
+    """The shard was written by something else, but all of its checksums are right."""
+    manifest = shard(source, tmp_path / "shards")
+    (planned,) = [
+        each
+        for each in plan_shards(load_recipe(source.parent / "recipe.yaml"), source).shards
+        if each.stem == "test-00000"
+    ]
+    jpegs = {key: sample["jpg"] for key, sample in samples_of(tmp_path / "shards").items()}
+    samples = list(planned.samples)
+    samples[4] = replace(samples[4], images=(replace(samples[4].images[0], boxes=((2, (0.1, 0.1, 0.2, 0.2)),)),))
+    entry = write_shard(tmp_path / "shards", planned.stem, [(each, [jpegs[each.key]]) for each in samples], 2, True)
+    test = replace(manifest.splits["test"], shards=(entry, *manifest.splits["test"].shards[1:]))
+    changed = replace(manifest, splits=manifest.splits | {"test": test})
+    (tmp_path / "shards" / "manifest.json").write_text(changed.to_json())
+    assert verify(tmp_path / "shards", near_duplicates=False) == [
+        f"test-00000.tar: 1 of {len(samples)} samples, first sample 4, has boxes that its shards cannot have"
+    ]
