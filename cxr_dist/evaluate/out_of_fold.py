@@ -20,7 +20,8 @@ from cxr_dist.evaluate.assess import assess
 from cxr_dist.evaluate.calibration import scores
 from cxr_dist.evaluate.population import population
 from cxr_dist.evaluate.predictions import Predictions
-from cxr_dist.evaluate.run_result import RunResult
+from cxr_dist.evaluate.run_result import FIELDS, RunResult
+from cxr_dist.evaluate.thresholds import at_own_thresholds
 from cxr_dist.evaluate.uncertainty import McSummary
 from cxr_dist.format.folds import joined, parts_of_fold
 from cxr_dist.format.manifest import Manifest
@@ -72,7 +73,10 @@ def _pool(runs: Sequence[RunResult], split: str, n_bootstrap: int) -> RunResult:
     _require_each_sample_once(runs, predictions, name)
     in_training = [run.evaluation["patients_in_training"] for run in runs]
     member = {key: value for key, value in first.members[0].items() if key != "fold"}
-    evaluation = first.evaluation | {
+    # Blocks that belong to one model, such as an audit or prediction sets, are left out.
+    evaluation: dict[str, Any] = {name: first.evaluation[name] for name in FIELDS} | {
+        "labels_in_reports": first.evaluation.get("labels_in_reports", ""),
+        "external": None,
         "members": [member],
         "patients_in_training": None if None in in_training else sum(in_training),
         "checkpoint_step": max(run.evaluation["checkpoint_step"] for run in runs),
@@ -83,7 +87,8 @@ def _pool(runs: Sequence[RunResult], split: str, n_bootstrap: int) -> RunResult:
     return RunResult(
         name=name,
         config=_without_fold(first.config),
-        evaluation=evaluation | {"calibration": _calibration(runs, predictions)},
+        evaluation=evaluation
+        | {"calibration": _calibration(runs, predictions), "operating_points": _operating_points(runs, predictions)},
         predictions=predictions,
         history=[],
         environment=first.environment,
@@ -175,6 +180,21 @@ def _calibration(runs: Sequence[RunResult], predictions: Predictions) -> dict[st
         "before": scores(p.raw, p.labels, p.task),
         "after": scores(p.probabilities, p.labels, p.task) if changed else None,
         "reason": OWN_CALIBRATION,
+    }
+
+
+def _operating_points(runs: Sequence[RunResult], predictions: Predictions) -> dict[str, Any] | None:
+    """The block `operating_points`: each sample is judged at the threshold of its own fold. None if a fold has none."""
+    blocks = [run.evaluation["operating_points"] for run in runs]
+    if None in blocks:
+        return None
+    thresholds = [{name: point["threshold"] for name, point in block["per_class"].items()} for block in blocks]
+    chosen_on = {name: sum(block["chosen_on"][name] for block in blocks) for name in ("n", "patients")}
+    rules = list(dict.fromkeys(block["rule"] for block in blocks))
+    return {
+        "chosen_on": blocks[0]["chosen_on"] | chosen_on,
+        "rule": f"{'; '.join(rules)}; by each run for its own test fold",
+        "per_class": at_own_thresholds([run.predictions for run in runs], thresholds, predictions),
     }
 
 

@@ -4,6 +4,7 @@ On the samples on which it was chosen, a threshold looks better than it is.
 """
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,28 @@ def operating_points(
     for one, judged in zip(inside, tests, strict=True):
         points[one.name] = {"threshold": chosen[one.name], "validation": _values(one), "applied": judged}
     return {"rule": rule_of(at_sensitivity), "per_class": points}
+
+
+def at_own_thresholds(
+    parts: Sequence[Predictions], thresholds: Sequence[Mapping[str, float | None]], whole: Predictions
+) -> dict[str, Any]:
+    """Class -> metrics on `whole`, the samples of all parts in order, each at the threshold of its own part.
+
+    A class that lacks a threshold in some part has only a reason.
+    """
+    points: dict[str, Any] = {}
+    for c, one in enumerate(whole.each_class()):
+        by_part = [each[one.name] for each in thresholds]
+        known = [threshold for threshold in by_part if threshold is not None]
+        if len(known) < len(by_part):
+            reason = "the validation split of a run lacks positive or negative samples"
+            points[one.name] = {"threshold": None, "reason": reason}
+            continue
+        scores = [part.one_class(c).score for part in parts]
+        predicted = np.concatenate([score >= at for score, at in zip(scores, known, strict=True)])
+        (judged,) = _judge([dataclasses.replace(one, predicted=predicted)], whole)
+        points[one.name] = {"threshold": None, "thresholds": known, "applied": judged}
+    return points
 
 
 def _at(predictions: Predictions, thresholds: dict[str, float]) -> list[OneClass]:

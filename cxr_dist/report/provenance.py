@@ -124,6 +124,11 @@ def run_facts(run: RunResult) -> dict[str, str]:
 
 
 def _members(run: RunResult) -> dict[str, str]:
+    """What the result was made of, if it is not that of one run on one split."""
+    if run.folds:
+        return {"Runs": f"{len(run.folds)}, one for each test fold: {', '.join(each.name for each in run.folds)}"}
+    if run.fold is not None:
+        return {"Test fold": str(run.fold)}
     if len(run.members) == 1:
         return {}
     members = "; ".join(map(member_line, run.members))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from made_runs import make_fold_runs, make_predictions, make_run
-from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
+from sklearn.metrics import accuracy_score, log_loss, precision_score, recall_score, roc_auc_score
 
 from cxr_dist.errors import UserError
 from cxr_dist.evaluate.compare import compare
@@ -143,3 +143,28 @@ def test_the_folder_of_a_comparison_has_the_pooled_predictions(runs: list[Path],
     assert stored.keys == comparison.runs[0].predictions.keys
     np.testing.assert_array_equal(stored.probabilities, comparison.runs[0].predictions.probabilities)
     assert json.loads((folder / "metrics.json").read_text())["metrics"]["n"] == 90
+
+
+def test_operating_points_judge_each_sample_at_the_threshold_of_its_own_run(runs: list[Path]) -> None:
+    (pooled,) = compare(runs, n_bootstrap=10).runs
+    facts = [json.loads((run / "evaluation/test/metrics.json").read_text())["operating_points"] for run in runs]
+    parts = [Predictions.read_csv(run / "evaluation/test/predictions.csv") for run in runs]
+    points = pooled.evaluation["operating_points"]["per_class"]
+    for index, name in enumerate(PREDICTIONS.classes):
+        thresholds = [each["per_class"][name]["threshold"] for each in facts]
+        assert points[name]["thresholds"] == thresholds
+        said = np.concatenate([p.probabilities[:, index] >= t for p, t in zip(parts, thresholds, strict=True)])
+        truth = np.concatenate([part.labels[:, 0] for part in parts]) == index
+        applied = points[name]["applied"]
+        assert applied["recall"]["value"] == pytest.approx(recall_score(truth, said))
+        assert applied["precision"]["value"] == pytest.approx(precision_score(truth, said))
+        assert applied["recall"]["low"] < applied["recall"]["high"]
+
+
+def test_blocks_of_one_model_are_not_those_of_the_pooled_runs(copied: list[Path]) -> None:
+    path = copied[0] / "evaluation/test/metrics.json"
+    facts = json.loads(path.read_text())
+    path.write_text(strict_json(facts | {"audit": {"statement": "of fold 0 alone"}}))
+    (pooled,) = compare(copied, n_bootstrap=10).runs
+    assert "audit" not in pooled.evaluation
+    assert not pooled.evaluation.get("conformal")
