@@ -3,6 +3,7 @@
 A network that is no better than these may have learned how the images were made, or who was imaged, rather than the
 finding (Zech et al., PLOS Medicine 2018; Degrave et al., Nature Machine Intelligence 2021). The controls are trained on
 the training split of the runs' shards and judged on the same samples, by the same metrics and intervals, as the runs.
+Those of a cross-validation are trained anew for each test fold, and their predictions are pooled as the runs' are.
 """
 
 import json
@@ -35,6 +36,8 @@ MOST_TRAINED = 20_000
 """A larger training split is sampled, so that `compare` stays quick."""
 _ORDER = ("view", "age", "sex")
 _ITERATIONS = 2000
+_Part = tuple[ControlFeatures, ControlFeatures]
+"""The features of training samples, and of the samples to predict."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +47,7 @@ class Control:
     features: str
     """What it sees, in words."""
     trained_on: int
-    """Number of training samples."""
+    """Number of training samples; in a cross-validation, the smallest."""
     evaluation: dict[str, Any]
     """`metrics` and `intervals`, as in metrics.json."""
 
@@ -80,48 +83,58 @@ def shortcut_controls(
     chosen = next((run for run in own if _shards_of(run, split)), None)
     if chosen is None or chosen.manifest is None:
         return Controls(reason="the shards that the runs were trained on are not at hand: give their folder (--shards)")
-    data = at(chosen.config.data, shards)
-    if is_remote(data.shards):
+    if is_remote(at(chosen.config.data, shards).shards):
         return Controls(reason="the shards are at a URL: give a local copy with --shards")
     try:
-        training = read_control_features(data, chosen.manifest, "train", MOST_TRAINED)
-        test = read_control_features(data, chosen.manifest, split)
+        parts = [_features(run, split, shards) for run in chosen.folds or (chosen,)]
     except UserError as error:
         return Controls(reason=str(error))
-    if set(test.keys) != set(runs[0].predictions.keys):
+    if sorted(key for _, test in parts for key in test.keys) != sorted(runs[0].predictions.keys):
         return Controls(reason="the shards hold other samples than those that the runs were evaluated on")
-    controls = train_controls(training, test, chosen.manifest, n_bootstrap)
+    controls = train_controls(parts, chosen.manifest, n_bootstrap)
     with suppress(OSError):  # a run folder that may only be read
         write_whole(folders[0] / CACHE, strict_json({"key": _key(chosen, split, n_bootstrap), **asdict(controls)}))
     return controls
 
 
-def train_controls(
-    training: ControlFeatures, test: ControlFeatures, manifest: Manifest, n_bootstrap: int = 1000
-) -> Controls:
-    """Fit both controls on the features of the training split, and judge them on those of another split."""
+def _features(run: RunResult, split: str, shards: str | None) -> _Part:
+    assert run.manifest is not None
+    data = at(run.config.data, shards)
+    training = read_control_features(data, run.manifest, "train", MOST_TRAINED)
+    return training, read_control_features(data, run.manifest, split)
+
+
+def train_controls(parts: Sequence[_Part], manifest: Manifest, n_bootstrap: int = 1000) -> Controls:
+    """Fit both controls on the training features of each part, and judge them on the test features of all parts.
+
+    There is one part, (training features, test features), or one for each test fold of a cross-validation.
+    """
     # Imported here because it is slow, and a comparison with kept controls fits nothing.
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-    known = [name for name in _ORDER if any(training.attributes[name])]
+    known = [name for name in _ORDER if any(any(training.attributes[name]) for training, _ in parts)]
     reason = "" if known else "view, age and sex are not recorded in the shards"
-    regression, rows = LogisticRegression(max_iter=_ITERATIONS), []
+    regression, rows = LogisticRegression(max_iter=_ITERATIONS), dict[str, list[Floats]]()
     if known:
-        columns, test_columns = (_columns(features, known) for features in (training, test))
         model = make_pipeline(OneHotEncoder(handle_unknown="ignore"), regression)
-        rows.append((_in_words(known), _predict(model, columns, test_columns, training, manifest)))
+        rows[_in_words(known)] = [
+            _predict(model, _columns(training, known), _columns(test, known), training, manifest)
+            for training, test in parts
+        ]
     model = make_pipeline(StandardScaler(), regression)
-    words = f"thumbnails of {SIDE}×{SIDE} pixels"
-    rows.append((words, _predict(model, training.thumbnails, test.thumbnails, training, manifest)))
+    rows[f"thumbnails of {SIDE}×{SIDE} pixels"] = [
+        _predict(model, training.thumbnails, test.thumbnails, training, manifest) for training, test in parts
+    ]
+    tests = [test for _, test in parts]
     judged = tuple(
         Control(
             features=features,
-            trained_on=len(training.keys),
-            evaluation=_judge(test, probabilities, manifest, n_bootstrap),
+            trained_on=min(len(training.keys) for training, _ in parts),
+            evaluation=_judge(tests, np.concatenate(probabilities), manifest, n_bootstrap),
         )
-        for features, probabilities in rows
+        for features, probabilities in rows.items()
     )
     return Controls(rows=judged, reason=reason)
 
@@ -152,13 +165,15 @@ def _fitted(model: Any, columns: NDArray[Any], truth: NDArray[np.int16], test_co
     return np.asarray(model.fit(columns, truth).predict_proba(test_columns), dtype=np.float64)
 
 
-def _judge(test: ControlFeatures, probabilities: Floats, manifest: Manifest, n_bootstrap: int) -> dict[str, Any]:
+def _judge(
+    tests: Sequence[ControlFeatures], probabilities: Floats, manifest: Manifest, n_bootstrap: int
+) -> dict[str, Any]:
     predictions = Predictions(
         task=manifest.task,
         classes=manifest.classes,
-        keys=test.keys,
-        patients=test.patients,
-        labels=test.labels,
+        keys=[key for test in tests for key in test.keys],
+        patients=[patient for test in tests for patient in test.patients],
+        labels=np.concatenate([test.labels for test in tests]),
         probabilities=probabilities,
     )
     return {"metrics": compute_metrics(predictions), "intervals": intervals(predictions, n_bootstrap)}
@@ -180,7 +195,9 @@ def _own(run: RunResult) -> bool:
 
 
 def _shards_of(run: RunResult, split: str) -> bool:
-    """Whether the manifest lists the shards of the training split and of this one."""
+    """Whether the manifest, of each fold, lists the shards of the training split and of this one."""
+    if run.folds:
+        return all(_shards_of(fold, split) for fold in run.folds)
     splits = {} if run.manifest is None else run.manifest.splits
     return all(name in splits and len(splits[name].shards) for name in ("train", split))
 
@@ -189,7 +206,7 @@ def _key(run: RunResult, split: str, n_bootstrap: int) -> dict[str, Any]:
     """What the controls depend on."""
     return {
         "manifest_sha256": run.evaluation["manifest_sha256"],
-        "fold": run.config.data.fold,
+        "fold": "each" if run.folds else run.config.data.fold,
         "split": split,
         "n_bootstrap": n_bootstrap,
         "versions": {"cxr_dist": __version__, "scikit-learn": sklearn.__version__},

@@ -62,7 +62,7 @@ def test_the_control_that_sees_the_shortcut_finds_it_and_the_other_does_not(
     shards: dict[str, Path], informative: str, finds: str, misses: str
 ) -> None:
     folder = shards[informative]
-    found = train_controls(features_of(folder, "train"), features_of(folder, "test"), load_manifest(folder), 50)
+    found = train_controls([(features_of(folder, "train"), features_of(folder, "test"))], load_manifest(folder), 50)
     aucs = {control.features: control.estimate("macro", "roc_auc") for control in found.rows}
     assert aucs[finds].value > 0.99
     assert aucs[misses].low < 0.5
@@ -72,7 +72,7 @@ def test_the_control_that_sees_the_shortcut_finds_it_and_the_other_does_not(
 
 def test_thumbnail_values_equal_scikit_learn(shards: dict[str, Path]) -> None:
     training, test = (features_of(shards["view"], split) for split in ("train", "test"))
-    _, control = train_controls(training, test, load_manifest(shards["view"]), 10).rows
+    _, control = train_controls([(training, test)], load_manifest(shards["view"]), 10).rows
     scaler = StandardScaler().fit(training.thumbnails)
     model = LogisticRegression(max_iter=2000).fit(scaler.transform(training.thumbnails), training.labels[:, 0])
     p = model.predict_proba(scaler.transform(test.thumbnails))
@@ -91,13 +91,13 @@ def test_a_missing_attribute_is_a_category_and_absent_ones_are_not_used(shards: 
             (each, {name: [""] * len(each.keys) for name in ("sex", "age")}) for each in (training, test)
         )
     ]
-    control = train_controls(*without, manifest, 10).rows[0]
+    control = train_controls([without], manifest, 10).rows[0]
     assert (control.features, control.estimate("macro", "roc_auc").value) == ("view", 1.0)
     nothing = [
         dataclasses.replace(each, attributes={name: [""] * len(each.keys) for name in each.attributes})
         for each in (training, test)
     ]
-    found = train_controls(*nothing, manifest, 10)
+    found = train_controls([nothing], manifest, 10)
     assert [control.features for control in found.rows] == [THUMBNAILS]
     assert found.reason == "view, age and sex are not recorded in the shards"
 
@@ -112,7 +112,7 @@ def test_multilabel_controls_use_known_labels_and_survive_a_label_without_positi
         return dataclasses.replace(features, labels=labels)
 
     manifest = dataclasses.replace(load_manifest(shards["view"]), task="multilabel", classes=("a", "b", "never"))
-    control = train_controls(labelled(training), labelled(test), manifest, 10).rows[0]
+    control = train_controls([(labelled(training), labelled(test))], manifest, 10).rows[0]
     per_class = control.evaluation["metrics"]["per_class"]
     assert per_class["a"]["roc_auc"] == per_class["b"]["roc_auc"] == 1.0
     assert per_class["a"]["unknown"] > 0

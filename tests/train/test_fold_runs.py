@@ -6,10 +6,19 @@ import shutil
 from collections import Counter
 
 import forked_ranks
+import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.preprocessing import StandardScaler
 
+from cxr_dist.config.data import DataConfig
 from cxr_dist.config.file import load_config
+from cxr_dist.data.place import open_manifest
 from cxr_dist.errors import EXIT_REFUSED
+from cxr_dist.evaluate.compare import compare
+from cxr_dist.evaluate.control_features import read_control_features
+from cxr_dist.evaluate.controls import shortcut_controls
 from cxr_dist.evaluate.predictions import Predictions
 from cxr_dist.format.manifest import load_manifest
 
@@ -117,3 +126,24 @@ def test_their_comparison_is_one_page_of_all_samples(runs, fold_shards, tmp_path
     assert status == EXIT_REFUSED
     assert "the samples of test fold 2 would have no prediction" in error
     assert not (tmp_path / "less").exists()
+
+
+def test_the_controls_of_the_pooled_runs_are_trained_anew_for_each_fold(runs, fold_shards):
+    comparison = compare(runs, n_bootstrap=10)
+    (pooled,) = comparison.runs
+    found = shortcut_controls(runs, [pooled], "test", None, n_bootstrap=10)
+    scores = []
+    for fold in FOLDS:
+        data = DataConfig(shards=str(fold_shards), fold=fold)
+        training, test = (read_control_features(data, open_manifest(data), split) for split in ("train", "test"))
+        scaler = StandardScaler().fit(training.thumbnails)
+        model = LogisticRegression(max_iter=2000).fit(scaler.transform(training.thumbnails), training.labels[:, 0])
+        scores.append(model.predict_proba(scaler.transform(test.thumbnails)))
+    truth = pooled.predictions.labels[:, 0]
+    assert found.reason == ""
+    assert found.rows[-1].evaluation["metrics"]["n"] == len(truth)
+    auc = roc_auc_score(truth, np.concatenate(scores), multi_class="ovr", average="macro")
+    assert found.rows[-1].estimate("macro", "roc_auc").value == pytest.approx(auc)
+    assert shortcut_controls(runs, [pooled], "test", None, n_bootstrap=10) == found  # kept in the first run's folder
+    alone = compare(runs[:1], n_bootstrap=10).runs
+    assert shortcut_controls(runs[:1], alone, "test", None, 10).rows[0].evaluation["metrics"]["n"] < len(truth)
