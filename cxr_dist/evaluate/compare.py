@@ -92,9 +92,9 @@ class Comparison:
         """
         source = min(self.runs, key=lambda run: ("fused", "text", "image").index(run.mode))
         named_run = _WITH_TEXT.get(source.config.run, source.config.run)
-        modes = {run.mode for run in self.runs}
+        modes, fold = {run.mode for run in self.runs}, " --data.fold FOLD" if source.folds else ""
         return {
-            mode: f"cxr-dist train {named_run} --model.mode {mode} --data.shards SHARDS --out RUN_DIR && "
+            mode: f"cxr-dist train {named_run} --model.mode {mode} --data.shards SHARDS{fold} --out RUN_DIR && "
             "cxr-dist evaluate RUN_DIR"
             for mode in MODE_NAMES
             if mode not in modes
