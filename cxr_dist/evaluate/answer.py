@@ -5,6 +5,7 @@ The headline is the probability that every output shows first: calibrated on val
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from cxr_dist.errors import UserError
 from cxr_dist.evaluate.arrays import Floats
 from cxr_dist.evaluate.calibration import Calibrator
 from cxr_dist.evaluate.predictions import decide
+from cxr_dist.evaluate.set_rule import OUTCOMES, PERCENT, SetThresholds, in_set
 from cxr_dist.evaluate.uncertainty import McSummary, summarise
 from cxr_dist.format.manifest import Task
 
@@ -40,6 +42,8 @@ class Answers:
     """
     recorded: Mapping[str, float] = field(default_factory=dict)
     """Class -> the threshold that an evaluation of the model chose on validation, for `headline`."""
+    sets: SetThresholds = field(default_factory=dict)
+    """The thresholds of the prediction sets that an evaluation of the model chose; empty without one."""
 
     def __len__(self) -> int:
         return len(self.probabilities)
@@ -81,6 +85,31 @@ class Answers:
             name for name, value in zip(self.classes, values[0].tolist(), strict=True) if value >= thresholds[name]
         )
 
+    def prediction_set(self, row: int) -> list[str] | dict[str, list[str]] | None:
+        """The classes in the prediction set of one case, or for multilabel class -> the outcomes in its set.
+
+        None if the model has no thresholds for sets.
+        """
+        if not self.sets:
+            return None
+        inside = in_set(self.probabilities[row : row + 1], self.task, self.sets)[0].tolist()
+        if self.task == "multiclass":
+            return list(compress(self.classes, inside))
+        pairs = zip(self.classes, inside[::2], inside[1::2], strict=True)
+        return {name: list(compress(OUTCOMES, kept)) for name, *kept in pairs}
+
+    def set_in_words(self, row: int) -> str:
+        """The prediction set of one case; for multilabel the labels of which "absent" is not the only answer left."""
+        held, level = self.prediction_set(row), f"{PERCENT}% prediction set"
+        if held is None:
+            return ""
+        if not isinstance(held, dict):
+            return f"{level}: {', '.join(held) or 'empty, no class reaches its threshold'}"
+        kinds = {"present": ["present"], "undecided": list(OUTCOMES), "neither": []}
+        named = {kind: [name for name, own in held.items() if own == outcomes] for kind, outcomes in kinds.items()}
+        words = ", ".join(f"{kind} ({', '.join(names)})" for kind, names in named.items() if names)
+        return f"{level}s: {words or 'every label is absent'}"
+
     def columns(self, row: int) -> dict[str, Any]:
         """One case as a table row, with the column names of predictions.csv."""
         predicted, cells = self.predicted(row), dict[str, Any]()
@@ -89,19 +118,27 @@ class Answers:
         else:
             cells |= {f"predicted:{name}": int(name in predicted) for name in self.classes}
         cells |= {f"headline:{name}": value for name, value in self._by_class(self.headline[row]).items()}
+        held = self.prediction_set(row)
+        if isinstance(held, dict):
+            cells |= {f"set:{name}": " or ".join(outcomes) for name, outcomes in held.items()}
+        elif held is not None:
+            cells |= {f"set:{name}": int(name in held) for name in self.classes}
         for quantity, values in self._per_class(row).items():
             cells |= {f"{quantity}:{name}": value for name, value in values.items()}
         return cells | self._per_case(row)
 
     def to_dict(self, row: int) -> dict[str, Any]:
         """One case for JSON: the headline, and for each quantity, class name -> value; entropies in nats."""
-        headline = {
+        headline: dict[str, Any] = {
             "kind": self.kind,
             "values": self._by_class(self.headline[row]),
             "predicted": list(self.predicted(row)),
             "rule": self.rule,
             "thresholds": self.thresholds,
         }
+        held = self.prediction_set(row)
+        if held is not None:
+            headline["prediction_set"] = {"level": PERCENT / 100, "holds": held}
         entropies = {f"{name}_nats": value for name, value in self._per_case(row).items()}
         passes = self.mc.passes if self.mc else 0
         return {"headline": headline, **self._per_class(row), **entropies, "mc_passes": passes}
@@ -131,10 +168,11 @@ def answers(
     classes: tuple[str, ...],
     calibrator: Calibrator | None,
     thresholds: Mapping[str, float] | None = None,
+    sets: SetThresholds | None = None,
 ) -> Answers:
     """Answers from the results of `predict_passes`, [b, C] and [P, b, C]; raises UserError if one is not finite.
 
-    `thresholds` are those that were recorded for calibrated probabilities.
+    `thresholds` are those that were recorded for calibrated probabilities, and `sets` those of the prediction sets.
     """
     if not np.isfinite(certain).all() or not (passes is None or np.isfinite(passes).all()):
         raise UserError("a probability is not a number: this checkpoint diverged; choose another run")
@@ -150,4 +188,5 @@ def answers(
         mc=None if passes is None else summarise(passes, task),
         interval=None if passes is None else np.quantile(passes, _INTERVAL, axis=0),
         recorded=thresholds or {},
+        sets=sets or {},
     )

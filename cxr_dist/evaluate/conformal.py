@@ -22,18 +22,19 @@ from cxr_dist.evaluate import wilson
 from cxr_dist.evaluate.arrays import Bools, Floats
 from cxr_dist.evaluate.bootstrap import interval, patient_weights
 from cxr_dist.evaluate.predictions import Predictions
+from cxr_dist.evaluate.set_rule import (
+    OUTCOMES,
+    PERCENT,
+    SetThresholds,
+    in_set,
+    outcomes_of,
+    probabilities_of_outcomes,
+)
 from cxr_dist.evaluate.subgroups import UNKNOWN_VALUE
-from cxr_dist.format.manifest import Task
 
-PERCENT = 90
 LEAST = 9
 """With fewer validation patients of an outcome, no threshold keeps the promise, and the outcome is in every set."""
-OUTCOMES = ("present", "absent")
-"""The outcomes of one label of a multilabel task, in order."""
 _SEED = 0
-
-Thresholds = Mapping[str, float | None]
-"""Outcome -> the least probability with which it is in the set; None if it is in every set."""
 
 
 def conformal_threshold(probabilities: Floats) -> float | None:
@@ -41,29 +42,6 @@ def conformal_threshold(probabilities: Floats) -> float | None:
     n = len(probabilities)
     rank = -(-(n + 1) * PERCENT // 100)  # ⌈(n + 1) · 0.9⌉ in integers, without rounding
     return None if rank > n else float(np.sort(probabilities)[n - rank])
-
-
-def outcomes_of(classes: tuple[str, ...], task: Task) -> list[str]:
-    """The names of the k outcomes: the classes, or for multilabel `CLASS/present` and `CLASS/absent` of each."""
-    return list(classes) if task == "multiclass" else [f"{name}/{outcome}" for name in classes for outcome in OUTCOMES]
-
-
-def in_set(raw: Floats, task: Task, thresholds: Floats) -> Bools:
-    """Whether each outcome is in the set of each case, [n, k], from uncalibrated probabilities [n, C].
-
-    `thresholds` [k] are those of `outcomes_of`; -inf for an outcome that is in every set.
-    """
-    return np.asarray(_of_outcomes(raw, task) >= thresholds)
-
-
-def as_array(thresholds: Thresholds) -> Floats:
-    """The thresholds in their order, [k], with -inf for None."""
-    return np.array([-np.inf if value is None else value for value in thresholds.values()])
-
-
-def _of_outcomes(raw: Floats, task: Task) -> Floats:
-    """The probability of each outcome, [n, k]."""
-    return raw if task == "multiclass" else np.stack([raw, 1 - raw], axis=2).reshape(len(raw), -1)
 
 
 def _truth(predictions: Predictions) -> Bools:
@@ -92,8 +70,8 @@ def conformal(
     """
     names = outcomes_of(validation.classes, validation.task)
     found = [_choose(validation, outcome) for outcome in range(len(names))]
-    thresholds: Thresholds = {name: value for name, (value, _) in zip(names, found, strict=True)}
-    judged = _Judged.of(test, as_array(thresholds))
+    thresholds: SetThresholds = {name: value for name, (value, _) in zip(names, found, strict=True)}
+    judged = _Judged.of(test, thresholds)
     per_outcome = {
         name: {"threshold": value, "n": n}
         | ({} if value is not None else {"reason": f"fewer than {LEAST} validation patients: in every set"})
@@ -125,7 +103,7 @@ def _choose(validation: Predictions, outcome: int) -> tuple[float | None, int]:
     order = permutation(len(validation), _SEED)
     rows = order[_truth(validation)[order, outcome]]
     first = np.unique(np.array(validation.patients)[rows], return_index=True)[1]
-    chosen = _of_outcomes(validation.raw, validation.task)[rows[first], outcome]
+    chosen = probabilities_of_outcomes(validation.raw, validation.task)[rows[first], outcome]
     return conformal_threshold(chosen), len(chosen)
 
 
@@ -144,7 +122,7 @@ class _Judged:
     """The largest possible size."""
 
     @classmethod
-    def of(cls, test: Predictions, thresholds: Floats) -> "_Judged":
+    def of(cls, test: Predictions, thresholds: SetThresholds) -> "_Judged":
         inside, truth = in_set(test.raw, test.task, thresholds), _truth(test)
         sizes, most = inside.sum(axis=1, keepdims=True), inside.shape[1]
         if test.task == "multilabel":
@@ -184,9 +162,3 @@ class _Judged:
             "coverage": self.coverage(rows=rows),
             "mean_size": {"value": float(sizes.mean()), "low": low, "high": high},
         }
-
-
-def recorded_thresholds(block: Mapping[str, Any] | None) -> dict[str, float | None]:
-    """Outcome -> threshold in the block `conformal` of a metrics.json; empty if there is none."""
-    per_outcome = {} if block is None else block["per_outcome"]
-    return {name: each["threshold"] for name, each in per_outcome.items()}

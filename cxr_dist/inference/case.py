@@ -63,6 +63,7 @@ class Predictor:
             predicted=result.predicted(0),
             rule=result.rule,
             thresholds=result.thresholds,
+            prediction_set=result.set_in_words(0),
             report=scores,
             warnings=warnings,
         )

@@ -16,6 +16,7 @@ from cxr_dist.config.range import Range, check_ranges
 from cxr_dist.config.run import Config, Precision
 from cxr_dist.errors import require
 from cxr_dist.evaluate.calibration import Calibrator
+from cxr_dist.evaluate.set_rule import SetThresholds, outcomes_of
 from cxr_dist.format.manifest import MOST_VIEWS, Task
 from cxr_dist.model.image_encoder import image_encoder_kind
 from cxr_dist.model.weights import encoder_name
@@ -56,6 +57,8 @@ class Description:
     """The calibrator that an evaluation of this checkpoint chose on validation; None without such an evaluation."""
     thresholds: Mapping[str, float] = dataclasses.field(default_factory=dict)
     """Class -> the threshold of its calibrated probability that this evaluation chose."""
+    sets: SetThresholds = dataclasses.field(default_factory=dict)
+    """The thresholds of the prediction sets that this evaluation chose; empty without any."""
 
     @property
     def views(self) -> int:
@@ -87,6 +90,7 @@ class Description:
             "thresholds": dict(self.thresholds),
             "note": "research software, not for clinical use",
         }
+        plain |= {"sets": dict(self.sets)} if self.sets else {}
         plain |= {"parts": to_plain(self.parts)} if self.parts else {}
         return json.dumps(plain, indent=1, ensure_ascii=False) + "\n"
 
@@ -118,6 +122,7 @@ class Description:
             parts=stored.parts,
             calibrator=stored.calibrator,
             thresholds=stored.thresholds,
+            sets=stored.sets,
             stored_sections=() if stored.text is None else stored.text.stored_sections,
             reader="" if stored.text is None else stored.text.reader,
             redact=() if stored.text is None else stored.text.redact,
@@ -187,6 +192,7 @@ class _Settings:
     calibrator: Calibrator | None
     note: str
     thresholds: dict[str, float] = dataclasses.field(default_factory=dict)
+    sets: dict[str, float | None] = dataclasses.field(default_factory=dict)
     parts: PartsRecord = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -202,6 +208,10 @@ class _Settings:
                 "one value for each class, or null",
             ),
             "thresholds": (set(self.thresholds) <= set(names), "names of classes only"),
+            "sets": (
+                list(self.sets) in ([], outcomes_of(names, self.task)),
+                "a threshold, or null, for each class or for the presence and absence of each label, in order",
+            ),
         }
         for name, (right, expected) in checks.items():
             require(right, f"{name} is {getattr(self, name)!r}; expected {expected}")

@@ -60,12 +60,14 @@ class LoadedModel(TrainedModel):
 
         Returns:
             `headline` is the number to show: its `kind` (calibrated probability, or probability without a calibration),
-            the `values` by class, and the `predicted` classes by its `rule` and `thresholds`. For each further quantity
-            there is a dictionary from class name to value: `probability` of the deterministic pass; `calibrated`, the
-            same as calibrated on validation, if there is a calibration; with `mc_samples` also `mc_mean`,
-            `mc_deviation`, and `mc_low` and `mc_high`, the bounds of the central 95% of the passes, which are
-            calibrated like the headline. Entropies are single values, in nats. `report` names the sections that were
-            read and left out, and `warnings` says why the prediction may not be what you expect.
+            the `values` by class, the `predicted` classes by its `rule` and `thresholds`, and, if the run was
+            evaluated, the `prediction_set` with its `level` and what it `holds`: classes, or for each label `present`,
+            `absent`, both or neither. For each further quantity there is a dictionary from class name to value:
+            `probability` of the deterministic pass; `calibrated`, the same as calibrated on validation, if there is a
+            calibration; with `mc_samples` also `mc_mean`, `mc_deviation`, and `mc_low` and `mc_high`, the bounds of the
+            central 95% of the passes, which are calibrated like the headline. Entropies are single values, in nats.
+            `report` names the sections that were read and left out, and `warnings` says why the prediction may not be
+            what you expect.
 
         Raises UserError for an image that cannot be used, for an image or report that the model does not read, and for
         a report that is missing or whose section is not known.

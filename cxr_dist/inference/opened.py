@@ -71,6 +71,7 @@ def open_trained(run_dir: Path, device: torch.device, shards: str | None = None)
         parts={field: parts for field, parts in read_parts(run_dir).items() if field in names},
         calibrator=recorded.calibrator,
         thresholds=recorded.thresholds,
+        sets=recorded.sets,
     )
     return dataclasses.replace(_assembled(description, best.model, run_dir, device), trained_on=trained_on)
 

@@ -123,7 +123,8 @@ def _header(predictor: Predictor, cases: CaseList) -> list[str]:
     trained = predictor.trained
     placeholder = np.full((1, len(trained.classes)), 0.5)
     passes = placeholder[None] if predictor.mc.passes else None
-    result = answers(placeholder, passes, trained.task, trained.classes, trained.calibrator, trained.thresholds)
+    recorded = trained.calibrator, trained.thresholds, trained.sets
+    result = answers(placeholder, passes, trained.task, trained.classes, *recorded)
     return ["row", *(["id"] if cases.has_ids else []), "image", "error", "warnings", *result.columns(0)]
 
 

@@ -1,4 +1,4 @@
-"""What a run's own evaluation recorded for its predictions: the calibrator, and the threshold of each class."""
+"""What a run's own evaluation recorded for its predictions: the calibrator, and the thresholds."""
 
 import glob
 import json
@@ -10,16 +10,19 @@ from typing import Any
 import numpy as np
 
 from cxr_dist.evaluate.calibration import Calibrator
+from cxr_dist.evaluate.set_rule import SetThresholds, recorded_thresholds
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recorded:
-    """Both were chosen on validation."""
+    """All were chosen on validation."""
 
     calibrator: Calibrator | None = None
     """None without an evaluation that chose one."""
     thresholds: Mapping[str, float] = field(default_factory=dict)
     """Class -> threshold of the calibrated probability, for classes that have one."""
+    sets: SetThresholds = field(default_factory=dict)
+    """The thresholds of the prediction sets; empty if an earlier version made the evaluation."""
 
 
 def recorded_by_evaluation(run_dir: Path, step: int, manifest_sha256: str, classes: tuple[str, ...]) -> Recorded:
@@ -34,7 +37,9 @@ def recorded_by_evaluation(run_dir: Path, step: int, manifest_sha256: str, class
             calibration = evaluation.get("calibration")
             if calibration is not None:
                 calibrator = Calibrator.recorded(calibration, classes)
-                return Recorded(calibrator=calibrator, thresholds=_thresholds(evaluation, calibrator, classes))
+                thresholds = _thresholds(evaluation, calibrator, classes)
+                sets = recorded_thresholds(evaluation.get("conformal"))
+                return Recorded(calibrator=calibrator, thresholds=thresholds, sets=sets)
     return Recorded()
 
 

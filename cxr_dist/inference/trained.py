@@ -51,7 +51,7 @@ class TrainedModel(Description):
     def answers(self, batch: Batch, mc: McDropout) -> Answers:
         """The model's predictions for every case of a batch."""
         passes = predict_passes(self.classifier, batch, self.config, self.task, mc, self.device)
-        return answers(*passes, self.task, self.classes, self.calibrator, self.thresholds)
+        return answers(*passes, self.task, self.classes, self.calibrator, self.thresholds, self.sets)
 
     def answers_alone(self, batch: Batch, mc: McDropout) -> Answers:
         """As `answers`, with the same dropout masks for all cases, so that no prediction depends on other cases."""

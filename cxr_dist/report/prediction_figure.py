@@ -54,6 +54,8 @@ class CaseView:
     """Which classes are predicted, in words."""
     thresholds: Mapping[str, float] | None
     """Class -> the probability from which it is predicted; None if the most probable class is."""
+    prediction_set: str = ""
+    """What the prediction set holds, in words; empty without one."""
     report: WordScores | None
     """None if the model reads no report or has no scores of words."""
     warnings: Sequence[str] = ()
@@ -99,6 +101,8 @@ def _lines_above(case: CaseView) -> list[tuple[str, dict[str, Any]]]:
         (f"Predicted: {predicted}", 100, {"fontsize": 11, "fontweight": "bold"}),
         (f"By {case.kind}: {case.rule}.", 150, {"fontsize": 8, "color": MUTED}),
     ]
+    if case.prediction_set:
+        parts.append((f"{case.prediction_set}.", 120, {"fontsize": 9}))
     warnings = {"fontsize": 9, "fontweight": "bold", "color": VERMILLION}
     parts += [(f"Warning: {warning}.", 120, warnings) for warning in case.warnings]
     return [(line, style) for text, width, style in parts for line in fill(text, width).split("\n")]

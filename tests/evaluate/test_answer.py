@@ -93,6 +93,32 @@ def test_multilabel_decides_each_label_at_its_recorded_threshold(thresholds, pre
     assert headline["rule"] == rule
 
 
+def test_the_prediction_set_holds_what_reaches_its_threshold_before_calibration() -> None:
+    calibrator = Calibrator(prior_shift=(3.0, 0.0, 0.0, 0.0), bias=(0.0,) * 4)
+    sets = {"a": 0.7, "b": 0.21, "c": None, "d": 0.01}
+    result = answers(np.array([[0.7, 0.2, 0.05, 0.05]]), None, "multiclass", CLASSES, calibrator, None, sets)
+    assert result.to_dict(0)["headline"]["prediction_set"] == {"level": 0.9, "holds": ["a", "c", "d"]}
+    assert [result.columns(0)[f"set:{name}"] for name in CLASSES] == [1, 0, 1, 1]
+    assert result.set_in_words(0) == "90% prediction set: a, c, d"
+    nothing = answers(np.array([[0.25] * 4]), None, "multiclass", CLASSES, None, None, dict.fromkeys(CLASSES, 0.3))
+    assert nothing.set_in_words(0) == "90% prediction set: empty, no class reaches its threshold"
+
+
+def test_a_label_has_a_set_of_its_own_of_present_and_absent() -> None:
+    names = ("x", "y", "z", "w")
+    thresholds = [(0.6, 0.5), (0.1, 0.5), (0.9, 0.9), (0.9, 0.2)]
+    sets = {
+        f"{name}/{side}": value
+        for name, of in zip(names, thresholds, strict=True)
+        for side, value in zip(("present", "absent"), of, strict=True)
+    }
+    result = answers(np.array([[0.7, 0.3, 0.5, 0.1]]), None, "multilabel", names, None, None, sets)
+    holds = {"x": ["present"], "y": ["present", "absent"], "z": [], "w": ["absent"]}
+    assert result.prediction_set(0) == holds
+    assert [result.columns(0)[f"set:{name}"] for name in names] == ["present", "present or absent", "", "absent"]
+    assert result.set_in_words(0) == "90% prediction sets: present (x), undecided (y), neither (z)"
+
+
 @pytest.mark.parametrize("where", ["certain", "passes"])
 def test_a_diverged_model_is_refused(where: str) -> None:
     bad = {"certain": CERTAIN.copy(), "passes": PASSES.copy()}

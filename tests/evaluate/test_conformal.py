@@ -12,16 +12,9 @@ from made_runs import CLASSES, make_predictions, softmax
 
 from cxr_dist.evaluate.bootstrap import divide
 from cxr_dist.evaluate.calibration import Calibrator
-from cxr_dist.evaluate.conformal import (
-    LEAST,
-    as_array,
-    conformal,
-    conformal_threshold,
-    in_set,
-    outcomes_of,
-    recorded_thresholds,
-)
+from cxr_dist.evaluate.conformal import LEAST, conformal, conformal_threshold
 from cxr_dist.evaluate.predictions import Predictions
+from cxr_dist.evaluate.set_rule import in_set, outcomes_of, recorded_thresholds
 
 CHOSEN_ON = {"split": "val", "n": 1, "patients": 1, "source": "own validation"}
 
@@ -45,7 +38,7 @@ def test_coverage_on_exchangeable_data_is_the_known_one_for_each_class(n: int) -
         labels = np.concatenate([np.repeat([0, 1], n), random.choice(2, size=200, p=shares)])
         logits = random.normal(0, 1, (len(labels), 2)) + 1.0 * np.eye(2)[labels]
         p = softmax(logits)
-        thresholds = np.array([conformal_threshold(p[: 2 * n][labels[: 2 * n] == c, c]) for c in (0, 1)])
+        thresholds = {str(c): conformal_threshold(p[: 2 * n][labels[: 2 * n] == c, c]) for c in (0, 1)}
         inside, truth = in_set(p[2 * n :], "multiclass", thresholds), np.eye(2, dtype=bool)[labels[2 * n :]]
         covered.append(divide((inside & truth).sum(axis=0).astype(float), truth.sum(axis=0).astype(float)))
     expected = math.ceil((n + 1) * Fraction(9, 10)) / (n + 1)
@@ -59,7 +52,7 @@ def test_coverage_and_sizes_are_those_of_the_sets(task: str) -> None:
     validation, test = make_predictions(task=task, data=8, n=600), make_predictions(task=task, n=300)
     block = conformal(validation, test, CHOSEN_ON, n_bootstrap=100)
     names = outcomes_of(test.classes, test.task)
-    inside = in_set(test.raw, test.task, as_array(recorded_thresholds(block)))
+    inside = in_set(test.raw, test.task, recorded_thresholds(block))
     if task == "multiclass":
         truth, sizes = test.labels == np.arange(5), inside.sum(axis=1)
     else:
@@ -92,7 +85,7 @@ def test_an_outcome_with_too_few_validation_patients_is_in_every_set_and_says_so
     assert (nodule["threshold"], nodule["n"]) == (None, LEAST - 1)
     assert nodule["reason"] == "fewer than 9 validation patients: in every set"
     assert nodule["coverage"]["value"] == 1
-    assert in_set(test.raw, "multiclass", as_array(recorded_thresholds(block)))[:, 4].all()
+    assert in_set(test.raw, "multiclass", recorded_thresholds(block))[:, 4].all()
     assert "reason" not in block["per_outcome"]["normal"]
 
 

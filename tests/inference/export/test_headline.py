@@ -2,12 +2,14 @@
 
 import csv
 import json
+from itertools import compress
 from pathlib import Path
 
 import pytest
 
 import cxr_dist as package
 from cxr_dist.evaluate.predictions import Predictions
+from cxr_dist.evaluate.set_rule import in_set, outcomes_of, recorded_thresholds
 from cxr_dist.inference.case import Predictor
 from cxr_dist.inference.evaluation import evaluate_runs
 from cxr_dist.inference.export import export
@@ -43,6 +45,9 @@ def test_all_outputs_of_a_stored_sample_agree_with_its_evaluation(a_run, cases_o
         expected = written.probabilities[written.keys.index(key)]
         assert list(headline["values"].values()) == pytest.approx(expected.tolist(), **CLOSE)
         assert headline["predicted"] == decided(headline["values"], metrics, task)
+        held = in_set(written.raw[[written.keys.index(key)]], task, recorded_thresholds(metrics["conformal"]))[0]
+        names = compress(outcomes_of(written.classes, task), held)
+        assert outcomes_in(headline["prediction_set"]["holds"]) == list(names)
         assert in_json(cxr_dist, run, image, note, tmp_path / "one.png") == answer
         by_class = {name: float(row[f"headline:{name}"]) for name in written.classes}
         assert list(by_class.values()) == pytest.approx(list(headline["values"].values()), **CLOSE)
@@ -56,6 +61,13 @@ def test_all_outputs_of_a_stored_sample_agree_with_its_evaluation(a_run, cases_o
             headline[n] for n in ("kind", "predicted", "rule")
         )
         assert list(shown.interval[0]) == pytest.approx(list(answer["mc_low"].values()), **CLOSE)
+
+
+def outcomes_in(holds):
+    """The outcomes in a prediction set, as `outcomes_of` names them."""
+    if isinstance(holds, list):
+        return holds
+    return [f"{name}/{outcome}" for name, outcomes in holds.items() for outcome in outcomes]
 
 
 def decided(values, metrics, task):

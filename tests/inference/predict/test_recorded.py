@@ -31,6 +31,12 @@ def test_both_are_read_from_the_evaluation_of_the_checkpoint(tmp_path):
     assert recorded_by_evaluation(tmp_path, 8, SHA256, CLASSES) == Recorded()
 
 
+def test_thresholds_of_sets_are_read_where_an_evaluation_has_them(tmp_path):
+    per_outcome = {"a/present": {"threshold": 0.3, "n": 20}, "a/absent": {"threshold": None, "n": 3, "reason": "few"}}
+    written(tmp_path, "test", conformal={"per_outcome": per_outcome})
+    assert recorded_by_evaluation(tmp_path, 7, SHA256, CLASSES).sets == {"a/present": 0.3, "a/absent": None}
+
+
 def test_a_threshold_of_an_earlier_version_decides_the_same_for_the_calibrated_probability(tmp_path):
     """Earlier versions chose thresholds for probabilities that were not calibrated."""
     written(tmp_path, "test", calibration={"temperature": 2.0})
