@@ -8,7 +8,7 @@ from made_runs import make_predictions
 from sklearn import metrics as sk
 
 from cxr_dist.evaluate import bootstrap
-from cxr_dist.evaluate.bootstrap import patient_weights, weighted_areas
+from cxr_dist.evaluate.bootstrap import interval, patient_weights, weighted_areas
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 6), st.integers(0, 3)), min_size=1, max_size=60))
@@ -55,3 +55,9 @@ def test_weights_do_not_depend_on_the_order_of_samples() -> None:
     patients = make_predictions(n=60, passes=0).patients
     [weights], [reverse] = patient_weights(patients, 20, seed=1), patient_weights(patients[::-1], 20, seed=1)
     assert np.array_equal(weights, reverse[:, ::-1])
+
+
+def test_the_percentile_interval_leaves_out_undefined_resamples_and_counts_them() -> None:
+    values = np.random.default_rng(0).permutation(np.r_[np.arange(1001.0), [np.nan] * 3])
+    assert interval(values) == {"low": pytest.approx(25), "high": pytest.approx(975), "skipped": 3}
+    assert interval(np.full(2, np.nan)) == {"low": None, "high": None, "skipped": 2}

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest, bootstrap
+from scipy.stats import t as student_t
 
 from benchmarks.coverage.made import Design
 from benchmarks.coverage.methods import METHODS, bca_of
@@ -102,6 +103,33 @@ def test_log_intervals_of_many_patients_are_those_of_the_normal_distribution() -
     assert (found.low, found.high) == pytest.approx(
         (losses.mean() - 1.96 * error, losses.mean() + 1.96 * error), abs=0.002
     )
+
+
+@pytest.mark.parametrize(
+    ("losses", "error", "freedom"),
+    [
+        ([1.0, 1.0, 1.0, 5.0], 1.0, 3.0),  # one less than the patients
+        ([1.0] * 49 + [51.0], 1.0, 2 / ((49 + 49**4) / 2450**2 - 1 / 50)),  # 2k / (kurtosis - 1)
+    ],
+)
+def test_a_loss_has_students_interval_of_its_logarithm(losses: list[float], error: float, freedom: float) -> None:
+    """The mean is 2, and its standard error follows from the variance between patients."""
+    for labels in (1.0, 2.0):  # a patient's labels add up, and change nothing if all have as many
+        found = wilson.loss(labels * np.array(losses), np.full(len(losses), labels))
+        assert found is not None
+        factor = np.exp(student_t.ppf(0.975, freedom) * error / 2)
+        assert (found.value, found.low, found.high) == pytest.approx((2, 2 / factor, 2 * factor))
+        assert found.size == len(losses)
+    bounded = wilson.loss(np.array(losses), np.ones(len(losses)), largest=2.5)
+    assert bounded is not None
+    assert bounded.high == 2.5
+
+
+def test_a_loss_of_one_patient_without_labels_or_without_differences_has_no_interval() -> None:
+    assert wilson.loss(np.array([1.0]), np.array([2.0])) is None
+    assert wilson.loss(np.array([1.0, 0.0, 0.0]), np.array([2.0, 0.0, 0.0])) is None
+    assert wilson.loss(np.zeros(2), np.zeros(2)) is wilson.loss(np.ones(3), np.ones(3)) is None
+    assert wilson.loss(np.array([0.5, 1.5]), np.ones(2)) is not None
 
 
 @pytest.mark.parametrize(
