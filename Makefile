@@ -3,6 +3,7 @@
 #   make test    all tests          make check   format, lint, types, import directions, docs
 #   make docs    the documentation site, in build/docs (open build/docs/index.html)
 #   make bench   all benchmarks     make setup   .venv only
+#   make mutate  change the code in one place at a time, and count the changes that its tests notice
 #   make bench-gpu  what a GPU can measure, and its tests, with PYTHON's own packages and no network; WHEELS=FOLDER has
 #                   wheels of what PYTHON lacks
 #   make torture jobs of a SLURM of its own, disturbed at random (TRIALS=100); stopped, it goes on
@@ -18,7 +19,7 @@ BIN := $(VENV)/bin
 RANKS := OMP_NUM_THREADS=1 $(BIN)/accelerate launch --config_file launch/accelerate/cpu2.yaml -m cxr_dist
 CXR := OMP_NUM_THREADS=1 $(BIN)/cxr-dist
 
-.PHONY: setup demo test check docs bench bench-gpu torture clean
+.PHONY: setup demo test check docs mutate bench bench-gpu torture clean
 
 setup: $(VENV)/.ready
 
@@ -54,6 +55,10 @@ docs: setup
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations=10
 
+mutate: setup
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[mutate]'
+	OMP_NUM_THREADS=1 nice $(BIN)/python -m benchmarks.mutation
+
 bench: setup
 	for name in loader workers sharding plan step roofline text original bf16_auc memory scaling startup checkpoint \
 	    mc_dropout faults damaged_images checkpoint_faults resized_run coverage; do \
@@ -74,4 +79,4 @@ torture: setup
 	OMP_NUM_THREADS=1 $(BIN)/python tests/slurm/torture.py --trials $(TRIALS)
 
 clean:
-	rm -rf $(DEMO) .pytest_cache .mypy_cache .ruff_cache .hypothesis build
+	rm -rf $(DEMO) .pytest_cache .mypy_cache .ruff_cache .hypothesis build mutants
