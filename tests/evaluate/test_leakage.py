@@ -67,6 +67,7 @@ def test_what_one_run_leaks_is_said_once(tmp_path: Path) -> None:
         texts = [result(tmp_path / f"text {number} {i}", "text", **changes) for i in range(2)]
         (warning,) = warnings([image, *texts])
         assert warning.startswith(start)
+        assert warning in warnings(texts[:1])
     unknown = result(tmp_path / "unknown", "image", patients_in_training=None)
     assert list(warnings([unknown, image])) == []
     moved = dataclasses.replace(image, environment=image.environment | {"manifest_sha256": "0" * 64})
