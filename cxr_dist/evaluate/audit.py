@@ -136,14 +136,10 @@ def fall_of(block: Mapping[str, Any], modality: str, kind: Kind = "other_labels"
 def statement(block: Mapping[str, Any]) -> str:
     """What the model uses, in words that follow from the intervals for swaps with other labels."""
     read = [modality for modality in reversed(MODALITIES) if "reason" not in block[modality]]
-    costs = [f"swapping the {each}s with those of other labels costs {_cost(block, each)}" for each in read]
+    costs = [f"Swapping {each}s with those of other labels costs {_cost(block, each)} macro ROC AUC" for each in read]
     if len(read) == 1:
-        other = "image" if read == ["report"] else "report"
-        return f"{costs[0][0].upper()}{costs[0][1:]} macro ROC AUC; the model reads no {other}."
-    text = (
-        f"{costs[0][0].upper()}{costs[0][1:]} macro ROC AUC, and {costs[1].replace(' with those of other labels', '')}"
-    )
-    return f"{text}: {_conclusion(block)}."
+        return f"{costs[0]}; the model reads no {'image' if read == ['report'] else 'report'}."
+    return f"{costs[0]}, swapping images {_cost(block, 'image')}: {_conclusion(block)}."
 
 
 def _cost(block: Mapping[str, Any], modality: Modality) -> str:
@@ -155,7 +151,7 @@ def _conclusion(block: Mapping[str, Any]) -> str:
     if not used:
         return "no use of either is shown"
     if len(used) == 1:
-        return f"the model uses the {used[0]}, and no use of the {'image' if used == ['report'] else 'report'} is shown"
+        return f"the model uses the {used[0]}; no use of the {'image' if used == ['report'] else 'report'} is shown"
     difference = block["report_minus_image"]
     if (difference["low"] or 0.0) > 0:
         return "the model uses both, the report more"

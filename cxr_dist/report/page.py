@@ -22,7 +22,7 @@ from cxr_dist.evaluate.repeats import ComparisonRow
 from cxr_dist.evaluate.subgroups import FEW
 from cxr_dist.files import whole_file
 from cxr_dist.report import figures
-from cxr_dist.report.audits import audited_runs, conclusions, controls_reach, without_donor
+from cxr_dist.report.audits import audited_runs, conclusions, without_donor
 from cxr_dist.report.closing_table import input_of
 from cxr_dist.report.data_flow import data_flow
 from cxr_dist.report.examples import RunExamples
@@ -93,7 +93,6 @@ def render_page(comparison: Comparison, examples: Sequence[RunExamples] = ()) ->
         explained=[run for run in comparison.runs if "explanations" in run.evaluation],
         map_titles=MAP_TITLES,
         audits=conclusions(comparison.runs),
-        controls_reach=controls_reach(comparison.controls),
         with_sets=[run for run in comparison.runs if run.evaluation.get("conformal")],
         without_donor=without_donor(comparison.runs),
         best=_best_per_metric(comparison),

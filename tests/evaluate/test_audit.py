@@ -18,7 +18,7 @@ def test_a_model_that_reads_one_input_falls_under_its_swap_alone(used: str, unus
     assert fall_of(block, used).low > 0.3
     for metrics in (block[unused][kind]["metrics"] for kind in KINDS):
         assert {(row["fall"], row["low"], row["high"]) for row in metrics.values()} == {(0.0, 0.0, 0.0)}
-    assert block["statement"].endswith(f"the model uses the {used}, and no use of the {unused} is shown.")
+    assert block["statement"].endswith(f"the model uses the {used}; no use of the {unused} is shown.")
     assert (block["report_minus_image"]["value"] > 0) == (used == "report")
 
 

@@ -1,15 +1,18 @@
 """The page and the terminal say what each audited run uses, first in words, then in a folded table."""
 
+import dataclasses
 import io
 from html import escape
 from pathlib import Path
 
 import pytest
-from made_runs import CLASSES, make_predictions, make_run, swapped_of
+from browser import bottom_of, needs_chromium, too_wide
+from made_runs import CLASSES, RUNS, make_predictions, make_run, swapped_of
 from rich.console import Console
 
 from cxr_dist.evaluate.audit import audit
 from cxr_dist.evaluate.compare import Comparison, compare
+from cxr_dist.evaluate.controls import Control, Controls
 from cxr_dist.report.closing_table import print_comparison
 from cxr_dist.report.page import render_page, signed
 
@@ -29,8 +32,8 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
 def test_the_fused_run_has_its_statement_among_the_conclusions(comparison: Comparison) -> None:
     page = render_page(comparison)
     head = page[: page.index("<main>")]
-    assert "reads-fused: swapping the reports with those of other labels costs" in head
-    assert "the model uses the report, and no use of the image is shown." in head
+    assert "reads-fused: swapping reports with those of other labels costs" in head
+    assert "the model uses the report; no use of the image is shown." in head
     assert "reads-text: swapping" not in head
     assert escape(comparison.runs[1].evaluation["audit"]["statement"]) in page
 
@@ -50,6 +53,26 @@ def test_the_table_is_folded_and_has_each_swap_and_metric_with_its_interval(comp
     assert section.count(f"{alone['n']} samples of {alone['patients']} patients are left out") == 1
 
 
+@needs_chromium
+def test_the_main_table_ends_within_the_first_screen_with_audits_and_controls(tmp_path: Path) -> None:
+    runs = []
+    for i, (name, (mode, skill)) in enumerate(RUNS.items()):
+        own = make_predictions(skill=skill, seed=i)
+        block = audit(own, swapped_of(own, USED[mode]), n_bootstrap=50)
+        runs.append(make_run(tmp_path / name, own, mode=mode, audit=block))
+    comparison = compare(runs, n_bootstrap=50)
+    evaluation = comparison.runs[0].evaluation
+    rows = [
+        Control(features=features, trained_on=700, evaluation=evaluation)
+        for features in ("view, age and sex", "thumbnails of 16×16 pixels")
+    ]
+    page = render_page(dataclasses.replace(comparison, controls=Controls(rows=tuple(rows))))
+    assert page.count('<tr class="control">') == 2
+    assert bottom_of(page, ".scroll", 1280, tmp_path) <= 800
+    assert bottom_of(page, ".conclusions", 390, tmp_path) <= 844
+    assert too_wide(page, 390, tmp_path) == []
+
+
 def test_runs_without_an_audit_have_no_section(tmp_path: Path) -> None:
     page = render_page(compare([make_run(tmp_path / "run", make_predictions(n=30, passes=0))], n_bootstrap=10))
     assert "audit" not in page
@@ -58,5 +81,5 @@ def test_runs_without_an_audit_have_no_section(tmp_path: Path) -> None:
 def test_the_terminal_and_the_record_have_the_audit(comparison: Comparison) -> None:
     console = Console(file=io.StringIO(), width=400)
     print_comparison(comparison, console)
-    assert "reads-fused: swapping the reports" in console.file.getvalue()
+    assert "reads-fused: swapping reports" in console.file.getvalue()
     assert comparison.to_dict()["runs"][2]["audit"] == comparison.runs[2].evaluation["audit"]
