@@ -236,68 +236,6 @@ def test_dropout_differs_between_steps_lanes_and_seeds_and_repeats_for_the_same(
     assert len({*different, loss(0, 0)}) == 4
 
 
-def mixing_step(config, **settings):
-    """A step with mixup, and a batch of eight images, of which image i is white in column i alone."""
-    step = parts_for(config).step
-    step.config = dataclasses.replace(config, train=dataclasses.replace(config.train, **settings))
-    return step, torch.eye(8)[:, None, None], torch.eye(8), torch.ones(8, 8)
-
-
-def test_mixup_gives_the_larger_share_to_the_sample_whose_report_is_used(plain_config):
-    step, images, targets, known = mixing_step(plain_config, mixup_alpha=1.0, mixup_from_epoch=1)
-    shares = set()
-    for number in range(40):
-        mixed, of_labels, _ = step.mix(number, 0, 0, images, None, targets, known)
-        torch.testing.assert_close(mixed[:, 0, 0], of_labels)  # labels are mixed as images are
-        torch.testing.assert_close(of_labels.sum(1), torch.ones(8))
-        own = of_labels.diagonal()
-        assert own.min() >= 0.5
-        shares.add(round(float(own.min()), 3))
-    # With alpha = 1 the share of the report's sample is uniform in 0.5 to 1.
-    assert min(shares) < 0.6
-    assert max(shares) > 0.9
-
-
-def test_partners_and_shares_of_mixup_differ_between_steps_lanes_and_seeds(plain_config):
-    step, images, targets, known = mixing_step(plain_config, mixup_alpha=1.0, mixup_from_epoch=1)
-    orders, shares = set(), set()
-    for seed in (1, 2):
-        step.config = dataclasses.replace(step.config, seed=seed)
-        for number in (0, 1):
-            for lane in (0, 1):
-                mixed = step.mix(number, 0, lane, images, None, targets, known)[0][:, 0, 0]
-                others = mixed - torch.diag(mixed.diagonal())
-                orders.add(tuple(others.argmax(dim=1).tolist()))
-                shares.add(float(mixed.diagonal().min()))
-    assert len(orders) == len(shares) == 8
-
-
-def test_each_image_of_a_study_is_mixed_with_one_of_its_partner_study(plain_config):
-    step, images, _, _ = mixing_step(plain_config, mixup_alpha=1.0, mixup_from_epoch=1)
-    table = torch.arange(8).reshape(4, 2).numpy()
-    mixed, of_labels, _ = step.mix(0, 0, 0, images, table, torch.eye(4), torch.ones(4, 4))
-    shares = mixed[:, 0, 0]
-    for image in range(8):
-        torch.testing.assert_close(shares[image].reshape(4, 2).sum(dim=1), of_labels[image // 2])
-    assert (of_labels.diagonal() < 1).sum() > 1
-
-
-def test_a_label_that_is_unknown_in_either_sample_of_a_mixture_is_unknown(plain_config):
-    step, images, _, _ = mixing_step(plain_config, mixup_alpha=1.0, mixup_from_epoch=1)
-    known = (torch.arange(8)[:, None] >> torch.arange(3) & 1).float()
-    mixed, of_labels, both = step.mix(0, 0, 0, images, None, known.clone(), known)
-    partners = [int(row.argsort()[-2]) if (row > 0).sum() > 1 else i for i, row in enumerate(mixed[:, 0, 0])]
-    assert sum(i != partner for i, partner in enumerate(partners)) > 3
-    assert torch.equal(both, torch.minimum(known, known[partners]))
-    torch.testing.assert_close(of_labels, both)  # both labels are 1 where both are known
-
-
-def test_mixup_begins_in_its_first_epoch_counted_from_one(plain_config):
-    step, images, targets, known = mixing_step(plain_config, mixup_alpha=1.0, mixup_from_epoch=3)
-    mixed = [not torch.equal(step.mix(0, epoch, 0, images, None, targets, known)[0], images) for epoch in range(4)]
-    assert mixed == [False, False, True, True]
-
-
 def test_a_step_without_any_known_label_has_loss_and_gradient_zero(plain_config):
     parts = parts_for(plain_config)
     batches = batches_of(parts, parts.open_stream(0))
