@@ -34,7 +34,7 @@ WORDS = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0
 @given(st.lists(st.tuples(WORDS, WORDS, WORDS), max_size=5), st.sampled_from(["\n", "\r\n"]), st.booleans())
 @example([("a.png", 'He said "no", twice\r\nand, again', "1")], "\r\n", False)
 @example([("a.png", "Heart, lungs, bones\nclear, dry, whole", "1")], "\n", False)
-@example([("7", "Heart, 1\nlungs, dry, clear", "1")], "\n", False)
+@example([("7", "Heart,1\nlungs,dry", "1")], "\n", False)
 def test_every_table_that_a_csv_writer_writes_is_read_as_it_was(tmp_path_factory, rows, ending, quoted):
     quoting = csv.QUOTE_ALL if quoted else csv.QUOTE_MINIMAL
     content = written([("image", "report", "label"), *rows], lineterminator=ending, quoting=quoting)
