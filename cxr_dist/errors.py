@@ -14,12 +14,21 @@ EXIT_REFUSED = 2
 """Exit status after a UserError; running the same command again would fail again."""
 EXIT_STOPPED = 75
 """Exit status of an unfinished run that has saved (EX_TEMPFAIL); the same command resumes it."""
+EXIT_INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells report it; a run has saved, and the same command resumes it."""
 
 _TOO_MANY = "Too many open files"  # safetensors, aiohttp and torch keep these words in their own errors
 
 
 class UserError(ValueError):
     """An error in the input, the configuration or the environment that the user can correct."""
+
+    known_to_all = False
+    """Whether this rank has told the other ranks of the error, so that they leave it to this one to say it."""
+
+
+class CommandLineError(UserError):
+    """An invalid argument, or a path that does not exist: found before any work, and by all ranks of a node alike."""
 
 
 def require(condition: bool, message: str) -> None:

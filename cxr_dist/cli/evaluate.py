@@ -5,13 +5,16 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional
 
-from cxr_dist.cli.help import FOLDER, SHARDS, DropoutScope, Switch
+from cxr_dist.cli.ending import interruptible
+from cxr_dist.cli.help import FOLDER, RUN_DIR, SHARDS, DropoutScope
+from cxr_dist.cli.paths import check_file, check_run_folder, check_shards
+from cxr_dist.config.argument_help import Switch
 from cxr_dist.config.range import Range
 from cxr_dist.errors import UserError
 
 
 def evaluate(
-    run_dir: Positional[FOLDER],
+    run_dir: Positional[RUN_DIR],
     *,
     split: Literal["test", "val", "train"] = "test",
     mc_samples: Annotated[int, Range(min=0)] = 30,
@@ -30,6 +33,8 @@ def evaluate(
 
     With --shards the run is evaluated on other shards than those that it was trained on. The classes are the model's;
     those of the shards are matched by name.
+
+    For example: cxr-dist evaluate runs/enhanced
 
     Args:
         run_dir: A folder that `cxr-dist train` wrote.
@@ -51,21 +56,38 @@ def evaluate(
             record how far each metric falls. The split is predicted twice more for each input that the model reads.
         boxes: Also score the model's heat maps against the boxes that the shards hold (`boxes` in the recipe).
     """
+    if bool(ensemble) != (out is not None):
+        raise UserError("an ensemble needs both: --ensemble RUN_DIR … and --out DIR, a separate folder")
+    for each in (run_dir, *ensemble):
+        check_run_folder(each)
+    if shards is not None:
+        check_shards(shards, "--shards")
+    if class_map is not None:
+        check_file(class_map, "--class-map", "a YAML file")
     from rich.console import Console
 
     from cxr_dist.inference.evaluation import evaluate_runs
     from cxr_dist.inference.other_shards import Wanted
     from cxr_dist.model.monte_carlo import McDropout
 
-    if bool(ensemble) != (out is not None):
-        raise UserError("an ensemble needs both: --ensemble RUN_DIR … and --out DIR, a separate folder")
     mc = McDropout(passes=mc_samples, scope=mc_scope)
     wanted = Wanted(name=name, class_map=class_map, recalibrate=recalibrate)
-    runs = [run_dir, *ensemble]
-    more = {"with_audit": audit, "with_boxes": boxes}
-    evaluation = evaluate_runs(runs, out or run_dir, split, mc, shards, at_sensitivity, wanted, **more)
+    folder, runs = out or run_dir, [run_dir, *ensemble]
+    before, more = _results(folder), {"with_audit": audit, "with_boxes": boxes}
+    with interruptible(lambda: _written_since(before, folder)):
+        evaluation = evaluate_runs(runs, folder, split, mc, shards, at_sensitivity, wanted, **more)
     if evaluation is not None:
         from cxr_dist.report.evaluation_table import print_evaluation
 
         print_evaluation(evaluation, Console())
-        print(f"results: {(out or run_dir) / 'evaluation' / (name or split)}")
+        print(f"results: {folder / 'evaluation' / (name or split)}")
+
+
+def _results(folder: Path) -> dict[str, int]:
+    """Return the name of each evaluation in the folder -> when its metrics.json was written."""
+    return {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("evaluation/*/metrics.json")}
+
+
+def _written_since(before: dict[str, int], folder: Path) -> str:
+    new = sorted(name for name, time in _results(folder).items() if before.get(name) != time)
+    return f"evaluation/{' and evaluation/'.join(new)} written, nothing else" if new else "nothing written"

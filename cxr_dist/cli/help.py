@@ -9,10 +9,14 @@ from typing import Annotated, Literal
 
 import tyro
 
+from cxr_dist.config.argument_help import description_of, paragraph_lines
+
 FOLDER = Annotated[Path, tyro.conf.arg(metavar="DIR")]
+RUN_DIR = Annotated[Path, tyro.conf.arg(metavar="RUN_DIR")]
+RUN_DIRS = tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN_DIR …")]]
+RECIPE = Annotated[Path, tyro.conf.arg(metavar="RECIPE")]
+SHARDS_FOLDER = Annotated[Path, tyro.conf.arg(metavar="SHARDS")]
 SHARDS = Annotated[str, tyro.conf.arg(metavar="DIR|URL")]
-Switch = tyro.conf.FlagCreatePairsOff[bool]
-"""A flag without a value, false unless it is given."""
 DropoutScope = Literal["head", "text", "all"]
 
 
@@ -20,21 +24,48 @@ def commands_help(commands: Mapping[str, Callable[..., object]]) -> str:
     """Return the overview of all commands, in the order of the mapping."""
     return "\n".join(
         [
-            "usage: cxr-dist COMMAND …      (cxr-dist COMMAND --help for its arguments)",
+            "usage: cxr-dist COMMAND …",
             "",
-            "Train chest X-ray classifiers on images and radiology reports together.",
-            "Research software, not for clinical use.",
+            *paragraph_lines("Train chest X-ray classifiers on images and radiology reports together."),
+            *paragraph_lines("Research software, not for clinical use."),
             "",
             *_lines(commands),
+            "",
+            *paragraph_lines("cxr-dist COMMAND --help shows its arguments, and cxr-dist --version the version."),
         ]
     )
 
 
-def runs_help(command: str, runs: Mapping[str, Callable[..., object]]) -> str:
-    """Return the overview of the named runs that a command accepts."""
-    return "\n".join([f"usage: cxr-dist {command} RUN [--section.field VALUE …]", "", "RUN is one of", *_lines(runs)])
+def runs_help(command: Callable[..., object], runs: Mapping[str, Callable[..., object]]) -> str:
+    """Return the overview of the named runs that a command accepts, with what the command does and an example."""
+    name = command.__name__
+    return "\n".join(
+        [
+            f"usage: cxr-dist {name} RUN [--FIELD VALUE …]",
+            f"       cxr-dist {name} --config FILE [--FIELD VALUE …]",
+            "",
+            description_of(command),
+            "",
+            "RUN is one of",
+            *_lines(runs),
+            "",
+            *paragraph_lines(
+                f"cxr-dist {name} RUN --help lists all flags. FILE is a config.yaml of a run folder, or a file of your "
+                "own with some of its fields, such as `run: enhanced`; flags take precedence over it."
+            ),
+        ]
+    )
 
 
 def _lines(functions: Mapping[str, Callable[..., object]]) -> list[str]:
     width = max(map(len, functions)) + 2
-    return [f"  {name:<{width}}{(f.__doc__ or '').splitlines()[0]}" for name, f in functions.items()]
+    return [
+        line
+        for name, function in functions.items()
+        for line in _entry(f"  {name:<{width}}", (function.__doc__ or "").splitlines()[0])
+    ]
+
+
+def _entry(start: str, text: str) -> list[str]:
+    lines = paragraph_lines("x" * len(start) + text, " " * len(start))
+    return [start + lines[0][len(start) :], *lines[1:]]

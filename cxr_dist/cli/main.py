@@ -7,38 +7,53 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
-import tyro
 from tyro.conf import FlagConversionOff, Positional, UseAppendAction
 
+from cxr_dist import __version__
+from cxr_dist.cli.ending import interruptible, status_after
 from cxr_dist.cli.evaluate import evaluate
-from cxr_dist.cli.help import FOLDER, SHARDS, DropoutScope, Switch, commands_help, runs_help
+from cxr_dist.cli.help import (
+    FOLDER,
+    RUN_DIR,
+    RUN_DIRS,
+    SHARDS,
+    SHARDS_FOLDER,
+    DropoutScope,
+    commands_help,
+    runs_help,
+)
+from cxr_dist.cli.paths import check_file, check_model_folder, check_run_folder, check_shards
 from cxr_dist.cli.shard import shard
 from cxr_dist.cli.site import init, recipes, submit
-from cxr_dist.config.flags import config_of, for_tyro
-from cxr_dist.config.named import RUNS
-from cxr_dist.config.range import Range, in_range
-from cxr_dist.config.run import Config
-from cxr_dist.errors import EXIT_REFUSED, EXIT_STOPPED, UserError, out_of_files, printable, unknown
+from cxr_dist.cli.train import doctor, plan, train
+from cxr_dist.config.argument_help import Switch, description_of, example_of
+from cxr_dist.config.command_line import parse_call
+from cxr_dist.config.range import Range
+from cxr_dist.errors import EXIT_REFUSED, CommandLineError, UserError, printable, unknown
 from cxr_dist.model.offline import stay_offline
 
 
 def verify(
-    shards: Positional[FOLDER],
+    shards: Positional[SHARDS_FOLDER],
     *,
     near_duplicates: FlagConversionOff[bool] = True,
     workers: Annotated[int, Range(min=0)] = 0,
 ) -> None:
-    """Check shards: counts, sha256, duplicate keys, patients or images in two splits. Exit status 1 on any fault.
+    """Check shards: counts, sha256, duplicate keys, patients or images in two splits.
+
+    The exit status is 1 on any fault.
+
+    For example: cxr-dist verify data/shards
 
     Args:
         shards: A folder that `cxr-dist shard` wrote.
         near_duplicates: Search for the same image in two splits; false if all those duplicates are known and harmless.
         workers: Number of processes; 0: one per core.
     """
+    check_shards(str(shards), "")
     from cxr_dist.shard.verify import verify as find_faults
 
     faults = find_faults(shards, near_duplicates=near_duplicates, workers=workers or os.cpu_count() or 1)
@@ -49,6 +64,8 @@ def verify(
 def fetch(*, out: FOLDER | None = None) -> None:
     """Download DenseNet-121 and Bio_ClinicalBERT into an offline bundle, on a machine with network.
 
+    For example: cxr-dist fetch --out /project/weights
+
     Args:
         out: Folder of the bundle; by default $CXR_DIST_WEIGHTS, else ~/.cache/cxr_dist/weights.
     """
@@ -56,44 +73,13 @@ def fetch(*, out: FOLDER | None = None) -> None:
     from cxr_dist.model.weights import bundle_folder
 
     folder = out or bundle_folder("")
-    download(folder)
+    with interruptible(lambda: "what is complete is kept, and the same command continues"):
+        download(folder)
     print(f"weights are in {folder}")
 
 
-def plan(config: Config) -> None:
-    """Show steps, lanes, draws per class and legal world sizes without training; refuse what training would refuse."""
-    from cxr_dist.doctor.dry_run import describe
-
-    for name, value in describe(config).items():
-        print(printable(f"{name:<28}{value}"))
-
-
-def doctor(config: Config) -> None:
-    """Check software, GPU, shards, weights, disks and ranks before a run takes GPUs. Exit status 1 on any failure."""
-    from cxr_dist.doctor.examine import examine
-
-    sys.exit(0 if examine(config) else 1)
-
-
-def train(config: Config) -> None:
-    """Train a run, or resume it if its folder contains a checkpoint."""
-    from cxr_dist.distributed.watch.progress import start_clock
-    from cxr_dist.run.preempt import StopRequest
-
-    start_clock()
-    asked_to_stop = StopRequest(config.train.max_minutes)  # before importing torch, which takes seconds
-    from cxr_dist.distributed.world import World
-    from cxr_dist.train.assembly import train as run_training
-    from cxr_dist.train.loop import Outcome
-
-    outcome = run_training(config, asked_to_stop)
-    if World.from_environment().is_main:
-        print(f"{outcome.value}: {config.run_dir}")
-    sys.exit(0 if outcome is Outcome.FINISHED else EXIT_STOPPED)
-
-
 def compare(
-    run_dirs: Positional[tuple[Path, ...]],
+    run_dirs: RUN_DIRS,
     *,
     split: str = "test",
     out: FOLDER = Path("comparison"),
@@ -103,6 +89,8 @@ def compare(
     controls: FlagConversionOff[bool] = True,
 ) -> None:
     """Compare evaluated runs in a table, comparison.json and report.html.
+
+    For example: cxr-dist compare runs/baseline runs/enhanced --out comparison
 
     Args:
         run_dirs: Evaluated run folders.
@@ -115,6 +103,10 @@ def compare(
         controls: Also train logistic regressions on view, age and sex alone, and on thumbnails of 16×16 pixels, and
             show them beside the runs. A run folder keeps their metrics for the next comparison.
     """
+    if not run_dirs:
+        raise CommandLineError("compare needs RUN_DIR …, for example: " + str(example_of(compare)))
+    for run_dir in run_dirs:
+        check_file(run_dir, "the run folder", "a folder that `cxr-dist evaluate` has evaluated")
     from rich.console import Console
 
     from cxr_dist.inference.evaluation import compare_runs
@@ -127,7 +119,7 @@ def compare(
 
 
 def predict(
-    run_dir: Positional[FOLDER],
+    run_dir: Positional[RUN_DIR],
     *,
     image: UseAppendAction[tuple[Path, ...]] = (),
     report: str = "",
@@ -140,6 +132,8 @@ def predict(
     out: Path | None = None,
 ) -> None:
     """Predict class probabilities with uncertainty for an image, a folder or a table, and plot what the model used.
+
+    For example: cxr-dist predict runs/enhanced --image chest.png --report "FINDINGS: The heart is enlarged."
 
     Args:
         run_dir: A folder that `cxr-dist train` or `cxr-dist export` wrote.
@@ -158,6 +152,11 @@ def predict(
             predictions) for predictions.csv, which names images as the input does, and for a figure and a JSON file
             per case. These files contain private data and are readable only by you.
     """
+    check_model_folder(run_dir)
+    for path in image:
+        check_file(path, "--image", "a PNG or JPEG image")
+    if input is not None:
+        check_file(input, "--input", "a folder of images, or a .csv with the columns image and report")
     from cxr_dist.inference.given_case import Case, ReportOptions
     from cxr_dist.model.monte_carlo import McDropout
 
@@ -180,7 +179,7 @@ def predict(
 
 
 def export(
-    run_dir: Positional[FOLDER],
+    run_dir: Positional[RUN_DIR],
     *,
     out: FOLDER | None = None,
     onnx: FlagConversionOff[bool] = True,
@@ -188,12 +187,15 @@ def export(
 ) -> None:
     """Export a run's best checkpoint as a folder with weights, tokenizer, model card and ONNX graph.
 
+    For example: cxr-dist export runs/enhanced --out exported
+
     Args:
         run_dir: A folder that `cxr-dist train` wrote. Evaluate it first, so that the model card contains its metrics.
         out: Folder, absent or empty; by default RUN_DIR/export. `cxr_dist.load` and `cxr-dist predict` open it.
         onnx: Also write model.onnx and compare it with the network; requires pip install 'cxr_dist[export]'.
         shards: Folder or URL of the shards, if they have moved since training.
     """
+    check_run_folder(run_dir)
     from cxr_dist.inference.export import export as export_run
 
     folder = out or run_dir / "export"
@@ -220,19 +222,8 @@ _COMMANDS = {command.__name__: command for command in _IN_ORDER}
 
 
 def main() -> None:
-    """Run a command; a UserError ends it with its message and exit status 2, and its SLURM job is not requeued."""
-    try:
-        _dispatch(sys.argv[1:])
-    except Exception as error:
-        reason = out_of_files(error) or error
-        if not isinstance(reason, UserError):
-            raise
-        print(f"cxr-dist: {printable(str(reason))}", file=sys.stderr)
-        with suppress(OSError):  # at the limit on open files, neither modules nor pipes can be opened
-            from cxr_dist.run.requeue import forbid_requeue
-
-            forbid_requeue()
-        sys.exit(EXIT_REFUSED)
+    """Run a command and exit with its status; cli/ending.py says how errors, Ctrl-C and closed pipes end it."""
+    sys.exit(status_after(lambda: _dispatch(sys.argv[1:])))
 
 
 def _dispatch(arguments: list[str]) -> None:
@@ -242,15 +233,30 @@ def _dispatch(arguments: list[str]) -> None:
     if command in ("-h", "--help"):
         print(commands_help(_COMMANDS))
         return
+    if command == "--version":
+        print(f"cxr-dist {__version__}")
+        return
     if command not in _COMMANDS:
-        raise unknown("command", command, _COMMANDS)
-    run, prog = _COMMANDS[command], f"cxr-dist {command}"
-    if run is submit:  # it separates its own flags from those of the run
+        raise CommandLineError(str(unknown("command", command, _COMMANDS)))
+    if _COMMANDS[command] is submit:  # it separates its own flags from those of the run
         submit(rest)
-    elif run not in _WITH_CONFIG:
-        tyro.cli(in_range(run), args=for_tyro(rest), prog=prog)
-    elif not rest or rest[0].startswith("-"):
-        print(runs_help(command, RUNS))
-        sys.exit(0 if rest[:1] in (["-h"], ["--help"]) else 2)
+    elif _COMMANDS[command] in _WITH_CONFIG:
+        _dispatch_run(_COMMANDS[command], rest)
     else:
-        run(config_of(rest[0], rest[1:], f"{prog} {rest[0]}", run.__doc__))
+        parse_call(_COMMANDS[command], rest, f"cxr-dist {command}")()
+
+
+def _dispatch_run(command: _Command, arguments: list[str]) -> None:
+    from cxr_dist.config.flags import config_of, names_a_run
+    from cxr_dist.config.named import RUNS
+
+    name = command.__name__
+    if names_a_run(arguments):
+        run, flags = (None, arguments) if arguments[0].startswith("-") else (arguments[0], arguments[1:])
+        command(config_of(run, flags, f"cxr-dist {name} {run or '--config FILE'}", description_of(command)))
+    elif not arguments or {"-h", "--help"} & set(arguments):
+        print(runs_help(command, RUNS))
+        sys.exit(0 if arguments else EXIT_REFUSED)
+    else:
+        expected = f"one of {', '.join(RUNS)}, or --config FILE"
+        raise CommandLineError(f"{name} expects a run before {arguments[0]!r}: {expected}")

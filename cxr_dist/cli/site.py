@@ -16,6 +16,8 @@ def recipes(name: Positional[Annotated[str, tyro.conf.arg(metavar="[NAME]")]] = 
 
     `cxr-dist shard NAME …` takes each of them by its name.
 
+    For example: cxr-dist recipes openi
+
     Args:
         name: Name of the recipe to print, such as openi.
     """
@@ -31,6 +33,8 @@ def recipes(name: Positional[Annotated[str, tyro.conf.arg(metavar="[NAME]")]] = 
 
 def init(folder: Positional[FOLDER], /) -> None:
     """Write a site's own copies of the recipes, SLURM job scripts and launchers to a folder.
+
+    For example: cxr-dist init my-site
 
     Args:
         folder: The folder, which is made if it is missing. Existing files are never overwritten.

@@ -8,6 +8,7 @@ import yaml
 
 from cxr_dist.config.decode import decode, parse_yaml
 from cxr_dist.config.model import RENAMED_CHECKPOINTING
+from cxr_dist.config.named import RUNS, named_run
 from cxr_dist.config.run import Config
 from cxr_dist.errors import UserError
 
@@ -36,9 +37,45 @@ def load_config(path: Path) -> Config:
     """
     if not path.is_file():
         raise UserError(f"no config.yaml in {path.parent}: that is not a run folder")
-    # An earlier version has trained here: the present one writes TRAINED_ON before it saves the first checkpoint.
-    earlier = (path.parent / "checkpoints").is_dir() and not (path.parent / TRAINED_ON).is_file()
-    return decode(Config, _migrated(parse_yaml(path), earlier), path.name)
+    return decode(Config, _migrated(parse_yaml(path), _is_earlier(path)), path.name)
+
+
+def settings_in(path: Path, run: str | None = None) -> Config:
+    """Read a file with some or all fields of a configuration, such as the config.yaml of a run folder.
+
+    Fields that are missing are those of the named run `run`, or of the one that the file names in its field `run`.
+    Raises UserError if the file is missing or not YAML, if neither names a run or they name different ones, or if a
+    field is unknown or of another type.
+    """
+    if not path.is_file():
+        raise UserError(f"no file {path}: expected YAML with settings, such as the config.yaml of a run folder")
+    plain = _migrated(parse_yaml(path), _is_earlier(path))
+    if not isinstance(plain, dict):
+        raise UserError(f"{path.name}: expected settings, such as `run: enhanced`, one a line")
+    own = plain.get("run", run)
+    if own is None:
+        raise UserError(
+            f"{path.name} does not say from which named run to start: add `run: enhanced` to it, or one of "
+            f"{', '.join(RUNS)}"
+        )
+    if run not in (None, own):
+        raise UserError(f"{path.name} has settings of run {own!r}, but {run!r} was named: leave one of them out")
+    base = named_run(own) if isinstance(own, str) and own in RUNS else Config()
+    return decode(Config, _merged(to_plain(base), plain), path.name, by_hand=True)
+
+
+def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Replace fields of `base`, section by section."""
+    both = {name: (base.get(name), value) for name, value in changes.items()}
+    return base | {
+        name: _merged(old, new) if isinstance(old, dict) and isinstance(new, dict) else new
+        for name, (old, new) in both.items()
+    }
+
+
+def _is_earlier(path: Path) -> bool:
+    """Whether an earlier version has trained here: the present one writes TRAINED_ON before its first checkpoint."""
+    return (path.parent / "checkpoints").is_dir() and not (path.parent / TRAINED_ON).is_file()
 
 
 def _migrated(plain: Any, earlier: bool) -> Any:

@@ -17,12 +17,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import submitit
 import tyro
 from rich.console import Console
 
+from cxr_dist.config.command_line import flags_of, parse
 from cxr_dist.config.flags import config_of
 from cxr_dist.config.range import Range, check_ranges
 from cxr_dist.config.run import Config
@@ -176,7 +177,10 @@ def executor_for(site: Site, run: str, run_dirs: Sequence[Path]) -> submitit.Aut
 
 def submit(run: str, arguments: Sequence[str], prog: str = "cxr-dist submit") -> bool:
     """Check and submit the run, and wait if requested; False if the job failed meanwhile."""
-    site, flags = tyro.cli(Site, args=arguments, prog=f"{prog} {run}", description=__doc__, return_unknown_args=True)
+    parsed: Any = parse(
+        Site, arguments, f"{prog} {run}", flags=flags_of(Site), description=__doc__ or "", return_unknown_args=True
+    )
+    site, flags = parsed
     config = config_of(run, flags, f"cxr-dist train {run}")
     if site.sweep:
         return submit_sweep(run, site, flags, config.run_dir)

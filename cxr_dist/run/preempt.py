@@ -45,6 +45,11 @@ class StopRequest:
         """Whether this signal was received, regardless of later ones."""
         return number in self._received
 
+    @property
+    def only_interrupted(self) -> bool:
+        """Whether Ctrl-C is why this rank was asked to stop, and no other signal."""
+        return self._received == {signal.SIGINT}
+
 
 def requeue_if_due(stop: StopRequest, world: World, say: Callable[[str], None]) -> None:
     """Requeue the job after it has saved, if SLURM is about to end it, and report that (all ranks).

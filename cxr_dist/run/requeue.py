@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from cxr_dist.errors import EXIT_REFUSED, EXIT_STOPPED, UserError, printable
+from cxr_dist.errors import EXIT_INTERRUPTED, EXIT_REFUSED, EXIT_STOPPED, UserError, printable
 from cxr_dist.run import restarts
 from cxr_dist.run.slurm_job import restart_count, scontrol, slurm_job
 
@@ -85,7 +85,7 @@ def after_death(status: int, run_dir: Path | None) -> str:
 def main() -> None:
     """Entry point for the job script. Exits with the status that the job should have."""
     status, run_dir = int(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else None
-    if status not in (EXIT_REFUSED, EXIT_STOPPED):
+    if status not in (EXIT_REFUSED, EXIT_STOPPED, EXIT_INTERRUPTED):
         try:
             print(after_death(status, run_dir), flush=True)
         except UserError as error:

@@ -105,7 +105,7 @@ def write_shards_by_array(
             fill=array.fill,
         )
     except KeyboardInterrupt:
-        raise UserError(
+        raise KeyboardInterrupt(
             f"the jobs {name} stay with SLURM: the same command waits for them and finishes the folder"
         ) from None
 

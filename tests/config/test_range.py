@@ -111,11 +111,9 @@ def test_the_message_has_field_value_and_range():
     [("optim", "lr", "nan"), ("optim", "weight_decay", "-1"), ("optim", "clip_norm", "-1"), ("data", "zoom", "nan"),
      ("data", "zoom", "5"), ("train", "max_minutes", "-3"), ("train", "timeout_minutes", "inf")],
 )  # fmt: skip
-def test_the_command_line_and_a_file_refuse_it_too(section, name, value, capfd):
-    with pytest.raises(SystemExit) as ended:  # tyro prints the message in its frame for errors in arguments
+def test_the_command_line_and_a_file_refuse_it_too(section, name, value):
+    with pytest.raises(UserError, match=rf"^{section}\.{name} is {float(value):g}(\.0)?; expected "):
         config_of("demo", [f"--{section}.{name.replace('_', '-')}", value], "cxr-dist train demo")
-    assert ended.value.code == 2
-    assert f"{section}.{name} is {float(value):g}" in capfd.readouterr().err.replace(".0;", ";")
     plain = to_plain(Config())
     plain[section][name] = float(value)
     with pytest.raises(UserError, match=rf"^config\.yaml: {section}\.{name} is "):

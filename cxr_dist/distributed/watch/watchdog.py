@@ -46,6 +46,10 @@ def watching(world: World, timeout_minutes: float) -> Iterator[None]:
     except BaseException as error:
         if isinstance(error, UserError) or out_of_files(error):
             watchdog.leave("refused")
+            if isinstance(error, UserError):
+                error.known_to_all = True
+        elif isinstance(error, KeyboardInterrupt):  # all ranks get it, or else the others fail by themselves
+            watchdog.leave("left")
         else:
             watchdog.leave("failed", error)
         raise
