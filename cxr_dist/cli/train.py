@@ -60,13 +60,11 @@ def train(config: "Config") -> None:
     world = World.from_environment()
     try:
         with interruptible(lambda: "the same command resumes after the last checkpoint"):
-            outcome = run_training(config, asked_to_stop)
+            outcome = run_training(config, asked_to_stop, print)
     except UserError as error:
         if not (world.is_main or error.known_to_all) and asked_to_stop.received(signal.SIGTERM):
             sys.exit(EXIT_REFUSED)  # the launcher ends this rank, because rank 0 has failed and said why
         raise
-    if world.is_main:
-        print(f"{outcome.value}: {config.run_dir}")
     if outcome is Outcome.FINISHED:
         sys.exit(0)
     sys.exit(EXIT_INTERRUPTED if asked_to_stop.only_interrupted else EXIT_STOPPED)

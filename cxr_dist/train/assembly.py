@@ -5,7 +5,7 @@ Besides cli/main.py this is the only module that knows all rooms. It computes no
 
 import contextlib
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -45,6 +45,7 @@ from cxr_dist.run.parts import keep_parts
 from cxr_dist.run.preempt import StopRequest, requeue_if_due
 from cxr_dist.run.trained_on import keep_trained_on, read_trained_on
 from cxr_dist.train.bad_samples import BadSamples
+from cxr_dist.train.log_lines import header, stopped_line
 from cxr_dist.train.loop import Outcome, Parts, TrainingRun
 from cxr_dist.train.memory.limits import out_of_memory_explained
 from cxr_dist.train.memory.micro_batch import check_world_size, largest_that_fits
@@ -56,8 +57,11 @@ from cxr_dist.train.validation import Validation
 _VOCABULARY_REPORTS = 50_000  # the most reports from which a new vocabulary is learned
 
 
-def train(config: Config, asked_to_stop: StopRequest) -> Outcome:
-    """Train the run of a configuration, or resume it; called once per process (all ranks)."""
+def train(config: Config, asked_to_stop: StopRequest, say: Callable[[str], object] = lambda line: None) -> Outcome:
+    """Train the run of a configuration, or resume it; called once per process (all ranks).
+
+    `say` is called with the last line, which tells how the run ended and where it is (rank 0).
+    """
     enter("checking the configuration")
     world = World.from_environment()
     config = with_recorded_class_weights(config)
@@ -67,13 +71,18 @@ def train(config: Config, asked_to_stop: StopRequest) -> Outcome:
     largest = largest_micro_batch(config, manifest, world)
     try:
         with watching(world, config.train.timeout_minutes):
-            return _train_together(config, manifest, world, largest, asked_to_stop)
+            return _train_together(config, manifest, world, largest, asked_to_stop, say)
     finally:
         stop()
 
 
 def _train_together(
-    config: Config, manifest: Manifest, world: World, largest: int, asked_to_stop: StopRequest
+    config: Config,
+    manifest: Manifest,
+    world: World,
+    largest: int,
+    asked_to_stop: StopRequest,
+    say: Callable[[str], object],
 ) -> Outcome:
     """Initialize the process group and train (all ranks)."""
     start(world, config.train.timeout_minutes)
@@ -84,15 +93,22 @@ def _train_together(
     with out_of_memory_explained(config, world, lambda: "while building the model"):
         parts = parts_of(config, manifest, world)
     with contextlib.closing(parts.trackers), contextlib.closing(parts.bad_samples):
+        for line in header(config, manifest, parts.plan, world, parts.total_steps):
+            parts.trackers.say(line)
         run = TrainingRun(parts, asked_to_stop)
         with out_of_memory_explained(config, world, lambda: f"after step {run.state.step}"):
             outcome = run.run()
         enter("leaving")
         if outcome is Outcome.FINISHED and world.is_main:
             mark_finished(parts.run_dir, run.state.step)
+            for line in run.closing_lines():
+                parts.trackers.say(line)
         if outcome is Outcome.STOPPED:
             requeue_if_due(asked_to_stop, world, parts.trackers.say)
-        return outcome
+    if world.is_main:
+        stopped = stopped_line(parts.run_dir, run.state.step, run.total)
+        say(f"finished: {parts.run_dir}" if outcome is Outcome.FINISHED else stopped)
+    return outcome
 
 
 def largest_micro_batch(config: Config, manifest: Manifest, world: World) -> int:

@@ -5,6 +5,7 @@ that a run can stop after any step.
 """
 
 import dataclasses
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -30,6 +31,7 @@ from cxr_dist.run.claim import Claim
 from cxr_dist.run.preempt import StopRequest
 from cxr_dist.run.saver import BackgroundSaver
 from cxr_dist.train.bad_samples import BadSamples
+from cxr_dist.train.log_lines import closing
 from cxr_dist.train.nonfinite import NonFiniteSteps, SampleKeys
 from cxr_dist.train.profile import StepProfile
 from cxr_dist.train.schedule import ema_decay, learning_rate
@@ -104,6 +106,7 @@ class TrainingRun:
         self._nonfinite = NonFiniteSteps(limit, parts.world, parts.trackers.say, parts.sample_keys)
         self._frozen: bool | None = None  # whether the parallel wrapper was built with frozen encoders
         self._saved_step = -1
+        self._started = 0, time.monotonic()  # step and time at which this start took over
         self._claim = Claim(parts.run_dir)
         self._saver = BackgroundSaver(parts.run_dir, self.train.keep_checkpoints, self._claim.check)
         self._clock = Clock()
@@ -173,6 +176,19 @@ class TrainingRun:
         parts.trackers.open(self.state.step, self.total)
         if parts.world.is_main:
             restarts.note_start(parts.run_dir, self.state.step)
+        self._started = self.state.step, time.monotonic()
+
+    def closing_lines(self) -> list[str]:
+        """What rank 0 says at the end of a finished run."""
+        first, started = self._started
+        return closing(
+            self.parts.run_dir,
+            self.state.progress,
+            step=self.state.step,
+            steps_taken=self.state.step - first,
+            total=self.total,
+            seconds=time.monotonic() - started,
+        )
 
     def one_step(self, stream: Iterator[Batch]) -> StepResult:
         """Read this rank's micro-batches and update the model once (all ranks)."""

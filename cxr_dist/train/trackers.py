@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
 from cxr_dist.config.file import to_plain
 from cxr_dist.config.lookup import guarded, look_up
 from cxr_dist.config.run import Config
 from cxr_dist.distributed.world import World
-from cxr_dist.errors import UserError, printable
+from cxr_dist.errors import UserError
 from cxr_dist.run.folder import MetricsLog
+from cxr_dist.train.terminal import Terminal, print_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -67,7 +67,7 @@ class Trackers:
         for new_tracker in (
             lambda: JsonLines(self.run_dir, resumed_step),
             lambda: TensorBoard(self.run_dir, resumed_step),
-            lambda: Terminal(self.console, self.config.run, resumed_step, total_steps),
+            lambda: Terminal(self.console, resumed_step, total_steps, self.config.train.epochs),
         ):
             with self._going_on("a tracker"):
                 own.append(new_tracker())
@@ -121,11 +121,6 @@ class Trackers:
             self._failed.add(what)
 
 
-def print_line(console: Console, line: str) -> None:
-    """Print a line as it is: neither rich's markup nor control characters in it have an effect."""
-    console.print(printable(line), highlight=False, markup=False, soft_wrap=True)
-
-
 def _strerror(error: Exception) -> str:
     return (error.strerror or "") if isinstance(error, OSError) else ""
 
@@ -174,45 +169,6 @@ class TensorBoard:
 
     def close(self) -> None:
         self._writer.close()  # type: ignore[no-untyped-call]
-
-
-class Terminal:
-    """A progress bar on a terminal; otherwise, as in a job's log, one line for each logged step."""
-
-    def __init__(self, console: Console, title: str, resumed_step: int, total_steps: int) -> None:
-        self._console = console
-        title_column = TextColumn("{task.description}", style="bold", markup=False)
-        note_column = TextColumn("{task.fields[note]}", markup=False)
-        bar = (
-            BarColumn(12),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-        )  # all columns fit into 80 characters
-        self._bar = Progress(title_column, *bar, note_column, console=console)
-        self._task = self._bar.add_task(printable(title), total=total_steps, completed=resumed_step, note="")
-        if console.is_terminal:
-            self._bar.start()
-
-    def log(self, values: Mapping[str, float], step: int) -> None:
-        """Show loss and speed of a step, or mean AUC and accuracy of a validation."""
-        if train := _under("train/", values):
-            loss = f"loss {train['loss']:.4f}"
-            self._bar.update(self._task, completed=step, note=f"{loss}  {speed_in_words(train, short=True)}")
-            if not self._console.is_terminal:
-                self._print(f"step {step}  epoch {values['epoch']:.2f}  {loss}  {speed_in_words(train)}")
-        if validation := _under("validation/", values):
-            scores = (validation.get(name) for name in ("macro/roc_auc", "accuracy"))
-            auc, accuracy = ("undefined" if score is None else f"{score:.3f}" for score in scores)
-            self._print(f"step {step}  validation: mean AUC {auc}  accuracy {accuracy}")
-
-    def figure(self, name: str, figure: "Figure", step: int) -> None:
-        """Figures are not shown."""
-
-    def close(self) -> None:
-        self._bar.stop()
-
-    def _print(self, line: str) -> None:
-        print_line(self._console, line)
 
 
 class _Guarded:
@@ -270,18 +226,3 @@ def _require_methods(name: str, tracker: object) -> None:
 def _under(prefix: str, values: Mapping[str, float]) -> dict[str, float]:
     """The values whose names start with this prefix, which is removed."""
     return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
-
-
-def speed_in_words(train: Mapping[str, float], *, short: bool = False) -> str:
-    """Format the speed, such as `2310 samples/s  data wait 0%  198 TFLOP/s  MFU 20%`; `short` fits beside a bar.
-
-    Model FLOPs utilisation (MFU) is included if it is known.
-    """
-    wait, rate = f"{train['data_wait_share']:.0%}", train.get("model_tflops_per_second")
-    said = [f"{train['samples_per_second']:.0f}{'/s' if short else ' samples/s'}"]
-    said.append(f"wait {wait}" if short else f"data wait {wait}")
-    if rate is not None and not short:
-        said.append(f"{rate:.3g} TFLOP/s" if rate >= 0.1 else f"{1000 * rate:.3g} GFLOP/s")
-    if "model_flops_utilisation" in train:
-        said.append(f"MFU {train['model_flops_utilisation']:.0%}")
-    return "  ".join(said)

@@ -1,7 +1,9 @@
 """Trackers: TensorBoard reads the values back, metrics.jsonl keeps its format, and trackers of users are isolated."""
 
 import dataclasses
+import io
 import json
+import re
 import time
 from pathlib import Path
 
@@ -10,12 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_runs import CLASSES, make_predictions
 from matplotlib.figure import Figure
+from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cxr_dist.distributed.world import World
 from cxr_dist.errors import UserError
 from cxr_dist.evaluate.metrics import compute_metrics
-from cxr_dist.train.trackers import JsonLines, TensorBoard, Trackers, check_trackers, speed_in_words
+from cxr_dist.train.terminal import Terminal, speed_in_words, speed_note
+from cxr_dist.train.trackers import JsonLines, TensorBoard, Trackers, check_trackers
 from cxr_dist.train.validation import described
 
 STEP = {"epoch": 0.5, "train/loss": 0.5, "train/samples_per_second": 100.0, "train/data_wait_share": 0.0}
@@ -106,28 +110,50 @@ def test_every_line_of_metrics_jsonl_has_a_step_and_an_epoch(tmp_path_factory, v
     assert all((line["step"], line["epoch"]) == (9, 2.0) for line in written)
 
 
-SPEED = {"samples_per_second": 2310.4, "data_wait_share": 0.004}
+SPEED = {"train/samples_per_second": 2310.4, "train/data_wait_share": 0.004}
 
 
 @pytest.mark.parametrize(
-    ("more", "line", "beside_bar"),
+    ("more", "line"),
     [
-        ({}, "2310 samples/s  data wait 0%", "2310/s  wait 0%"),
-        (
-            {"model_tflops_per_second": 0.0123},
-            "2310 samples/s  data wait 0%  12.3 GFLOP/s",
-            "2310/s  wait 0%",
-        ),
-        (
-            {"model_tflops_per_second": 198.4, "model_flops_utilisation": 0.2005},
-            "2310 samples/s  data wait 0%  198 TFLOP/s  MFU 20%",
-            "2310/s  wait 0%  MFU 20%",
-        ),
+        ({}, "2310 samples/s  data wait 0%"),
+        ({"train/model_tflops_per_second": 0.0123}, "2310 samples/s  data wait 0%"),
+        ({"train/model_flops_utilisation": 0.2005}, "2310 samples/s  data wait 0%  MFU 20%"),
     ],
 )
-def test_the_speed_is_formatted_for_a_line_and_for_the_bar(more, line, beside_bar):
+def test_the_speed_is_formatted_for_a_line_and_for_the_bar(more, line):
     assert speed_in_words(SPEED | more) == line
-    assert speed_in_words(SPEED | more, short=True) == beside_bar
+    assert speed_note(SPEED | more) == "2310/s wait 0%"
+
+
+def shown(*, terminal: bool, width: int = 80) -> str:
+    """What is shown of three steps of a resumed run and a validation."""
+    file = io.StringIO()
+    tracker = Terminal(Console(file=file, force_terminal=terminal, width=width), 100, 1620, 12)
+    for step in (110, 120, 130):
+        train = {"train/loss": 0.5, "train/learning_rate": 2e-3, "train/model_tflops_per_second": 0.3}
+        tracker.log({"epoch": step / 135, **SPEED, **train}, step)
+        time.sleep(0.02)
+    tracker.log({"epoch": 1.0, "validation/macro/roc_auc": 0.91, "validation/accuracy": 0.5}, 135)
+    tracker.close()
+    return file.getvalue()
+
+
+def test_a_log_has_a_line_for_each_step_that_can_be_searched():
+    lines = shown(terminal=False).splitlines()
+    assert lines[0] == "step 110 of 1620  epoch 0.81 of 12  loss 0.5000  lr 2.0e-03  2310 samples/s  data wait 0%"
+    left = re.fullmatch(r"step 120 of 1620  epoch .*  data wait 0%  (\d+):(\d\d):(\d\d) left", lines[1])
+    assert left is not None
+    assert 3 <= int(left[3]) < 60  # 1500 steps of at least 2 ms
+    assert lines[3:] == ["step 135  validation: mean AUC 0.910  accuracy 0.500"]
+    assert not re.search(r"[\r\x1b]|FLOP", "\n".join(lines))
+
+
+def test_the_bar_fits_into_80_columns():
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown(terminal=True))
+    bars = [line for line in re.split(r"[\r\n]", text) if "/1620" in line]
+    assert "epoch 1/12 loss 0.5000 lr 2.0e-03  2310/s wait 0%" in bars[-1]
+    assert max(map(len, bars)) <= 80
 
 
 OWN = '''
