@@ -90,4 +90,4 @@ def _results(folder: Path) -> dict[str, int]:
 
 def _written_since(before: dict[str, int], folder: Path) -> str:
     new = sorted(name for name, time in _results(folder).items() if before.get(name) != time)
-    return f"evaluation/{' and evaluation/'.join(new)} written, nothing else" if new else "nothing written"
+    return f"evaluation/{' and evaluation/'.join(new)} was written, and nothing else" if new else "nothing written"

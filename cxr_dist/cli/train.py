@@ -59,7 +59,7 @@ def train(config: "Config") -> None:
 
     world = World.from_environment()
     try:
-        with interruptible(lambda: "the same command resumes after the last checkpoint"):
+        with interruptible(lambda: "the same command resumes the last checkpoint, if any"):
             outcome = run_training(config, asked_to_stop, print)
     except UserError as error:
         if not (world.is_main or error.known_to_all) and asked_to_stop.received(signal.SIGTERM):

@@ -180,7 +180,7 @@ def test_the_same_command_takes_over_after_the_first_was_stopped(cluster, tmp_pa
     os.kill(held, signal.SIGSTOP)  # so that the array cannot finish before the command is stopped
     wait_for("shards/.unfinished/*.json", tmp_path, command)
     command.send_signal(stop)
-    command.wait(timeout=30)
+    assert command.wait(timeout=30) == (130 if stop == signal.SIGINT else -signal.SIGKILL)
     os.kill(held, signal.SIGCONT)
     message = re.search(r"the jobs cxr-shard-\w+ stay with SLURM", (tmp_path / "printed").read_text())
     assert bool(message) is (stop == signal.SIGINT)
