@@ -40,6 +40,9 @@ demo: setup
 	$(RANKS) train demo --data.shards $(DEMO)/shards --out $(DEMO)/runs/enhanced
 	printf '%s\n' $(DEMO_RUNS) | xargs -P 2 -I RUN env $(CXR) evaluate $(DEMO)/runs/RUN --mc-samples 30
 	$(CXR) compare $(DEMO_RUNS:%=$(DEMO)/runs/%) --out $(DEMO)/comparison
+	@echo 'Look at the results:'
+	@echo '  xdg-open $(DEMO)/comparison/report.html      (or open the file in a browser)'
+	@echo '  $(BIN)/tensorboard --logdir $(DEMO)/runs'
 
 check: setup
 	$(BIN)/ruff format --check .

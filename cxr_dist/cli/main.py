@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -54,10 +55,16 @@ def verify(
         workers: Number of processes; 0: one per core.
     """
     check_shards(str(shards), "")
+    from cxr_dist.format.manifest import load_manifest
     from cxr_dist.shard.verify import verify as find_faults
 
     faults = find_faults(shards, near_duplicates=near_duplicates, workers=workers or os.cpu_count() or 1)
-    print(printable("\n".join(faults)) if faults else "all shards are as they were written")
+    if not faults:
+        splits = load_manifest(shards).splits
+        counts = ", ".join(f"{split.samples} {name}" for name, split in splits.items())
+        print(f"all shards are as they were written: {counts} samples")
+    else:
+        print(printable("\n".join(faults)))
     sys.exit(1 if faults else 0)
 
 
@@ -152,6 +159,10 @@ def predict(
             predictions) for predictions.csv, which names images as the input does, and for a figure and a JSON file
             per case. These files contain private data and are readable only by you.
     """
+    if (input is None) == (not image and not report):
+        raise UserError("say what to predict: --image FILE and --report TEXT, or --input FOLDER or TABLE.csv")
+    if batch is not None and input is None:
+        raise UserError("--batch is the number of images per forward pass, 1 or more, and requires --input")
     check_model_folder(run_dir)
     for path in image:
         check_file(path, "--image", "a PNG or JPEG image")
@@ -160,10 +171,6 @@ def predict(
     from cxr_dist.inference.given_case import Case, ReportOptions
     from cxr_dist.model.monte_carlo import McDropout
 
-    if (input is None) == (not image and not report):
-        raise UserError("say what to predict: --image FILE and --report TEXT, or --input FOLDER or TABLE.csv")
-    if batch is not None and input is None:
-        raise UserError("--batch is the number of images per forward pass, 1 or more, and requires --input")
     options, mc = ReportOptions(section=section, no_report=no_report), McDropout(passes=mc_samples, scope=mc_scope)
     if input is None:
         from cxr_dist.inference.case import predict_one
@@ -199,8 +206,10 @@ def export(
     from cxr_dist.inference.export import export as export_run
 
     folder = out or run_dir / "export"
-    export_run(run_dir, folder, with_onnx=onnx, shards=shards)
+    export_run(run_dir, folder, with_onnx=onnx, shards=shards, say=partial(print, file=sys.stderr, flush=True))
     print(f"exported: {folder}")
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        print(f"  {path.relative_to(folder)}  {path.stat().st_size / 1e3:,.0f} kB")
 
 
 _Command = Callable[..., None]
@@ -222,8 +231,12 @@ _COMMANDS = {command.__name__: command for command in _IN_ORDER}
 
 
 def main() -> None:
-    """Run a command and exit with its status; cli/ending.py says how errors, Ctrl-C and closed pipes end it."""
-    sys.exit(status_after(lambda: _dispatch(sys.argv[1:])))
+    """Run a command, and exit with its status unless that is 0.
+
+    cli/ending.py says how errors, Ctrl-C and closed pipes end it.
+    """
+    if status := status_after(lambda: _dispatch(sys.argv[1:])):
+        sys.exit(status)
 
 
 def _dispatch(arguments: list[str]) -> None:

@@ -30,6 +30,7 @@ from cxr_dist.evaluate.uncertainty import McSummary, summarise
 from cxr_dist.format.manifest import Manifest, Task
 from cxr_dist.model.classifier import Classifier
 from cxr_dist.model.monte_carlo import McDropout
+from cxr_dist.shard.bar import Advance, image_progress
 
 _NO_PASSES = McDropout()
 
@@ -69,8 +70,11 @@ def predict_split(
     calibrator: Calibrator | None = None,
     match: ClassMatch | None = None,
     swap: Swap | None = None,
+    title: str | None = None,
 ) -> Predictions:
     """Predictions on a whole split (all ranks); `calibrator` is applied to the stochastic passes only.
+
+    With a `title`, rank 0 shows its progress on standard error.
 
     `match` matches the classes of other shards to those of the model; None for the shards that it was trained on.
     Samples of classes that it ignores are not in the result. With `swap`, samples are predicted with the image or the
@@ -88,24 +92,25 @@ def predict_split(
         with_images=config.model.uses_image,
         swap=swap,
     )
-    rows = _gather(
-        [
+    samples, size = manifest.split(split).samples, config.data.evaluation_batch
+    own = sum(map(len, evaluation_batches(samples, size, world.rank, world.world_size)))
+    with image_progress(title, own, "samples") if title and world.is_main else contextlib.nullcontext() as show:
+        predicted = [
             predict_batch(model, batch, config, manifest.task, mc, world.device, calibrator)
-            for batch in _with_progress(batches)
-        ],
-        manifest.split(split).samples,
-        config.data.evaluation_batch,
-        world,
-    )
+            for batch in _with_progress(batches, show)
+        ]
+    rows = _gather(predicted, samples, size, world)
     model.train(was_training)
     return _table(rows, config, manifest, split, mc.passes, match)
 
 
-def _with_progress(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """The batches; reports progress to the watchdog after each."""
+def _with_progress(batches: Iterable[Batch], show: Advance | None) -> Iterator[Batch]:
+    """The batches; reports progress to the watchdog after each, and shows it."""
     for batch in batches:
         yield batch
         advance()
+        if show is not None:
+            show(len(batch.sample_ids))
 
 
 def _gather(parts: list[np.ndarray], num_samples: int, batch: int, world: World) -> np.ndarray:

@@ -219,8 +219,9 @@ class _Evaluation:
                     calibrator=calibrator,
                     match=self.shards.match,
                     swap=swap,
+                    title=f"Evaluating {split}" + (f" (run {number})" if len(self.shards.members) > 1 else ""),
                 )
-                for member in self.shards.members
+                for number, member in enumerate(self.shards.members, start=1)
             ]
         )
 

@@ -1,5 +1,6 @@
 """Assembly of `cxr-dist export`: from a run folder to a folder that can be used without the run and its shards."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -17,8 +18,17 @@ from cxr_dist.report.model_card import CardFacts, model_card
 from cxr_dist.run.trained_on import training_manifest
 
 
-def export(run_dir: Path, out: Path, *, with_onnx: bool, shards: str | None = None) -> None:
+def export(
+    run_dir: Path,
+    out: Path,
+    *,
+    with_onnx: bool,
+    shards: str | None = None,
+    say: Callable[[str], object] = lambda line: None,
+) -> None:
     """Write the best checkpoint of a run as an exported model, in the format of inference/exported.py.
+
+    `say` is told what is being done, which can take minutes.
 
     Raises UserError, and leaves `out` unchanged, if `out` is not empty, the run has no checkpoint, the shards are
     not those that it was trained on, its evaluation belongs to another checkpoint, the model cannot be written as an
@@ -42,10 +52,12 @@ def export(run_dir: Path, out: Path, *, with_onnx: bool, shards: str | None = No
         )
     result = _evaluation_of(run_dir, trained)
     with whole_folder(out) as folder:
+        say(f"writing the weights of step {trained.step}")
         exported.write_weights(folder, trained, trained.classifier.state_dict())
         if trained.config.model.uses_text:
             exported.write_text_encoder(folder, run_dir / exported.TEXT_ENCODER)
         if with_onnx:
+            say(f"writing {exported.GRAPH}, and comparing it with the network")
             _write_graph(trained, folder / exported.GRAPH)
         facts = CardFacts(
             config=trained.config,

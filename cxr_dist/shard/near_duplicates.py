@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from cxr_dist.errors import UserError
 from cxr_dist.format.manifest import Manifest, ShardEntry, open_index
 from cxr_dist.format.stored_sample import NOT_A_GREY_JPEG, members_in
+from cxr_dist.shard.bar import image_progress
 from cxr_dist.shard.likeness import THUMBNAIL_SIDE, Hashes, correlation, fingerprint, nearest_neighbours
 from cxr_dist.shard.processes import in_order
 
@@ -85,9 +86,11 @@ def _read(folder: Path, manifest: Manifest, name: str, workers: int) -> _Split:
     hashes = np.empty((len(owners), 2, 4), np.uint64)
     thumbnails = np.empty((len(owners), THUMBNAIL_SIDE, THUMBNAIL_SIDE), np.uint8)  # filled in place: no second copy
     fingerprints = partial(_fingerprints, folder=folder, open_one=open_one)
-    for shard_hashes, shard_thumbnails in in_order(fingerprints, split.shards, workers, unit=1):
-        part = slice(start, start := start + len(shard_hashes))
-        hashes[part], thumbnails[part] = shard_hashes, shard_thumbnails
+    with image_progress(f"Comparing images ({name})", len(owners)) as advance:
+        for shard_hashes, shard_thumbnails in in_order(fingerprints, split.shards, workers, unit=1):
+            part = slice(start, start := start + len(shard_hashes))
+            hashes[part], thumbnails[part] = shard_hashes, shard_thumbnails
+            advance(len(shard_hashes))
     return _Split(shards=split.shards, owners=owners, hashes=hashes, thumbnails=thumbnails)
 
 

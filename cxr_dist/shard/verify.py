@@ -19,6 +19,7 @@ from cxr_dist.files import sha256_of
 from cxr_dist.format.manifest import UNKNOWN, Manifest, ShardEntry, SplitEntry, load_manifest, open_index
 from cxr_dist.format.stored_boxes import boxes_of
 from cxr_dist.format.stored_sample import OTHER_BYTES, DamagedSample, check_jpeg, decode_facts, members_in
+from cxr_dist.shard.bar import image_progress
 from cxr_dist.shard.near_duplicates import find_near_duplicates
 from cxr_dist.shard.tar import members_of
 
@@ -35,15 +36,17 @@ def verify(shards: Path, *, near_duplicates: bool = True, workers: int = 0) -> l
     manifest = load_manifest(shards)
     problems: list[str] = []
     indices: dict[str, list[NDArray[Any]]] = {}
-    for name, split in manifest.splits.items():
-        indices[name] = []
-        for shard in split.shards:
-            index = _open(shards, shard, manifest, problems)
-            if index is not None:
-                indices[name].append(index)
-                problems += _check_groups(shard, index)
-                problems += _check_tar(shards, shard, index, manifest)
-        problems += _check_counts(name, split, manifest, indices[name])
+    with image_progress("Checking shards", sum(s.samples for s in manifest.splits.values()), "samples") as advance:
+        for name, split in manifest.splits.items():
+            indices[name] = []
+            for shard in split.shards:
+                index = _open(shards, shard, manifest, problems)
+                if index is not None:
+                    indices[name].append(index)
+                    problems += _check_groups(shard, index)
+                    problems += _check_tar(shards, shard, index, manifest)
+                advance(shard.samples)
+            problems += _check_counts(name, split, manifest, indices[name])
     problems += _check_keys(indices) + _check_leaks(manifest, indices) + _check_strays(shards, manifest)
     return problems or (find_near_duplicates(shards, manifest, workers) if near_duplicates else [])
 

@@ -91,15 +91,15 @@ def test_the_calibrator_of_an_evaluation_calibrates_predictions(cxr_dist, run_of
         ("fused", ("--image", "a.png", "--batch", "8"), "--batch is the number of images per forward pass"),
         ("fused", ("--input", "b", "--batch", "0"), "--batch is 0; expected 1 or more"),
         ("fused", ("--report", "x"), "this run's model reads an image, but the case has none: give a PNG or JPEG"),
-        ("image", ("--image", "a.png", "--report", "x"), "reads no report: leave the report out"),
+        ("image", ("--image", "/dev/null", "--report", "x"), "reads no report: leave the report out"),
         (
             "fused",
             ("--image", "a.png", "--no-report"),
-            "the image cannot be used: image file missing; expected a PNG or JPEG",
+            "--image a.png does not exist: expected a PNG or JPEG image",
         ),
         (
             "fused",
-            ("--image", "a.png", "--out", "a.jpg"),
+            ("--image", "/dev/null", "--out", "a.jpg"),
             "--out ends in .jpg: the name of the picture must end in .png",
         ),
     ],
