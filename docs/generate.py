@@ -43,12 +43,10 @@ _HELP_COLUMNS = "96"
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """MkDocs calls this first: a page that the navigation does not list comes last in the section of its folder."""
-    folders = {"Tutorials": "tutorials", "How-to": "how-to", "Reference": "reference", "Explanation": "explanation"}
     for section in config.nav or []:
         for title, pages in section.items():
-            if title in folders:
-                found = sorted(path.relative_to(DOCS).as_posix() for path in (DOCS / folders[title]).glob("*.md"))
-                pages += [page for page in found if page not in pages]
+            found = sorted(path.relative_to(DOCS).as_posix() for path in (DOCS / title.lower()).glob("*.md"))
+            section[title] = pages if isinstance(pages, str) else pages + [page for page in found if page not in pages]
     return config
 
 
@@ -135,6 +133,14 @@ def metrics_keys() -> str:
     return _block("\n".join(_tree(json.loads(strict_json(blocks)))))
 
 
+def function(name: str) -> str:
+    """A function of the package's top level, which mkdocstrings cannot find where a room has the same name."""
+    path = DOCS.parent / "cxr_dist" / "__init__.py"
+    found = griffe.visit("cxr_dist", filepath=path, code=path.read_text(encoding="utf-8"))[name]
+    examples = re.sub(r"(?m)^>>> .*(?:\n(?!\s*$).*)*", lambda each: f"```pycon\n{each.group()}\n```", _doc(found))
+    return f"## {name}\n\n```python\n{found.signature()}\n```\n\n{examples}"
+
+
 def coverage() -> str:
     """How often the intervals of a class's ROC AUC cover it, from the results of benchmarks.coverage."""
     results = json.loads((DOCS.parent / "benchmarks/results/coverage.json").read_text())
@@ -165,6 +171,7 @@ PLACES: Mapping[str, Callable[..., str]] = {
     "recipe": lambda: settings(False, Recipe),
     "metrics": metrics_keys,
     "coverage": coverage,
+    "function": function,
     "notebook": notebook,
 }
 
@@ -266,13 +273,10 @@ def _block(text: str) -> str:
 def _made_predictions(random: np.random.Generator, n: int) -> Predictions:
     labels = random.integers(0, 2, n)
     scores = 1 / (1 + np.exp(-(labels * 2 - 1 + random.normal(size=n))))
+    keys, patients = [f"key{i}" for i in range(n)], [f"patient{i // 2}" for i in range(n)]
+    known: dict[str, Any] = {"task": "multiclass", "classes": ("A", "B"), "keys": keys, "patients": patients}
     return Predictions(
-        keys=[f"key{i}" for i in range(n)],
-        patients=[f"patient{i // 2}" for i in range(n)],
-        task="multiclass",
-        classes=("A", "B"),
-        labels=labels[:, None].astype(np.int16),
-        probabilities=np.stack([1 - scores, scores], axis=1),
+        **known, labels=labels[:, None].astype(np.int16), probabilities=np.stack([1 - scores, scores], 1)
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import cxr_dist
 from cxr_dist.config.run import Config
 
 ROOT = Path(__file__).parents[2]
@@ -68,6 +69,9 @@ def test_the_reference_has_every_setting_command_and_block_of_metrics(site: Path
     commands = (site / "reference/command-line.html").read_text(encoding="utf-8")
     for name in ("shard", "verify", "train", "evaluate", "compare", "predict", "export"):
         assert f"usage: cxr-dist {name}" in commands
+    python = (site / "reference/python.html").read_text(encoding="utf-8")
+    for name in cxr_dist.__all__:
+        assert f'id="cxr_dist.{name}"' in python or f'id="{name}"' in python
     metrics = (site / "reference/metrics.html").read_text(encoding="utf-8")
     for key in ("confusion_matrix", "operating_points", "roc_auc", "subgroups"):
         assert key in metrics
