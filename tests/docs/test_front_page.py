@@ -30,6 +30,15 @@ def test_the_front_page_is_short() -> None:
     assert len(text_of("README.md").splitlines()) <= 150
 
 
+def test_the_demos_last_lines_are_those_of_the_makefile() -> None:
+    demo = text_of("Makefile").split("\ndemo:")[1].split("\n\n")[0]
+    lines = [
+        line.replace("$(DEMO)", "demo").replace("$(BIN)", ".venv/bin") for line in re.findall(r"@echo '(.*)'", demo)
+    ]
+    assert len(lines) == 3
+    assert "\n".join(lines) + "\n```" in text_of("README.md")
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_to_files_of_the_repository_and_to_their_headings(page: str) -> None:
     links = [link for link in LINK.findall(FENCE.sub("", text_of(page))) if "://" not in link]
