@@ -32,7 +32,7 @@ OTHER_PROGRAMS = {
         "--logdir",
         "--wildcards",
     ),
-    *("--config_file", "--num_processes"),
+    *("--config_file", "--num_processes", "--mutants-per-module"),
     "--section.field-name",  # stands for any setting
 }
 LOADED = re.compile(
