@@ -178,6 +178,11 @@ def test_holm_adjusts_as_by_hand_and_ignores_undefined_values() -> None:
     assert [each.p_holm for each in holm([Difference(p=0.7, method="DeLong")] * 2)] == [1.0, 1.0]
 
 
+def test_a_p_that_is_too_small_for_a_float_stays_the_smallest() -> None:
+    family = holm([Difference(p=p, method="DeLong") for p in (0.02, 0.0)])
+    assert [each.p_holm for each in family] == [0.02, 0.0]
+
+
 def test_a_p_value_at_the_floor_of_the_bootstrap_is_a_bound() -> None:
     path = ("accuracy",)
     above, zero = {path: np.linspace(0.1, 0.2, 1000)}, {path: np.zeros(1000)}
