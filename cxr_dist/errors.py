@@ -6,9 +6,12 @@ counts, classes and column names.
 
 import difflib
 import errno
+import os
 import resource
+import sys
 import unicodedata
 from collections.abc import Iterable
+from pathlib import Path
 
 EXIT_REFUSED = 2
 """Exit status after a UserError; running the same command again would fail again."""
@@ -17,6 +20,20 @@ EXIT_STOPPED = 75
 EXIT_INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells report it; a run has saved, and the same command resumes it."""
 
+_ANOTHER = "change its permissions, or choose another folder"
+_UNUSABLE = {
+    errno.EACCES: _ANOTHER,
+    errno.EPERM: _ANOTHER,
+    errno.EROFS: "choose a folder that can be written",
+    errno.ENOSPC: "free some space, or choose another folder",
+    errno.EDQUOT: "free some space, or choose another folder",
+    errno.EFBIG: "raise the limit on the size of a file (`ulimit -f`)",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EEXIST: "a folder is expected, and a file has its name",
+    errno.ENOTDIR: "a folder is expected, and a part of the path is a file",
+    errno.EISDIR: "a file is expected, and this is a folder",
+    errno.ELOOP: "a symbolic link in it leads to itself",
+}
 _TOO_MANY = "Too many open files"  # safetensors, aiohttp and torch keep these words in their own errors
 
 
@@ -51,6 +68,31 @@ def out_of_files(error: BaseException | None) -> UserError | None:
             )
         error = error.__context__
     return None
+
+
+def refusal(error: BaseException) -> UserError | None:
+    """Return the error to report in one line for an error that ends a command; None if it needs its traceback.
+
+    It is a UserError itself, or one caused by the limit on open files, or by a path of the command line that cannot be
+    used. The path is named as the user typed it, because what lies below it may have a patient's name.
+    """
+    if isinstance(error, UserError):
+        return error
+    return out_of_files(error) or _unusable_path(error)
+
+
+def _unusable_path(error: BaseException) -> UserError | None:
+    if not isinstance(error, OSError) or error.errno not in _UNUSABLE or not isinstance(error.filename, str | bytes):
+        return None
+    file = os.path.abspath(os.fsdecode(error.filename))
+    words = [word for argument in sys.argv[1:] for word in (argument, argument.partition("=")[2]) if word]
+    folders = (os.path.dirname(word) or "." for word in words)  # files are written under another name beside their own
+    above = [word for word in (*words, *folders, ".") if Path(file).is_relative_to(os.path.abspath(word))]
+    if not above:
+        return None
+    given = max(above, key=lambda word: len(os.path.abspath(word)))
+    place = "the current folder" if given == "." else given if len(given) < 200 else f"{given[:100]}…"
+    return UserError(f"cannot read or write {place}: {os.strerror(error.errno)}; {_UNUSABLE[error.errno]}")
 
 
 def printable(text: str) -> str:

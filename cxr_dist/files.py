@@ -10,8 +10,9 @@ import hashlib
 import os
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
@@ -49,7 +50,8 @@ def whole_file(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
                 os.fsync(file.fileno())
             aside.replace(path)
     except BaseException:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):  # such as a file system that has become read-only; the first error is the one to show
+            aside.unlink(missing_ok=True)
         raise
 
 
@@ -88,6 +90,13 @@ def read_regular(path: Path) -> bytes:
 def _check_regular(status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "not a regular file")
+
+
+def check_writable(folder: Path) -> None:
+    """Create the folder if it is absent; raises OSError if no file can be written in it. To fail before long work."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 def holds_something(path: Path) -> bool:

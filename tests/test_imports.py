@@ -153,6 +153,8 @@ LIGHT = {
     "select",
     "shutil",
     "signal",
+    "threading",
+    "types",
     "textwrap",
     "time",
     "tyro",

@@ -9,35 +9,44 @@ import os
 import select
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from types import FrameType
 from typing import TYPE_CHECKING
 
-from cxr_dist.errors import EXIT_INTERRUPTED, EXIT_REFUSED, CommandLineError, UserError, out_of_files, printable
+from cxr_dist.errors import EXIT_INTERRUPTED, EXIT_REFUSED, CommandLineError, UserError, printable, refusal
 
 if TYPE_CHECKING:
     from cxr_dist.distributed.world import World
 
 EXIT_CLOSED = 141
 """Exit status if the reader of standard output went away, as `head` does: that of a process ended by SIGPIPE."""
+EXIT_TERMINATED = 143
+"""Exit status after SIGTERM, as shells report it."""
 _PATIENCE_SECONDS = 10.0  # for the launcher to end this rank, if rank 0 has failed as well
 
 Status = int | str | None
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, from `scancel`, a time limit or `kill`, which ends a command as Ctrl-C does."""
+
+
 @contextmanager
 def interruptible(say: Callable[[], str]) -> Iterator[None]:
-    """Let Ctrl-C in the block end the command with these words about what was written."""
+    """Let Ctrl-C or SIGTERM in the block end the command with these words about what was written."""
     try:
         yield
     except KeyboardInterrupt as interrupt:
-        raise KeyboardInterrupt(str(interrupt) or say()) from None
+        raise type(interrupt)(str(interrupt) or say()) from None
 
 
 def status_after(act: Callable[[], object]) -> Status:
-    """Call `act` and return the exit status; a UserError, Ctrl-C and a closed pipe end without a traceback."""
+    """Call `act` and return the exit status; a UserError, Ctrl-C, SIGTERM and a closed pipe end without a traceback."""
     status: Status = 0
+    _interrupt_on_sigterm()
     try:
         act()
     except SystemExit as end:
@@ -45,17 +54,45 @@ def status_after(act: Callable[[], object]) -> Status:
     except KeyboardInterrupt as interrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a further one would only add a traceback
         if (world := _world()) is None or world.is_main:
-            _print(f"interrupted: {str(interrupt) or 'nothing written'}")
-        status = EXIT_INTERRUPTED
+            what = "terminated (SIGTERM)" if isinstance(interrupt, Terminated) else "interrupted"
+            _print(f"{what}: {str(interrupt) or 'nothing written'}")
+        status = EXIT_TERMINATED if isinstance(interrupt, Terminated) else EXIT_INTERRUPTED
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _is_closed(sys.stdout):
             status = EXIT_CLOSED
         else:
-            reason = out_of_files(error) or error
-            if not isinstance(reason, UserError):
+            reason = refusal(error)
+            if reason is None:
                 raise
             status = _refuse(reason)
     return _flushed(status)
+
+
+def _interrupt_on_sigterm() -> None:
+    """Let SIGTERM raise `Terminated` in the main thread, so that every block that cleans up does so.
+
+    `train` handles SIGTERM itself, because it saves. Does nothing if the process already handles it or ignores it.
+    """
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        return
+    process, report = os.getpid(), sys.unraisablehook
+
+    def end(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != process:  # a forked worker that has not yet chosen what to do
+            os._exit(EXIT_TERMINATED)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a further one would interrupt the cleaning up
+        raise Terminated
+
+    def again(ignored: "sys.UnraisableHookArgs") -> None:
+        """Python ignores errors in a destructor or callback; then SIGTERM comes once more, a moment later."""
+        if ignored.exc_type is Terminated:
+            signal.signal(signal.SIGTERM, end)
+            threading.Timer(0.05, os.kill, (process, signal.SIGTERM)).start()
+        else:
+            report(ignored)
+
+    sys.unraisablehook = again
+    signal.signal(signal.SIGTERM, end)
 
 
 def _refuse(error: UserError) -> Status:

@@ -8,6 +8,7 @@ into memory: memory-mapping them would need one file descriptor per shard, which
 """
 
 import dataclasses
+import errno
 import hashlib
 import io
 import json
@@ -234,12 +235,17 @@ def load_manifest(folder: Path, flag: str = "--data.shards") -> Manifest:
     `flag` is the flag by which the command at hand is told the folder.
     """
     path = folder / "manifest.json"
-    if not path.is_file():
-        raise UserError(
+    try:
+        content = read_regular(path)
+    except OSError as error:
+        absent = isinstance(error, FileNotFoundError | NotADirectoryError) or error.errno == errno.EINVAL
+        raise out_of_files(error) or UserError(
             f"no manifest.json in {folder}: expected a folder that `cxr-dist shard` finished "
             f"(set {flag}, or run `cxr-dist shard RECIPE.yaml --source DIR --out SHARDS`)"
-        )
-    return Manifest.from_json(path.read_text(encoding="utf-8", errors="replace"), path)
+            if absent
+            else f"manifest.json in {folder} cannot be read: {error.strerror}"
+        ) from None
+    return Manifest.from_json(content.decode("utf-8", errors="replace"), path)
 
 
 def open_index(folder: Path, shard: ShardEntry, num_labels: int, views: int = 1) -> NDArray[np.void]:

@@ -39,7 +39,7 @@ from cxr_dist.evaluate.predict import predict_split
 from cxr_dist.evaluate.predictions import Predictions
 from cxr_dist.evaluate.run_result import finished_predictions
 from cxr_dist.evaluate.thresholds import check_sensitivity
-from cxr_dist.files import write_whole
+from cxr_dist.files import check_writable, write_whole
 from cxr_dist.inference.explained import check_can_be_explained, explain
 from cxr_dist.inference.opened import open_trained
 from cxr_dist.inference.other_shards import (
@@ -96,6 +96,8 @@ def evaluate_runs(
             evaluation = _Evaluation(evaluated, own, world, out)
             if world.is_main and len(run_dirs) > 1:
                 prepare_ensemble_folder(out, run_dirs)
+            if world.is_main:
+                check_writable(evaluated.folder(out, split))
             return evaluation.evaluate(split, mc, at_sensitivity, with_audit, with_boxes)
     finally:
         stop()
@@ -182,6 +184,8 @@ class _Evaluation:
         facts |= {"audit": audit(described, swapped)} if with_audit else {}
         folder = self.shards.folder(self.out, split)
         folder.mkdir(parents=True, exist_ok=True)
+        # Before the predictions change: if this ends in between, the metrics of earlier ones must not describe them.
+        (folder / "metrics.json").unlink(missing_ok=True)
         described.write_csv(folder / "predictions.csv")
         write_whole(folder / "metrics.json", strict_json(facts))
         return predictions, facts

@@ -56,7 +56,10 @@ def fetch(
 def _fetch_component(out: Path, name: str, fill: Callable[[Path], dict[str, str]]) -> None:
     """Fetch a component. `fill` writes its files to a folder and returns their source."""
     folder = out / name
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {out} for weights ({error.strerror}): choose one with --out") from None
     with locked(folder.with_name(folder.name + ".lock")):
         _fetch_locked(folder, name, fill)
 

@@ -10,6 +10,12 @@ import pytest
 from cxr_dist.errors import UserError
 
 SECRET = "Featherstonehaugh"
+FILM = Path(__file__).parents[1] / "written_before" / "film.png"
+FLAGS = (
+    "--data.global-batch", 16, "--data.micro-batch", 4, "--data.image-size", 32, "--data.max-tokens", 16,
+    "--data.workers", 0, "--train.max-steps", 2,
+)  # fmt: skip
+"""With `--data.shards` and `--out` the flags of the fixture `small_run`."""
 
 
 def fifo(path: Path) -> None:

@@ -1,7 +1,10 @@
 """A copy of the tiny shards that a test may damage, a function that damages it, and the table of bad inputs."""
 
+import dataclasses
+import os
 import shutil
 import signal
+import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,13 +12,66 @@ from typing import Any
 
 import pytest
 
+from cxr_dist.config.named import named_run
 from cxr_dist.format.manifest import load_manifest, open_index
+from cxr_dist.inference.evaluation import evaluate_runs
+from cxr_dist.model.monte_carlo import McDropout
+from cxr_dist.run.preempt import StopRequest
+from cxr_dist.train.assembly import train
+
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 
 
 @pytest.fixture
 def shards(tiny_shards: Path, tmp_path: Path) -> Path:
     """A copy of `tiny_shards`."""
     return Path(shutil.copytree(tiny_shards, tmp_path / "shards"))
+
+
+@pytest.fixture(scope="session")
+def small_run(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fused run of two steps on `tiny_shards`, evaluated without dropout passes; tests must not change it."""
+    demo, handlers = named_run("demo"), {name: signal.getsignal(name) for name in STOPPING}
+    data = dataclasses.replace(
+        demo.data, shards=str(tiny_shards), global_batch=16, micro_batch=4, image_size=32, max_tokens=16, workers=0
+    )
+    folder = tmp_path_factory.mktemp("small") / "run"
+    settings = dataclasses.replace(demo.train, max_steps=2)
+    train(dataclasses.replace(demo, data=data, train=settings, out=str(folder)), StopRequest(0))
+    evaluate_runs([folder], folder, "test", McDropout())
+    for name, handler in handlers.items():
+        signal.signal(name, handler)
+    return folder
+
+
+@pytest.fixture
+def run_copy(small_run: Path, tmp_path: Path) -> Path:
+    """A copy of `small_run` that a test may damage."""
+    return Path(shutil.copytree(small_run, tmp_path / "run", symlinks=True))
+
+
+@pytest.fixture
+def read_only() -> Iterator[Callable[[Path], None]]:
+    """A function read_only(folder) that makes a folder and all below it read-only, for root by a bind mount."""
+    done: list[Path] = []
+
+    def protect(folder: Path) -> None:
+        if os.geteuid():
+            for path in (folder, *folder.rglob("*")):
+                path.chmod(0o500 if path.is_dir() else 0o400)
+        else:
+            for options in (["--bind", folder], ["-o", "remount,ro,bind"]):
+                if subprocess.run(["mount", *options, folder], capture_output=True).returncode:
+                    pytest.skip("root needs a bind mount to make a folder read-only")
+        done.append(folder)
+
+    yield protect
+    for folder in done:
+        if os.geteuid():
+            for path in (folder, *folder.rglob("*")):
+                path.chmod(0o700)
+        else:
+            subprocess.run(["umount", folder], check=True)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from cxr_dist.distributed.watch.meeting import Meeting, PortTaken
 from cxr_dist.distributed.watch.verdict import Limits, Member, State, Verdict, judge, lost
 from cxr_dist.distributed.watch.vital_signs import VitalSigns
 from cxr_dist.distributed.world import World
-from cxr_dist.errors import UserError, out_of_files
+from cxr_dist.errors import UserError, refusal
 
 _SILENCE_SECONDS = 60.0
 _POLL_SECONDS = 0.25
@@ -44,11 +44,11 @@ def watching(world: World, timeout_minutes: float) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if isinstance(error, UserError) or out_of_files(error):
+        if refusal(error):
             watchdog.leave("refused")
             if isinstance(error, UserError):
                 error.known_to_all = True
-        elif isinstance(error, KeyboardInterrupt):  # all ranks get it, or else the others fail by themselves
+        elif isinstance(error, KeyboardInterrupt):  # or SIGTERM; all ranks get it, or the others fail by themselves
             watchdog.leave("left")
         else:
             watchdog.leave("failed", error)
