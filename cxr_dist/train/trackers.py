@@ -9,6 +9,7 @@ validation) for a validation. Both come with `epoch`, a fraction: 1.5 is the mid
 
 import contextlib
 import inspect
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -156,6 +157,8 @@ class TensorBoard:
 
     def __init__(self, run_dir: Path, resumed_step: int = 0) -> None:
         """Hides events after the resumed step."""
+        self._report = threading.excepthook
+        threading.excepthook = self._but_its_own
         purge = resumed_step + 1 if resumed_step else None
         self._writer = SummaryWriter(str(run_dir), purge_step=purge)  # type: ignore[no-untyped-call]
 
@@ -168,7 +171,15 @@ class TensorBoard:
         self._writer.add_figure(name, figure, step)  # type: ignore[no-untyped-call]
 
     def close(self) -> None:
-        self._writer.close()  # type: ignore[no-untyped-call]
+        try:
+            self._writer.close()  # type: ignore[no-untyped-call]
+        finally:
+            threading.excepthook = self._report
+
+    def _but_its_own(self, error: threading.ExceptHookArgs) -> None:
+        """Report an error of a thread, unless it is the thread that writes events: the next call raises that error."""
+        if not type(error.thread).__module__.startswith("tensorboard."):
+            self._report(error)
 
 
 class _Guarded:

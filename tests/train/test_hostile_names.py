@@ -83,6 +83,7 @@ def test_a_failing_tracker_or_plot_is_reported_once_and_training_goes_on(tiny_co
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
 
 
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 def test_metrics_jsonl_catches_up_when_a_full_disk_has_room_again(tiny_config, full_disk, capfd):
     trackers = Trackers(tiny_config, full_disk, World())
     trackers.open(0, 9)
@@ -94,6 +95,7 @@ def test_metrics_jsonl_catches_up_when_a_full_disk_has_room_again(tiny_config, f
     trackers.log(STEP, 60)
     trackers.close()
     said = capfd.readouterr().err
+    assert said.count("TensorBoard failed (OSError No space left on device): training goes on") == 1
     assert said.count("JsonLines failed (no space left to write metrics.jsonl: free some") == 1
     lines = (full_disk / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == list(range(1, 61))
