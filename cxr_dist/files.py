@@ -7,15 +7,16 @@ writing leaves no damaged file under the final name.
 import errno
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from io import BufferedReader
+from io import BufferedReader, FileIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from cxr_dist.errors import UserError
 
@@ -90,6 +91,35 @@ def read_regular(path: Path) -> bytes:
 def _check_regular(status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "not a regular file")
+
+
+def json_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the records of a file with one JSON object per line, oldest first; none if there is no such file.
+
+    Lines that a kill cut short, and anything else that is no object, are left out. Raises UserError if the file cannot
+    be read.
+    """
+    try:
+        lines = read_regular(path).decode("utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(f"{path.name} in {path.parent} cannot be read ({error.strerror}): remove it") from None
+    return [record for line in lines if isinstance(record := _json_or_none(line), dict)]
+
+
+def _json_or_none(line: str) -> object:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+
+
+def append_to(path: Path) -> FileIO:
+    """Open a regular file, created if absent, to append to without a buffer; raises UserError for anything else."""
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path.name} in {path.parent} is not a regular file: remove it")
+    return open(path, "ab", buffering=0)
 
 
 def check_writable(folder: Path) -> None:

@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import yaml
 
 from cxr_dist.errors import UserError, did_you_mean, out_of_files, require
+from cxr_dist.files import read_regular
 
 DataclassT = TypeVar("DataclassT")
 
@@ -38,6 +39,14 @@ def parse_yaml(path: Path) -> object:
 def parse_json(path: Path, name: str) -> object:
     """Parse a JSON file, which errors call `name`; raises UserError as `parse_yaml` does."""
     return _parsed(path, name, "JSON", lambda text: json.loads(text, object_pairs_hook=_unique))
+
+
+def parse_record(path: Path, name: str) -> dict[str, Any]:
+    """Parse a JSON file that holds an object; raises UserError as `parse_json` does, and for anything else."""
+    record = parse_json(path, name)
+    if not isinstance(record, dict):
+        raise UserError(f"{name} holds no record: expected a JSON object")
+    return record
 
 
 def decode(kind: type[DataclassT], plain: object, file: str, *, by_hand: bool = False) -> DataclassT:
@@ -85,7 +94,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _parsed(path: Path, name: str, language: str, parse: Callable[[str], object]) -> object:
     try:
-        return parse(path.read_text(encoding="utf-8"))
+        return parse(read_regular(path).decode("utf-8"))
     except OSError as error:
         if too_many := out_of_files(error):
             raise too_many from None

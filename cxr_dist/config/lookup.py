@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from cxr_dist.errors import UserError, unknown
+from cxr_dist.files import sha256_of
 
 FORMS = "MODULE:NAME or FILE.py:NAME"
 
@@ -45,7 +46,7 @@ def code_sha256(name: str) -> str | None:
     if ":" not in name:
         return None
     file = getattr(_module("part", name), "__file__", None)  # built-in modules have no file
-    return None if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    return None if file is None else sha256_of(Path(file))
 
 
 def recorded_name(name: str) -> str:

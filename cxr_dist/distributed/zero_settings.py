@@ -5,10 +5,10 @@ of DeepSpeed change the results of a run, and follow from the run's configuratio
 the defaults, and offloading to host memory; edit a copy of one of them.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
+from cxr_dist.config.decode import parse_json
 from cxr_dist.config.run import Config
 from cxr_dist.errors import UserError
 
@@ -41,10 +41,7 @@ def zero_settings(config: Config) -> dict[str, Any]:
 
 
 def _read(path: Path, stage: int) -> dict[str, Any]:
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"--deepspeed {path} cannot be read as JSON ({type(error).__name__})") from None
+    settings = parse_json(path, f"--deepspeed {path}")
     if not isinstance(settings, dict) or not isinstance(settings.get(_SECTION), dict):
         raise UserError(f'--deepspeed {path} is not of the form {{"{_SECTION}": {{...}}}}')
     wrong = [name for name in settings if name != _SECTION]

@@ -1,12 +1,12 @@
 """Checks of files and disks: shards, weights bundle, run folder, and free space for what the run will write."""
 
 import dataclasses
-import json
 import os
 import shutil
 import tempfile
 from pathlib import Path
 
+from cxr_dist.config.decode import parse_record
 from cxr_dist.data.origin import is_remote
 from cxr_dist.data.place import open_manifest, open_store, shards_folder, stage_root
 from cxr_dist.data.read import reader
@@ -98,7 +98,7 @@ def _component(folder: Path) -> str:
     record = folder / "bundle.json"
     if not record.is_file():
         return f"{folder.name}: your own folder, without a sha256 to check"
-    source = json.loads(record.read_text())["source"]
+    source = parse_record(record, record.name).get("source", {})
     revision = f"revision {source['revision'][:12]}" if "revision" in source else "torchvision's file"
     return f"{folder.name}: {revision}, sha256 as fetched"
 

@@ -6,6 +6,7 @@ report text or file names of the source.
 
 import csv
 import dataclasses
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from cxr_dist.errors import UserError
 from cxr_dist.evaluate.arrays import Bools, Floats
 from cxr_dist.evaluate.calibration import Calibrator
 from cxr_dist.evaluate.uncertainty import McSummary
-from cxr_dist.files import write_whole
+from cxr_dist.files import open_regular, write_whole
 from cxr_dist.format.escape import csv_line, csv_text
 from cxr_dist.format.manifest import UNKNOWN, Task
 
@@ -145,12 +146,12 @@ class Predictions:
         """Read a file written by `write_csv`; raises UserError if it is missing, damaged or another kind of file."""
         if not path.is_file():
             raise UserError(f"no {path.name} in {path.parent}: run `cxr-dist evaluate`")
-        with path.open(encoding="utf-8", newline="") as file:
-            header, *rows = list(csv.reader(file)) or [[]]
         try:
+            with io.TextIOWrapper(open_regular(path), encoding="utf-8", newline="") as file:
+                header, *rows = list(csv.reader(file)) or [[]]
             table = dict(zip(header, zip(*rows, strict=True), strict=True))
             return _from_table(header, table)
-        except (KeyError, ValueError, AssertionError) as error:
+        except (KeyError, IndexError, ValueError, AssertionError, csv.Error) as error:
             if isinstance(error, UserError):
                 raise
             raise UserError(

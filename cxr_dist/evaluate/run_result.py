@@ -4,7 +4,6 @@ All values are those that the run recorded; nothing is recomputed.
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from cxr_dist.config.decode import parse_record
 from cxr_dist.config.file import load_config
 from cxr_dist.config.run import Config
 from cxr_dist.data.place import at
 from cxr_dist.errors import UserError
 from cxr_dist.evaluate.predictions import Predictions
+from cxr_dist.files import json_lines
 from cxr_dist.format.manifest import SPLITS, Manifest
 from cxr_dist.run.folder import is_finished
 from cxr_dist.run.trained_on import training_manifest
@@ -38,6 +39,8 @@ FIELDS = (
 )
 """Fields of metrics.json, apart from the blocks of `assess`."""
 BLOCKS = ("metrics", "intervals", "calibration", "operating_points", "subgroups")
+_METRICS: dict[str, type] = {"task": str, "n": int, "macro": dict, "per_class": dict}
+"""What is read of the block `metrics` without a check of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +103,8 @@ def estimate_in(evaluation: Mapping[str, Any], *path: str) -> Estimate:
     """The metric at a path of keys in the content of a metrics.json, with its interval."""
     value, interval = evaluation["metrics"], evaluation["intervals"]
     for key in path:
+        if not isinstance(value, dict) or key not in value:
+            raise UserError(f"metrics.json lacks {'/'.join(path)} in its metrics: run `cxr-dist evaluate` again")
         value, interval = value[key], interval.get(key, {})
     return Estimate(value=value, low=interval.get("low"), high=interval.get("high"))
 
@@ -119,6 +124,8 @@ def read_run(folder: Path, name: str, split: str, shards: str | None = None) -> 
     evaluation = read_record(evaluated / "metrics.json")
     lacking = [field for field in (*FIELDS, *BLOCKS) if field not in evaluation]
     lacking += [field for field in ("metrics", "intervals") if not isinstance(evaluation.get(field, {}), dict)]
+    metrics = {} if lacking else evaluation["metrics"]
+    lacking = lacking or [f"metrics.{key}" for key, kind in _METRICS.items() if not isinstance(metrics.get(key), kind)]
     if lacking:
         raise UserError(f"metrics.json of {name} lacks {', '.join(lacking)}: {again} again")
     predictions = Predictions.read_csv(evaluated / "predictions.csv")
@@ -182,16 +189,11 @@ def aligned(run: RunResult, keys: Sequence[str]) -> RunResult:
 
 def read_record(path: Path) -> dict[str, Any]:
     """A JSON file of a run folder; raises UserError if it is missing or broken."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"no {path.name} in {path.parent}: that is not a complete run folder") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is not JSON (line {error.lineno}): write it again") from None
-    return dict(content)
+    if not path.exists():
+        raise UserError(f"no {path.name} in {path.parent}: that is not a complete run folder")
+    return parse_record(path, str(path))
 
 
 def _read_history(path: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; a last line without a newline is still being written and is ignored."""
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+    """The lines of metrics.jsonl that have a step."""
+    return [line for line in json_lines(path) if isinstance(line.get("step"), int)]

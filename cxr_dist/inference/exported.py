@@ -20,6 +20,7 @@ from torch import Tensor
 from cxr_dist import __version__
 from cxr_dist.config.decode import parse_json
 from cxr_dist.errors import UserError, out_of_files, require
+from cxr_dist.files import read_regular
 from cxr_dist.inference.description import CONFIG, EXPORT_FORMAT, READABLE, Description
 from cxr_dist.inference.export_sums import AGAIN, check_sums
 
@@ -40,7 +41,7 @@ def write_text_encoder(folder: Path, source: Path) -> None:
     """Copy the run's text encoder, without the local paths that other tools write into its JSON files."""
     (folder / TEXT_ENCODER).mkdir()
     for path in sorted(source.iterdir()):
-        content = path.read_bytes()
+        content = read_regular(path)
         if path.suffix == ".json":
             plain = json.loads(content)
             if any(key in plain for key in _MACHINE_KEYS):

@@ -5,7 +5,6 @@ the task, the report sections and the image size belong to the model, and result
 """
 
 import contextlib
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxr_dist.config.data import DataConfig
+from cxr_dist.config.decode import parse_record
 from cxr_dist.config.file import to_plain
 from cxr_dist.data.place import at, open_store, shards_folder
 from cxr_dist.errors import UserError, require
@@ -216,9 +216,9 @@ def _check_free(folder: Path, split: str, sha256: str) -> None:
     """Raise UserError if the folder holds the results of other shards or of another split."""
     if not (folder / "metrics.json").is_file():
         return
-    earlier = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    if (earlier["manifest_sha256"], earlier["split"]) != (sha256, split):
-        what = f"the split {earlier['split']}" if earlier["manifest_sha256"] == sha256 else "other shards"
+    earlier = parse_record(folder / "metrics.json", str(folder / "metrics.json"))
+    if (earlier.get("manifest_sha256"), earlier.get("split")) != (sha256, split):
+        what = f"the split {earlier.get('split')}" if earlier.get("manifest_sha256") == sha256 else "other shards"
         raise UserError(f"{folder} already holds the results of {what}: choose another --name, or remove the folder")
 
 

@@ -1,7 +1,6 @@
 """What a run's own evaluation recorded for its predictions: the calibrator, and the thresholds."""
 
 import glob
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from cxr_dist.config.decode import parse_record
 from cxr_dist.evaluate.calibration import Calibrator
 from cxr_dist.evaluate.set_rule import SetThresholds, recorded_thresholds
 
@@ -31,7 +31,7 @@ def recorded_by_evaluation(run_dir: Path, step: int, manifest_sha256: str, class
     Earlier versions wrote evaluations of other shards to the same place, which the sha256 of the manifest tells apart.
     """
     for path in sorted(glob.glob("evaluation/*/metrics.json", root_dir=run_dir)):
-        evaluation = json.loads((run_dir / path).read_text(encoding="utf-8"))
+        evaluation = parse_record(run_dir / path, str(run_dir / path))
         own = (evaluation.get("checkpoint_step"), evaluation.get("manifest_sha256")) == (step, manifest_sha256)
         if own and evaluation.get("external") is None:
             calibration = evaluation.get("calibration")

@@ -6,13 +6,13 @@
 `cxr-dist fetch` (fetch.py) creates the bundle on a machine with network. A component under its name is complete.
 """
 
-import json
 import os
 from pathlib import Path
 
 from safetensors.torch import load_file
 from torch import Tensor
 
+from cxr_dist.config.decode import parse_record
 from cxr_dist.config.lookup import recorded_name
 from cxr_dist.config.model import ModelConfig
 from cxr_dist.errors import UserError
@@ -80,7 +80,10 @@ def verify_component(folder: Path) -> None:
     record = folder / "bundle.json"
     if not record.is_file():
         return
-    for name, sha256 in json.loads(record.read_text())["sha256"].items():
+    sums = parse_record(record, f"bundle.json of {folder.name}").get("sha256")
+    if not isinstance(sums, dict):
+        raise UserError(f"bundle.json of {folder.name} is damaged: remove {folder} and run `cxr-dist fetch` again")
+    for name, sha256 in sums.items():
         if not (folder / name).is_file() or sha256_of(folder / name) != sha256:
             raise UserError(
                 f"{folder.name}/{name} in the weights bundle is missing or damaged: remove {folder} and run "

@@ -1,12 +1,12 @@
 """comparison.json in the folder of a comparison, which is not overwritten by a comparison of other runs."""
 
-import json
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cxr_dist.config.decode import parse_record
 from cxr_dist.errors import UserError
 from cxr_dist.evaluate.compare import Comparison
 from cxr_dist.evaluate.metrics import strict_json
@@ -73,8 +73,8 @@ def _described(record: dict[str, Any]) -> str:
 def _read(path: Path) -> dict[str, Any] | None:
     """The record, or None if the file is missing or is no comparison."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        record = parse_record(path, path.name)
+    except UserError:
         return None
-    runs = record.get("runs") if isinstance(record, dict) else None
+    runs = record.get("runs")
     return record if isinstance(runs, list) and all(isinstance(run, dict) for run in runs) else None

@@ -7,6 +7,7 @@ not.
 """
 
 import datetime
+import errno
 import json
 import os
 import secrets
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cxr_dist.errors import UserError
-from cxr_dist.files import write_whole
+from cxr_dist.files import read_regular, write_whole
 from cxr_dist.run.slurm_job import restart_count, slurm_job
 
 _FILE = "owner.json"
@@ -30,7 +31,10 @@ class Claim:
 
     def take(self) -> None:
         """Claim the folder. The previous owner stops at its next check."""
-        owner = {
+        write_whole(self._path, json.dumps(self._owner(), indent=1) + "\n")
+
+    def _owner(self) -> dict[str, Any]:
+        return {
             "token": self._token,
             "host": socket.gethostname(),
             "pid": os.getpid(),
@@ -38,17 +42,25 @@ class Claim:
             "restart": restart_count(),
             "since": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
-        write_whole(self._path, json.dumps(owner, indent=1) + "\n")
 
     def check(self) -> None:
         """Raise UserError if another start has claimed the folder, or if the folder was removed."""
         try:
-            owner = json.loads(self._path.read_text())
+            owner = json.loads(read_regular(self._path))
         except FileNotFoundError:
             raise UserError(
                 f"{self._path.parent} no longer contains {_FILE}: the folder was moved or cleared during the run. "
                 "Nothing was written to it since"
             ) from None
+        except (OSError, ValueError, RecursionError) as error:
+            if isinstance(error, OSError) and error.errno != errno.EINVAL:
+                raise
+            owner = None
+        if not isinstance(owner, dict) or self._owner().keys() - owner.keys():
+            raise UserError(
+                f"{_FILE} in {self._path.parent} was overwritten by something else: this process writes nothing more "
+                "and exits; start the same command again to continue"
+            )
         if owner["token"] != self._token:
             raise UserError(
                 f"the run folder {self._path.parent} was taken over by {_named(owner)}; "

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,7 +22,7 @@ from cxr_dist.config.run import Config
 from cxr_dist.data.origin import is_remote
 from cxr_dist.distributed.world import World
 from cxr_dist.errors import UserError
-from cxr_dist.files import full_disk_says, sha256_of, write_whole
+from cxr_dist.files import append_to, full_disk_says, json_lines, sha256_of, write_whole
 
 # Fields that may differ when a run resumes, because they change results by rounding at most: paths (the data is
 # verified by the manifest's sha256), the engine, gradient checkpointing, and how the work is distributed and monitored.
@@ -150,9 +151,9 @@ class MetricsLog:
     def __init__(self, folder: Path, resumed_step: int, name: str = "metrics.jsonl") -> None:
         path, self._name = folder / name, name
         if path.exists():  # drop steps that the resumed run repeats, and a line that a kill cut short
-            kept = [line for line in path.read_text().splitlines() if _step_of(line) <= resumed_step]
-            write_whole(path, "".join(line + "\n" for line in kept))
-        self._file = path.open("ab", buffering=0)
+            kept = [record for record in json_lines(path) if _step_of(record) <= resumed_step]
+            write_whole(path, "".join(json.dumps(record) + "\n" for record in kept))
+        self._file = append_to(path)
         self._unwritten = b""
 
     def write(self, record: Mapping[str, object]) -> None:
@@ -166,9 +167,9 @@ class MetricsLog:
         self._file.close()
 
 
-def _step_of(line: str) -> float:
+def _step_of(record: Mapping[str, Any]) -> float:
     try:
-        return float(json.loads(line)["step"])
+        return float(record["step"])
     except (ValueError, KeyError, TypeError):
         return float("inf")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cxr_dist.errors import UserError
+from cxr_dist.files import append_to, json_lines
 from cxr_dist.run.slurm_job import restart_count, slurm_job
 
 MOST_DEATHS = 3  # consecutive failures of a job without a new checkpoint
@@ -56,17 +57,10 @@ def newest_step(run_dir: Path) -> int:
 
 def read(run_dir: Path) -> list[dict[str, Any]]:
     """All records, oldest first, except lines that a kill cut short."""
-    lines = []
-    path = run_dir / _FILE
-    for text in path.read_text().splitlines() if path.exists() else []:
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            continue
-    return lines
+    return [line for line in json_lines(run_dir / _FILE) if {"event", "job", "step"} <= line.keys()]
 
 
 def _append(run_dir: Path, line: dict[str, Any]) -> None:
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    with (run_dir / _FILE).open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"time": now} | line) + "\n")
+    with append_to(run_dir / _FILE) as file:
+        file.write(json.dumps({"time": now} | line).encode() + b"\n")

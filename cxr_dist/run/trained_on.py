@@ -14,7 +14,7 @@ from cxr_dist.config.file import TRAINED_ON, to_plain
 from cxr_dist.config.run import Config
 from cxr_dist.data.place import shards_folder
 from cxr_dist.errors import UserError, require
-from cxr_dist.files import sha256_of, write_whole
+from cxr_dist.files import read_regular, sha256_of, write_whole
 from cxr_dist.format.folds import of_fold
 from cxr_dist.format.manifest import Manifest, Task, load_manifest
 from cxr_dist.model.class_balance import class_balance
@@ -142,7 +142,7 @@ def training_manifest(run_dir: Path, config: Config, sha256: str) -> Manifest | 
     known, path = _recorded(run_dir), run_dir / MANIFEST_COPY
     if known is None or known.manifest_sha256 != sha256 or not path.is_file():
         return None
-    return Manifest.from_json(path.read_text(encoding="utf-8", errors="replace"), path)
+    return Manifest.from_json(read_regular(path).decode("utf-8", errors="replace"), path)
 
 
 def _recorded(run_dir: Path) -> TrainedOn | None:

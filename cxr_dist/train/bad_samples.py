@@ -5,7 +5,6 @@ together. Records give the shard file and the sample number, and no key, source 
 that the file is the same at any world size.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from cxr_dist.data.batch import Batch, Replaced
 from cxr_dist.distributed.reduce import from_main, gather_rows, sum_over_ranks
 from cxr_dist.distributed.world import World
 from cxr_dist.errors import UserError
+from cxr_dist.files import json_lines
 from cxr_dist.format.manifest import ShardEntry
 from cxr_dist.format.stored_sample import REASONS
 from cxr_dist.run.folder import MetricsLog
@@ -38,8 +38,7 @@ class BadSamples:
         if not self.world.is_main or not path.exists():
             return
         self._log = MetricsLog(self.run_dir, resumed_step, LEDGER)
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        self._known = {(line["shard"], line["sample"]) for line in lines}
+        self._known = {(str(line.get("shard")), int(line.get("sample", -1))) for line in json_lines(path)}
 
     def add(self, step: int, epoch: int, batches: Sequence[Batch]) -> None:
         """Record the samples that were replaced in a step (all ranks, each with its own micro-batches).

@@ -63,7 +63,7 @@ def test_precision_and_clipping_come_from_the_run():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", r"cannot be read as JSON \(JSONDecodeError\)"),
+        ("{", r"is not JSON \(.*line 1"),
         ("[]", r'not of the form \{"zero_optimization": \{\.\.\.\}\}'),
         ("{}", "not of the form"),
         (
@@ -88,7 +88,7 @@ def test_a_wrong_file_is_refused_before_ranks_join(tmp_path, text, message):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"nowhere\.json cannot be read as JSON \(FileNotFoundError\)"):
+    with pytest.raises(UserError, match=r"nowhere\.json cannot be read \(No such file or directory\)"):
         check_parallel(config(deepspeed=str(tmp_path / "nowhere.json")), World(rank=0, world_size=2))
 
 

@@ -11,6 +11,7 @@ from made_runs import make_predictions, make_run, make_runs, softmax
 from cxr_dist.errors import UserError
 from cxr_dist.evaluate.compare import compare
 from cxr_dist.evaluate.metrics import strict_json
+from cxr_dist.report.page import write_page
 
 
 def test_values_equal_those_of_each_metrics_json(tmp_path: Path) -> None:
@@ -104,12 +105,20 @@ def test_refuses_a_run_with_an_incomplete_evaluation(tmp_path: Path) -> None:
         metrics.write_text(json.dumps(whole | {block: None}))
         with pytest.raises(UserError, match=rf"metrics\.json of a lacks {block}: run `cxr-dist evaluate"):
             compare([run], n_bootstrap=50)
+    for field in ("task", "n", "macro", "per_class"):
+        rest = {name: value for name, value in whole["metrics"].items() if name != field}
+        metrics.write_text(json.dumps(whole | {"metrics": rest}))
+        with pytest.raises(UserError, match=rf"metrics\.json of a lacks metrics\.{field}: run `cxr-dist evaluate"):
+            compare([run], n_bootstrap=50)
+    metrics.write_text(json.dumps(whole | {"metrics": whole["metrics"] | {"macro": {}}}))
+    with pytest.raises(UserError, match=r"metrics\.json lacks macro/[a-z_]+ in its metrics: run `cxr-dist evaluate"):
+        write_page(compare([run], n_bootstrap=50), tmp_path / "page.html")
     whole["metrics"]["n"] = 31
     metrics.write_text(json.dumps(whole))
     with pytest.raises(UserError, match=r"has 30 rows, but its metrics\.json says 31"):
         compare([run], n_bootstrap=50)
     metrics.write_text("{")
-    with pytest.raises(UserError, match=r"metrics\.json is not JSON \(line 1\)"):
+    with pytest.raises(UserError, match=r"metrics\.json is not JSON \(.*line 1"):
         compare([run], n_bootstrap=50)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cxr_dist.distributed.world import World
+from cxr_dist.files import append_to, json_lines
 
 _FILE = "startup.jsonl"
 _STARTUP = {
@@ -119,17 +120,16 @@ def first_step_done(
     total = sum(ended.seconds.values())
     birth = datetime.datetime.fromtimestamp(ended.began, datetime.UTC).isoformat(timespec="milliseconds")
     line = {"began": birth, "step": step, "world_size": world.world_size, "total": round(total, 3)}
-    with (run_dir / _FILE).open("a", encoding="utf-8") as file:
-        rounded = {phase: round(value, 3) for phase, value in ended.seconds.items()}
-        file.write(json.dumps(line | {"seconds": rounded}) + "\n")
+    rounded = {phase: round(value, 3) for phase, value in ended.seconds.items()}
+    with append_to(run_dir / _FILE) as file:
+        file.write(json.dumps(line | {"seconds": rounded}).encode() + b"\n")
     phases = ", ".join(f"{phase} {value:.1f}" for phase, value in ended.seconds.items())
     say(f"first step after {total:.1f} s: {phases}")
 
 
 def read_starts(run_dir: Path) -> list[dict[str, Any]]:
     """Return the lines of startup.jsonl, oldest first: began (UTC), step, world_size, total and seconds by phase."""
-    path = run_dir / _FILE
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return json_lines(run_dir / _FILE)
 
 
 def began(line: dict[str, Any]) -> float:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import torch
 
+from cxr_dist.config.decode import parse_record
 from cxr_dist.config.file import load_config
 from cxr_dist.config.model import Checkpointing
 from cxr_dist.config.run import Config
@@ -131,8 +132,8 @@ class _Footprints:
         self._path = config.run_dir / "footprints.json"
         software = {name: version(name) for name in ("cxr_dist", "torch", "torchvision", "transformers")}
         self._stored: dict[str, Any] = {"with": software | {"device": self._kind}, "bytes": {}}
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            stored = json.loads(self._path.read_text())
+        with contextlib.suppress(UserError, ValueError, KeyError, TypeError):
+            stored = parse_record(self._path, self._path.name)
             if stored["with"] == self._stored["with"]:
                 self._stored["bytes"] = dict(stored["bytes"])
 
