@@ -204,6 +204,8 @@ class Manifest:
             plain["attributes"] = tuple(plain.get("attributes", ()))
             if plain["image"].get("views", 1) not in range(1, MOST_VIEWS + 1):
                 raise UserError(f"{name} has samples of more than {MOST_VIEWS} images: shard the data again")
+            if any(list(split.label_counts) != list(plain["classes"]) for split in plain["splits"].values()):
+                raise UserError(f"{name} counts the labels of other classes than its own: shard the data again")
             return cls(**plain)
         except (KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{name} has missing or unknown fields ({error}): shard the data again") from None

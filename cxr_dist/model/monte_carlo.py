@@ -35,7 +35,7 @@ _IMAGES_AT_ONCE = 32
 class McDropout:
     """The number of stochastic passes, and the layers in which dropout is on."""
 
-    passes: Annotated[int, Range(min=0)] = 0
+    passes: Annotated[int, Range(min=0, max=10_000)] = 0
     scope: McScope = "head"
     """`head` is fusion and head, `text` adds the text encoder, and `all` adds both encoders."""
 
