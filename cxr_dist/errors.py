@@ -98,9 +98,17 @@ def _unusable_path(error: BaseException) -> UserError | None:
 def printable(text: str) -> str:
     """The text with control characters as escapes, such as \\x1b, so that names cannot steer a terminal.
 
-    Line breaks and tabs are kept. Characters that reverse the direction of what follows are control characters too.
+    Line breaks and tabs are kept, and so is a zero-width joiner or non-joiner after a letter or mark, which Persian and
+    the scripts of India need. Characters that reverse the direction of what follows are control characters too.
     """
-    return "".join(c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs") else _escaped(c) for c in text)
+    return "".join(
+        c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs") or _joins(c, before) else _escaped(c)
+        for before, c in zip(" " + text, text, strict=False)
+    )
+
+
+def _joins(character: str, before: str) -> bool:
+    return character in "\u200c\u200d" and ord(before) > 127 and unicodedata.category(before)[0] in "LM"
 
 
 def _escaped(character: str) -> str:

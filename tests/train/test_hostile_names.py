@@ -119,4 +119,7 @@ def test_the_checkpoint_is_being_written_before_figures_are_drawn(tiny_config, m
 
 
 def test_control_characters_are_printed_as_escapes():
+    persian, hindi = "\u0645\u06cc\u200c\u0634\u0648\u062f", "\u0915\u094d\u200d\u0937"
+    assert printable(persian + hindi) == persian + hindi
+    assert printable("pay\u200cpal \u200d \u0645\u200c\u200c") == "pay\\u200cpal \\u200d \u0645\u200c\\u200c"
     assert printable("a\x1b[31m\x7f\x9b\u202eb\n\tc é \udcff") == "a\\x1b[31m\\x7f\\x9b\\u202eb\n\tc é \\udcff"
