@@ -70,6 +70,10 @@ class DataConfig:
             "log: set credentials in the environment, as fsspec's documentation of this type of URL describes",
         )
         check_ranges(self, "data")
+        require(
+            len(set(self.text_sections)) == len(self.text_sections),
+            f"data.text_sections names a section twice: {', '.join(self.text_sections)}",
+        )
         if self.micro_batch != "auto":
             require(
                 self.global_batch % self.micro_batch == 0,
