@@ -93,7 +93,7 @@ def test_an_invalid_sweep_is_refused(flags, sweeps, message, capsys):
     [
         ("data.micro-batch=8,16", "data.micro-batch=16: world size 2 does not divide 1 lanes"),
         ("data.shards=SHARDS,nowhere", "data.shards=nowhere: no manifest.json in nowhere"),
-        ("seed=1,one", "invalid literal for int"),
+        ("seed=1,one", "--seed is 'one'; expected a whole number"),
     ],
 )
 def test_nothing_is_submitted_if_one_combination_would_fail(tiny_shards, tmp_path, monkeypatch, capsys, sweep, message):
