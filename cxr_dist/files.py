@@ -123,9 +123,9 @@ def append_to(path: Path) -> FileIO:
 
 
 def check_writable(folder: Path) -> None:
-    """Create the folder if it is absent; raises OSError if no file can be written in it. To fail before long work."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder):
+    """Raise OSError if no file can be written in the folder, or where it would be made: to fail before long work."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    with tempfile.TemporaryFile(dir=there):
         pass
 
 
