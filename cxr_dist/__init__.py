@@ -93,11 +93,16 @@ def evaluate(
     at_sensitivity: float | None = None,
     shards: str | Path | None = None,
     name: str | None = None,
+    class_map: str | Path | None = None,
+    recalibrate: bool = False,
+    audit: bool = False,
+    boxes: bool = False,
 ) -> dict[str, Any]:
     """Evaluate a run's best checkpoint on a split, and write and return the content of its metrics.json.
 
     The arguments are the flags of `cxr-dist evaluate`. `shards` are others than the run's own, with `name` for the
-    results, or its own that have moved. Returns an empty dictionary on all ranks but the first. Raises UserError if
+    results, or its own that have moved. `audit` swaps the images and reports of patients; `boxes` scores heat maps
+    against the boxes of the shards. Returns an empty dictionary on all ranks but the first. Raises UserError if
     the run or the shards cannot be used.
 
     >>> evaluation = cxr_dist.evaluate("runs/demo", mc_samples=0)
@@ -111,9 +116,11 @@ def evaluate(
 
     stay_offline()
     folder = Path(run).expanduser()
-    mc, wanted = McDropout(passes=mc_samples, scope=mc_scope), Wanted(name=name)
-    place = None if shards is None else str(shards)
-    return evaluate_runs([folder], folder, split, mc, place, at_sensitivity, wanted) or {}
+    map_file = None if class_map is None else Path(class_map).expanduser()
+    wanted = Wanted(name=name, class_map=map_file, recalibrate=recalibrate)
+    mc, place = McDropout(passes=mc_samples, scope=mc_scope), None if shards is None else str(shards)
+    more = {"with_audit": audit, "with_boxes": boxes}
+    return evaluate_runs([folder], folder, split, mc, place, at_sensitivity, wanted, **more) or {}
 
 
 def compare(

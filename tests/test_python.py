@@ -49,6 +49,13 @@ def test_importing_the_package_imports_nothing_heavy(tmp_path):
     assert not heavy & set(run_python("-c", code, cwd=tmp_path).split())
 
 
+def test_evaluate_takes_what_the_command_takes():
+    from cxr_dist.cli.evaluate import evaluate as command
+
+    of_the_command = set(inspect.signature(command).parameters) - {"run_dir", "ensemble", "out"}
+    assert set(inspect.signature(cxr_dist.evaluate).parameters) - {"run"} == of_the_command
+
+
 def test_a_function_stays_callable_after_the_room_of_its_name_was_imported():
     import cxr_dist.evaluate.metrics
     import cxr_dist.train.schedule
