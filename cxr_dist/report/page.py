@@ -25,6 +25,7 @@ from cxr_dist.report import figures
 from cxr_dist.report.audits import audited_runs, conclusions, without_donor
 from cxr_dist.report.closing_table import input_of
 from cxr_dist.report.data_flow import data_flow
+from cxr_dist.report.downloads import csv_link, svg_link
 from cxr_dist.report.examples import RunExamples
 from cxr_dist.report.figures import METRIC_NAMES
 from cxr_dist.report.methods import dropout_place, methods
@@ -72,7 +73,7 @@ def render_page(comparison: Comparison, examples: Sequence[RunExamples] = ()) ->
         lstrip_blocks=True,
         finalize=_printable,
     )
-    for function in (number, signed, p_text, undefined_reasons, dropout_place, set_statement):
+    for function in (number, signed, p_text, undefined_reasons, dropout_place, set_statement, csv_link, svg_link):
         environment.filters[function.__name__] = function
     manifest = next((run.manifest for run in comparison.runs if run.manifest is not None), None)
     columns = populations(comparison.generalisation)

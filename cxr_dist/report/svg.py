@@ -34,6 +34,18 @@ def to_svg(figure: Figure, name: str, description: str) -> str:
     return re.sub(r'<svg[^>]*?(viewBox="[^"]*")[^>]*>', lambda match: f"{head} {match[1]}>", svg, count=1).strip()
 
 
+def standalone(svg: str) -> str:
+    """Return a figure of `to_svg` as a file of its own, in light colours on white, with a size in points."""
+    for colour, variable in _THEME.items():
+        svg = svg.replace(variable, colour)
+    svg = svg.replace("var(--font)", "sans-serif")
+    names = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    found = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)
+    assert found is not None
+    size = f'width="{found[1]}pt" height="{found[2]}pt" style="background: #fff"'
+    return svg.replace("<svg", f"<svg {names} {size}", 1)
+
+
 def _shorter(tag: re.Match[str]) -> str:
     """Round the coordinates of a tag to a hundredth of a point, which is invisible."""
     return re.sub(r"-?\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}".rstrip("0").rstrip("."), tag[0])

@@ -266,9 +266,7 @@ def test_an_ensemble_is_distinguished_from_a_single_run(tmp_path: Path) -> None:
     page = render_page(comparison)
     assert "ensemble (image + report, mean of 3 runs)" in summary(comparison)
     assert page.count("<small>mean of 3 runs</small>") == 1
-    assert (
-        page.count("<figcaption>Training loss and validation ROC AUC</figcaption>") == 1
-    )  # an ensemble has no training curve
+    assert page.count("<figcaption>Training loss and validation ROC AUC ") == 1  # an ensemble has no training curve
     facts = facts_of_runs(comparison.runs)["ensemble"]
     assert facts["Ensemble of"].startswith("3 runs: enhanced reads the image and the report, seed 1, step 180; ")
     assert (facts["Seed"], facts["Settings below"]) == ("1, 2, 3", "those of the first member")
@@ -279,7 +277,7 @@ def test_page_of_four_runs_with_fourteen_classes_is_a_small_file(tmp_path: Path)
     classes = tuple(f"finding {i}" for i in range(14))
     settings = {"task": "multilabel", "n": 400, "classes": classes, "passes": 2}
     runs = [make_run(tmp_path / f"r{i}", make_predictions(seed=i, **settings)) for i in range(4)]
-    assert len(render_page(compare(runs, n_bootstrap=10)).encode()) < 1_500_000
+    assert len(render_page(compare(runs, n_bootstrap=10)).encode()) < 2_000_000
 
 
 def test_class_names_are_escaped(tmp_path: Path) -> None:
