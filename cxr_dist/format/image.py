@@ -1,8 +1,8 @@
 """Read image files as grey 8-bit pixels, and encode pixels as the JPEG that a shard stores.
 
 Grey, colour, palette, transparent and 16-bit images are read, whatever the file's ending says, and the EXIF
-orientation is applied. The format and the size are checked in the header before any pixel is decoded. A file of which
-the decoder would only warn, or whose checksum is wrong, is damaged.
+orientation is applied; DICOM files are left to format/dicom.py. The format and the size are checked in the header
+before any pixel is decoded. A file of which the decoder would only warn, or whose checksum is wrong, is damaged.
 """
 
 import os
@@ -16,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
-from cxr_dist.errors import out_of_files
+from cxr_dist.errors import UserError, out_of_files
 from cxr_dist.files import open_regular
+from cxr_dist.format.dicom import decode_dicom, dicom_size
+from cxr_dist.format.dicom_header import is_dicom
 from cxr_dist.format.left_out import MISSING_IMAGE, TOO_LARGE_IMAGE, UNREADABLE_IMAGE, ImageProblem
 from cxr_dist.format.source_jpeg import check_cmyk, decode_strictly
 from cxr_dist.format.stored_sample import PIXEL_LIMIT
@@ -33,7 +35,10 @@ _FORMATS = (
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFile:
-    """An image in a file; `inverted` says that bone is stored as black (MONOCHROME1)."""
+    """An image in a file; `inverted` says that bone is stored as black (MONOCHROME1).
+
+    A DICOM file says so itself, so `inverted` does not count for it.
+    """
 
     path: Path
     inverted: bool = False
@@ -46,18 +51,30 @@ class ImageFile:
         """Width and height in pixels as the image is shown, from the header; None if that cannot be read."""
         try:
             with open_regular(self.path) as file:
+                if _is_dicom(file):
+                    return dicom_size(_content(file))
                 image = _opened(file)
                 turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= _FIRST_TURNED
                 return (image.height, image.width) if turned else image.size
-        except Exception as error:  # as in `_decode`
+        except UserError:
+            raise
+        except Exception as error:  # as in `read`
             if reason := out_of_files(error):
                 raise reason from None
             return None
 
     def read(self, short_side: int) -> NDArray[np.uint8]:
         """Pixels [H, W], 0 black to 255 white, short side at most `short_side`; raises ImageProblem."""
-        grey = shrink(_decode(self.path, short_side), short_side)
-        return 255 - grey if self.inverted else grey
+        try:
+            with open_regular(self.path) as file:
+                grey = shrink(decode_image(file, short_side), short_side)
+                return 255 - grey if self.inverted and not _is_dicom(file) else grey
+        except FileNotFoundError:
+            raise ImageProblem(MISSING_IMAGE) from None
+        except (ImageProblem, MemoryError, UserError):
+            raise
+        except Exception as error:
+            raise out_of_files(error) or ImageProblem(UNREADABLE_IMAGE) from None
 
 
 def shrink(grey: NDArray[np.uint8], short_side: int) -> NDArray[np.uint8]:
@@ -77,21 +94,14 @@ def encode_jpeg(grey: NDArray[np.uint8], quality: int) -> bytes:
     return bytes(data)
 
 
-def _decode(path: Path, short_side: int) -> NDArray[np.uint8]:
-    try:
-        with open_regular(path) as file:
-            return decode_image(file, short_side)
-    except FileNotFoundError:
-        raise ImageProblem(MISSING_IMAGE) from None
-    except (ImageProblem, MemoryError):
-        raise
-    except Exception as error:
-        raise out_of_files(error) or ImageProblem(UNREADABLE_IMAGE) from None
-
-
 def decode_image(file: BinaryIO, short_side: int) -> NDArray[np.uint8]:
-    """Decode a PNG or JPEG to grey pixels [H, W], a JPEG at a lower size if that is enough; raises ImageProblem."""
+    """Decode a PNG, JPEG or DICOM file to grey pixels [H, W], a JPEG at a lower size if that is enough.
+
+    Raises ImageProblem, and UserError for a DICOM file without the packages of the extra `dicom`.
+    """
     try:
+        if _is_dicom(file):
+            return decode_dicom(_content(file))
         image = _opened(file)
         if image.format == "PNG":
             image.verify()  # compares the checksum of every chunk; the file must then be opened again
@@ -108,7 +118,7 @@ def decode_image(file: BinaryIO, short_side: int) -> NDArray[np.uint8]:
         return _to_grey(image)
     except Image.DecompressionBombError:
         raise ImageProblem(TOO_LARGE_IMAGE) from None
-    except (ImageProblem, MemoryError):
+    except (ImageProblem, MemoryError, UserError):
         raise
     except Exception as error:  # a damaged file can raise OSError, SyntaxError, ValueError, zlib.error, ...
         raise out_of_files(error) or ImageProblem(UNREADABLE_IMAGE) from None
@@ -137,6 +147,14 @@ def _opened(file: BinaryIO) -> Image.Image:
     if _too_large(image):
         raise ImageProblem(TOO_LARGE_IMAGE)
     return image
+
+
+def _is_dicom(file: BinaryIO) -> bool:
+    """Raises ImageProblem for too many bytes."""
+    if file.seek(0, os.SEEK_END) > _BYTE_LIMIT:
+        raise ImageProblem(UNREADABLE_IMAGE)
+    file.seek(0)
+    return is_dicom(file.read(132))
 
 
 def _content(file: BinaryIO) -> bytes:

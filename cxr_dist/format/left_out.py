@@ -23,6 +23,15 @@ TOO_LARGE_IMAGE = "image has too many pixels"
 UNREADABLE_REPORT = "report not readable"
 CONTRADICTION = "films of one study with different labels or reports"
 
+DICOM_MODALITY = "DICOM file of another modality than CR, DX or RG"
+DICOM_COLOUR = "DICOM image in colour"
+DICOM_FRAMES = "DICOM image of several frames"
+DICOM_WITHOUT_IMAGE = "DICOM file without an image"
+DICOM_BITS = "DICOM image of other than 8 to 16 bits"
+DICOM_SYNTAX = "DICOM image in a transfer syntax that cannot be read"
+DICOM_BURNED_IN = "DICOM image with text burned into it"
+"""A file that is not a grey radiograph is no failure, because a hospital's folder has other files too."""
+
 BOX_WITHOUT_SIZE = "box without four numbers, or without a positive width and height"
 BOX_UNKNOWN_IMAGE = "box on an image that the source does not have"
 BOX_UNREADABLE_IMAGE = "box on an image that is missing or not readable"
@@ -33,6 +42,7 @@ BOX_IMAGE_LEFT_OUT = "box on an image that was left out"
 
 FAILURES = frozenset(
     {NO_PATIENT, NO_SPLIT, MISSING_IMAGE, UNREADABLE_IMAGE, TOO_LARGE_IMAGE, UNREADABLE_REPORT, CONTRADICTION}
+    | {DICOM_BITS, DICOM_SYNTAX}
 )
 
 
