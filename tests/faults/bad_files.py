@@ -11,6 +11,7 @@ from cxr_dist.errors import UserError
 
 SECRET = "Featherstonehaugh"
 FILM = Path(__file__).parents[1] / "written_before" / "film.png"
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\n(x) run\n"
 FLAGS = (
     "--data.global-batch", 16, "--data.micro-batch", 4, "--data.image-size", 32, "--data.max-tokens", 16,
     "--data.workers", 0, "--train.max-steps", 2,
