@@ -7,6 +7,11 @@ from cxr_dist.config.range import Range, check_ranges
 from cxr_dist.errors import require
 
 
+def is_power_of_two(number: int) -> bool:
+    """Whether a positive integer is 1, 2, 4, 8, …."""
+    return number & (number - 1) == 0
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """The shards, the batches, sampling and augmentation."""

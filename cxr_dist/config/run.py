@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cxr_dist.config.data import DataConfig
 from cxr_dist.config.ddp import DdpConfig
+from cxr_dist.config.exact import check_exact_sums
 from cxr_dist.config.model import ModelConfig
 from cxr_dist.config.optim import LossConfig, OptimConfig
 from cxr_dist.config.range import Range, check_ranges
@@ -41,6 +42,9 @@ class Config:
     parallel: Literal["ddp", "zero1", "zero2", "zero3"] = "ddp"
     """Engine of parallel training: DistributedDataParallel or a DeepSpeed ZeRO stage."""
     ddp: DdpConfig = field(default_factory=DdpConfig)
+    exact_sums: bool = False
+    """Add the gradients of a step as a binary tree of fixed shape, so that a run has the same bits on 1, 2, 4, … ranks
+    of the same kind of machine. The number of lanes must be a power of two. See docs/explanation/same-bits.md."""
     deepspeed: str = ""
     """JSON file of DeepSpeed settings that override the package's own (see launch/deepspeed/); with zero1 to zero3."""
     seed: Annotated[int, Range(min=0, max=2**31 - 1)] = 42
@@ -86,6 +90,8 @@ class Config:
             "or zero2",
         )
         self.ddp.check(self.parallel, self.precision)
+        if self.exact_sums:
+            check_exact_sums(self.data, self.model, self.ddp, self.parallel, compiled=self.compile)
         if self.model.uses_text:
             require(
                 len(self.data.text_sections) > 0,

@@ -12,6 +12,7 @@ from torch import nn
 
 from cxr_dist.config.run import Config
 from cxr_dist.distributed.compiled import check_compiler, compile_forward
+from cxr_dist.distributed.deterministic import make_deterministic
 from cxr_dist.distributed.engine import Backend, NewOptimizer
 from cxr_dist.distributed.sync_batchnorm import synchronise_batchnorm
 from cxr_dist.distributed.world import World, rendezvous
@@ -53,6 +54,8 @@ def stop() -> None:
 
 def new_backend(config: Config, world: World, model: nn.Module, new_optimizer: NewOptimizer) -> Backend:
     """Return the engine that `--parallel` names, for a model on its device (all ranks)."""
+    if config.exact_sums:
+        make_deterministic(next(model.parameters()).device)
     if config.model.sync_batchnorm and world.world_size > 1:
         synchronise_batchnorm(model, world.world_size)
     if config.compile:

@@ -4,6 +4,7 @@ Each rank holds all parameters and moments, so that a checkpoint needs no commun
 """
 
 import contextlib
+import functools
 import math
 import warnings
 from typing import Any
@@ -11,14 +12,21 @@ from typing import Any
 import torch
 from torch import nn
 
-from cxr_dist.config.ddp import DdpConfig
+from cxr_dist.config.run import Config
 from cxr_dist.distributed.engine import RAW, RAW_BUFFER, Backend, Tensors
+from cxr_dist.distributed.lane_sum import LaneSum, sum_bucket
 
 
 class DataParallel(Backend):
     """Every rank has the whole model and optimizer; the last backward pass of a step sums gradients over ranks."""
 
     _optimizer: torch.optim.Optimizer | None = None
+    _is_last = True  # whether the present micro-batch is the step's last one
+
+    @functools.cached_property
+    def _lanes(self) -> LaneSum:
+        """Adds the gradients of this rank's lanes, with exact_sums."""
+        return LaneSum()
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
@@ -36,8 +44,10 @@ class DataParallel(Backend):
         alone = self.world.world_size == 1
         # torch 2.15 has renamed broadcast_buffers, and accelerate 1.15 cannot pass the new name.
         with warnings.catch_warnings(action="ignore", category=FutureWarning):
-            self._wrapped = self.module if alone else _accelerator(self.config.ddp).prepare_model(self.module)
+            self._wrapped = self.module if alone else _accelerator(self.config).prepare_model(self.module)
         if not alone:
+            if self.config.exact_sums:
+                self._wrapped.register_comm_hook(self._lanes, sum_bucket)
             _lay_out_buckets(self._wrapped)
         if self._average is None:
             self._start_average(list(self.module.parameters()))
@@ -46,12 +56,31 @@ class DataParallel(Backend):
 
     def accumulate(self, *, is_last: bool) -> contextlib.AbstractContextManager[None]:
         """Sum gradients over ranks only in the step's last micro-batch."""
+        self._is_last = is_last
         wait = self.world.world_size > 1 and not is_last
         return self._wrapped.no_sync() if wait else contextlib.nullcontext()
 
     def backward(self, loss: torch.Tensor) -> None:
         """Multiply by the world size, because DDP averages over ranks and the sum is wanted."""
-        (loss * self.world.world_size).backward()  # type: ignore[no-untyped-call]
+        if self.config.exact_sums:
+            self._backward_of_lane(loss)
+        else:
+            (loss * self.world.world_size).backward()  # type: ignore[no-untyped-call]
+
+    def _backward_of_lane(self, loss: torch.Tensor) -> None:
+        """Add to the tree of lanes. With several ranks, DDP's communication hook does so in the last lane."""
+        loss.backward()  # type: ignore[no-untyped-call]
+        lanes = self._lanes
+        gradients = {p: p.grad for p in self.module.parameters() if p.grad is not None}
+        if not self._is_last:
+            for parameter in gradients:
+                parameter.grad = None
+            lanes.add(gradients)
+            return
+        if self.world.world_size == 1:
+            lanes.complete(list(gradients), list(gradients.values()))
+        for parameter, gradient in lanes.rest().items():
+            parameter.grad = gradient
 
     def update(self) -> torch.Tensor:
         """Clip and update without waiting for the device; all ranks have the same norm and so decide alike.
@@ -117,16 +146,18 @@ def _lay_out_buckets(wrapped: Any) -> None:
         parameter.grad = None
 
 
-def _accelerator(settings: DdpConfig) -> Any:
+def _accelerator(config: Config) -> Any:
     from accelerate import Accelerator
     from accelerate.utils import DDPCommunicationHookType, DistributedDataParallelKwargs
 
     hooks = {"none": DDPCommunicationHookType.NO, "bf16": DDPCommunicationHookType.BF16}
     # No broadcast of buffers: train/batchnorm.py averages the running statistics over all lanes.
+    # With exact_sums, gradients lie outside of the buckets, as on a single rank, because on CUDA the order in which
+    # their norm is added up depends on where they start.
     keywords = DistributedDataParallelKwargs(
         broadcast_buffers=False,
-        gradient_as_bucket_view=True,
-        bucket_cap_mb=settings.bucket_cap_mb,
-        comm_hook=hooks[settings.comm_hook],
+        gradient_as_bucket_view=not config.exact_sums,
+        bucket_cap_mb=config.ddp.bucket_cap_mb,
+        comm_hook=hooks[config.ddp.comm_hook],
     )
     return Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available(), kwargs_handlers=[keywords])

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from cxr_dist.config.data import is_power_of_two
 from cxr_dist.errors import UserError
 
 if TYPE_CHECKING:
@@ -121,23 +122,37 @@ def _first_host(nodes: str) -> str:
     return listed.stdout.split()[0]
 
 
-def lanes_of(world: World, num_lanes: int) -> range:
-    """Return the lanes that this rank computes: r, r + W, …; raises UserError if W does not divide K."""
+def lanes_of(world: World, num_lanes: int, *, exact: bool = False) -> range:
+    """Return the lanes that this rank computes; raises UserError if W does not divide K.
+
+    They are r, r + W, …; `exact`: consecutive ones, r K/W, r K/W + 1, …, which are a subtree of the sum over lanes.
+    """
     if num_lanes % world.world_size:
-        legal = [w for w in range(1, num_lanes + 1) if num_lanes % w == 0]
+        legal = legal_world_sizes(num_lanes, exact=exact)
         raise UserError(
             f"world size {world.world_size} does not divide {num_lanes} lanes (data.global_batch / "
             f"data.micro_batch): use {', '.join(map(str, legal))} ranks, or change data.micro_batch"
         )
+    if exact:
+        per_rank = num_lanes // world.world_size
+        return range(world.rank * per_rank, (world.rank + 1) * per_rank)
     return range(world.rank, num_lanes, world.world_size)
 
 
-def micro_batches_for(global_batch: int, world_size: int) -> list[int]:
+def legal_world_sizes(num_lanes: int, *, exact: bool = False) -> list[int]:
+    """Return the numbers of ranks that can share the lanes, in ascending order; `exact`: only powers of two."""
+    sizes = [size for size in range(1, num_lanes + 1) if num_lanes % size == 0]
+    return [size for size in sizes if not exact or is_power_of_two(size)]
+
+
+def micro_batches_for(global_batch: int, world_size: int, *, exact: bool = False) -> list[int]:
     """Return the micro-batch sizes that give all ranks equally many lanes, in descending order.
 
-    The list is empty if the world size does not divide the global batch.
+    The list is empty if the world size does not divide the global batch. `exact`: the number of lanes and of ranks must
+    be a power of two.
     """
-    if global_batch % world_size:
+    if global_batch % world_size or (exact and not is_power_of_two(world_size)):
         return []
     per_rank = global_batch // world_size
-    return [size for size in range(per_rank, 0, -1) if per_rank % size == 0]
+    sizes = [size for size in range(per_rank, 0, -1) if per_rank % size == 0]
+    return [size for size in sizes if not exact or is_power_of_two(per_rank // size)]

@@ -13,6 +13,7 @@ from cxr_dist.config.run import Config
 from cxr_dist.data.loader import training_plan
 from cxr_dist.data.place import open_manifest
 from cxr_dist.data.plan import Plan
+from cxr_dist.distributed.world import legal_world_sizes
 from cxr_dist.evaluate.leakage import labels_in_text
 from cxr_dist.format.manifest import Manifest
 from cxr_dist.format.shard_list import column
@@ -38,7 +39,7 @@ def describe(config: Config) -> dict[str, str]:
     steps = config.train.epochs * plan.steps_per_epoch
     if config.train.max_steps:
         steps = min(steps, config.train.max_steps)
-    legal = [str(w) for w in range(1, plan.num_lanes + 1) if plan.num_lanes % w == 0]
+    legal = legal_world_sizes(plan.num_lanes, exact=config.exact_sums)
     facts = {
         "training samples": f"{plan.num_samples} in {len(plan.shard_mass)} shards{_kind(manifest)}",
         "split": f"by {manifest.split_rule}",
@@ -47,7 +48,7 @@ def describe(config: Config) -> dict[str, str]:
         "lanes": "determined on the device when the run first starts (data.micro_batch auto)"
         if auto
         else f"{plan.num_lanes} of micro-batch {plan.micro_batch}",
-        "legal world sizes": ", ".join(legal),
+        "legal world sizes": ", ".join(map(str, legal)),
     }
     names = [*manifest.classes, "none of them"]
     samples = plan.shard_group_counts.sum(axis=0)

@@ -21,6 +21,7 @@ from cxr_dist.data.read import reader
 from cxr_dist.data.store import SampleError
 from cxr_dist.data.text import prepare_text_folder, report_text, tokenizer_of
 from cxr_dist.distributed.backend import check_parallel, new_backend, start, stop
+from cxr_dist.distributed.deterministic import nondeterminism_explained
 from cxr_dist.distributed.engine import NewOptimizer
 from cxr_dist.distributed.watch.progress import advance, enter
 from cxr_dist.distributed.watch.watchdog import watching
@@ -96,7 +97,10 @@ def _train_together(
         for line in header(config, manifest, parts.plan, world, parts.total_steps):
             parts.trackers.say(line)
         run = TrainingRun(parts, asked_to_stop)
-        with out_of_memory_explained(config, world, lambda: f"after step {run.state.step}"):
+        with (
+            out_of_memory_explained(config, world, lambda: f"after step {run.state.step}"),
+            nondeterminism_explained(),
+        ):
             outcome = run.run()
         enter("leaving")
         if outcome is Outcome.FINISHED and world.is_main:
@@ -151,7 +155,7 @@ def prepare_run_folder(config: Config, manifest: Manifest, world: World) -> None
 
 def parts_of(config: Config, manifest: Manifest, world: World) -> Parts:
     """Build all parts of a training run (all ranks). The run folder must have been prepared."""
-    run_dir, lanes = config.run_dir, lanes_of(world, config.data.num_lanes)
+    run_dir, lanes = config.run_dir, lanes_of(world, config.data.num_lanes, exact=config.exact_sums)
     trackers = Trackers(config, run_dir, world)  # first, because a tracker of the user may be refused
     plan = training_plan(config.data, manifest, config.seed)
     tokenizer = tokenizer_of(config, run_dir)

@@ -9,6 +9,7 @@ layers are concatenated into one vector, which takes few operations.
 import torch
 from torch import nn
 
+from cxr_dist.distributed.lane_sum import sum_of_lanes
 from cxr_dist.distributed.reduce import sum_over_ranks
 
 _BatchNorm = nn.modules.batchnorm._BatchNorm
@@ -18,10 +19,11 @@ _DEFAULT_MOMENTUM = 0.1
 class LaneStatistics:
     """Collects the statistics of a step's lanes. Frozen layers, which are in eval mode, are excluded."""
 
-    def __init__(self, model: nn.Module, num_lanes: int) -> None:
+    def __init__(self, model: nn.Module, num_lanes: int, *, as_tree: bool = False) -> None:
+        """`as_tree`: add the statistics in an order that does not depend on the number of ranks."""
         layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
         self._momentum = {layer: layer.momentum or _DEFAULT_MOMENTUM for layer in layers}
-        self._num_lanes = num_lanes
+        self._num_lanes, self._as_tree = num_lanes, as_tree
         self._layers: list[_BatchNorm] = []
 
     def start(self) -> None:
@@ -40,10 +42,13 @@ class LaneStatistics:
             layer.momentum = 1.0
         self._running, self._count = torch.cat(self._buffers), torch.stack(self._counts)
         self._sum = torch.zeros_like(self._running)
+        self._lanes: list[torch.Tensor] = []
 
     def add(self) -> None:
         """Call after the forward and backward pass of each micro-batch."""
-        if self._layers:
+        if self._as_tree and self._layers:
+            self._lanes.append(torch.cat(self._buffers))
+        elif self._layers:
             self._sum += torch.cat(self._buffers)
 
     def finish(self, *, keep: torch.Tensor) -> None:
@@ -53,7 +58,8 @@ class LaneStatistics:
         """
         if not self._layers:
             return
-        mean = sum_over_ranks(self._sum) / self._num_lanes
+        own = sum_of_lanes(self._lanes) if self._as_tree else self._sum
+        mean = sum_over_ranks(own, as_tree=self._as_tree) / self._num_lanes
         running = torch.where(keep, torch.lerp(self._running, mean, self._weights), self._running)
         torch._foreach_copy_(self._buffers, list(torch.split(running, [b.numel() for b in self._buffers])))
         torch._foreach_copy_(self._counts, list((self._count + keep).unbind()))

@@ -219,7 +219,7 @@ class TrainingRun:
         enter("logging")
         self._nonfinite.settle()
         values = {
-            "loss": float(sum_over_ranks(result.loss.clone())),
+            "loss": float(sum_over_ranks(result.loss.clone(), as_tree=self.parts.config.exact_sums)),
             "learning_rate": self.parts.backend.learning_rate,
             "gradient_norm": result.gradient_norm,
         } | self._speed.lap(self.state.step)

@@ -1,9 +1,9 @@
 """The computation of one optimizer step over a rank's lanes.
 
 All random numbers (jitter, mixup, dropout) follow from (seed, epoch, step, lane, draw), so that a lane computes the
-same on any rank. Only the order of the sum over lanes depends on the world size. The host does not wait for the device
-to finish a step: it queues the whole step and then reads the flags that were reduced before the first forward pass. On
-CUDA it is therefore at most one step ahead.
+same on any rank. Only the order of the sum over lanes depends on the world size, and not even that with `exact_sums`.
+The host does not wait for the device to finish a step: it queues the whole step and then reads the flags that were
+reduced before the first forward pass. On CUDA it is therefore at most one step ahead.
 """
 
 import dataclasses
@@ -23,6 +23,7 @@ from cxr_dist.data.random import hash64, permutation, uniform
 from cxr_dist.data.transfer import HostCopy, to_device
 from cxr_dist.data.views import image_keys, partner_images
 from cxr_dist.distributed.engine import Backend
+from cxr_dist.distributed.lane_sum import sum_of_lanes
 from cxr_dist.distributed.reduce import sum_over_ranks
 from cxr_dist.distributed.watch.progress import enter
 from cxr_dist.model.classifier import Classifier
@@ -82,7 +83,7 @@ class TrainStep:
         assert isinstance(backend.module, Classifier)
         self.levels = backend.module.levels
         self.dtype = _DTYPES[config.precision]
-        self.statistics = LaneStatistics(backend.module, config.data.num_lanes)
+        self.statistics = LaneStatistics(backend.module, config.data.num_lanes, as_tree=config.exact_sums)
 
     def __call__(self, step: int, epoch: int, batches: list[Batch], stop: bool) -> StepResult:
         """Forward and backward passes over this rank's lanes, then one update. `epoch` counts from 0."""
@@ -99,15 +100,20 @@ class TrainStep:
         self.backend.average(norm)
         numbers = HostCopy(torch.stack([norm.double(), *(loss.double() for loss in losses)]))
         stopping, replaced = flags.read()
-        loss = torch.stack(losses).sum()
+        loss = self.summed(losses)
         return StepResult(loss=loss, numbers=numbers, stop_requested=stopping > 0, num_replaced=int(replaced))
 
     def totals(self, batches: list[MicroBatch], flags: list[float]) -> tuple[torch.Tensor, HostCopy]:
         """The denominator of the loss and the flags, summed over ranks in one message (all ranks)."""
         weights = [self.loss.weight_sum(each.targets, each.known).double() for each in batches]
         own = to_device(torch.tensor(flags, dtype=torch.float64), self.backend.device)
-        summed = sum_over_ranks(torch.cat([torch.stack(weights).sum()[None], own]))
+        summed = torch.cat([self.summed(weights)[None], own])
+        summed = sum_over_ranks(summed, as_tree=self.config.exact_sums)
         return summed[0].clamp_min(1e-12).to(self.dtype), HostCopy(summed[1:])
+
+    def summed(self, scalars: list[torch.Tensor]) -> torch.Tensor:
+        """The sum of scalars of this rank's lanes."""
+        return sum_of_lanes(scalars) if self.config.exact_sums else torch.stack(scalars).sum()
 
     def lane(self, step: int, lane: int, batch: MicroBatch, denominator: torch.Tensor) -> torch.Tensor:
         """Forward and backward pass of one micro-batch; returns its share of the loss, a scalar.

@@ -26,13 +26,18 @@ class Held:
     """During the optimizer's update, when there are no activations."""
 
 
-def held(sizes: Footprint, engine: Engine, *, ranks: int, several: bool, averaged: bool, offload: bool) -> Held:
+def held(
+    sizes: Footprint, engine: Engine, *, ranks: int, several: bool, averaged: bool, offload: bool, exact_lanes: int = 0
+) -> Held:
     """The memory that a rank holds with this engine.
 
     `several`: the rank has several micro-batches per step. `averaged`: optim.ema_decay is on. `offload`: the optimizer
-    state is in host memory, and at stage 3 the parameters too, as in launch/deepspeed.
+    state is in host memory, and at stage 3 the parameters too, as in launch/deepspeed. `exact_lanes`: the number of
+    lanes of a rank if exact_sums is on, else 0.
     """
     weights, gradients = sizes.weights, sizes.gradients
+    if exact_lanes:
+        return _of_exact_sums(ranks, weights, gradients, exact_lanes, averaged)
     if engine == "ddp":
         return _of_ddp(ranks, weights, gradients, several, averaged)
     part = gradients // ranks
@@ -57,3 +62,10 @@ def _of_ddp(ranks: int, weights: int, gradients: int, several: bool, averaged: b
         backward=state + in_buckets + (gradients if several else 0),
         update=state + in_buckets + (0 if ranks > 1 else gradients),
     )
+
+
+def _of_exact_sums(ranks: int, weights: int, gradients: int, lanes: int, averaged: bool) -> Held:
+    """Each lane starts without gradients; finished subtrees of lanes wait, and gradients are not part of buckets."""
+    state = weights + (_MOMENTS + averaged) * gradients + (gradients if ranks > 1 else 0)
+    spare = lanes.bit_length() - 1  # log2
+    return Held(backward=state + spare * gradients, update=state + gradients)

@@ -95,7 +95,8 @@ def advice(config: Config, world_size: int) -> list[str]:
     """Settings that need less memory than this configuration, with their cost, in the order in which to try them."""
     settings = []
     now = config.data.global_batch // config.data.num_lanes
-    if smaller := [size for size in micro_batches_for(config.data.global_batch, world_size) if size < now]:
+    sizes = micro_batches_for(config.data.global_batch, world_size, exact=config.exact_sums)
+    if smaller := [size for size in sizes if size < now]:
         settings.append(
             f"--data.micro-batch {smaller[0]}, or auto, and another --out: the same global batch in more lanes, with "
             "other BatchNorm statistics and random numbers"
@@ -108,6 +109,9 @@ def advice(config: Config, world_size: int) -> list[str]:
         )
     if config.precision != "bf16":
         settings.append("--precision bf16 and another --out: smaller activations")
+    if config.exact_sums:  # which ZeRO does not support
+        settings.append("--exact-sums false and another --out: fewer copies of the gradients, but other rounding")
+        return settings
     stages = ["zero1", "zero2", "zero3"]
     if heavier := [stage for stage in stages if stage > config.parallel]:  # "ddp" < "zero1" < ...
         settings.append(f"--parallel {' or '.join(heavier)}, in the same --out, if there are several ranks")

@@ -15,7 +15,7 @@ import torch
 from cxr_dist.config.run import Config
 from cxr_dist.data.batch import Batch
 from cxr_dist.data.text import PAD_MULTIPLE
-from cxr_dist.distributed.world import World, lanes_of, micro_batches_for
+from cxr_dist.distributed.world import World, lanes_of, legal_world_sizes, micro_batches_for
 from cxr_dist.errors import UserError
 from cxr_dist.model.classifier import Classifier
 from cxr_dist.train.memory.limits import is_out_of_memory, limited
@@ -33,12 +33,14 @@ def check_world_size(config: Config, world: World) -> None:
     """Raise UserError if the world size does not divide the lanes; with `auto`, if no micro-batch allows that."""
     if config.data.micro_batch != "auto":
         lanes_of(world, config.data.num_lanes)
-    elif config.data.global_batch % world.world_size:
-        size = config.data.global_batch
-        legal = ", ".join(str(w) for w in range(1, size + 1) if size % w == 0)
+        return
+    size = config.data.global_batch
+    legal = legal_world_sizes(size, exact=config.exact_sums)
+    if world.world_size not in legal:
+        power = "is not a power of two (exact_sums is on) or " if config.exact_sums else ""
         raise UserError(
-            f"world size {world.world_size} does not divide data.global_batch {size}, so no micro-batch is possible: "
-            f"use {legal} ranks, or change data.global_batch"
+            f"world size {world.world_size} {power}does not divide data.global_batch {size}, so no micro-batch is "
+            f"possible: use {', '.join(map(str, legal))} ranks, or change data.global_batch"
         )
 
 
@@ -61,11 +63,11 @@ def largest_that_fits(config: Config, world: World, num_labels: int, new_step: N
         ),
     )
     largest = 0
-    for size in reversed(micro_batches_for(config.data.global_batch, world.world_size)):
+    for size in reversed(micro_batches_for(config.data.global_batch, world.world_size, exact=config.exact_sums)):
         trial = with_micro_batch(plain, size)
-        lanes = range(
-            min(2, trial.data.num_lanes // world.world_size)
-        )  # the second lane accumulates into existing gradients
+        per_rank = trial.data.num_lanes // world.world_size
+        # The second lane accumulates into existing gradients; with exact_sums, each doubling keeps one more copy.
+        lanes = range(per_rank if config.exact_sums else min(2, per_rank))
         new_batch = partial(largest_batch, trial, num_labels=num_labels, views=views)
         if not _fits(partial(_steps, trial, lanes, new_batch, new_step), world.device, world.world_size):
             break

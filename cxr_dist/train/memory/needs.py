@@ -18,11 +18,22 @@ _USUAL_MICRO_BATCH = 8
 _NODE = 8  # the most ranks for which a line gives the memory
 
 
-def peak(sizes: Footprint, engine: Engine, *, ranks: int, several: bool, averaged: bool, offload: bool = False) -> int:
-    """Peak bytes of a rank's tensors during a step, without CUDA's context and fragmentation."""
-    kept = held(sizes, engine, ranks=ranks, several=several, averaged=averaged, offload=offload)
+def peak(
+    sizes: Footprint,
+    engine: Engine,
+    *,
+    ranks: int,
+    several: bool,
+    averaged: bool,
+    offload: bool = False,
+    exact_lanes: int = 0,
+) -> int:
+    """Peak bytes of a rank's tensors during a step, without CUDA's context and fragmentation; arguments as of held."""
+    kept = held(
+        sizes, engine, ranks=ranks, several=several, averaged=averaged, offload=offload, exact_lanes=exact_lanes
+    )
     # In a single micro-batch the gradients are allocated one by one, except if DDP's buckets hold them already.
-    fresh = not several and (engine == "zero1" or (engine == "ddp" and ranks == 1))
+    fresh = exact_lanes > 0 or (not several and (engine == "zero1" or (engine == "ddp" and ranks == 1)))
     return max(kept.backward + (sizes.first if fresh else sizes.later), kept.update)
 
 
@@ -68,12 +79,18 @@ def _line(config: Config, sizes: Footprint) -> str:
     averaged = config.optim.ema_decay > 0
 
     def gib(engine: Engine, ranks: int, offload: bool = False) -> str:
-        size = peak(sizes, engine, ranks=ranks, several=lanes > ranks, averaged=averaged, offload=offload)
+        exact_lanes = lanes // ranks if config.exact_sums else 0
+        several = lanes > ranks
+        size = peak(
+            sizes, engine, ranks=ranks, several=several, averaged=averaged, offload=offload, exact_lanes=exact_lanes
+        )
         return f"{engine} {size / 2**30:.2f}"
 
     alone = f"1 rank: {gib('ddp', 1)}"
     if ranks == 1:
         return alone
+    if config.exact_sums:
+        return f"{alone}; {ranks} ranks: {gib('ddp', ranks)}"
     together = ", ".join(gib(engine, ranks) for engine in _ENGINES)
     offloaded = ", ".join(gib(engine, ranks, True) for engine in _OFFLOADED)
     return f"{alone}; {ranks} ranks: {together}; with offload {offloaded}"

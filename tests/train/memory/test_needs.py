@@ -1,6 +1,7 @@
 """Predicted memory by engine, and its lines in `cxr-dist plan`."""
 
 import dataclasses
+import itertools
 
 import pytest
 from hypothesis import given
@@ -50,6 +51,16 @@ def test_a_single_micro_batch_per_step_needs_less_than_two():
 def test_averaged_weights_need_one_more_copy():
     plain, averaged = (peak(SMALL, "ddp", ranks=1, several=True, averaged=on) for on in (False, True))
     assert averaged - plain == SMALL.gradients
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_exact_sums_need_one_more_gradient_for_each_doubling_of_the_lanes(ranks):
+    needs = [
+        peak(SMALL, "ddp", ranks=ranks, several=lanes > 1, averaged=False, exact_lanes=lanes) for lanes in (1, 2, 4, 8)
+    ]
+    assert [after - before for before, after in itertools.pairwise(needs)] == [SMALL.gradients] * 3
+    if ranks == 1:  # a single lane is not added to anything
+        assert needs[0] == peak(SMALL, "ddp", ranks=1, several=False, averaged=False)
 
 
 def test_a_plan_has_a_line_for_each_gradient_checkpointing(tiny_shards, tmp_path):
