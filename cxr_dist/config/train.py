@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cxr_dist.config.range import Range, check_ranges
 from cxr_dist.errors import require
@@ -24,6 +24,9 @@ class TrainConfig:
     """Number of optimizer steps between validations; 0: a validation at the end of each epoch."""
     log_every: Annotated[int, Range(min=1)] = 10
     """Number of optimizer steps between lines of metrics.jsonl, at least 1."""
+    tensorboard_scalars: Literal["main", "all"] = "main"
+    """`main`: TensorBoard shows the main metrics of a validation and the ROC AUC of each class; `all`: every metric of
+    every class, and how many samples of each class were drawn."""
     profile: str = ""
     """START:STOP, for example 20:25 to record steps 21 to 25 after each start of the run on rank 0. Writes a trace for
     Perfetto or TensorBoard to RUN_DIR/profile and prints the ten most expensive operations. Empty: no profile."""

@@ -40,6 +40,7 @@ _FREE_FIELDS = {
     "train.max_minutes",
     "train.timeout_minutes",
     "train.log_every",
+    "train.tensorboard_scalars",
     "train.profile",
     "train.keep_checkpoints",
     "trackers",

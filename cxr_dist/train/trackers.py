@@ -9,6 +9,7 @@ validation) for a validation. Both come with `epoch`, a fraction: 1.5 is the mid
 
 import contextlib
 import inspect
+import textwrap
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -16,13 +17,15 @@ from typing import TYPE_CHECKING, Protocol
 
 from rich.console import Console
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 
-from cxr_dist.config.file import to_plain
+from cxr_dist.config.file import to_plain, to_yaml
 from cxr_dist.config.lookup import guarded, look_up
 from cxr_dist.config.run import Config
 from cxr_dist.distributed.world import World
-from cxr_dist.errors import UserError
+from cxr_dist.errors import UserError, printable
 from cxr_dist.run.folder import MetricsLog
+from cxr_dist.train import tensorboard_tags as tags
 from cxr_dist.train.terminal import Terminal, print_line
 
 if TYPE_CHECKING:
@@ -67,7 +70,7 @@ class Trackers:
         own: list[Tracker] = []
         for new_tracker in (
             lambda: JsonLines(self.run_dir, resumed_step),
-            lambda: TensorBoard(self.run_dir, resumed_step),
+            lambda: TensorBoard(self.run_dir, resumed_step, self.config),
             lambda: Terminal(self.console, resumed_step, total_steps, self.config.train.epochs),
         ):
             with self._going_on("a tracker"):
@@ -153,25 +156,38 @@ class JsonLines:
 
 
 class TensorBoard:
-    """TensorBoard event files in the run folder: all values except the epoch, and all figures."""
+    """TensorBoard event files in the run folder: values, figures and, with a configuration, the settings of the run.
 
-    def __init__(self, run_dir: Path, resumed_step: int = 0) -> None:
+    Without a configuration, or with `train.tensorboard_scalars: all`, every value except the epoch is shown.
+    """
+
+    def __init__(self, run_dir: Path, resumed_step: int = 0, config: Config | None = None) -> None:
         """Hides events after the resumed step."""
         self._report = threading.excepthook
         threading.excepthook = self._but_its_own
         purge = resumed_step + 1 if resumed_step else None
+        self._run_dir, self._end = run_dir, None
+        self._everything = config is None or config.train.tensorboard_scalars == "all"
         self._writer = SummaryWriter(str(run_dir), purge_step=purge)  # type: ignore[no-untyped-call]
+        self._writer.add_custom_scalars(tags.LAYOUT)  # type: ignore[no-untyped-call]
+        if config is not None:
+            self._describe(config, resumed_step)
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        for name, value in values.items():
-            if name != "epoch":
-                self._writer.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
+        for name, value in tags.shown(values, everything=self._everything):
+            self._writer.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
 
     def figure(self, name: str, figure: "Figure", step: int) -> None:
         self._writer.add_figure(name, figure, step)  # type: ignore[no-untyped-call]
 
     def close(self) -> None:
+        """Add the best validation, which the tab of hyperparameters shows."""
         try:
+            if self._end is not None:
+                if best := tags.best_validation(self._run_dir):
+                    for name, value in best[1].items():
+                        self._writer.add_scalar(name, value, best[0])  # type: ignore[no-untyped-call]
+                self._writer._get_file_writer().add_summary(self._end)  # type: ignore[no-untyped-call]
             self._writer.close()  # type: ignore[no-untyped-call]
         finally:
             threading.excepthook = self._report
@@ -180,6 +196,14 @@ class TensorBoard:
         """Report an error of a thread, unless it is the thread that writes events: the next call raises that error."""
         if not type(error.thread).__module__.startswith("tensorboard."):
             self._report(error)
+
+    def _describe(self, config: Config, step: int) -> None:
+        text = textwrap.indent(printable(to_yaml(config)), "    ")  # Markdown shows indented lines as they are
+        self._writer.add_text("configuration", text, step)  # type: ignore[no-untyped-call]
+        metrics = dict.fromkeys((tags.BEST_AUC, tags.BEST_LOSS), 0.0)
+        experiment, start, self._end = hparams(tags.settings_of(to_plain(config)), metrics)  # type: ignore[no-untyped-call]
+        for part in (experiment, start):
+            self._writer._get_file_writer().add_summary(part)  # type: ignore[no-untyped-call]
 
 
 class _Guarded:
