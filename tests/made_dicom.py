@@ -71,6 +71,13 @@ def content(made: Dataset) -> bytes:
     return file.getvalue()
 
 
+def as_dicom(grey: NDArray[np.uint8], *, negative: bool = False, **elements: Any) -> bytes:
+    """A file that shows these grey pixels [H, W] as they are; `negative` stores them as MONOCHROME1."""
+    photometric = "MONOCHROME1" if negative else "MONOCHROME2"
+    shown = {"PhotometricInterpretation": photometric, "WindowCenter": 128, "WindowWidth": 256}
+    return content(radiograph(255 - grey if negative else grey, 8, **shown | elements))
+
+
 def picture(bits: int, signed: bool = False, shape: tuple[int, int] = (48, 44)) -> NDArray[Any]:
     """Pixels that use the whole range of `bits` bits, smooth but for some noise; the padding value 3 occurs."""
     place = np.linspace(0, 1, shape[0])[:, None] * 0.6 + np.linspace(0, 1, shape[1]) * 0.4

@@ -144,7 +144,8 @@ def predict(
 
     Args:
         run_dir: A folder that `cxr-dist train` or `cxr-dist export` wrote.
-        image: One image, PNG or JPEG; a text-only run needs none. For a run on studies, give --image once per image.
+        image: One image, PNG, JPEG or DICOM; a text-only run needs none. For a run on studies, give --image once per
+            image.
         report: Text of the report with its headings. It is cut into sections, and the model reads those that it was
             trained on.
         section: The section that a report without headings is, such as findings. A run that reads only one section
@@ -165,7 +166,7 @@ def predict(
         raise UserError("--batch is the number of images per forward pass, 1 or more, and requires --input")
     check_model_folder(run_dir)
     for path in image:
-        check_file(path, "--image", "a PNG or JPEG image")
+        check_file(path, "--image", "a PNG, JPEG or DICOM image")
     if input is not None:
         check_file(input, "--input", "a folder of images, or a .csv with the columns image and report")
     from cxr_dist.inference.given_case import Case, ReportOptions

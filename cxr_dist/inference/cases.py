@@ -15,7 +15,7 @@ from cxr_dist.format.csv_table import read_rows
 from cxr_dist.inference.given_case import Case, Report, ReportOptions, SectionRules
 from cxr_dist.inference.given_image import GivenImage
 
-_IMAGES = (".png", ".jpg", ".jpeg")
+_IMAGES = (".png", ".jpg", ".jpeg", ".dcm")
 _REPORT = ".txt"
 
 
@@ -63,8 +63,8 @@ def read_input(source: Path, model: ModelConfig, rules: SectionRules, *, no_repo
     if source.is_file() and source.suffix.lower() == ".csv":
         return _table(source, model, rules, no_report=no_report)
     raise UserError(
-        "--input is neither a folder nor a .csv file: give a folder of PNG or JPEG images, or a table with the "
-        "columns image and report"
+        "--input is neither a folder nor a .csv file: give a folder of PNG, JPEG or DICOM images, or a table "
+        "with the columns image and report"
     )
 
 

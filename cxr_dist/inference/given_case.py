@@ -51,7 +51,7 @@ class Case:
     """The images and the report of one case from outside the shards."""
 
     image: GivenImage | None = None
-    """A PNG or JPEG, or pixels; None for a model that reads no image."""
+    """A PNG, JPEG or DICOM file, or pixels; None for a model that reads no image."""
     more_images: tuple[GivenImage, ...] = ()
     """The study's other images, for a model that was trained on studies. Their order does not matter."""
     report: Report = ""

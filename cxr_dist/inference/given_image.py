@@ -13,7 +13,7 @@ from cxr_dist.format.image import ImageFile, decode_image, pillow_to_grey, shrin
 from cxr_dist.format.left_out import ImageProblem
 
 GivenImage = str | Path | bytes | Image.Image | NDArray[Any]
-"""A PNG or JPEG as a path or as its bytes, a Pillow image, or an array [H, W] (grey) or [H, W, 3] (red, green, blue).
+"""A PNG, JPEG or DICOM file as a path or as its bytes, a Pillow image, or an array [H, W] (grey) or [H, W, 3] (colour).
 
 An array is uint8, 0 black to 255 white; or uint16, of which the smallest value becomes black and the largest white, as
 for a 16-bit PNG; or floating point, 0 black to 1 white.
@@ -31,7 +31,9 @@ def grey_pixels(image: GivenImage, short_side: int) -> NDArray[np.uint8]:
             return shrink(pillow_to_grey(image), short_side)
         return shrink(_of_array(np.asarray(image)), short_side)
     except ImageProblem as problem:
-        expected = "a PNG or JPEG" if isinstance(image, str | Path | bytes) else "an image that Pillow can decode"
+        expected = (
+            "a PNG, JPEG or DICOM file" if isinstance(image, str | Path | bytes) else "an image that Pillow can decode"
+        )
         raise UserError(f"the image cannot be used: {problem.reason}; expected {expected}") from None
 
 

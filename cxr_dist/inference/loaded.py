@@ -41,10 +41,10 @@ class LoadedModel(TrainedModel):
             answer["headline"]["values"]
 
         Args:
-            image: A PNG or JPEG as a path or as its bytes, a Pillow image, or an array [height, width] or [height,
-                width, 3] of uint8 (0 to 255), uint16 (scaled from its smallest and largest value) or floating point (0
-                to 1); 0 is black. None for a model that reads no image. A model that was trained on studies takes a
-                list of images of one study, in any order.
+            image: A PNG, JPEG or DICOM file as a path or its bytes, a Pillow image, or an array [height, width] or
+                [height, width, 3] of uint8 (0 to 255), uint16 (scaled from its smallest and largest value) or floating
+                point (0 to 1); 0 is black. None for a model that reads no image. A model that was trained on studies
+                takes a list of images of one study, in any order.
             report: The report's text with its headings, at which it is cut into sections, or a dictionary from section
                 to text. The model reads the sections that it was trained on.
             section: The section that a text without headings is, such as `findings`. It may be left out if the model

@@ -81,7 +81,7 @@ class TrainedModel(Description):
         """
         model = self.config.model
         if model.uses_image and case.image is None:
-            raise UserError("this run's model reads an image, but the case has none: give a PNG or JPEG")
+            raise UserError("this run's model reads an image, but the case has none: give a PNG, JPEG or DICOM image")
         if case.more_images and len(case.more_images) >= self.views:
             most = "one image" if self.views == 1 else f"at most {self.views} images of a study"
             raise UserError(

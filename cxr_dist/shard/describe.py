@@ -62,6 +62,8 @@ def plain_recipe(recipe: Recipe) -> dict[str, Any]:
         del plain["samples"], plain["max_views"]
     if recipe.boxes is None:
         del plain["boxes"]
+    if recipe.image_ending == ".jpg":
+        del plain["image_ending"]
     for name in ("folds",) if recipe.split.folds is None else SPLITS:  # the shares mean nothing beside folds
         del plain["split"][name]
     plain["reader"], sha256 = recorded_name(recipe.reader), code_sha256(recipe.reader)

@@ -184,6 +184,8 @@ class Recipe:
     reports: str | None = "ecgen-radiology"
     """Relative to --source. openi: folder of the XML reports. mimic_cxr_jpg: folder or .zip of the .txt reports, or
     null for no reports."""
+    image_ending: Literal[".jpg", ".dcm"] = ".jpg"
+    """mimic_cxr_jpg: the ending of the image files; .dcm for the DICOM edition (MIMIC-CXR) in the same folders."""
     patients: str | None = None
     """mimic_cxr_jpg: MIMIC-IV's patients.csv.gz, relative to --source, for sex and age (optional)."""
     demo: Demo = field(default_factory=Demo)

@@ -88,7 +88,7 @@ sys.exit(status)
         ("export nope", "no config.yaml in nope"),
         ("compare nope", "the run folder nope does not exist"),
         ("predict nope --image nope.png", "no model in nope: expected a folder that `cxr-dist train` or "),
-        ("predict run --image nope.png", "--image nope.png does not exist: expected a PNG or JPEG image"),
+        ("predict run --image nope.png", "--image nope.png does not exist: expected a PNG, JPEG or DICOM image"),
         ("predict run --image imag.png", "(did you mean 'image.png' in .?)"),
         ("predict run --input nope", "--input nope does not exist: expected a folder of images, or a .csv"),
         ("train demo", "no shards are given: add --data.shards SHARDS"),

@@ -1,7 +1,8 @@
 """Read MIMIC-CXR-JPG 2.x as published: files/p10/p10000032/s50414267/DICOM_ID.jpg and the .csv.gz tables.
 
 Each row of the metadata becomes a record. The images of a study share its labels and its report. Reports (from
-MIMIC-CXR) and sex and age (from MIMIC-IV's patients.csv.gz) are optional.
+MIMIC-CXR) and sex and age (from MIMIC-IV's patients.csv.gz) are optional. With `image_ending: .dcm` the images are
+those of MIMIC-CXR, DICOM files in the same folders.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -74,7 +75,7 @@ def read(recipe: Recipe, folder: Path | None) -> Source:
     tables = _tables(recipe, root, studies=zip(metadata["subject_id"], metadata["study_id"], strict=True))
     rows = zip(*(metadata[column] for column in _METADATA), strict=True)
     return Source(
-        records=[_record(row, tables, images, inverted=bool(recipe.image.monochrome1)) for row in rows],
+        records=[_record(row, tables, images, recipe) for row in rows],
         text_sections=() if recipe.reports is None else MIMIC_SECTIONS,
         label_columns=tuple(recipe.labels.classes) or tables.label_columns,
     )
@@ -103,11 +104,11 @@ def _tables(recipe: Recipe, root: Path, studies: Iterable[StudyIds]) -> _Tables:
     )
 
 
-def _record(row: Sequence[str], tables: _Tables, images: Path, inverted: bool) -> Record:
+def _record(row: Sequence[str], tables: _Tables, images: Path, recipe: Recipe) -> Record:
     dicom, patient, study, date, view, procedure = row
     split = tables.splits.get(dicom, "")
     sex, birth = tables.persons.get(patient, _UNKNOWN_PERSON)
-    file = f"p{patient[:2]}/p{patient}/s{study}/{dicom}.jpg"
+    file = f"p{patient[:2]}/p{patient}/s{study}/{dicom}{recipe.image_ending}"
     return Record(
         source_id=dicom,
         image_id=dicom,
@@ -120,7 +121,7 @@ def _record(row: Sequence[str], tables: _Tables, images: Path, inverted: bool) -
         text=tables.reports.get((patient, study), {}),
         fields=_fields(view, procedure, split),
         split=split,
-        pixels=ImageFile(path=images / file, inverted=inverted),
+        pixels=ImageFile(path=images / file, inverted=bool(recipe.image.monochrome1)),
     )
 
 

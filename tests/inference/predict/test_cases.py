@@ -87,7 +87,7 @@ def test_a_wrong_table_is_refused_without_quoting_it(tmp_path, content, model, m
 
 
 def test_other_inputs_are_refused(tmp_path):
-    with pytest.raises(UserError, match=r"--input holds no file that ends in .png, .jpg, .jpeg"):
+    with pytest.raises(UserError, match=r"--input holds no file that ends in .png, .jpg, .jpeg, .dcm"):
         read_input(tmp_path, FUSED, RULES)
     with pytest.raises(UserError, match=r"--input is neither a folder nor a .csv file: give a folder"):
         read_input(tmp_path / "absent.csv", FUSED, RULES)

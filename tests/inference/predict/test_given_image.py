@@ -67,7 +67,7 @@ def test_an_array_of_16_bits_is_scaled_as_a_png_of_16_bits(tmp_path):
         (PIXELS[0], r"shape \[50\]; expected \[height, width\]"),
         (PIXELS[None], r"shape \[1, 40, 50\]"),
         (PIXELS[:0], r"shape \[0, 50\]"),
-        (b"no image", "the image cannot be used: .*; expected a PNG or JPEG"),
+        (b"no image", "the image cannot be used: .*; expected a PNG, JPEG or DICOM file"),
         (None, "array of shape .*; expected"),
     ],
 )

@@ -81,8 +81,8 @@ def test_a_case_gets_the_same_prediction_in_a_batch_as_alone(cxr_dist, run_of, t
     assert [row["id"] for row in rows] == [f"patient {i}" for i in range(6)]
     assert [row["error"] for row in rows] == [
         *[""] * 4,
-        "this run's model reads an image, but the case has none: give a PNG or JPEG",
-        "the image cannot be used: image not readable; expected a PNG or JPEG",
+        "this run's model reads an image, but the case has none: give a PNG, JPEG or DICOM image",
+        "the image cannot be used: image not readable; expected a PNG, JPEG or DICOM file",
     ]
     assert not any(rows[4][name] for name in rows[4] if name not in ("row", "id", "image", "error", "warnings"))
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["predictions.csv"]

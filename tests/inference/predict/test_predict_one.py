@@ -90,12 +90,16 @@ def test_the_calibrator_of_an_evaluation_calibrates_predictions(cxr_dist, run_of
         ("fused", ("--image", "a.png", "--input", "b"), "say what to predict: --image FILE"),
         ("fused", ("--image", "a.png", "--batch", "8"), "--batch is the number of images per forward pass"),
         ("fused", ("--input", "b", "--batch", "0"), "--batch is 0; expected 1 or more"),
-        ("fused", ("--report", "x"), "this run's model reads an image, but the case has none: give a PNG or JPEG"),
+        (
+            "fused",
+            ("--report", "x"),
+            "this run's model reads an image, but the case has none: give a PNG, JPEG or DICOM image",
+        ),
         ("image", ("--image", "/dev/null", "--report", "x"), "reads no report: leave the report out"),
         (
             "fused",
             ("--image", "a.png", "--no-report"),
-            "--image a.png does not exist: expected a PNG or JPEG image",
+            "--image a.png does not exist: expected a PNG, JPEG or DICOM image",
         ),
         (
             "fused",
@@ -117,7 +121,7 @@ def test_a_file_that_is_not_an_image_is_refused_without_its_name(cxr_dist, run_o
     (tmp_path / "smith.png").write_text("hello")
     status, _, err = cxr_dist("predict", run_of("image"), "--image", tmp_path / "smith.png")
     assert status == 2
-    assert "the image cannot be used: image not readable; expected a PNG or JPEG" in err
+    assert "the image cannot be used: image not readable; expected a PNG, JPEG or DICOM file" in err
     assert "smith" not in err
 
 
