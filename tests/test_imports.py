@@ -134,7 +134,7 @@ def test_module_names_are_unique():
 
 
 OURS_LIGHT = ("cxr_dist.cli", "cxr_dist.config", "cxr_dist.errors")
-OURS_LIGHT += ("cxr_dist.distributed.world", "cxr_dist.model.offline")
+OURS_LIGHT += ("cxr_dist.distributed.world", "cxr_dist.model.offline", "cxr_dist.run.interrupt")
 LIGHT = {
     "json",
     "os",
@@ -146,6 +146,7 @@ LIGHT = {
     "dataclasses",
     "re",
     "ast",
+    "atexit",
     "difflib",
     "functools",
     "inspect",

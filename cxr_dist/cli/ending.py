@@ -4,6 +4,7 @@ A mistake that all ranks of a job make is said once, by rank 0. The other ranks 
 accelerate and `srun --kill-on-bad-exit` end them because rank 0 has failed; only then do they say what is wrong.
 """
 
+import atexit
 import json
 import os
 import select
@@ -11,12 +12,13 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from types import FrameType
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cxr_dist.errors import EXIT_INTERRUPTED, EXIT_REFUSED, CommandLineError, UserError, printable, refusal
+from cxr_dist.run.interrupt import Interrupt, Terminated, ignore, raise_when_dropped
 
 if TYPE_CHECKING:
     from cxr_dist.distributed.world import World
@@ -25,13 +27,10 @@ EXIT_CLOSED = 141
 """Exit status if the reader of standard output went away, as `head` does: that of a process ended by SIGPIPE."""
 EXIT_TERMINATED = 143
 """Exit status after SIGTERM, as shells report it."""
+NOTHING = "nothing written"
 _PATIENCE_SECONDS = 10.0  # for the launcher to end this rank, if rank 0 has failed as well
 
 Status = int | str | None
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, from `scancel`, a time limit or `kill`, which ends a command as Ctrl-C does."""
 
 
 @contextmanager
@@ -41,58 +40,94 @@ def interruptible(say: Callable[[], str]) -> Iterator[None]:
         yield
     except KeyboardInterrupt as interrupt:
         raise type(interrupt)(str(interrupt) or say()) from None
+    except Exception:
+        if Interrupt.raised is not None:
+            raise Interrupt.raised(say()) from None
+        raise
+
+
+def what_is_new(*paths: Path) -> Callable[[], str]:
+    """Return a function that says which of these files were written since this call."""
+    before = _times(paths)
+
+    def say() -> str:
+        new = [path for path, time in _times(paths).items() if before.get(path) != time]
+        return f"{' and '.join(map(str, new))} written, and nothing else" if new else NOTHING
+
+    return say
+
+
+def _times(paths: Sequence[Path]) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in paths if path.exists()}
 
 
 def status_after(act: Callable[[], object]) -> Status:
     """Call `act` and return the exit status; a UserError, Ctrl-C, SIGTERM and a closed pipe end without a traceback."""
-    status: Status = 0
-    _interrupt_on_sigterm()
+    handled = _handle_signals()
+    interrupts: list[int] = []
+    atexit.register(_leave, interrupts)  # first, so that it is called last
+    try:
+        try:
+            return _flushed(_exit_code(act))
+        finally:
+            for number in handled:
+                signal.signal(number, ignore)  # the command is over; a further one would add a traceback
+    except KeyboardInterrupt as interrupt:
+        return _interrupted(interrupt, interrupts)
+    except Exception as error:
+        if Interrupt.raised is not None:
+            return _interrupted(Interrupt.raised(), interrupts)
+        if isinstance(error, BrokenPipeError) and _is_closed(sys.stdout):
+            return _flushed(EXIT_CLOSED)
+        reason = refusal(error)
+        if reason is None:
+            raise
+        return _flushed(_refuse(reason))
+
+
+def _handle_signals() -> list[int]:
+    """Let Ctrl-C and SIGTERM raise exceptions, so that every block that cleans up does so; return which of them do.
+
+    `train` replaces both handlers, because it saves. A signal that is ignored, as in a background job, or that the
+    process handles already, is left alone, and so are all outside of the main thread.
+    """
+    Interrupt.raised = None
+    if threading.current_thread() is not threading.main_thread():
+        return []
+    defaults = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    handled = [number for number, default in defaults.items() if signal.getsignal(number) is default]
+    for number in handled:
+        signal.signal(number, Interrupt(Terminated if number == signal.SIGTERM else KeyboardInterrupt))
+    raise_when_dropped()
+    return [*handled]
+
+
+def _exit_code(act: Callable[[], object]) -> Status:
     try:
         act()
     except SystemExit as end:
-        status = end.code
-    except KeyboardInterrupt as interrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a further one would only add a traceback
-        if (world := _world()) is None or world.is_main:
-            what = "terminated (SIGTERM)" if isinstance(interrupt, Terminated) else "interrupted"
-            _print(f"{what}: {str(interrupt) or 'nothing written'}")
-        status = EXIT_TERMINATED if isinstance(interrupt, Terminated) else EXIT_INTERRUPTED
-    except Exception as error:
-        if isinstance(error, BrokenPipeError) and _is_closed(sys.stdout):
-            status = EXIT_CLOSED
-        else:
-            reason = refusal(error)
-            if reason is None:
-                raise
-            status = _refuse(reason)
-    return _flushed(status)
+        return end.code
+    return 0
 
 
-def _interrupt_on_sigterm() -> None:
-    """Let SIGTERM raise `Terminated` in the main thread, so that every block that cleans up does so.
+def _interrupted(interrupt: KeyboardInterrupt, interrupts: list[int]) -> Status:
+    """Say that the command was interrupted, and by what; returns the exit status."""
+    terminated = isinstance(interrupt, Terminated)
+    interrupts.append(EXIT_TERMINATED if terminated else EXIT_INTERRUPTED)
+    if (world := _world()) is None or world.is_main:
+        _print(f"{'terminated (SIGTERM)' if terminated else 'interrupted'}: {str(interrupt) or NOTHING}")
+    return interrupts[0]
 
-    `train` handles SIGTERM itself, because it saves. Does nothing if the process already handles it or ignores it.
+
+def _leave(interrupts: list[int]) -> None:
+    """End an interrupted process with its status.
+
+    Python itself would drop the handler before its end, so that a further Ctrl-C kills it, and it kills itself with
+    SIGINT if the exception went through an `exec` of text, as in the modules of dataclasses.
     """
-    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        return
-    process, report = os.getpid(), sys.unraisablehook
-
-    def end(number: int, frame: FrameType | None) -> None:
-        if os.getpid() != process:  # a forked worker that has not yet chosen what to do
-            os._exit(EXIT_TERMINATED)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a further one would interrupt the cleaning up
-        raise Terminated
-
-    def again(ignored: "sys.UnraisableHookArgs") -> None:
-        """Python ignores errors in a destructor or callback; then SIGTERM comes once more, a moment later."""
-        if ignored.exc_type is Terminated:
-            signal.signal(signal.SIGTERM, end)
-            threading.Timer(0.05, os.kill, (process, signal.SIGTERM)).start()
-        else:
-            report(ignored)
-
-    sys.unraisablehook = again
-    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if interrupts:
+        os._exit(interrupts[0])  # without flushing standard output, whose reader may be stopped
 
 
 def _refuse(error: UserError) -> Status:

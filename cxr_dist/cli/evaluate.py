@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional
 
-from cxr_dist.cli.ending import interruptible
+from cxr_dist.cli.ending import interruptible, what_is_new
 from cxr_dist.cli.help import FOLDER, RUN_DIR, SHARDS, DropoutScope
 from cxr_dist.cli.paths import check_file, check_run_folder, check_shards
 from cxr_dist.config.argument_help import Switch
@@ -73,21 +73,12 @@ def evaluate(
     mc = McDropout(passes=mc_samples, scope=mc_scope)
     wanted = Wanted(name=name, class_map=class_map, recalibrate=recalibrate)
     folder, runs = out or run_dir, [run_dir, *ensemble]
-    before, more = _results(folder), {"with_audit": audit, "with_boxes": boxes}
-    with interruptible(lambda: _written_since(before, folder)):
+    more = {"with_audit": audit, "with_boxes": boxes}
+    results = [folder / "evaluation" / each / "metrics.json" for each in dict.fromkeys(("val", name or split))]
+    with interruptible(what_is_new(*results)):
         evaluation = evaluate_runs(runs, folder, split, mc, shards, at_sensitivity, wanted, **more)
     if evaluation is not None:
         from cxr_dist.report.evaluation_table import print_evaluation
 
         print_evaluation(evaluation, Console())
         print(f"results: {folder / 'evaluation' / (name or split)}")
-
-
-def _results(folder: Path) -> dict[str, int]:
-    """Return the name of each evaluation in the folder -> when its metrics.json was written."""
-    return {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("evaluation/*/metrics.json")}
-
-
-def _written_since(before: dict[str, int], folder: Path) -> str:
-    new = sorted(name for name, time in _results(folder).items() if before.get(name) != time)
-    return f"evaluation/{' and evaluation/'.join(new)} was written, and nothing else" if new else "nothing written"

@@ -14,7 +14,7 @@ from typing import Annotated
 from tyro.conf import FlagConversionOff, Positional, UseAppendAction
 
 from cxr_dist import __version__
-from cxr_dist.cli.ending import interruptible, status_after
+from cxr_dist.cli.ending import interruptible, status_after, what_is_new
 from cxr_dist.cli.evaluate import evaluate
 from cxr_dist.cli.help import (
     FOLDER,
@@ -120,7 +120,8 @@ def compare(
     from cxr_dist.report.closing_table import print_comparison
 
     runs = list(run_dirs)
-    comparison = compare_runs(runs, split, out, with_examples, shards, overwrite, with_controls=controls)
+    with interruptible(what_is_new(out / "comparison.json", out / "report.html")):
+        comparison = compare_runs(runs, split, out, with_examples, shards, overwrite, with_controls=controls)
     print_comparison(comparison, Console())
     print(f"page: {(out / 'report.html').resolve()}" + (" (holds patient data)" if with_examples else ""))
 
@@ -176,12 +177,18 @@ def predict(
     if input is None:
         from cxr_dist.inference.case import predict_one
 
-        facts = predict_one(run_dir, Case.of(image, report, options), mc, out or Path("prediction.png"))
+        picture = out or Path("prediction.png")
+        with interruptible(what_is_new(picture, picture.with_suffix(".json"))):
+            facts = predict_one(run_dir, Case.of(image, report, options), mc, picture)
         print(json.dumps(facts, indent=1))
         return
     from cxr_dist.inference.prediction_table import predict_many
 
-    counts = predict_many(run_dir, input, mc, out or Path("predictions"), batch, options)
+    folder = out or Path("predictions")
+    with interruptible(
+        lambda: f"no table is in {folder}, which may hold files of single cases: remove it to start again"
+    ):
+        counts = predict_many(run_dir, input, mc, folder, batch, options)
     print(counts)
     sys.exit(1 if counts.failed else 0)
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional
 
+from cxr_dist.cli.ending import interruptible
 from cxr_dist.cli.help import FOLDER
 from cxr_dist.config import supplied
 
@@ -39,7 +40,8 @@ def init(folder: Positional[FOLDER], /) -> None:
     Args:
         folder: The folder, which is made if it is missing. Existing files are never overwritten.
     """
-    written = supplied.lay_down(folder)
+    with interruptible(lambda: f"{folder} may hold some of the files; remove them to start again"):
+        written = supplied.lay_down(folder)
     print(f"{folder} now holds {', '.join(f'{name}/' for name in supplied.SUPPLIED)} ({written} files).")
     print("Edit them for your cluster. In that folder, with this Python:")
     print(f"  export CXR_DIST_PYTHON={sys.executable}")

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from types import FrameType
 
 from cxr_dist.distributed.world import World
+from cxr_dist.run.interrupt import Interrupt
 from cxr_dist.run.requeue import forbid_requeue, requeue
 from cxr_dist.run.slurm_job import slurm_job
 
@@ -26,6 +27,7 @@ class StopRequest:
         self._process = os.getpid()
         self._deadline = time.monotonic() + 60 * max_minutes if max_minutes else float("inf")
         self._received: set[int] = set()
+        self._interrupt = Interrupt()
         for name in STOP_SIGNALS:
             signal.signal(name, self._note)
 
@@ -33,7 +35,7 @@ class StopRequest:
         if os.getpid() != self._process:
             return
         if self._received and number == signal.SIGINT:
-            raise KeyboardInterrupt  # the second Ctrl-C: stop immediately
+            self._interrupt(number, frame)  # the second Ctrl-C: stop immediately
         self._received.add(number)
 
     @property

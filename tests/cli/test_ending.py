@@ -3,6 +3,7 @@
 Each case is a real process, which imports torch, so that most of the time of this module is the start of processes.
 """
 
+import contextlib
 import os
 import re
 import signal
@@ -33,12 +34,23 @@ def interrupted(process: "subprocess.Popen[str]", is_time: Callable[[], object])
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=120)
-    assert "Traceback" not in out + err, err
+    assert "Traceback" not in (out or "") + err, err
     return process.returncode, out, err
 
 
 def has_loaded(process: "subprocess.Popen[str]", library: str) -> bool:
     return library in Path(f"/proc/{process.pid}/maps").read_text()
+
+
+def is_waiting(process: "subprocess.Popen[str]") -> bool:
+    """Whether the process uses no time for half a second."""
+
+    def used() -> list[str]:
+        return Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+
+    before = used()
+    time.sleep(0.5)
+    return used() == before
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +113,7 @@ def test_ctrl_c_during_an_evaluation_says_what_was_written(run_dir):
     process = start("evaluate", run_dir, "--split", "train", "--mc-samples", "100", "--mc-scope", "all")
     status, out, err = interrupted(process, (results / "val" / "metrics.json").is_file)
     assert (status, out) == (130, "")
-    assert err.splitlines()[-1] == "cxr-dist: interrupted: evaluation/val was written, and nothing else"
+    assert err.splitlines()[-1] == f"cxr-dist: interrupted: {results}/val/metrics.json written, and nothing else"
     assert [folder.name for folder in results.iterdir()] == ["val"]
 
 
@@ -125,6 +137,21 @@ def test_ctrl_c_during_verify(tiny_shards):
     process = start("verify", tiny_shards)
     status, out, err = interrupted(process, lambda: has_loaded(process, "cv2"))
     assert (status, out, err) == (130, "", "cxr-dist: interrupted: nothing written\n")
+
+
+@pytest.mark.parametrize("command", ["recipes", "recipes openi", "--help", "plan --help"])
+def test_ctrl_c_while_nobody_reads_what_is_printed(command):
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writing, b"x")
+    os.set_blocking(writing, True)
+    process = start(*command.split(), stdout=writing)
+    status, _, err = interrupted(process, lambda: is_waiting(process))
+    os.close(reading)
+    os.close(writing)
+    assert (status, err) == (130, "cxr-dist: interrupted: nothing written\n")
 
 
 @pytest.mark.parametrize("command", ["--help", "train --help", "train demo --help", "verify SHARDS", "doctor --help"])
