@@ -50,8 +50,8 @@ class Config:
     seed: Annotated[int, Range(min=0, max=2**31 - 1)] = 42
     """Seed of initial weights, sampling, augmentation, mixup and dropout at any world size, 0 to 2^31 - 1."""
     trackers: tuple[str, ...] = ()
-    """Your own trackers in addition to metrics.jsonl, TensorBoard and the console, each as MODULE:NAME or FILE.py:NAME,
-    described in train/trackers.py. They do not change any result."""
+    """Trackers in addition to metrics.jsonl, TensorBoard and the console: mlflow, wandb (offline; both need the extra
+    `trackers`), or your own as MODULE:NAME or FILE.py:NAME. They do not change any result."""
     out: str = ""
     """The run folder; if empty, runs/NAME."""
 

@@ -12,6 +12,7 @@ import inspect
 import textwrap
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -26,6 +27,7 @@ from cxr_dist.distributed.world import World
 from cxr_dist.errors import UserError, printable
 from cxr_dist.run.folder import MetricsLog
 from cxr_dist.train import tensorboard_tags as tags
+from cxr_dist.train.external_trackers import Mlflow, Wandb, missing
 from cxr_dist.train.terminal import Terminal, print_line
 
 if TYPE_CHECKING:
@@ -47,8 +49,8 @@ class Tracker(Protocol):
 
 NewTracker = Callable[[Path, Mapping[str, object]], Tracker]
 """Makes a tracker from the run folder and the configuration as in config.yaml."""
-TRACKERS: Mapping[str, NewTracker] = {}
-"""The package's optional trackers by name; there are none so far."""
+TRACKERS: Mapping[str, NewTracker] = {"mlflow": Mlflow, "wandb": Wandb}
+"""The package's optional trackers by name."""
 
 
 class Trackers:
@@ -241,6 +243,8 @@ def check_trackers(names: tuple[str, ...]) -> None:
     """Raise UserError if a tracker is not found or has the wrong signature or methods, without making it."""
     for name in names:
         new_tracker = look_up("tracker", name, TRACKERS)
+        if name in TRACKERS and find_spec(name) is None:  # they have the names of their packages
+            raise missing(name, name)
         try:
             inspect.signature(new_tracker).bind(Path(), {})
         except TypeError:

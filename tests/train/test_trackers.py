@@ -259,5 +259,5 @@ def test_an_invalid_result_of_a_factory_is_refused_when_it_is_made(own, tmp_path
 
 
 def test_an_unknown_name_is_refused_and_the_message_shows_the_valid_forms():
-    with pytest.raises(UserError, match=r"tracker 'wandb': expected MODULE:NAME or FILE.py:NAME"):
-        check_trackers(("wandb",))
+    with pytest.raises(UserError, match=r"unknown tracker 'wandbb'.*: mlflow, wandb, MODULE:NAME or FILE.py:NAME"):
+        check_trackers(("wandbb",))
