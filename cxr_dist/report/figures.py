@@ -14,6 +14,7 @@ from cxr_dist.evaluate.run_result import RunResult
 from cxr_dist.evaluate.subgroups import counts_of, few_note
 from cxr_dist.evaluate.uncertainty import most_uncertain_quarter
 from cxr_dist.report import plots
+from cxr_dist.report.confusion_plot import confusion
 from cxr_dist.report.curve_plots import banded, reliability_diagram, risk_coverage_plot
 from cxr_dist.report.forest import forest
 from cxr_dist.report.plots import PRECISION_RECALL, ROC
@@ -105,7 +106,7 @@ def run_figures(run: RunResult, curves: tuple[Curves, Curves], colour: str, uniq
         drawn[f"One-vs-rest {kind.name} curves of the classes"] = banded(kind, of_kind.per_class, areas)
     if predictions.task == "multiclass":
         caption = "Confusion matrix: number of images and share of the true class"
-        drawn[caption] = plots.confusion(confusion_matrix(predictions), predictions.classes)
+        drawn[caption] = confusion(confusion_matrix(predictions), predictions.classes)
     bins = reliability_of(run)
     if bins is not None:
         caption = "Reliability diagram: observed frequency against predicted probability"

@@ -1,4 +1,4 @@
-"""Matplotlib figures of arrays: ROC curves, confusion matrix, intervals, uncertainty and training curves.
+"""Matplotlib figures of arrays: ROC curves, intervals, uncertainty and training curves.
 
 Figures are created without pyplot, which has global state. The palette of Okabe and Ito (2008) is distinguishable for
 colour-blind readers. The page replaces the other colours, which are named here, by those of its light or dark theme.
@@ -7,6 +7,7 @@ colour-blind readers. The page replaces the other colours, which are named here,
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
+from itertools import islice
 from textwrap import fill
 from typing import Any, ParamSpec
 
@@ -15,9 +16,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
 
 from cxr_dist.evaluate.arrays import Bools, Floats
 from cxr_dist.evaluate.run_result import Estimate
@@ -29,6 +28,7 @@ CYCLE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 BLUE, VERMILLION, GREEN, _, ORANGE, _ = CYCLE
 MODE_COLOURS = {"image": BLUE, "text": ORANGE, "fused": GREEN}
 DASHES = ("-", "--", ":")
+MOST_CURVES = len(CYCLE) * len(DASHES)  # more would look alike, and their legend would have no room
 
 _STYLE: dict[str, Any] = {
     "font.size": 9,
@@ -119,18 +119,22 @@ def draw_curves(
     areas: Mapping[str, float | None],
     colours: Sequence[str] = CYCLE,
 ) -> tuple[Figure, Axes]:
-    """Draw curves (x, y), each [k] in [0, 1], by name; the legend shows the areas."""
-    crowded = len(curves) > kind.most_in_legend
-    figure, axes = new_figure(4.0, 3.9 + (0.3 + 0.09 * len(curves)) * crowded)
+    """Draw the first MOST_CURVES curves (x, y), each [k] in [0, 1], by name; the legend shows the areas."""
+    drawn = dict(islice(curves.items(), MOST_CURVES))
+    known = {name: area for name in drawn if (area := areas.get(name)) is not None}
+    labels = [wrapped(name, 26) + (f"  {known[name]:.2f}" if name in known else "") for name in drawn]
+    crowded = len(drawn) > kind.most_in_legend
+    half = (len(labels) + 1) // 2  # the legend has two columns
+    lines = max(sum(1 + label.count("\n") for label in column) for column in (labels[:half], labels[half:]))
+    figure, axes = new_figure(4.0, 3.9 + (0.3 + 0.18 * lines) * crowded)
     unit_square(axes, kind.diagonal)
-    for i, (name, (x, y)) in enumerate(curves.items()):
+    for i, ((x, y), label) in enumerate(zip(drawn.values(), labels, strict=True)):
         colour, dash = colours[i % len(colours)], DASHES[i // len(colours) % len(DASHES)]
-        area = areas.get(name)
-        label = wrapped(name, 26) + ("" if area is None else f"  {area:.2f}")
         axes.plot(x, y, dash, color=colour, label=label)
     axes.set(xlabel=kind.x, ylabel=kind.y)
     if crowded:
-        figure.legend(loc="outside lower left", ncols=2, title=kind.area, columnspacing=1)
+        title = kind.area + f", first {len(drawn)} of {len(curves)}" * (len(drawn) < len(curves))
+        figure.legend(loc="outside lower left", ncols=2, title=title, columnspacing=1)
     elif curves:
         axes.legend(loc=kind.legend, title=kind.area)
     else:
@@ -150,30 +154,6 @@ def unit_square(axes: Axes, diagonal: bool) -> None:
 def roc(curves: Mapping[str, tuple[Floats, Floats]], aucs: Mapping[str, float | None]) -> Figure:
     """Draw ROC curves (false-positive rate, true-positive rate) by name; the legend shows the AUC."""
     return draw_curves(ROC, curves, aucs)[0]
-
-
-@styled
-def confusion(matrix: NDArray[np.int64], classes: Sequence[str]) -> Figure:
-    """Draw a confusion matrix [C, C], whose rows are the true classes, shaded by the share of the row."""
-    figure, axes = new_figure(4.0, 3.9)
-    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    small = len(classes) > 8
-    for row, column in np.ndindex(matrix.shape):
-        value = share[row, column]
-        axes.add_patch(Rectangle((column, row), 1, 1, facecolor=BLUE, alpha=float(value), linewidth=0))
-        axes.add_patch(Rectangle((column, row), 1, 1, fill=False, edgecolor=GRID_COLOUR, linewidth=0.7))
-        text = f"{matrix[row, column]}" + (f"\n{value:.0%}" if value > 0 and not small else "")
-        colour = "white" if value > 0.75 else INK if value > 0 else MUTED
-        axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=colour, fontsize=7.5)
-    ticks = np.arange(len(classes)) + 0.5
-    names = [wrapped(name, 14) for name in classes]
-    axes.set_xticks(ticks, names, rotation=35, ha="right", rotation_mode="anchor")
-    axes.set_yticks(ticks, names)
-    axes.set(xlim=(0, len(classes)), ylim=(len(classes), 0), aspect="equal")
-    axes.set(xlabel="Predicted class", ylabel="True class")
-    axes.spines[:].set_visible(False)
-    axes.tick_params(length=0)
-    return figure
 
 
 def dot_rows(axes: Axes, runs: Sequence[str], colours: Sequence[str]) -> list[Line2D]:

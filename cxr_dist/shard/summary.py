@@ -9,6 +9,8 @@ from cxr_dist.format.escape import terminal_text
 from cxr_dist.format.left_out import FAILURES
 from cxr_dist.format.manifest import Manifest, SplitEntry
 
+_MOST_CLASSES = 50  # a longer table would push what follows it out of sight
+
 
 def print_summary(manifest: Manifest, console: Console) -> None:
     """Print a table with a column per split, then a table with a row per reason for excluding rows."""
@@ -48,12 +50,14 @@ def _splits(manifest: Manifest) -> Table:
     ]
     for title, cell in rows:
         table.add_row(title, *map(cell, manifest.splits.values()), end_section=title == manifest.unit)
-    for class_name in manifest.classes:
+    for class_name in manifest.classes[:_MOST_CLASSES]:
         table.add_row(
             terminal_text(class_name), *(_count(manifest, split, class_name) for split in manifest.splits.values())
         )
-    if manifest.task == "multilabel":
-        table.caption = "classes: present / absent / unknown"
+    notes = ["classes: present / absent / unknown"] if manifest.task == "multilabel" else []
+    if len(manifest.classes) > _MOST_CLASSES:
+        notes.append(f"the first {_MOST_CLASSES} of {len(manifest.classes)} classes; manifest.json has all")
+    table.caption = "\n".join(notes) or None
     return table
 
 

@@ -18,6 +18,7 @@ from cxr_dist.model.classifier import Classifier
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_MOST_CLASSES = 50  # TensorBoard is slow with thousands of charts, and a class has about ten
 Draw = Callable[[], Mapping[str, "Figure"]]
 """Draws figures by name. It is called when the checkpoint is being written, and an error in it does not end a run."""
 
@@ -29,7 +30,7 @@ class Validated:
     score: float | None
     """Mean ROC AUC over the classes, by which checkpoints are compared; None if undefined. The same on all ranks."""
     values: dict[str, float] = field(default_factory=dict)
-    """validation/NAME -> value of every defined metric (rank 0; empty on other ranks)."""
+    """validation/NAME -> value of every defined metric that `described` logs (rank 0; empty on other ranks)."""
     draw: Draw = dict
     """Draws validation/NAME -> figure (rank 0; none on other ranks)."""
 
@@ -54,7 +55,10 @@ class Validation:
 
 
 def described(predictions: Predictions) -> tuple[dict[str, float], Draw]:
-    """All defined metrics as validation/PATH; a function that draws ROC and, if multiclass, confusion matrix."""
+    """All defined metrics as validation/PATH; a function that draws ROC and, if multiclass, confusion matrix.
+
+    With more than 50 classes the values of each class are left out: `cxr-dist evaluate` has them.
+    """
     # Imported here because matplotlib and scikit-learn take seconds, which would delay the first step.
     from cxr_dist.evaluate.metrics import compute_metrics, confusion_matrix, curves
 
@@ -62,15 +66,18 @@ def described(predictions: Predictions) -> tuple[dict[str, float], Draw]:
 
     def draw() -> dict[str, "Figure"]:
         from cxr_dist.report import plots
+        from cxr_dist.report.confusion_plot import confusion
 
         aucs = {name: values["roc_auc"] for name, values in metrics["per_class"].items()}
         figures = {"validation/roc": plots.roc(curves(predictions), aucs)}
         if predictions.task == "multiclass":
             matrix = confusion_matrix(predictions)
-            figures["validation/confusion_matrix"] = plots.confusion(matrix, predictions.classes)
+            figures["validation/confusion_matrix"] = confusion(matrix, predictions.classes)
         return figures
 
-    return dict(_scalars(metrics, "validation/")), draw
+    many = len(predictions.classes) > _MOST_CLASSES
+    logged = {name: value for name, value in metrics.items() if not (many and name == "per_class")}
+    return dict(_scalars(logged, "validation/")), draw
 
 
 def _scalars(metrics: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float]]:

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from cxr_dist.evaluate.metrics import confusion_matrix, curves
 from cxr_dist.evaluate.run_result import Estimate
 from cxr_dist.report import plots
+from cxr_dist.report.confusion_plot import confusion
 from cxr_dist.report.svg import to_svg
 
 
@@ -43,16 +44,33 @@ def test_roc_curves_of_many_classes_are_distinguishable() -> None:
     assert len(looks) == len(legend(figure)) == 14
 
 
+def test_figures_of_200_classes_have_the_size_of_those_of_18_and_say_so() -> None:
+    line, names = (
+        (np.array([0.0, 1.0]), np.array([0.0, 1.0])),
+        [f"finding {i} of the left lower lobe" for i in range(200)],
+    )
+    figure, few = (plots.roc(dict.fromkeys(names[:n], line), dict.fromkeys(names, 0.5)) for n in (200, 18))
+    assert figure.get_size_inches().tolist() == few.get_size_inches().tolist()
+    assert len(legend(figure)) == 18
+    assert figure.legends[0].get_title().get_text() == "ROC AUC, first 18 of 200"
+    figure.canvas.draw()
+    assert figure.axes[0].get_window_extent().height > 2 * figure.dpi  # the legend leaves room for the curves
+    matrix = confusion(np.eye(200, dtype=np.int64), names)
+    assert texts(matrix) == []
+    assert matrix.axes[0].images[0].get_array().tolist() == np.eye(200).tolist()
+    assert len(to_svg(matrix, "many", "many classes")) < 100_000
+
+
 def test_roc_without_a_curve_states_the_reason() -> None:
     assert texts(plots.roc({}, {})) == ["no class has both positive and negative samples"]
 
 
 def test_confusion_shows_counts_and_shares_of_the_row() -> None:
-    figure = plots.confusion(np.array([[3, 1], [0, 0]]), ["a", "b"])
+    figure = confusion(np.array([[3, 1], [0, 0]]), ["a", "b"])
     assert texts(figure) == ["3\n75%", "1\n25%", "0", "0"]
     predictions = make_predictions(passes=0)
     matrix = confusion_matrix(predictions)
-    shown = sum(int(text.split("\n")[0]) for text in texts(plots.confusion(matrix, CLASSES)))
+    shown = sum(int(text.split("\n")[0]) for text in texts(confusion(matrix, CLASSES)))
     assert shown == len(predictions)
 
 
@@ -107,7 +125,7 @@ def test_style_does_not_change_global_settings() -> None:
 
 def test_svg_is_well_formed_themed_and_reproducible() -> None:
     def draw(name: str) -> str:
-        figure = plots.confusion(np.array([[3, 1], [0, 2]]), ["<a>", "b & c"])
+        figure = confusion(np.array([[3, 1], [0, 2]]), ["<a>", "b & c"])
         return to_svg(figure, name, 'say "so" & <so>')
 
     svg = draw("one")

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from cxr_dist.distributed.world import World
 from cxr_dist.errors import printable
 from cxr_dist.report import plots
+from cxr_dist.report.confusion_plot import confusion
 from cxr_dist.run.preempt import StopRequest
 from cxr_dist.train.assembly import train
 from cxr_dist.train.loop import Outcome
@@ -29,7 +30,7 @@ def test_figures_take_every_name_and_keep_their_axes_large():
     line = (np.array([0.0, 0.5, 1.0]), np.array([0.0, 0.8, 1.0]))
     figures = [
         plots.roc(dict.fromkeys(NAMES, line), dict.fromkeys(NAMES, 0.5)),
-        plots.confusion(np.arange(25).reshape(5, 5), NAMES),
+        confusion(np.arange(25).reshape(5, 5), NAMES),
         plots.interval_plot({name: [] for name in NAMES}, [], []),
     ]
     for figure in figures:
