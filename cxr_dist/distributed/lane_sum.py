@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from cxr_dist.distributed.reduce import sum_over_ranks
 
@@ -74,7 +75,10 @@ def sum_of_lanes(values: Sequence[torch.Tensor]) -> torch.Tensor:
     return rows[0]
 
 
-def sum_bucket(lanes: LaneSum, bucket: Any) -> torch.futures.Future[torch.Tensor]:
+def sum_bucket(
+    lanes: LaneSum,
+    bucket: dist.GradBucket,  # type: ignore[name-defined]
+) -> torch.futures.Future[torch.Tensor]:
     """Communication hook of DistributedDataParallel: turns a `GradBucket` of the last lane into sums over all lanes."""
     parameters = bucket.parameters()
     lanes.complete(parameters, list(map(_laid_out_as, parameters, bucket.gradients())))
