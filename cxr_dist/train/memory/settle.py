@@ -120,8 +120,7 @@ def _least_checkpointing(config: Config, manifest: Manifest, world: World) -> Ch
 def _need(config: Config, footprint: Footprint, ranks: int) -> int:
     """Peak bytes of a rank with the run's engine; a DeepSpeed file of the user may reduce them."""
     several, averaged = config.data.num_lanes > ranks, config.optim.ema_decay > 0
-    exact_lanes = config.data.num_lanes // ranks if config.exact_sums else 0
-    return peak(footprint, config.parallel, ranks=ranks, several=several, averaged=averaged, exact_lanes=exact_lanes)
+    return peak(footprint, config.parallel, ranks=ranks, several=several, averaged=averaged)
 
 
 class _Footprints:
