@@ -80,7 +80,7 @@ class DicomFile:
 
 def is_dicom(start: bytes) -> bool:
     """Whether a file that starts with these bytes (132 or more, if it has them) is DICOM, with or without preamble."""
-    return start[128:132] == b"DICM" or start[:4] in (b"\x02\0\0\0", b"\x08\0\0\0", b"\x08\0\x05\0", b"\0\x08\0\x05")
+    return start[128:132] == b"DICM" or start[:2] in (b"\x02\0", b"\x08\0", b"\0\x08")
 
 
 def need_pydicom() -> None:
@@ -107,7 +107,7 @@ def open_dicom(content: bytes, more_tags: tuple[str, ...] = ()) -> DicomFile:
     from pydicom.filereader import read_dataset
     from pydicom.uid import UID
 
-    if len(content) > _BYTE_LIMIT:
+    if len(content) > _BYTE_LIMIT or not is_dicom(content[:132]):
         raise ImageProblem(UNREADABLE_IMAGE)
     file = _Counted(content)
     file.seek(132 if content[128:132] == b"DICM" else 0)

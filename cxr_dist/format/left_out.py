@@ -30,6 +30,8 @@ DICOM_WITHOUT_IMAGE = "DICOM file without an image"
 DICOM_BITS = "DICOM image of other than 8 to 16 bits"
 DICOM_SYNTAX = "DICOM image in a transfer syntax that cannot be read"
 DICOM_BURNED_IN = "DICOM image with text burned into it"
+DICOM_NOT_IN_TABLE = "DICOM file of which the table has no row"
+ROW_WITHOUT_DICOM = "row of the table without a DICOM file"
 """A file that is not a grey radiograph is no failure, because a hospital's folder has other files too."""
 
 BOX_WITHOUT_SIZE = "box without four numbers, or without a positive width and height"

@@ -39,10 +39,10 @@ class YearsBetween:
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """The columns of the table reader, by their names in the first row of the table."""
+    """The columns of the table, by their names in its first row. Reader dicom takes only label, labels and text."""
 
-    image: str
-    """Image file, relative to the recipe's `images` folder."""
+    image: str = ""
+    """Image file, relative to the recipe's `images` folder. table: required."""
     patient: str | PartOf | None = None
     """Patient id, a column or part of one; required to split by patient."""
     study: str | PartOf | None = None

@@ -64,6 +64,10 @@ def plain_recipe(recipe: Recipe) -> dict[str, Any]:
         del plain["boxes"]
     if recipe.image_ending == ".jpg":
         del plain["image_ending"]
+    if recipe.reader != "dicom":
+        del plain["dicom"]
+    if recipe.join is None:
+        del plain["join"]
     for name in ("folds",) if recipe.split.folds is None else SPLITS:  # the shares mean nothing beside folds
         del plain["split"][name]
     plain["reader"], sha256 = recorded_name(recipe.reader), code_sha256(recipe.reader)

@@ -16,6 +16,7 @@ from cxr_dist.format.folds import fold_name
 from cxr_dist.format.manifest import MOST_VIEWS, SPLITS
 from cxr_dist.format.redact import Redaction
 from cxr_dist.shard.columns import Columns
+from cxr_dist.shard.dicom_tags import DicomTags, Join
 
 Values = tuple[str, ...]
 
@@ -173,7 +174,7 @@ class Recipe:
     """How one data set becomes shards."""
 
     reader: str
-    """Reader for the layout of the source: openi, mimic_cxr_jpg, table, demo, or your own as MODULE:NAME or
+    """Reader for the layout of the source: openi, mimic_cxr_jpg, table, dicom, demo, or your own as MODULE:NAME or
     FILE.py:NAME (see shard/readers/own_reader.py). Your own reader may use any field below."""
     table: str | None = None
     """Relative to --source. table: a .csv, .tsv (both also .gz) or .parquet file, in whose name `*` fits any text.
@@ -191,7 +192,8 @@ class Recipe:
     demo: Demo = field(default_factory=Demo)
     """demo: the size of the synthetic data."""
     where: dict[str, Values] = field(default_factory=dict)
-    """Field of a record (for the table reader, a column) -> values to keep; all other rows are excluded."""
+    """Field of a record (table: a column; dicom: a tag such as Manufacturer) -> values to keep; all other rows are
+    excluded."""
     views: Literal["frontal", "lateral", "all"] = "all"
     """The projection to keep. Images of any other or an unknown view are kept only by `all`."""
     samples: Literal["image", "study"] = "image"
@@ -199,7 +201,11 @@ class Recipe:
     max_views: Annotated[int, Range(min=2, max=MOST_VIEWS)] = 2
     """samples: study: maximum number of images per study, 2 or more; the first frontal and lateral one come first."""
     columns: Columns | None = None
-    """table: which column holds what."""
+    """table: which column holds what. dicom: the columns of labels and text."""
+    join: Join | None = None
+    """dicom: how a row of `table` finds its files."""
+    dicom: DicomTags = field(default_factory=DicomTags)
+    """dicom: which tag holds what."""
     labels: Labels = field(default_factory=Labels)
     """How label values map to classes."""
     boxes: Boxes | None = None

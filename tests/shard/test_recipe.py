@@ -46,7 +46,7 @@ def test_a_single_value_is_read_as_a_list_and_a_number_as_text(tmp_path):
         ("reader: [", r"recipe\.yaml is not YAML \(line \d+: .*\)"),
         ("just words", r"recipe\.yaml is 'just words'; expected the fields reader, table"),
         ("table: a.csv", r"recipe\.yaml: reader is missing"),
-        ("reader: dicom", "unknown reader 'dicom'; expected one of: demo, mimic_cxr_jpg, openi, table, MODULE:NAME or"),
+        ("reader: nifti", "unknown reader 'nifti'; expected one of: demo, dicom, mimic_cxr_jpg, openi, table, MODULE"),
         ("reader: opn", r"unknown reader 'opn' \(did you mean 'openi'\?\)"),
         (TABLE + "colour: grey", r"unknown field colour \(did you mean 'columns'\?\); expected one of: reader, table"),
         (TABLE + "split: {per: patient}", "unknown field split.per; expected one of: by, train"),

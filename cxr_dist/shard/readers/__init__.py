@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cxr_dist.config.lookup import look_up
-from cxr_dist.shard.readers import demo, mimic_cxr_jpg, openi, table
+from cxr_dist.shard.readers import demo, dicom_folder, mimic_cxr_jpg, openi, table
 from cxr_dist.shard.readers.box_table import with_boxes
 from cxr_dist.shard.readers.own_reader import OwnReader, read_own
 from cxr_dist.shard.recipe import Recipe
@@ -28,6 +28,11 @@ class Reader:
 
 READERS = {
     "demo": Reader(read=demo.read, check=demo.check, labels_from="the program that drew the images"),
+    "dicom": Reader(
+        read=dicom_folder.read,
+        check=dicom_folder.check,
+        labels_from="a column of the source table, which does not say how it was made",
+    ),
     "mimic_cxr_jpg": Reader(
         read=mimic_cxr_jpg.read,
         check=mimic_cxr_jpg.check,

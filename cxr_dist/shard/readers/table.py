@@ -31,13 +31,15 @@ def check(recipe: Recipe) -> None:
     require(recipe.columns is not None, "recipe: reader table needs `columns`, with image and label")
     assert recipe.columns is not None
     columns, by = recipe.columns, recipe.split.by
+    require(columns.image != "", "recipe: reader table needs columns.image, the column of the image files")
     require(recipe.samples == "image" or columns.study is not None, "recipe: samples: study needs columns.study")
     check_views(recipe, "columns.view" if columns.view is None else "")
-    _check_labels(recipe.labels, columns)
+    check_label_columns(recipe.labels, columns)
     require(by == "image" or getattr(columns, by) is not None, f"recipe: split by {by} needs columns.{by}")
 
 
-def _check_labels(labels: Labels, columns: Columns) -> None:
+def check_label_columns(labels: Labels, columns: Columns) -> None:
+    """Raise UserError unless the columns of labels fit the task."""
     if columns.labels:
         require(labels.task == "multilabel", "recipe: columns.labels needs labels.task: multilabel")
         require(
@@ -88,7 +90,7 @@ def _record(row: _Row, recipe: Recipe, columns: Columns, find: Callable[[str], P
         view="" if columns.view is None else row[columns.view],
         sex="" if columns.sex is None else sex_of(row[columns.sex]),
         age=_age(row, columns.age),
-        values=_values(row, columns, recipe.labels.separator),
+        values=label_values(row, columns, recipe.labels.separator),
         text={section: row[column] for section, column in columns.text.items()},
         fields={column: row[column] for column in recipe.where},
         pixels=None if path is None else ImageFile(path=path, inverted=_inverted(row, recipe)),
@@ -136,7 +138,8 @@ def _check_empty(rows: Sequence[_Row], name: str, columns: Sequence[str], expect
         )
 
 
-def _values(row: _Row, columns: Columns, separator: str | None) -> tuple[str, ...]:
+def label_values(row: _Row, columns: Columns, separator: str | None) -> tuple[str, ...]:
+    """The values of a row's label, or of each column of labels."""
     if columns.label is None:
         return tuple(row[column] for column in columns.labels)
     if separator is None:
