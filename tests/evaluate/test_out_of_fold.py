@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_runs import make_fold_runs, make_predictions, make_run
+from made_folds import make_fold_runs
+from made_runs import make_predictions, make_run
 from sklearn.metrics import accuracy_score, log_loss, precision_score, recall_score, roc_auc_score
 
 from cxr_dist.errors import UserError

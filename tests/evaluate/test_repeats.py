@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_runs import make_ensemble, make_fold_runs, make_predictions, make_run
+from made_folds import make_fold_runs
+from made_runs import make_ensemble, make_predictions, make_run
 from scipy.stats import t, ttest_rel
 
 from cxr_dist.evaluate.compare import compare
