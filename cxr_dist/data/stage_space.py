@@ -8,6 +8,7 @@ be exceeded by the size of the shards that are being read.
 import fcntl
 import os
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,8 +87,10 @@ class StageSpace:
 
 
 def _last_use(shard: Path) -> int:
+    """When the shard was last used; 0 if that is unknown, as for a time in the future: the clock was set back since."""
     lock = shard.with_name(f"{shard.name}.lock")
-    return lock.stat().st_mtime_ns if lock.exists() else 0
+    last_use = lock.stat().st_mtime_ns if lock.exists() else 0
+    return last_use if last_use <= time.time_ns() else 0
 
 
 def _size(path: Path) -> int:

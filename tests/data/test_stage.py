@@ -216,6 +216,19 @@ def test_prefetching_copies_the_next_shards_and_deletes_none_that_is_read(server
     store.close()
 
 
+def test_a_shard_that_was_used_in_the_future_is_deleted_first(tiny_shards, tmp_path):
+    """The clock was set back by a day since. Prefetching would delete no such shard for a day, and so copy none."""
+    shards = load_manifest(tiny_shards).split("train").shards[:3]
+    stage = stage_of(str(tiny_shards), tmp_path / "d/x", 2 * max(shard.bytes for shard in shards))
+    for shard in shards[:2]:
+        os.close(stage.open_tar(shard))
+    tomorrow = time.time_ns() + 86_400 * 10**9
+    os.utime(tmp_path / "d/x" / f"{shards[1].file}.lock", ns=(tomorrow, tomorrow))
+    stage.prefetch(shards[2:])
+    wait_until(lambda: names(tmp_path, "*.tar") == {shards[0].file, shards[2].file})
+    stage.close()
+
+
 def test_a_full_disk_is_reported_and_leaves_no_unfinished_copy(tiny_shards, tmp_path, full_disk):
     shards = load_manifest(tiny_shards).split("train").shards
     stage = stage_of(str(tiny_shards), full_disk / "d/x")
