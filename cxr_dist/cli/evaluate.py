@@ -54,7 +54,8 @@ def evaluate(
             are those of the run's own validation split.
         audit: Also swap the images, then the reports, between patients of the same label and of other labels, and
             record how far each metric falls. The split is predicted twice more for each input that the model reads.
-        boxes: Also score the model's heat maps against the boxes that the shards hold (`boxes` in the recipe).
+        boxes: Also score the model's heat maps against the boxes that the shards hold (`boxes` in the recipe). Later
+            evaluations of the same checkpoint, split and calibration keep the results of --audit and --boxes.
     """
     if bool(ensemble) != (out is not None):
         raise UserError("an ensemble needs both: --ensemble RUN_DIR … and --out DIR, a separate folder")
@@ -67,6 +68,7 @@ def evaluate(
     from rich.console import Console
 
     from cxr_dist.inference.evaluation import evaluate_runs
+    from cxr_dist.inference.kept import earlier_blocks, kept_or_dropped
     from cxr_dist.inference.other_shards import Wanted
     from cxr_dist.model.monte_carlo import McDropout
 
@@ -75,10 +77,14 @@ def evaluate(
     folder, runs = out or run_dir, [run_dir, *ensemble]
     more = {"with_audit": audit, "with_boxes": boxes}
     results = [folder / "evaluation" / each / "metrics.json" for each in dict.fromkeys(("val", name or split))]
+    earlier = earlier_blocks(results[-1])
     with interruptible(what_is_new(*results)):
         evaluation = evaluate_runs(runs, folder, split, mc, shards, at_sensitivity, wanted, **more)
     if evaluation is not None:
         from cxr_dist.report.evaluation_table import print_evaluation
 
         print_evaluation(evaluation, Console())
+        asked = [block for block, wish in (("audit", audit), ("explanations", boxes)) if wish]
+        for line in kept_or_dropped(earlier, evaluation, asked):
+            print(line)
         print(f"results: {folder / 'evaluation' / (name or split)}")

@@ -41,6 +41,7 @@ from cxr_dist.evaluate.run_result import finished_predictions
 from cxr_dist.evaluate.thresholds import check_sensitivity
 from cxr_dist.files import check_writable, write_whole
 from cxr_dist.inference.explained import check_can_be_explained, explain
+from cxr_dist.inference.kept import kept_blocks
 from cxr_dist.inference.opened import open_trained
 from cxr_dist.inference.other_shards import (
     EvaluatedShards,
@@ -75,7 +76,8 @@ def evaluate_runs(
     one run `out` is its own folder. Calibration and thresholds are chosen on the run's own validation split, which is
     evaluated first unless these checkpoints were already evaluated on it. With `with_audit`, the split is predicted
     again with swapped images and reports (evaluate/audit.py), twice for each input that the model reads. With
-    `with_boxes`, the heat maps of the run are scored against the boxes of the split.
+    `with_boxes`, the heat maps of the run are scored against the boxes of the split. Without them, an audit and scores
+    of an earlier evaluation with the same result are kept (kept.py).
 
     Returns the content of metrics.json (rank 0; None on other ranks).
     """
@@ -184,6 +186,7 @@ class _Evaluation:
         facts |= {"audit": audit(described, swapped)} if with_audit else {}
         folder = self.shards.folder(self.out, split)
         folder.mkdir(parents=True, exist_ok=True)
+        facts |= kept_blocks(folder / "metrics.json", facts)
         # Before the predictions change: if this ends in between, the metrics of earlier ones must not describe them.
         (folder / "metrics.json").unlink(missing_ok=True)
         described.write_csv(folder / "predictions.csv")

@@ -48,6 +48,24 @@ def test_without_audit_nothing_is_swapped(cxr_dist, a_run):
     assert "audit" not in json.loads((run / "evaluation" / "test" / "metrics.json").read_text())
 
 
+def test_a_later_evaluation_keeps_the_audit_unless_its_metrics_differ(cxr_dist, a_run):
+    run = a_run()
+    path = run / "evaluation" / "test" / "metrics.json"
+    assert cxr_dist("evaluate", run, "--mc-samples", 0, "--audit")[0] == 0
+    audited = path.read_bytes()
+    status, out, said = cxr_dist("evaluate", run, "--mc-samples", 0)
+    assert status == 0, said
+    assert path.read_bytes() == audited
+    assert "Kept: the audit, from an earlier evaluation of this checkpoint with the same metrics." in out
+    other = json.loads(audited)
+    other["metrics"]["macro"]["roc_auc"] += 1e-9
+    path.write_text(json.dumps(other))
+    status, out, _ = cxr_dist("evaluate", run, "--mc-samples", 0)
+    assert status == 0
+    assert "audit" not in json.loads(path.read_text())
+    assert "Dropped: the audit of an earlier evaluation, whose metrics differ. Repeat it with --audit." in out
+
+
 def test_classes_that_other_shards_lack_are_neither_swapped_nor_a_source_of_swaps(cxr_dist, a_run, other_shards):
     run = a_run()
     shards = other_shards("Nodule: nodule", "Mass: nodule")
