@@ -73,7 +73,7 @@ def _pool(runs: Sequence[RunResult], split: str, n_bootstrap: int) -> RunResult:
     _require_each_sample_once(runs, predictions, name)
     in_training = [run.evaluation["patients_in_training"] for run in runs]
     member = {key: value for key, value in first.members[0].items() if key != "fold"}
-    # Blocks that belong to one model, such as an audit or prediction sets, are left out.
+    # Blocks that belong to one model, such as an audit or prediction sets, stay with the run of the fold (`folds`).
     evaluation: dict[str, Any] = {name: first.evaluation[name] for name in FIELDS} | {
         "labels_in_reports": first.evaluation.get("labels_in_reports", ""),
         "external": None,
@@ -223,7 +223,7 @@ def _without_fold(config: Config) -> Config:
 
 def _name(runs: Sequence[RunResult]) -> str:
     """`NAME (5 folds)`, where NAME is what the runs' names have in common without the fold, or their named run."""
-    return f"{common_name(runs) or runs[0].config.run} ({len(runs)} folds)"
+    return f"{common_name(runs) or runs[0].config.run} ({len(runs)} fold{'s' * (len(runs) > 1)})"
 
 
 def common_name(runs: Sequence[RunResult]) -> str:

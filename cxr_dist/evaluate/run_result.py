@@ -80,6 +80,11 @@ class RunResult:
         return self.config.data.fold
 
     @property
+    def models(self) -> tuple["RunResult", ...]:
+        """The run, or the runs of all folds: each has an audit and scores against boxes of its own."""
+        return self.folds or (self,)
+
+    @property
     def mode(self) -> str:
         """`image`, `text` or `fused`."""
         return str(self.evaluation["mode"])

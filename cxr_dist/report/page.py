@@ -22,7 +22,7 @@ from cxr_dist.evaluate.repeats import ComparisonRow
 from cxr_dist.evaluate.subgroups import FEW
 from cxr_dist.files import whole_file
 from cxr_dist.report import figures
-from cxr_dist.report.audits import audited_runs, conclusions, without_donor
+from cxr_dist.report.audits import audited_runs, conclusions, explained_runs, without_donor
 from cxr_dist.report.closing_table import input_of
 from cxr_dist.report.data_flow import data_flow
 from cxr_dist.report.downloads import csv_link, svg_link
@@ -91,7 +91,7 @@ def render_page(comparison: Comparison, examples: Sequence[RunExamples] = ()) ->
         populations=columns,
         shift=population_shift(columns),
         audited=audited_runs(comparison.runs),
-        explained=[run for run in comparison.runs if "explanations" in run.evaluation],
+        explained=explained_runs(comparison.runs),
         map_titles=MAP_TITLES,
         audits=conclusions(comparison.runs),
         with_sets=[run for run in comparison.runs if run.evaluation.get("conformal")],

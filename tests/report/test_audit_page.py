@@ -2,17 +2,21 @@
 
 import dataclasses
 import io
+import json
 from html import escape
 from pathlib import Path
 
 import pytest
 from browser import bottom_of, needs_chromium, too_wide
+from made_folds import make_fold_runs
 from made_runs import CLASSES, RUNS, make_predictions, make_run, swapped_of
 from rich.console import Console
 
 from cxr_dist.evaluate.audit import audit
 from cxr_dist.evaluate.compare import Comparison, compare
 from cxr_dist.evaluate.controls import Control, Controls
+from cxr_dist.evaluate.metrics import strict_json
+from cxr_dist.evaluate.predictions import Predictions
 from cxr_dist.report.closing_table import print_comparison
 from cxr_dist.report.page import render_page, signed
 
@@ -76,6 +80,26 @@ def test_the_main_table_ends_within_the_first_screen_with_audits_and_controls(tm
 def test_runs_without_an_audit_have_no_section(tmp_path: Path) -> None:
     page = render_page(compare([make_run(tmp_path / "run", make_predictions(n=30, passes=0))], n_bootstrap=10))
     assert "audit" not in page
+
+
+def test_the_folds_of_a_cross_validation_have_their_audits_and_one_conclusion(tmp_path: Path) -> None:
+    runs = make_fold_runs(tmp_path, make_predictions(n=150, passes=0, skill=3.0))
+    for run, used in zip(runs, (0.95, 0.95, 0.0), strict=True):
+        path = run / "evaluation" / "test" / "metrics.json"
+        own = Predictions.read_csv(path.parent / "predictions.csv")
+        block = audit(own, swapped_of(own, {"image": 0.0, "report": used}), n_bootstrap=30)
+        path.write_text(strict_json(json.loads(path.read_text()) | {"audit": block}))
+    comparison = compare(runs, n_bootstrap=10)
+    page = render_page(comparison)
+    said = "shown to cost macro ROC AUC in 2 of 3 audited folds, swapping images in 0."
+    assert said in page[: page.index("<main>")]
+    for run in comparison.runs[0].folds:
+        assert f"<p><strong>{run.name}.</strong> {escape(run.evaluation['audit']['statement'])}</p>" in page
+    console = Console(file=io.StringIO(), width=400)
+    print_comparison(comparison, console)
+    assert (
+        f"{comparison.runs[0].name}: swapping reports with those of other labels is {said}" in console.file.getvalue()
+    )
 
 
 def test_the_terminal_and_the_record_have_the_audit(comparison: Comparison) -> None:
