@@ -13,6 +13,7 @@ from cxr_dist.evaluate.compare import Comparison
 from cxr_dist.evaluate.run_result import RunResult
 from cxr_dist.evaluate.wilson import METHOD
 from cxr_dist.model.weights import encoder_name
+from cxr_dist.report.audits import audited_runs, explained_runs
 
 _INPUTS = {"image": "the image alone", "text": "the report alone", "fused": "the image and the report"}
 _SCOPES = {
@@ -30,6 +31,22 @@ _FOLDS = (
     " In a cross-validation, each run was tested on one fold of patients, validated on the next one and trained on the "
     "others; its probabilities were calibrated on its own validation fold, and the predictions of all test folds were "
     "pooled."
+)
+_AUDIT = (
+    " In the modality audit, the image or the report of each sample was replaced by that of a randomly drawn sample of "
+    "another patient, and the metrics before and after were compared by the paired bootstrap over patients."
+)
+_BOXES = (
+    " Heat maps were scored against boxes around findings by the pointing game (Zhang et al. 2018) and by the share of "
+    "their sum inside the boxes (Wang et al. 2020), beside a centred Gaussian and a random map."
+)
+_CONTROLS = (
+    " The controls are logistic regressions without a network, which were trained on the training split and judged on "
+    "the same samples as the runs."
+)
+_SETS = (
+    " Prediction sets were chosen on the validation split by split conformal prediction within each class (Sadinle et "
+    "al. 2019)."
 )
 _OPTIMIZERS = {"adam": "Adam", "adamw": "AdamW"}
 
@@ -164,8 +181,14 @@ def _evaluation(comparison: Comparison) -> str:
             f" Thresholds ({points['rule']}) and the calibration were chosen on {points['chosen_on']['n']} "
             f"validation images of {points['chosen_on']['patients']} patients and then applied without change."
         )
-    if any(run.folds for run in comparison.runs):
-        text += _FOLDS
+    said = {
+        _FOLDS: any(run.folds for run in comparison.runs),
+        _CONTROLS: comparison.controls.rows,
+        _SETS: any(run.evaluation.get("conformal") for run in comparison.runs),
+        _AUDIT: audited_runs(comparison.runs),
+        _BOXES: explained_runs(comparison.runs),
+    }
+    text += "".join(sentence for sentence, holds in said.items() if holds)
     uncertain = [run for run in comparison.runs if "uncertainty" in run.metrics]
     return f"{text} Uncertainty was estimated as follows. {_shared(uncertain, _uncertainty)}" if uncertain else text
 

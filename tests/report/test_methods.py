@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+from made_folds import make_fold_runs
 from made_runs import make_ensemble, make_predictions, make_run, make_runs
 
 from cxr_dist.evaluate.compare import compare
@@ -23,6 +24,21 @@ def test_sentences_follow_the_configuration(tmp_path: Path) -> None:
     )
     assert "resamples of whole patients" in text["Evaluation"]
     assert "chosen on 60 validation images of 40 patients and then applied without change" in text["Evaluation"]
+
+
+def test_folds_audits_boxes_and_sets_are_described_only_if_a_run_or_a_fold_has_them(tmp_path: Path) -> None:
+    plain = methods(compare([make_run(tmp_path / "a", make_predictions(n=30, passes=0))], n_bootstrap=10))["Evaluation"]
+    runs = make_fold_runs(tmp_path / "cv", make_predictions(n=60, passes=0), audit={}, explanations={})
+    pooled = methods(compare(runs, n_bootstrap=10))["Evaluation"]
+    own = [make_run(tmp_path / "b", make_predictions(n=60), validation=make_predictions(n=60, data=8))]
+    sets = methods(compare(own, n_bootstrap=10))["Evaluation"]
+    for words, texts in {
+        "In a cross-validation, each run was tested on one fold": [pooled],
+        "In the modality audit, the image or the report": [pooled],
+        "by the pointing game": [pooled],
+        "Prediction sets were chosen on the validation split": [sets],
+    }.items():
+        assert [words in text for text in (plain, pooled, sets)] == [text in texts for text in (plain, pooled, sets)]
 
 
 def test_runs_that_were_trained_differently_are_described_separately(tmp_path: Path) -> None:
