@@ -26,7 +26,14 @@ from cxr_dist.cli.help import (
     commands_help,
     runs_help,
 )
-from cxr_dist.cli.paths import check_file, check_model_folder, check_run_folder, check_shards
+from cxr_dist.cli.paths import (
+    check_evaluated,
+    check_file,
+    check_model_folder,
+    check_output_folder,
+    check_run_folder,
+    check_shards,
+)
 from cxr_dist.cli.shard import shard
 from cxr_dist.cli.site import init, recipes, submit
 from cxr_dist.cli.train import doctor, plan, train
@@ -114,6 +121,8 @@ def compare(
         raise CommandLineError("compare needs RUN_DIR …, for example: " + str(example_of(compare)))
     for run_dir in run_dirs:
         check_file(run_dir, "the run folder", "a folder that `cxr-dist evaluate` has evaluated")
+        check_evaluated(run_dir, split)
+    check_output_folder(out)
     from rich.console import Console
 
     from cxr_dist.inference.evaluation import compare_runs
@@ -211,6 +220,8 @@ def export(
         shards: Folder or URL of the shards, if they have moved since training.
     """
     check_run_folder(run_dir)
+    if out is not None:
+        check_output_folder(out)
     from cxr_dist.inference.export import export as export_run
 
     folder = out or run_dir / "export"
@@ -249,6 +260,8 @@ def main() -> None:
 
 def _dispatch(arguments: list[str]) -> None:
     command, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
+    if command == "help":
+        command, rest = (rest[0], ["--help"]) if rest else ("--help", [])
     if command != "fetch":
         stay_offline()
     if command in ("-h", "--help"):
@@ -258,7 +271,7 @@ def _dispatch(arguments: list[str]) -> None:
         print(f"cxr-dist {__version__}")
         return
     if command not in _COMMANDS:
-        raise CommandLineError(str(unknown("command", command, _COMMANDS)))
+        raise CommandLineError(str(unknown("command", command, [*_COMMANDS, "--help", "--version"])))
     if _COMMANDS[command] is submit:  # it separates its own flags from those of the run
         submit(rest)
     elif _COMMANDS[command] in _WITH_CONFIG:

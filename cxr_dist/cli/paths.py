@@ -12,7 +12,10 @@ from cxr_dist.errors import CommandLineError, did_you_mean
 def check_run_folder(folder: Path) -> None:
     """Raise CommandLineError unless the folder is one that `cxr-dist train` wrote."""
     if not (folder / "config.yaml").is_file():
-        raise CommandLineError(f"no config.yaml in {folder}: that is not a run folder{_instead(folder)}")
+        raise CommandLineError(
+            f"no config.yaml in {folder}: that is not a run folder{_instead(folder)}; expected one that "
+            "`cxr-dist train` wrote"
+        )
 
 
 def check_model_folder(folder: Path) -> None:
@@ -51,6 +54,26 @@ def check_file(path: Path, flag: str, expected: str) -> None:
     """Raise CommandLineError if nothing is there; `expected` says in words what should be."""
     if not path.exists():
         raise CommandLineError(f"{flag} {path} does not exist: expected {expected}{_instead(path)}")
+
+
+def check_output_folder(folder: Path, flag: str = "--out") -> None:
+    """Raise CommandLineError if something other than a folder has this name."""
+    if folder.exists() and not folder.is_dir():
+        raise CommandLineError(f"{flag} {folder} is a file: expected a folder, which is made if it is missing")
+
+
+def check_evaluated(run_dir: Path, split: str) -> None:
+    """Raise CommandLineError if a run folder has no evaluation of this name."""
+    evaluations = run_dir / "evaluation"
+    if not (run_dir / "config.yaml").is_file() or (evaluations / split / "metrics.json").is_file():
+        return
+    names = sorted(path.parent.name for path in evaluations.glob("*/metrics.json"))
+    asked = f"--split {split}" if split in ("train", "val", "test") else f"--shards OTHER --name {split}"
+    raise CommandLineError(
+        f"{run_dir} has no evaluation {split!r}{did_you_mean(split, names)}: "
+        + (f"expected one of {', '.join(names)}, or " if names else "")
+        + f"run `cxr-dist evaluate {run_dir} {asked}`"
+    )
 
 
 def _instead(path: Path) -> str:

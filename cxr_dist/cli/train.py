@@ -5,7 +5,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from cxr_dist.cli.ending import interruptible
-from cxr_dist.cli.paths import check_shards
+from cxr_dist.cli.paths import check_output_folder, check_shards
 from cxr_dist.errors import EXIT_INTERRUPTED, EXIT_REFUSED, EXIT_STOPPED, UserError, printable
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def train(config: "Config") -> None:
     For example: cxr-dist train enhanced --data.shards data/shards --out runs/enhanced
     """
     check_shards(config.data.shards)
+    check_output_folder(config.run_dir)
     from cxr_dist.distributed.watch.progress import start_clock
     from cxr_dist.distributed.world import World
     from cxr_dist.run.preempt import StopRequest

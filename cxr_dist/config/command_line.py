@@ -12,6 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any, TypeVar, get_args, get_type_hints
 
 import tyro
@@ -191,6 +192,10 @@ def _unknown_argument(token: str, arguments: Sequence[str], prog: str, flags: Se
     for flag in (_with_hyphens(each) for each in given):
         if flag not in flags:
             return f"unknown flag {flag!r}{_nearest(flag, flags)}; {see}"
+    before = next((before for before, word in pairwise(arguments) if word == token), "")
+    on = next((each for each in (*given, before) if f"{each}={token}" in arguments or each == before), "")
+    if _with_hyphens(on) in flags:
+        return f"{on} takes no value: give it alone, or leave it out; see `{prog} --help`"
     # Words of a report that was not put in quotes are not repeated.
     shown = "" if "--report" in flags else f" {token!r}"
     command = prog.removeprefix("cxr-dist ")

@@ -36,7 +36,7 @@ def load_config(path: Path) -> Config:
     Raises UserError if the file is missing or not YAML, or if a field is unknown or of another type.
     """
     if not path.is_file():
-        raise UserError(f"no config.yaml in {path.parent}: that is not a run folder")
+        raise UserError(f"no config.yaml in {path.parent}: that is not a run folder, which `cxr-dist train` writes")
     return decode(Config, _migrated(parse_yaml(path), _is_earlier(path)), path.name)
 
 

@@ -15,11 +15,14 @@ from cxr_dist.errors import CommandLineError, UserError
 _FILE = "--config"
 
 
-def config_of(run: str | None, flags: Sequence[str], prog: str, description: str = "") -> Config:
+def config_of(
+    run: str | None, flags: Sequence[str], prog: str, description: str = "", *, others: Sequence[str] = ()
+) -> Config:
     """Return a named run with `--section.field VALUE` flags applied.
 
     With `--config FILE` among the flags, the file's fields replace those of the run, which the file may also name
-    itself (`run` is then None). `--help` prints and exits. Raises UserError for an invalid name, file or flag.
+    itself (`run` is then None). `--help` prints and exits. Raises UserError for an invalid name, file or flag; the
+    message may suggest one of `others`, the flags that the command takes out of the arguments before.
     """
     file, rest = _split(flags)
     default = _named(run or "") if file is None else settings_in(file, run)
@@ -27,7 +30,7 @@ def config_of(run: str | None, flags: Sequence[str], prog: str, description: str
         Config,
         _renamed(rest),
         prog,
-        flags=[*flags_of(Config), _FILE],
+        flags=[*flags_of(Config), _FILE, *others],
         description=description,
         default=default,
         config=(FlagConversionOff,),

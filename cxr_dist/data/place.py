@@ -19,7 +19,7 @@ from cxr_dist.data.origin import STAGE_FOLDER, fetch_file, fetch_manifest, is_re
 from cxr_dist.data.stage import StagedShards
 from cxr_dist.data.stage_space import StageSpace
 from cxr_dist.data.store import ShardStore
-from cxr_dist.errors import UserError
+from cxr_dist.errors import UserError, require
 from cxr_dist.files import sha256_of, write_whole
 from cxr_dist.format.folds import of_fold
 from cxr_dist.format.manifest import Manifest, load_manifest, tables_in
@@ -64,8 +64,14 @@ def shards_folder(data: DataConfig) -> Path:
 def open_manifest(data: DataConfig, flag: str = "--data.shards") -> Manifest:
     """The manifest of the shards, with the splits train, val and test of `data.fold` if the shards have folds.
 
-    Raises UserError as `load_manifest` does, to which `flag` is passed, and if `data.fold` does not fit the shards.
+    Raises UserError as `load_manifest` does, to which `flag` is passed, if no shards are given, and if `data.fold` does
+    not fit the shards.
     """
+    require(
+        bool(data.shards),
+        f"no shards are given: add {flag} SHARDS, a folder that `cxr-dist shard RECIPE.yaml --source DIR --out SHARDS` "
+        "wrote",
+    )
     return of_fold(load_manifest(shards_folder(data), flag), data.fold)
 
 

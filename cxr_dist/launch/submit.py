@@ -10,6 +10,7 @@ Flags other than those listed below belong to the run. They are checked here, so
 job is queued. A job unpickles only the run's name and flags; the run folder is the state.
 """
 
+import contextlib
 import os
 import shlex
 import shutil
@@ -36,11 +37,8 @@ from cxr_dist.errors import EXIT_REFUSED, EXIT_STOPPED, UserError
 from cxr_dist.launch.job_states import queue_states, wait
 from cxr_dist.launch.sweep import Sweep, SweepRun, sweep_runs, table
 from cxr_dist.model.offline import stay_offline
-from cxr_dist.run.folder import check_same_run
 from cxr_dist.run.preempt import StopRequest
 from cxr_dist.run.requeue import forbid_requeue
-from cxr_dist.train.memory.micro_batch import check_world_size
-from cxr_dist.train.memory.settle import with_recorded_micro_batch
 
 _PATIENCE_SECONDS = 600.0  # how long SLURM may fail to answer while we wait
 _SIGNAL_SECONDS = 120  # the run is signalled this long before the time limit, saves, requeues itself and resumes
@@ -129,6 +127,10 @@ def _join_local_tasks() -> None:
 def check(config: Config, site: Site) -> None:
     """Raise UserError if the shards, the run folder or the world size would make the job fail."""
     open_manifest(config.data)
+    from cxr_dist.run.folder import check_same_run  # these import torch, which takes seconds
+    from cxr_dist.train.memory.micro_batch import check_world_size
+    from cxr_dist.train.memory.settle import with_recorded_micro_batch
+
     check_same_run(config.run_dir, config)
     config = with_recorded_micro_batch(config)
     check_world_size(config, World(world_size=site.world_size))
@@ -181,7 +183,7 @@ def submit(run: str, arguments: Sequence[str], prog: str = "cxr-dist submit") ->
         Site, arguments, f"{prog} {run}", flags=flags_of(Site), description=__doc__ or "", return_unknown_args=True
     )
     site, flags = parsed
-    config = config_of(run, flags, f"cxr-dist train {run}")
+    config = config_of(run, flags, f"cxr-dist train {run}", others=flags_of(Site))
     if site.sweep:
         return submit_sweep(run, site, flags, config.run_dir)
     check(config, site)
@@ -243,6 +245,10 @@ def status(arguments: Sequence[str], prog: str = "cxr-dist submit") -> None:
 def run_command(arguments: Sequence[str], prog: str) -> int:
     """Run `submit RUN …` or `submit status OUT` and return the exit status; `prog` is the name in the help."""
     run, *rest = arguments or ["--help"]
+    if not arguments:
+        with contextlib.suppress(SystemExit):
+            submit("RUN", ["--help"], prog)
+        return EXIT_REFUSED
     if run == "status":
         status(rest, prog)
         return 0

@@ -23,7 +23,6 @@ from cxr_dist.config.run import Config
 from cxr_dist.errors import UserError
 from cxr_dist.files import write_whole
 from cxr_dist.launch.job_states import GOES_ON
-from cxr_dist.run.folder import is_finished
 
 _LONGEST_NAME = 120  # characters
 _SHORTEST_POLL, _LONGEST_POLL = 1.0, 15.0  # seconds
@@ -135,6 +134,8 @@ class Sweep:
         return [self._state(name, job, queue) for name, job in self.jobs.items()]
 
     def _state(self, name: str, job: str, queue: Mapping[str, str]) -> RunState:
+        from cxr_dist.run.folder import is_finished  # imports torch, which takes seconds
+
         folder = self.out / name
         forgotten = "stopped" if folder.is_dir() else "not started"
         in_queue = queue.get(job, forgotten).lower()

@@ -52,6 +52,10 @@ def line(cxr_dist, tmp_path, monkeypatch):
         ("predict", "predict needs RUN_DIR, for example: cxr-dist predict runs/enhanced --image"),
         ("export", "export needs RUN_DIR, for example: cxr-dist export runs/enhanced"),
         ("train --config", "--config needs a value"),
+        ("--verison", "unknown command '--verison' (did you mean '--version'?)"),
+        ("predict run --no-report yes", "--no-report takes no value: give it alone, or leave it out"),
+        ("evaluate run --audit=yes", "--audit takes no value: give it alone, or leave it out"),
+        ("submit demo --node 2", "unknown flag '--node' (did you mean '--nodes'?)"),
         ("train --config nope.yaml", "no file nope.yaml: expected YAML with settings"),
     ],
 )
@@ -100,17 +104,52 @@ sys.exit(status)
             "no recipe nope.yaml: expected a YAML file, or the name of a recipe of the package",
         ),
         ("shard run/config.yaml --source nope --out new", "--source nope does not exist"),
+        ("train demo --data.shards shards --out image.png", "--out image.png is a file: expected a folder"),
+        ("export run --out image.png", "--out image.png is a file: expected a folder"),
+        ("compare run --out image.png", "--out image.png is a file: expected a folder"),
+        ("compare run --split vall", "run has no evaluation 'vall': expected one of test, or run `cxr-dist evaluate"),
+        ("compare run --split tset", "run has no evaluation 'tset' (did you mean 'test'?)"),
         ("train run", "'run' is not the name of a run; to start from its configuration: --config run/config.yaml"),
     ],
 )
 def test_a_path_is_checked_before_torch_is_imported(tmp_path, command, message):
-    (tmp_path / "run").mkdir()
+    for folder in ("run/evaluation/test", "shards"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "run" / "evaluation" / "test" / "metrics.json").write_text("{}")
+    (tmp_path / "shards" / "manifest.json").write_text("{}")
     (tmp_path / "run" / "config.yaml").write_text("run: demo\n")
     (tmp_path / "image.png").write_bytes(b"")
     call = [sys.executable, "-c", WITHOUT_TORCH, *command.split()]
     done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
     assert message in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("submit demo", "no shards are given: add --data.shards SHARDS"),
+        ("submit demo --data.shards nope", "no manifest.json in nope"),
+        ("submit demo --nodes two", "--nodes is 'two'; expected a whole number"),
+    ],
+)
+def test_submit_finds_a_mistake_before_torch_is_imported(tmp_path, command, message):
+    """numpy is there, because submitit imports it."""
+    call = [sys.executable, "-c", WITHOUT_TORCH.replace(', "numpy"', ""), *command.split()]
+    done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
+    assert message in done.stderr
+
+
+def test_submit_without_arguments_shows_its_help_and_fails_as_train_does(cxr_dist):
+    for command in ("submit", "train"):
+        status, out, _ = cxr_dist(command)
+        assert (status, f"usage: cxr-dist {command} RUN" in out) == (2, True)
+
+
+def test_help_is_also_a_command(cxr_dist):
+    assert cxr_dist("help") == cxr_dist("--help")
+    assert cxr_dist("help", "verify") == cxr_dist("verify", "--help")
 
 
 def test_help_fits_narrow_terminals_and_has_no_python_in_it(cxr_dist, monkeypatch):
