@@ -38,7 +38,7 @@ from cxr_dist.train.schedule import ema_decay, learning_rate
 from cxr_dist.train.speed import Clock, Speed
 from cxr_dist.train.step import StepResult, TrainStep
 from cxr_dist.train.trackers import Trackers
-from cxr_dist.train.validation import Validated
+from cxr_dist.train.validation import MOST_CLASSES_TRACKED, Validated
 
 
 class Outcome(Enum):
@@ -246,10 +246,11 @@ class TrainingRun:
             self.parts.trackers.figures(validated.draw, step)
 
     def draws(self) -> dict[str, float]:
-        """draws/GROUP -> number of samples drawn since the last call, summed over ranks (all ranks)."""
+        """draws/GROUP -> number of samples drawn since the last call, summed over ranks; {} for many (all ranks)."""
         counts = sum_over_ranks(self.drawn.to(self.parts.backend.device)).tolist()
         self.drawn.zero_()
-        return {f"draws/{name}": n for name, n in zip(self.parts.group_names, counts, strict=False)}
+        named = zip(self.parts.group_names, counts, strict=False)
+        return {f"draws/{name}": n for name, n in named} if len(counts) <= MOST_CLASSES_TRACKED else {}
 
     def track(self, values: dict[str, float]) -> None:
         """Pass values of this step to the trackers."""

@@ -4,7 +4,8 @@
 examples/own_tracker. Trackers receive numbers and figures, but never report text, patient ids or images.
 
 Values are named train/NAME for a logged step, and validation/NAME and draws/CLASS (samples drawn since the last
-validation) for a validation. Both come with `epoch`, a fraction: 1.5 is the middle of the second epoch.
+validation) for a validation. Both come with `epoch`, a fraction: 1.5 is the middle of the second epoch. With more than
+50 classes there are no values of single classes, which `cxr-dist evaluate` writes.
 """
 
 import contextlib

@@ -18,7 +18,8 @@ from cxr_dist.model.classifier import Classifier
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_MOST_CLASSES = 50  # TensorBoard is slow with thousands of charts, and a class has about ten
+MOST_CLASSES_TRACKED = 50
+"""With more classes no values of single ones are tracked, because TensorBoard is slow with thousands of charts."""
 Draw = Callable[[], Mapping[str, "Figure"]]
 """Draws figures by name. It is called when the checkpoint is being written, and an error in it does not end a run."""
 
@@ -75,7 +76,7 @@ def described(predictions: Predictions) -> tuple[dict[str, float], Draw]:
             figures["validation/confusion_matrix"] = confusion(matrix, predictions.classes)
         return figures
 
-    many = len(predictions.classes) > _MOST_CLASSES
+    many = len(predictions.classes) > MOST_CLASSES_TRACKED
     logged = {name: value for name, value in metrics.items() if not (many and name == "per_class")}
     return dict(_scalars(logged, "validation/")), draw
 
