@@ -29,6 +29,7 @@ from cxr_dist.format.image import encode_jpeg
 from cxr_dist.format.manifest import UNKNOWN, Manifest, load_manifest
 from cxr_dist.format.stored_sample import image_names
 
+_MOST_CLASSES = 20  # of a case; a longer table would hide the next case
 _LONGEST_SIDE = 320  # of an image on the page, in pixels
 _QUALITY = 80  # of its JPEG
 
@@ -59,6 +60,9 @@ class Example:
     prediction: str
     correct: bool
     classes: tuple[ClassRow, ...]
+    """In the order of the task; of more than 20, the most probable ones, and in a multiclass task that of the label."""
+    num_classes: int
+    """How many classes the task has."""
     entropy: float
     """Predictive entropy in nats; of the mean over the stochastic passes if there are any."""
 
@@ -157,10 +161,11 @@ def _example(run: RunResult, row: int, sample: dict[str, Any]) -> Example:
         key=case.keys[0],
         images=tuple(_data_uri(sample[name]) for name in image_names(sample)),
         sections={name: text[name] for name in run.evaluation["text_sections"] if text.get(name)},
-        truth=", ".join(each.name for each in classes if each.label == "yes") or "none",
+        truth=_listed([each.name for each in classes if each.label == "yes"]),
         prediction=_prediction(case),
         correct=not _wrong(case)[0],
-        classes=classes,
+        classes=_shown(case, classes),
+        num_classes=len(classes),
         entropy=float(_entropy(case)[0]),
     )
 
@@ -168,7 +173,18 @@ def _example(run: RunResult, row: int, sample: dict[str, Any]) -> Example:
 def _prediction(case: Predictions) -> str:
     if case.task == "multiclass":
         return case.classes[int(case.predicted[0])]
-    return ", ".join(name for c, name in enumerate(case.classes) if case.predicted[0, c]) or "none"
+    return _listed([name for c, name in enumerate(case.classes) if case.predicted[0, c]])
+
+
+def _listed(names: Sequence[str]) -> str:
+    further = len(names) - _MOST_CLASSES
+    return (", ".join(names[:_MOST_CLASSES]) or "none") + (f" and {further} more" if further > 0 else "")
+
+
+def _shown(case: Predictions, rows: tuple[ClassRow, ...]) -> tuple[ClassRow, ...]:
+    chosen = set(np.argsort(-case.probabilities[0], kind="stable")[:_MOST_CLASSES].tolist())
+    chosen |= {int(case.labels[0, 0])} if case.task == "multiclass" else set()
+    return tuple(row for c, row in enumerate(rows) if c in chosen)
 
 
 def _class_row(case: Predictions, c: int) -> ClassRow:

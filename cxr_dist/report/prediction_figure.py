@@ -4,7 +4,7 @@ Everything is placed in inches, because the height depends on the number of clas
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from textwrap import fill
 from typing import Any
 
@@ -29,6 +29,8 @@ _HEAD = 0.55  # height of the title and the legend above the words
 _CUT = 0.22  # height of the note on truncated words below the words
 _COLUMN = (_WIDTH - 2 * _MARGIN - _GAP) / 2  # the report is drawn in two columns, with different scores
 _POINTS = 72  # per inch
+_MOST_CLASSES = 20  # matplotlib draws no picture of more than 65,536 pixels, and a page shows few rows
+_MOST_LINES = 4  # of a list of classes above the images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,10 +66,15 @@ class CaseView:
 
 @styled
 def explanation(case: CaseView) -> Figure:
-    """Draw the image, its heat map and the probabilities side by side, and the report with both scores below."""
+    """Draw the image, its heat map and the probabilities side by side, and the report with both scores below.
+
+    Of more than 20 classes the 20 most probable ones are drawn, in their order.
+    """
+    lines, num_classes = _lines_above(case), len(case.classes)
+    case = _most_probable(case)
     ticks = _TICKS + (_LINE if case.thresholds is not None else 0.0)
     upper = max(_IMAGE if case.image is not None else 0.0, 0.27 * len(case.classes) + 0.25 + ticks)
-    lower, lines = _report_height(case.report), _lines_above(case)
+    lower = _report_height(case.report)
     top = len(lines) * _LINE + 0.2 + _TITLE
     figure = Figure(figsize=(_WIDTH, top + upper + lower + _FOOT))
     for number, (line, style) in enumerate(lines):
@@ -84,7 +91,7 @@ def explanation(case: CaseView) -> Figure:
         left += _IMAGE + 0.15
     left += max(measured(line, 9) for name in case.classes for line in wrapped(name, 20).split("\n")) / _POINTS + 0.2
     right = _WIDTH - _MARGIN if case.image is not None else min(_WIDTH - _MARGIN, left + 5)
-    _bars(_place(figure, left, top, right - left, upper - ticks), case)
+    _bars(_place(figure, left, top, right - left, upper - ticks), case, num_classes)
     if case.report is not None:
         _report(figure, case.report, case.explained, top + upper)
     note = "Research software, not for clinical use. Colours show what influenced the prediction, not findings."
@@ -105,7 +112,20 @@ def _lines_above(case: CaseView) -> list[tuple[str, dict[str, Any]]]:
         parts.append((f"{case.prediction_set}.", 120, {"fontsize": 9}))
     warnings = {"fontsize": 9, "fontweight": "bold", "color": VERMILLION}
     parts += [(f"Warning: {warning}.", 120, warnings) for warning in case.warnings]
-    return [(line, style) for text, width, style in parts for line in fill(text, width).split("\n")]
+    return [(line, style) for text, width, style in parts for line in _wrapped(text, width).split("\n")]
+
+
+def _wrapped(text: str, width: int) -> str:
+    return fill(text, width, max_lines=_MOST_LINES, placeholder=" …")
+
+
+def _most_probable(case: CaseView) -> CaseView:
+    if len(case.classes) <= _MOST_CLASSES:
+        return case
+    kept = np.sort(np.argsort(-case.probabilities, kind="stable")[:_MOST_CLASSES])
+    interval = None if case.interval is None else case.interval[:, kept]
+    classes = [case.classes[c] for c in kept]
+    return replace(case, classes=classes, probabilities=case.probabilities[kept], interval=interval)
 
 
 def _place(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
@@ -133,7 +153,7 @@ def _overlay(axes: Axes, heat: Floats, shape: tuple[int, ...]) -> None:
         axes.text(0.5, 0.04, "no region supports this class", color="white", bbox=background, **place)
 
 
-def _bars(axes: Axes, case: CaseView) -> None:
+def _bars(axes: Axes, case: CaseView, num_classes: int) -> None:
     rows = np.arange(len(case.classes))
     axes.barh(rows, case.probabilities, color=BLUE, alpha=0.8, height=0.62)
     ends = case.probabilities
@@ -155,6 +175,8 @@ def _bars(axes: Axes, case: CaseView) -> None:
     axes.set(xlim=(0, 1.16), ylim=(len(rows) - 0.4, -0.6), xticks=np.linspace(0, 1, 5))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     kind = case.kind[:1].upper() + case.kind[1:]
+    if len(rows) < num_classes:
+        kind += f", {len(rows)} most probable of {num_classes} classes"
     axes.set_title(kind if case.interval is None else f"{kind}\nwith 95% interval of the passes")
     axes.grid(True, axis="x")
 
