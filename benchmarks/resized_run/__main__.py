@@ -4,10 +4,12 @@
 
 The demo's data and network with mixup and dropout, and gloo between the ranks. A killed run resumes from its newest
 checkpoint, which it writes every 5 steps; a preempted run (TERM) saves a checkpoint first. All runs are trained in
-float32 and in float64, where rounding has almost no effect. An undisturbed run on four ranks in float32 shows how large
-this effect is. Writes benchmarks/results/resized_run.json and the picture docs/images/resized_run.svg.
+float32, in float64, where rounding has almost no effect, and in float32 with --exact-sums, where losses and weights
+must not differ in a single bit. An undisturbed run on four ranks in float32 shows how large the effect of rounding is.
+Writes benchmarks/results/resized_run.json and the picture docs/images/resized_run.svg.
 """
 
+import hashlib
 import json
 import os
 import signal
@@ -20,6 +22,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from benchmarks.films import demo_shards
 from benchmarks.harness import ROOT, arguments, write_result
@@ -30,6 +33,11 @@ FLAGS = (  # noqa: SIM905  (a command line reads better)
     "--data.global-batch 64 --data.micro-batch 16 --optim.lr 2e-3 --optim.schedule cosine --optim.warmup-steps 10 "
     "--train.max-steps 60 --train.log-every 1 --train.save-every 5 --train.eval-every 1000"
 ).split()
+WAYS = {  # name in the results: flags
+    "fp32": ("--precision", "fp32"),
+    "fp64": ("--precision", "fp64"),
+    "fp32, exact sums": ("--precision", "fp32", "--exact-sums", "true"),
+}
 _SECONDS = 600  # limit for one stage on a busy machine
 
 
@@ -53,11 +61,11 @@ STAGES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A run folder, its shards and its precision."""
+    """A run folder, its shards and its flags in addition to FLAGS."""
 
     shards: Path
     folder: Path
-    precision: str
+    flags: tuple[str, ...]
 
 
 def start_ranks(run: Run, ranks: int) -> list[subprocess.Popen[bytes]]:
@@ -65,7 +73,7 @@ def start_ranks(run: Run, ranks: int) -> list[subprocess.Popen[bytes]]:
     with closing(socket.socket()) as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "cxr_dist", "train", "demo", *FLAGS, "--precision", run.precision]
+    command = [sys.executable, "-m", "cxr_dist", "train", "demo", *FLAGS, *run.flags]
     command += ["--data.shards", str(run.shards), "--out", str(run.folder)]
     common = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "WORLD_SIZE": str(ranks)}
     common |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
@@ -81,6 +89,12 @@ def losses(run_dir: Path) -> dict[int, float]:
     logged = [(record["step"], record["loss"]) for record in records if "loss" in record]
     assert len(dict(logged)) == len(logged)
     return dict(logged)
+
+
+def weights_sha256(run_dir: Path) -> str:
+    """The sha256 of the file with the last weights."""
+    newest = max((run_dir / "checkpoints").glob("step-*"))
+    return hashlib.sha256((newest / "model.safetensors").read_bytes()).hexdigest()
 
 
 def run_stage(run: Run, stage: Stage) -> list[int]:
@@ -126,34 +140,39 @@ def left_alone(run: Run, ranks: int) -> list[float]:
     return list(losses(run.folder).values())
 
 
-def measure(folder: Path, precision: str) -> dict[str, object]:
-    """The losses of the undisturbed runs on one and on four ranks, and of the disturbed run."""
-    alone, together, disturbed = (
-        Run(shards=folder / "shards", folder=folder / f"{name}-{precision}", precision=precision)
-        for name in ("one", "four", "disturbed")
-    )
-    events = disturb(disturbed)
-    logged = losses(disturbed.folder)
+def measure(folder: Path, way: str) -> dict[str, Any]:
+    """The losses and the weights' sha256 of the undisturbed runs on one and on four ranks, and of the disturbed run."""
+    runs = {
+        name: Run(shards=folder / "shards", folder=folder / f"{name}, {way}", flags=WAYS[way])
+        for name in ("disturbed", "one rank", "four ranks")
+    }
+    events = disturb(runs["disturbed"])
+    logged = losses(runs["disturbed"].folder)
     assert list(logged) == list(range(1, len(logged) + 1))
+    found = {
+        "disturbed": list(logged.values()),
+        "one rank": left_alone(runs["one rank"], 1),
+        "four ranks": left_alone(runs["four ranks"], 4),
+    }
     return {
         "events": events,
-        "disturbed": list(logged.values()),
-        "one rank": left_alone(alone, 1),
-        "four ranks": left_alone(together, 4),
+        **found,
+        "weights_sha256": {name: weights_sha256(run.folder) for name, run in runs.items()},
     }
 
 
 def main() -> None:
-    """Measure, write the result and the picture, and print the largest difference."""
+    """Measure, write the result and the picture, and print the largest differences."""
     arguments(__doc__)
     with tempfile.TemporaryDirectory() as name:
         demo_shards(Path(name))
-        runs = {precision: measure(Path(name), precision) for precision in ("fp32", "fp64")}
+        runs = {way: measure(Path(name), way) for way in WAYS}
     what = "losses of a run killed, preempted and resized, beside the same run left alone"
     write_result("resized_run", what, flags=" ".join(FLAGS), **runs)
     draw(runs, PICTURE)
-    for precision in runs:
-        print(f"{precision}: largest relative residual {max(residual(runs, precision)):.1e}")
+    for way, found in runs.items():
+        different = len(set(found["weights_sha256"].values()))
+        print(f"{way}: largest relative residual {max(residual(runs, way)):.1e}, {different} different weights")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-INK, QUIET, BLUE, ORANGE, GREEN = "#7b8794", "#9aa5b1", "#2b8ac6", "#dd6b20", "#2f9e6b"
+INK, QUIET, BLUE, ORANGE, GREEN, PURPLE = "#7b8794", "#9aa5b1", "#2b8ac6", "#dd6b20", "#2f9e6b", "#9f7aea"
 _INKED = ("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor")
 STYLE = {
     "font.size": 10,
@@ -21,16 +21,18 @@ STYLE = {
     **dict.fromkeys(_INKED, INK),
 }
 _WORDS = {"SIGKILL": "kill -9", "SIGTERM": "preempted"}
-_LINES = (  # precision, run, colour, name
+_LINES = (  # way, run, colour, name
     ("fp32", "four ranks", QUIET, "float32, four ranks undisturbed"),
     ("fp32", "disturbed", ORANGE, "float32, disturbed"),
     ("fp64", "disturbed", GREEN, "float64, disturbed"),
+    ("fp32, exact sums", "disturbed", PURPLE, "exact sums, disturbed"),
 )
+_SMALLEST = 1e-17  # below it the axis is linear, so that it reaches zero
 
 
-def residual(result: dict[str, Any], precision: str, run: str = "disturbed") -> list[float]:
+def residual(result: dict[str, Any], way: str, run: str = "disturbed") -> list[float]:
     """The relative difference, per step, between a run's loss and that of the undisturbed run on one rank."""
-    losses = result[precision]
+    losses = result[way]
     return [abs(loss - alone) / alone for loss, alone in zip(losses[run], losses["one rank"], strict=True)]
 
 
@@ -57,12 +59,23 @@ def _draw_losses(axes: Axes, losses: dict[str, Any]) -> None:
 
 
 def _draw_residuals(axes: Axes, result: dict[str, Any]) -> None:
-    """Draw the differences on a logarithmic axis; a step without a difference has no dot."""
-    for precision, run, colour, name in _LINES:
-        dots = [(i, r) for i, r in enumerate(residual(result, precision, run), start=1) if r > 0]
-        axes.plot(*zip(*dots, strict=True), "o-", color=colour, markersize=2.4, linewidth=0.9, label=name)
-    axes.set(xlabel="Optimizer step", ylabel="Relative difference\nfrom one rank", yscale="log", ylim=(1e-16, 1))
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 0.97), ncols=3, frameon=False, labelcolor=INK, fontsize=9)
+    """Draw the differences on a logarithmic axis that ends in zero, where a step without a difference has its dot."""
+    for way, run, colour, name in _LINES:
+        differences = residual(result, way, run)
+        steps = range(1, len(differences) + 1)
+        axes.plot(steps, differences, "o-", color=colour, markersize=2.4, linewidth=0.9, label=name)
+    axes.set(xlabel="Optimizer step", ylabel="Relative difference\nfrom one rank")
+    axes.set_yscale("symlog", linthresh=_SMALLEST)
+    axes.set(ylim=(-_SMALLEST / 3, 1), yticks=[0, 1e-16, 1e-12, 1e-8, 1e-4, 1])
+    axes.legend(
+        loc="lower left",
+        bbox_to_anchor=(0, 0.97),
+        ncols=4,
+        columnspacing=1.2,
+        frameon=False,
+        labelcolor=INK,
+        fontsize=8.5,
+    )
 
 
 def _name_stages(axes: Axes, losses: dict[str, Any]) -> None:
