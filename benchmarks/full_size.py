@@ -69,7 +69,7 @@ def new_step(
     backend = new_backend(config, world, model, optimizer or new_optimizer(config))
     backend.prepare()
     loss = ClassificationLoss(name=config.loss.name, gamma=config.loss.gamma, class_weights=None, task="multiclass")
-    return TrainStep(config, backend, loss, CLASSES, lanes_of(world, config.data.num_lanes))
+    return TrainStep(config, backend, loss, CLASSES, lanes_of(world, config.data.num_lanes, exact=config.exact_sums))
 
 
 def synthetic_inputs(batch: int, device: torch.device, channels: int = 1) -> Inputs:

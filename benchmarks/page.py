@@ -194,6 +194,28 @@ def predicted(found: Result) -> str:
     )
 
 
+def exact_sums(result: Result) -> str:
+    """Seconds and bytes of a step with the plain sum and with exact sums, and the memory of a rank."""
+    rows = []
+    for ranks, found in result["measured"].items():
+        seconds, ratio, sent = medians(found["seconds"]), found["ratio_of_seconds"], found["bytes_sent"]
+        ratios = f"{ratio['median']:.2f} ({ratio['lowest']:.2f} to {ratio['highest']:.2f})"
+        crossing = f"{sent['plain'] / 1e6:.0f} | {sent['exact'] / 1e6:.0f}"
+        rows.append(f"{ranks} | {seconds['plain']:.2f} | {seconds['exact']:.2f} | {ratios} | {crossing}")
+    options = result["options"]
+    words = (
+        f"A step of {options['lanes']} lanes of {options['micro_batch']}; ratios are those of pairs, with their range."
+    )
+    header = "ranks | plain, s | exact, s | exact / plain | MB sent per rank, plain | exact"
+    needs = (
+        f"{row['ranks']} × {row['lanes']} | {row['predicted'] / MIB:.0f} | {row['allocated'] / MIB:.0f} | "
+        f"{row['error']:+.1%}"
+        for row in result["memory"]
+    )
+    table = markdown("ranks × lanes per rank | predicted MiB per rank | tensors | error", needs)
+    return f"{words}\n\n{markdown(header, rows)}\nExact sums, micro-batch {options['memory_micro_batch']}:\n\n{table}"
+
+
 def startup(result: Result) -> str:
     """Seconds of each phase of a start, and of commands."""
     ways = result["starts"]
@@ -228,6 +250,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[Result], str]], ...] = (
     ("Reports without padding", "text", text),
     ("Memory", "memory", memory),
     ("Scaling", "scaling", scaling),
+    ("Exact sums", "exact_sums", exact_sums),
     ("Start-up", "startup", startup),
     ("Accuracy in bf16", "bf16_auc", accuracy),
 )

@@ -62,7 +62,8 @@ def predicted(wanted: Case, folder: Path) -> int:
     needs = footprint(config, CLASSES, folder, DEVICE.type)
     assert needs is not None
     averaged = config.optim.ema_decay > 0
-    return peak(needs, config.parallel, ranks=wanted["ranks"], several=True, averaged=averaged)
+    exact_lanes = config.data.num_lanes // wanted["ranks"] if config.exact_sums else 0
+    return peak(needs, config.parallel, ranks=wanted["ranks"], several=True, averaged=averaged, exact_lanes=exact_lanes)
 
 
 def measured(wanted: Case, folder: Path) -> dict[str, int] | None:

@@ -2,8 +2,8 @@
 
     python -m benchmarks.memory.case CASE.json      under torchrun for several ranks; rank 0 prints a line of JSON
 
-The first step has two small micro-batches and creates the optimizer's moments. In the second step, a small micro-batch
-leaves gradients in memory before the micro-batch of the case's size follows, as in every step of a run.
+The first step has only small micro-batches and creates the optimizer's moments. In the second step, small
+micro-batches leave gradients in memory before the micro-batch of the case's size follows, as in every step of a run.
 """
 
 import dataclasses
@@ -24,34 +24,37 @@ from cxr_dist.distributed.world import World
 from cxr_dist.train.memory.micro_batch import largest_batch
 
 SMALL = 2  # samples; BatchNorm needs more than one value
-LANES = 2  # per rank
+LANES = 2  # per rank, if the case names no other number
 
 
 def configured(case: dict[str, Any]) -> Config:
     """The configuration of a case."""
     config, size = named_run(case["run"]), int(case["micro_batch"])
+    lanes = int(case.get("lanes", LANES)) * int(case["ranks"])
     return dataclasses.replace(
         config,
-        data=dataclasses.replace(config.data, global_batch=size * LANES * int(case["ranks"]), micro_batch=size),
+        data=dataclasses.replace(config.data, global_batch=size * lanes, micro_batch=size),
         model=dataclasses.replace(
             config.model, pretrained=False, gradient_checkpointing=case["gradient_checkpointing"]
         ),
         precision=case["precision"],
         parallel=case["parallel"],
+        exact_sums=case.get("exact_sums", False),
     )
 
 
 def two_steps(config: Config, world: World, device: torch.device) -> None:
     """Run a step of small micro-batches, then a step that ends with a micro-batch of the run's size."""
+    lanes = config.data.num_lanes // world.world_size
     step = new_step(config, build(device, config.model).train(), world)
     epoch = config.train.epochs - 1
     small, whole = (
         largest_batch(config, size, 1) for size in (SMALL, config.data.global_batch // config.data.num_lanes)
     )
-    step(0, epoch, [small] * LANES, False)
+    step(0, epoch, [small] * lanes, False)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    step(1, epoch, [small] * (LANES - 1) + [whole], False)
+    step(1, epoch, [small] * (lanes - 1) + [whole], False)
 
 
 def measured_on_cpu(config: Config, world: World) -> dict[str, int]:

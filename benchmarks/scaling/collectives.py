@@ -1,7 +1,8 @@
 """Count the collectives that a block of code starts on this rank, with their bytes.
 
 They are counted where torch's dispatcher passes them to the process group, so that DDP's reducer and DeepSpeed are
-counted in the same way. The bytes that one rank sends follow from the ring algorithm.
+counted in the same way. The bytes that one rank sends follow from the ring algorithm. Messages from one rank to
+another, of which exact sums consist, are counted as they are.
 """
 
 from collections.abc import Iterator
@@ -22,7 +23,9 @@ class Collective:
     """Bytes of its largest argument: the reduced tensor, or the whole gathered or scattered tensor."""
 
     def bytes_sent(self, world_size: int) -> float:
-        """Bytes that one rank of a ring sends; Patarasuk and Yuan, J. Parallel Distrib. Comput. 69 (2009)."""
+        """Bytes that one rank sends in a ring; Patarasuk and Yuan, J. Parallel Distrib. Comput. 69 (2009)."""
+        if self.name in ("send", "recv_"):
+            return self.num_bytes if self.name == "send" else 0
         share = (world_size - 1) / world_size
         return (2 if self.name.startswith("allreduce") else 1) * share * self.num_bytes
 

@@ -1,0 +1,79 @@
+"""Measure what exact sums cost beside the plain sum: seconds per step, bytes that a rank sends, and memory.
+
+    python -m benchmarks.exact_sums [--micro-batch 1] [--lanes 4] [--turns 5] [--ranks 2 4]
+
+The enhanced model (DenseNet-121 at 224 pixels, BERT-base, random weights) is trained with the package's step under
+torchrun, with gloo and one thread each on the CPU, or with NCCL and one GPU each. Both ways compute the same lanes in
+the same processes and take turns (plain, exact, exact, plain); the ratio is the median over pairs of neighbours, which
+a busy machine slows alike. The peak memory of a rank with exact sums is measured as by benchmarks.memory, beside what
+`cxr-dist plan` predicts. Writes benchmarks/results/exact_sums.json.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks import page
+from benchmarks.full_size import bert_folder
+from benchmarks.harness import arguments, this_device, torchrun, write_result
+from benchmarks.memory.__main__ import case, compared, show
+
+Found = dict[str, Any]
+MEMORY = (  # ranks and lanes per rank
+    {"ranks": 1, "lanes": 2},
+    {"ranks": 1, "lanes": 4},
+    {"ranks": 2, "lanes": 2},
+)
+
+
+def measured(ranks: int, options: argparse.Namespace) -> Found:
+    """Seconds, bytes, and the ratio of both at this number of ranks."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "found.json"
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        command = torchrun(ranks, "-m", "benchmarks.exact_sums.ranks", str(out), json.dumps(vars(options)))
+        subprocess.run(command, check=True, env=environment, stdout=sys.stderr)
+        found: Found = json.loads(out.read_text())
+    seconds, sent = found["seconds"], found["bytes_sent"]
+    ratios = [exact / plain for exact, plain in zip(seconds["exact"], seconds["plain"], strict=True)]
+    found["ratio_of_seconds"] = {"median": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios)}
+    found["ratio_of_bytes"] = sent["exact"] / sent["plain"]
+    return found
+
+
+def memory(micro_batch: int) -> list[Found]:
+    """Predicted and measured bytes of a rank with exact sums; benchmarks.memory has those of the plain sum."""
+    rows = []
+    with bert_folder() as folder:
+        for size in MEMORY:
+            rows.append(compared(case("enhanced", micro_batch, "off", exact_sums=True, **size), folder))
+            show(rows[-1])
+    return rows
+
+
+def main() -> None:
+    """Measure, print the tables and write the result."""
+    options = arguments(
+        __doc__,
+        micro_batch=1,
+        lanes=(4, "of a step, over all ranks"),
+        turns=5,
+        ranks=[2, 4],
+        precision="fp32",
+        memory_micro_batch=4,
+    )
+    device = this_device()
+    rows = memory(options.memory_micro_batch)
+    found = {str(ranks): measured(ranks, options) for ranks in options.ranks}
+    write_result("exact_sums", "exact sums beside the plain sum", options, device, measured=found, memory=rows)
+    page.show("exact_sums", device.type)
+
+
+if __name__ == "__main__":
+    main()
