@@ -46,14 +46,18 @@ class Place(NamedTuple):
 
 
 class _Start:
-    """The seconds of a start by phase, in the order in which the phases were first entered."""
+    """The seconds of a start by phase, in the order in which the phases were first entered.
+
+    The clock may be set in between, so phases are timed with the monotonic clock.
+    """
 
     def __init__(self) -> None:
-        self.began = self._entered = _birth()
+        age = _age()
+        self.began, self._entered = time.time() - age, time.monotonic() - age
         self._phase, self.seconds = "python", {"python": 0.0}
 
     def enter(self, phase: str) -> None:
-        now = time.time()
+        now = time.monotonic()
         self.seconds[self._phase] += now - self._entered
         self._phase, self._entered = phase, now
         self.seconds.setdefault(phase, 0.0)
@@ -137,11 +141,11 @@ def began(line: dict[str, Any]) -> float:
     return datetime.datetime.fromisoformat(line["began"]).timestamp()
 
 
-def _birth() -> float:
-    """Return when this process was started, in Unix seconds to the kernel's tick (10 ms); now, if there is no /proc."""
+def _age() -> float:
+    """Return the seconds since this process was started, to the kernel's tick (10 ms); 0, if there is no /proc."""
     try:
         stat, uptime = Path("/proc/self/stat").read_text(), Path("/proc/uptime").read_text()
     except OSError:
-        return time.time()
+        return 0.0
     ticks = int(stat.rpartition(")")[2].split()[19])
-    return time.time() - (float(uptime.split()[0]) - ticks / os.sysconf("SC_CLK_TCK"))
+    return float(uptime.split()[0]) - ticks / os.sysconf("SC_CLK_TCK")
