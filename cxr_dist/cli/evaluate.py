@@ -17,7 +17,7 @@ def evaluate(
     run_dir: Positional[RUN_DIR],
     *,
     split: Literal["test", "val", "train"] = "test",
-    mc_samples: Annotated[int, Range(min=0)] = 30,
+    mc_samples: Annotated[int, Range(min=0, max=10_000)] = 30,
     mc_scope: DropoutScope = "head",
     ensemble: tuple[Path, ...] = (),
     out: FOLDER | None = None,

@@ -144,7 +144,7 @@ def predict(
     no_report: Switch = False,
     input: Path | None = None,
     batch: Annotated[int | None, Range(min=1)] = None,
-    mc_samples: Annotated[int, Range(min=0)] = 30,
+    mc_samples: Annotated[int, Range(min=0, max=10_000)] = 30,
     mc_scope: DropoutScope = "head",
     out: Path | None = None,
 ) -> None:

@@ -123,9 +123,12 @@ def test_the_command_line_and_a_file_refuse_it_too(section, name, value):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("evaluate", "nowhere", "--mc-samples", "-1"), "--mc-samples is -1; expected 0 or more"),
+        (("evaluate", "nowhere", "--mc-samples", "-1"), "--mc-samples is -1; expected 0 to 10000"),
         (("evaluate", "nowhere", "--at-sensitivity", "nan"), "--at-sensitivity is nan; expected above 0 to 1"),
-        (("predict", "nowhere", "--report", "a", "--mc-samples", "-1"), "--mc-samples is -1; expected 0 or more"),
+        (
+            ("predict", "nowhere", "--report", "a", "--mc-samples", "20000"),
+            "--mc-samples is 20000; expected 0 to 10000",
+        ),
         (("predict", "nowhere", "--input", "a", "--batch", "0"), "--batch is 0; expected 1 or more"),
         (("compare", "nowhere", "--with-examples", "-1"), "--with-examples is -1; expected 0 or more"),
         (("verify", "nowhere", "--workers", "-1"), "--workers is -1; expected 0 or more"),
