@@ -69,9 +69,12 @@ def main() -> None:
         memory_micro_batch=4,
     )
     device = this_device()
-    rows = memory(options.memory_micro_batch)
-    found = {str(ranks): measured(ranks, options) for ranks in options.ranks}
-    write_result("exact_sums", "exact sums beside the plain sum", options, device, measured=found, memory=rows)
+    found: Found = {"measured": {}, "memory": []}
+    for ranks in options.ranks:
+        found["measured"][str(ranks)] = measured(ranks, options)
+        write_result("exact_sums", "exact sums beside the plain sum", options, device, **found)
+    found["memory"] = memory(options.memory_micro_batch)
+    write_result("exact_sums", "exact sums beside the plain sum", options, device, **found)
     page.show("exact_sums", device.type)
 
 

@@ -1,14 +1,17 @@
 """Compare a run that is killed, preempted and resized 4 -> 2 -> 1 -> 4 ranks with an undisturbed run on one rank.
 
-    python -m benchmarks.resized_run
+    python -m benchmarks.resized_run [--ways fp32 fp64 "fp32, exact sums"]
 
 The demo's data and network with mixup and dropout, and gloo between the ranks. A killed run resumes from its newest
 checkpoint, which it writes every 5 steps; a preempted run (TERM) saves a checkpoint first. All runs are trained in
 float32, in float64, where rounding has almost no effect, and in float32 with --exact-sums, where losses and weights
 must not differ in a single bit. An undisturbed run on four ranks in float32 shows how large the effect of rounding is.
-Writes benchmarks/results/resized_run.json and the picture docs/images/resized_run.svg.
+The
+three runs of a way are trained at the same time. Ways that are not measured keep their earlier results. Writes
+benchmarks/results/resized_run.json and the picture docs/images/resized_run.svg.
 """
 
+import datetime
 import hashlib
 import json
 import os
@@ -18,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import pairwise
@@ -25,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.films import demo_shards
-from benchmarks.harness import ROOT, arguments, write_result
+from benchmarks.harness import ROOT, arguments, result_path, write_result
 from benchmarks.resized_run.picture import draw, residual
 
 PICTURE = ROOT / "docs" / "images" / "resized_run.svg"
@@ -146,15 +150,17 @@ def measure(folder: Path, way: str) -> dict[str, Any]:
         name: Run(shards=folder / "shards", folder=folder / f"{name}, {way}", flags=WAYS[way])
         for name in ("disturbed", "one rank", "four ranks")
     }
-    events = disturb(runs["disturbed"])
+    with ThreadPoolExecutor() as pool:
+        disturbing = pool.submit(disturb, runs["disturbed"])
+        alone = {
+            name: pool.submit(left_alone, runs[name], ranks) for name, ranks in (("one rank", 1), ("four ranks", 4))
+        }
+    events = disturbing.result()
     logged = losses(runs["disturbed"].folder)
     assert list(logged) == list(range(1, len(logged) + 1))
-    found = {
-        "disturbed": list(logged.values()),
-        "one rank": left_alone(runs["one rank"], 1),
-        "four ranks": left_alone(runs["four ranks"], 4),
-    }
+    found = {"disturbed": list(logged.values())} | {name: each.result() for name, each in alone.items()}
     return {
+        "date": datetime.date.today().isoformat(),
         "events": events,
         **found,
         "weights_sha256": {name: weights_sha256(run.folder) for name, run in runs.items()},
@@ -163,15 +169,17 @@ def measure(folder: Path, way: str) -> dict[str, Any]:
 
 def main() -> None:
     """Measure, write the result and the picture, and print the largest differences."""
-    arguments(__doc__)
+    options = arguments(__doc__, ways=list(WAYS))
+    path = result_path("resized_run")
+    earlier = json.loads(path.read_text()) if path.is_file() else {}
     with tempfile.TemporaryDirectory() as name:
         demo_shards(Path(name))
-        runs = {way: measure(Path(name), way) for way in WAYS}
+        runs = {way: measure(Path(name), way) if way in options.ways else earlier[way] for way in WAYS}
     what = "losses of a run killed, preempted and resized, beside the same run left alone"
     write_result("resized_run", what, flags=" ".join(FLAGS), **runs)
     draw(runs, PICTURE)
-    for way, found in runs.items():
-        different = len(set(found["weights_sha256"].values()))
+    for way in options.ways:
+        different = len(set(runs[way]["weights_sha256"].values()))
         print(f"{way}: largest relative residual {max(residual(runs, way)):.1e}, {different} different weights")
 
 

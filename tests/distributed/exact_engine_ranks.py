@@ -12,6 +12,7 @@ import gc
 import torch
 from torch import nn
 
+from benchmarks.scaling.collectives import CountCollectives
 from cxr_dist.config.ddp import DdpConfig
 from cxr_dist.config.named import named_run
 from cxr_dist.distributed.backend import new_backend, start, stop
@@ -67,7 +68,9 @@ def main():
             backend.module.zero_grad()
     mine = torch.tensor([0.1, 1e8, -1e8, 0.7])[world.rank : world.rank + 1]
     values = torch.tensor([0.1, 1e8, -1e8, 0.7])[: world.world_size]
-    assert sum_over_ranks(mine, as_tree=True).item() == tree(list(values)).item()
+    with CountCollectives() as count:
+        assert sum_over_ranks(mine, as_tree=True).item() == tree(list(values)).item()
+    assert sum(each.bytes_sent(world.world_size) for each in count.found) == 4 * (world.world_size.bit_length() - 1)
     print("agrees", flush=True)
     gc.collect()
     stop()
