@@ -95,7 +95,7 @@ DESCRIPTIONS = st.builds(
             DataConfig,
             image_size=st.integers(32, 999),
             max_tokens=st.integers(8, 999),
-            text_sections=st.lists(NAMES, min_size=1).map(tuple),
+            text_sections=st.lists(NAMES, min_size=1, unique=True).map(tuple),
         ),
         model=st.builds(
             ModelConfig,
