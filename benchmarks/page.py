@@ -203,14 +203,15 @@ def exact_sums(result: Result) -> str:
         crossing = f"{sent['plain'] / 1e6:.0f} | {sent['exact'] / 1e6:.0f}"
         rows.append(f"{ranks} | {seconds['plain']:.2f} | {seconds['exact']:.2f} | {ratios} | {crossing}")
     options = result["options"]
+    machine = result["machine"]
     words = (
-        f"A step of {options['lanes']} lanes of {options['micro_batch']}; ratios are those of pairs, with their range."
+        f"A step of {options['lanes']} lanes of {options['micro_batch']}; ratios are those of {options['turns']} pairs "
+        f"and their range. The load average was {machine['load_average']:.0f} on {machine['cpus']} cores."
     )
     header = "ranks | plain, s | exact, s | exact / plain | MB sent per rank, plain | exact"
     needs = (
-        f"{row['ranks']} × {row['lanes']} | {row['predicted'] / MIB:.0f} | {row['allocated'] / MIB:.0f} | "
-        f"{row['error']:+.1%}"
-        for row in result["memory"]
+        f"{name} | {row['predicted'] / MIB:.0f} | {row['allocated'] / MIB:.0f} | {row['error']:+.1%}"
+        for name, row in result["memory"].items()
     )
     table = markdown("ranks × lanes per rank | predicted MiB per rank | tensors | error", needs)
     return f"{words}\n\n{markdown(header, rows)}\nExact sums, micro-batch {options['memory_micro_batch']}:\n\n{table}"

@@ -174,7 +174,7 @@ def main() -> None:
     earlier = json.loads(path.read_text()) if path.is_file() else {}
     with tempfile.TemporaryDirectory() as name:
         demo_shards(Path(name))
-        runs = {way: measure(Path(name), way) if way in options.ways else earlier[way] for way in WAYS}
+        runs: dict[str, Any] = {way: measure(Path(name), way) if way in options.ways else earlier[way] for way in WAYS}
     what = "losses of a run killed, preempted and resized, beside the same run left alone"
     write_result("resized_run", what, flags=" ".join(FLAGS), **runs)
     draw(runs, PICTURE)
