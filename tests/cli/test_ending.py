@@ -94,7 +94,6 @@ def test_ctrl_c_again_and_again_ends_a_run_at_once(tiny_shards, tmp_path):
         ("evaluate RUN", "nothing written"),
         ("predict RUN --report heart", "nothing written"),
         ("export RUN --out OUT", "nothing written"),
-        ("compare RUN --out OUT", "nothing written"),
         ("plan demo --data.shards SHARDS", "nothing written"),
         ("doctor demo --data.shards SHARDS", "nothing written"),
         ("fetch --out OUT", "nothing written"),

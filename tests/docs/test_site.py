@@ -22,6 +22,8 @@ OTHER_PROGRAMS = {
     "tar": {"--wildcards"},
     "sha256sum": {"--check", "--quiet"},
     "python -m benchmarks.mutation": {"--mutants-per-module"},
+    "mlflow": {"--backend-store-uri"},
+    "torchrun": {"--nproc-per-node"},
     "any setting of cxr-dist": {"--section.field-name"},
 }
 LOADED = re.compile(

@@ -35,6 +35,8 @@ def submit_stand_in(cluster: Cluster, folder: Path, script: str, arguments: list
     python = folder / "python"
     python.write_text(f'#!/bin/bash\n[[ $2 == cxr_dist ]] || exec {sys.executable} "$@"\n{task}\n')
     python.chmod(0o755)
+    (folder / "SHARDS").mkdir()
+    (folder / "SHARDS" / "manifest.json").touch()
     variables = f"--export=ALL,CXR_DIST_HOME={REPOSITORY},CXR_DIST_PYTHON={python}"
     options = (variables, f"--output={folder / 'log'}", "--nodes=2", "--ntasks-per-node=1", *ON_CPUS)
     return cluster.sbatch(*options, REPOSITORY / "slurm" / script, *arguments, cwd=folder)
@@ -55,7 +57,8 @@ def test_a_run_that_dies_three_times_at_the_same_step_is_not_requeued(cluster, t
 
 
 def test_an_evaluation_is_repeated_after_a_preemption_but_not_after_a_failure(cluster, tmp_path):
-    task = "echo started; ((${SLURM_RESTART_COUNT:-0})) && exit 3; sleep 100"
+    # The first task that exits ends the other, which must have started by then.
+    task = "echo started; ((${SLURM_RESTART_COUNT:-0})) && sleep 3 && exit 3; sleep 100"
     job = submit_stand_in(cluster, tmp_path, "evaluate.sh", ["RUN_DIR"], task)
     log = tmp_path / "log"
     wait_until(lambda: log.exists() and log.read_text().count("started") == 2, "tasks", cluster, job)
