@@ -28,7 +28,8 @@ for path in sorted(Path(sys.argv[1]).iterdir()):
         said = list(ImageFile(path=path).read(64).shape)
     except ImageProblem as problem:
         said = problem.reason
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    status = Path("/proc/self/status").read_text()  # ru_maxrss would be at least that of the process that started this
+    peak = int(status.partition("VmHWM:")[2].split()[0])
     print(json.dumps([path.name, said, peak / 2**20, time.monotonic() - start]), flush=True)
 """
 PIXELS = picture(12)
