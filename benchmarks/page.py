@@ -213,8 +213,11 @@ def exact_sums(result: Result) -> str:
         f"{name} | {row['predicted'] / MIB:.0f} | {row['allocated'] / MIB:.0f} | {row['error']:+.1%}"
         for name, row in result["memory"].items()
     )
+    text = f"{words}\n\n{markdown(header, rows)}"
+    if not result["memory"]:
+        return text
     table = markdown("ranks × lanes per rank | predicted MiB per rank | tensors | error", needs)
-    return f"{words}\n\n{markdown(header, rows)}\nExact sums, micro-batch {options['memory_micro_batch']}:\n\n{table}"
+    return f"{text}\nExact sums, micro-batch {options['memory_micro_batch']}:\n\n{table}"
 
 
 def startup(result: Result) -> str:
