@@ -9,7 +9,9 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -116,6 +118,16 @@ def torchrun(ranks: int, *command: str) -> list[str]:
     """The command that runs `-m MODULE ARGUMENTS` in `ranks` processes on this machine."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
     return [*launcher, *command]
+
+
+def found_by_ranks(ranks: int, module: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Run `-m MODULE FILE OPTIONS` in `ranks` processes; return the JSON that rank 0 wrote to FILE. OPTIONS is JSON."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "found.json"
+        command = torchrun(ranks, "-m", module, str(out), json.dumps(vars(options)))
+        subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=sys.stderr)
+        found: dict[str, Any] = json.loads(out.read_text())
+    return found
 
 
 def describe_machine() -> dict[str, object]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from made_shards import replaced
 
 from cxr_dist.config.named import named_run
 from cxr_dist.config.run import Config
@@ -68,15 +69,9 @@ def write_box_source(folder: Path, num_images: int = 48, scale: float = 1.0) -> 
 
 
 def write_box_shards(folder: Path, num_images: int = 48, more: str = "", *changes: str) -> Path:
-    """Write recipe.yaml, source/ and shards/ with boxes; return FOLDER/shards.
-
-    The recipe is BOX_RECIPE followed by `more`, with the first, third, … of `changes` replaced by the next one.
-    """
-    source, text = write_box_source(folder / "source", num_images), BOX_RECIPE + more
-    for old, new in zip(changes[::2], changes[1::2], strict=True):
-        assert old in text, old
-        text = text.replace(old, new)
-    (folder / "recipe.yaml").write_text(text)
+    """Write recipe.yaml, source/ and shards/ with boxes, by BOX_RECIPE and `more`, changed; return FOLDER/shards."""
+    source = write_box_source(folder / "source", num_images)
+    (folder / "recipe.yaml").write_text(replaced(BOX_RECIPE + more, *changes))
     write_shards(load_recipe(folder / "recipe.yaml"), source, folder / "shards", workers=0)
     return folder / "shards"
 

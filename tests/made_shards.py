@@ -22,6 +22,14 @@ shard: {samples: 13}
 """
 
 
+def replaced(text: str, *changes: str) -> str:
+    """The text with the first, third, … of `changes`, which must be in it, replaced by the one that follows."""
+    for old, new in zip(changes[::2], changes[1::2], strict=True):
+        assert old in text, old
+        text = text.replace(old, new)
+    return text
+
+
 def write_tiny_shards(folder: Path) -> Path:
     """Write recipe.yaml and shards/ of 120 small synthetic studies, 13 samples per shard; return FOLDER/shards."""
     (folder / "recipe.yaml").write_text(TINY_RECIPE)
@@ -30,12 +38,8 @@ def write_tiny_shards(folder: Path) -> Path:
 
 
 def write_other_shards(folder: Path, *changes: str) -> Path:
-    """Write shards by TINY_RECIPE with the first, third, … of `changes` replaced by the text that follows it."""
-    text = TINY_RECIPE
-    for old, new in zip(changes[::2], changes[1::2], strict=True):
-        assert old in text, old
-        text = text.replace(old, new)
-    (folder / "recipe.yaml").write_text(text)
+    """Write shards by TINY_RECIPE, changed by `replaced`."""
+    (folder / "recipe.yaml").write_text(replaced(TINY_RECIPE, *changes))
     write_shards(load_recipe(folder / "recipe.yaml"), None, folder / "shards", workers=1)
     return folder / "shards"
 

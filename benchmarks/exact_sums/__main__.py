@@ -12,18 +12,13 @@ benchmarks/results/exact_sums.json.
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from benchmarks import page
 from benchmarks.full_size import bert_folder
-from benchmarks.harness import arguments, result_path, this_device, torchrun, write_result
+from benchmarks.harness import arguments, found_by_ranks, result_path, this_device, write_result
 from benchmarks.memory.__main__ import case, compared, show
 
 Found = dict[str, Any]
@@ -38,12 +33,7 @@ MEMORY = (  # ranks and lanes per rank
 
 def measured(ranks: int, options: argparse.Namespace) -> Found:
     """Seconds, bytes, and the ratio of both at this number of ranks."""
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "found.json"
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        command = torchrun(ranks, "-m", "benchmarks.exact_sums.ranks", str(out), json.dumps(vars(options)))
-        subprocess.run(command, check=True, env=environment, stdout=sys.stderr)
-        found: Found = json.loads(out.read_text())
+    found: Found = found_by_ranks(ranks, "benchmarks.exact_sums.ranks", options)
     seconds, sent = found["seconds"], found["bytes_sent"]
     ratios = [exact / plain for exact, plain in zip(seconds["exact"], seconds["plain"], strict=True)]
     found["ratio_of_seconds"] = {"median": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios)}

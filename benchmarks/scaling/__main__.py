@@ -13,19 +13,14 @@ benchmarks/results/scaling.json.
 
 import argparse
 import dataclasses
-import json
 import os
 import statistics
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks import page
-from benchmarks.harness import arguments, this_device, torchrun, write_result
+from benchmarks.harness import arguments, found_by_ranks, this_device, write_result
 from benchmarks.scaling.model import (
     ASSUMPTIONS,
     ENGINES,
@@ -46,19 +41,9 @@ INSIDE = Link(bytes_per_second=LINK_SHARE * 450e9, latency_seconds=5e-6)  # NVLi
 LATENCY_BETWEEN = 15e-6
 NETWORKS = {"10 Gbit/s": 1.25e9, "100 Gbit/s": 12.5e9, "400 Gbit/s": 50e9, "8 × 400 Gbit/s": 400e9}
 PREDICTED_RANKS = tuple(2**n for n in range(3, 11))
+RANKS = "benchmarks.scaling.ranks"
 STRONG_LANES = 1024
 EFFICIENCY = 0.95  # efficiency of the predicted shortest step
-
-
-def measured(ranks: int, options: argparse.Namespace) -> Found:
-    """Run the ranks, and read the result that rank 0 wrote."""
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "found.json"
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        command = torchrun(ranks, "-m", "benchmarks.scaling.ranks", str(out), json.dumps(vars(options)))
-        subprocess.run(command, check=True, env=environment, stdout=sys.stderr)
-        found: Found = json.loads(out.read_text())
-    return found
 
 
 def work_of(alone: Found) -> Work:
@@ -143,7 +128,7 @@ def main() -> None:
     )
     most = torch.cuda.device_count() if cuda else 4
     options.ranks = [int(n) for n in options.ranks.split(",") if n] or [n for n in (1, 2, 4, 8) if n <= most]
-    report({ranks: measured(ranks, options) for ranks in options.ranks}, options, device)
+    report({ranks: found_by_ranks(ranks, RANKS, options) for ranks in options.ranks}, options, device)
 
 
 def report(by_ranks: dict[int, Found], options: argparse.Namespace, device: torch.device) -> None:

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 from made_boxes import BOX_RECIPE, HEADER, write_box_source
+from made_shards import replaced
 from PIL import Image
 from table_source import source_names
 
@@ -36,11 +37,8 @@ def source(tmp_path: Path) -> Path:
 
 
 def shard(source: Path, out: Path, *changes: str, more: str = "") -> Any:
-    """Write shards by BOX_RECIPE with the first, third, … of `changes` replaced by the text that follows it."""
-    text = BOX_RECIPE + more
-    for old, new in zip(changes[::2], changes[1::2], strict=True):
-        assert old in text
-        text = text.replace(old, new)
+    """Write shards by BOX_RECIPE and `more`, changed."""
+    text = replaced(BOX_RECIPE + more, *changes)
     return write_shards(load_recipe(written(source.parent, text)), source, out, workers=0)
 
 
