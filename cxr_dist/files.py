@@ -18,7 +18,7 @@ from io import BufferedReader, FileIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from cxr_dist.errors import UserError
+from cxr_dist.errors import UserError, out_of_files
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -104,7 +104,8 @@ def json_lines(path: Path) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise UserError(f"{path.name} in {path.parent} cannot be read ({error.strerror}): remove it") from None
+        damaged = UserError(f"{path.name} in {path.parent} cannot be read ({error.strerror}): remove it")
+        raise out_of_files(error) or damaged from None
     return [record for line in lines if isinstance(record := _json_or_none(line), dict)]
 
 

@@ -24,10 +24,12 @@ from cxr_dist.data.origin import fetch_file
 from cxr_dist.data.place import open_store
 from cxr_dist.data.store import ShardError, ShardStore
 from cxr_dist.errors import UserError, out_of_files
+from cxr_dist.files import json_lines
 from cxr_dist.format.image import ImageFile
 from cxr_dist.format.manifest import load_manifest, open_index
 from cxr_dist.run.checkpoint import load
-from cxr_dist.shard.receipt import read_receipt
+from cxr_dist.shard.output_folder import UNFINISHED
+from cxr_dist.shard.receipt import Receipt, read_receipt, write_receipt
 
 SHARDS, LIMIT = 2000, 256
 TOO_MANY = r"^Too many open files: this process may have \d+ open at once; raise the limit .* `ulimit -n NUMBER`"
@@ -164,14 +166,21 @@ def loading_a_checkpoint(shards: Path) -> Callable[[], object]:
 
 
 def reading_a_receipt(shards: Path) -> Callable[[], object]:
+    (shards / UNFINISHED).mkdir()
+    write_receipt(shards, "train-00000", Receipt(plan="plan", entry=None, left_out={}))
     return lambda: read_receipt(shards, "train-00000", "plan")
+
+
+def reading_records(shards: Path) -> Callable[[], object]:
+    (shards / "restarts.jsonl").write_text("{}\n")
+    return lambda: json_lines(shards / "restarts.jsonl")
 
 
 @pytest.mark.parametrize(
     "prepare",
     [
         reading_a_sample, reading_an_index, opening_an_index, fetching_a_shard, reading_an_image,
-        loading_a_checkpoint, reading_a_receipt,
+        loading_a_checkpoint, reading_a_receipt, reading_records,
     ],
 )  # fmt: skip
 def test_the_limit_on_open_files_is_not_reported_as_damage(shards, prepare):
