@@ -10,9 +10,10 @@ import pytest
 
 pytestmark = pytest.mark.multiprocess
 
-SETTINGS = (  # noqa: SIM905  (a command line reads better)
+STEPS = 10
+SETTINGS = (
     "--exact-sums true --data.global-batch 16 --data.micro-batch 2 --data.image-size 64 --data.max-tokens 64 "
-    "--data.workers 0 --train.epochs 4 --train.max-steps 8 --train.log-every 1 --train.save-every 2 "
+    f"--data.workers 0 --train.epochs 4 --train.max-steps {STEPS} --train.log-every 1 --train.save-every 2 "
     "--train.freeze-epochs 1 --train.mixup-alpha 0.2 --train.mixup-from-epoch 1 --optim.ema-decay 0.9 "
     "--loss.class-weights balanced --model.image-dropout 0.1 --seed 3"
 ).split()
@@ -29,43 +30,47 @@ def bits(run_dir):
     return hashes, trained, validated
 
 
-@pytest.mark.parametrize(("run", "precision"), [("demo", "fp32"), ("demo-baseline", "bf16")])
-def test_one_and_two_ranks_have_the_same_bits(run, precision, tiny_shards, tmp_path, run_ranks):
-    found = []
-    for size in (1, 2):
-        out = tmp_path / f"ranks{size}"
-        run_ranks(size, "train", run, *SETTINGS, "--precision", precision, "--data.shards", tiny_shards, "--out", out)
-        found.append(bits(out))
-    assert len(found[0][1]) == 8
-    assert len(found[0][2]) == 2
-    assert found[0] == found[1]
+@pytest.fixture(scope="session")
+def undisturbed(tiny_shards, tmp_path_factory, run_ranks):
+    """undisturbed(run, precision, size): the folder of this run, trained once on `size` ranks from start to end."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+
+    def trained(run, precision, size):
+        out = folder / f"{run}-{precision}-{size}"
+        if not out.exists():
+            run_ranks(size, *command(run, precision, tiny_shards), "--out", out)
+        return out
+
+    return trained
+
+
+def command(run, precision, shards):
+    """The arguments of `cxr-dist` that train this run, but for the folder."""
+    return ("train", run, *SETTINGS, "--precision", precision, "--data.shards", shards)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("run", ["demo", "demo-baseline"])
+def test_any_number_of_ranks_has_the_same_bits(run, precision, undisturbed):
+    """Takes longer than five seconds: 15 processes in four worlds train on the cores of one machine."""
+    one, *more = (bits(undisturbed(run, precision, size)) for size in (1, 2, 4, 8))
+    assert len(one[1]) == STEPS
+    assert len(one[2]) == 2
+    for found in more:
+        assert found == one
 
 
 @pytest.mark.parametrize(("run", "precision"), [("demo", "fp32"), ("demo-baseline", "bf16")])
 def test_a_run_that_is_killed_and_resized_has_the_same_bits(
-    run, precision, tiny_shards, tmp_path, start_ranks, run_ranks
+    run, precision, tiny_shards, tmp_path, start_ranks, run_ranks, undisturbed
 ):
-    """Takes a minute: two undisturbed runs and four starts, of up to eight processes on the cores of one machine."""
-    command = (
-        "train",
-        run,
-        *SETTINGS,
-        "--precision",
-        precision,
-        "--train.max-steps",
-        "14",
-        "--data.shards",
-        tiny_shards,
-    )
-    for size in (1, 8):
-        run_ranks(size, *command, "--out", tmp_path / f"ranks{size}")
-    out = tmp_path / "disturbed"
-    for size, kill_after in ((4, 3), (2, 6), (8, 9)):
-        process = start_ranks(size, *command, "--out", out)
-        kill_when_logged(process, out / "metrics.jsonl", kill_after)
-    assert "resumed after step" in run_ranks(1, *command, "--out", out)
-    assert bits(out) == bits(tmp_path / "ranks1") == bits(tmp_path / "ranks8")
-    assert len(bits(out)[1]) == 14
+    """Takes half a minute: four starts, of up to eight processes on the cores of one machine."""
+    arguments = command(run, precision, tiny_shards)
+    for size, kill_after in ((4, 3), (2, 5), (8, 7)):
+        process = start_ranks(size, *arguments, "--out", tmp_path)
+        kill_when_logged(process, tmp_path / "metrics.jsonl", kill_after)
+    assert "resumed after step" in run_ranks(1, *arguments, "--out", tmp_path)
+    assert bits(tmp_path) == bits(undisturbed(run, precision, 1))
 
 
 def kill_when_logged(process, log, step):
@@ -79,4 +84,4 @@ def kill_when_logged(process, log, step):
     for pid in [process.pid, *ranks]:
         os.kill(pid, signal.SIGKILL)
     process.communicate()
-    assert '{"step": 14,' not in log.read_text(), "the run finished before it was killed"
+    assert f'{{"step": {STEPS},' not in log.read_text(), "the run finished before it was killed"
