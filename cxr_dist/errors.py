@@ -42,6 +42,8 @@ class UserError(ValueError):
 
     known_to_all = False
     """Whether this rank has told the other ranks of the error, so that they leave it to this one to say it."""
+    said_by_another = False
+    """Whether a rank with a lower number on this host says the same words."""
 
 
 class CommandLineError(UserError):

@@ -2,6 +2,7 @@
 
 A mistake that all ranks of a job make is said once, by rank 0. The other ranks wait a moment, in which torchrun,
 accelerate and `srun --kill-on-bad-exit` end them because rank 0 has failed; only then do they say what is wrong.
+Under the watchdog, ranks of a node that end with the same words say them once.
 """
 
 import atexit
@@ -132,8 +133,10 @@ def _leave(interrupts: list[int]) -> None:
 
 def _refuse(error: UserError) -> Status:
     """Say what is wrong, once in a job, and see to it that SLURM does not start the job again."""
-    if _speaks(error):
+    speaks = not error.said_by_another and _speaks(error)
+    if speaks:
         _print(str(error))
+    if speaks or error.said_by_another:
         _tell_launcher(f"cxr-dist: {printable(str(error))}")
     with suppress(OSError):  # at the limit on open files, neither modules nor pipes can be opened
         from cxr_dist.run.requeue import forbid_requeue

@@ -22,5 +22,5 @@ def test_too_many_nonfinite_steps_end_the_run_on_all_ranks(tiny_shards, tmp_path
     with pytest.raises(UserError, match=message) as alone_refused:
         train(alone, StopRequest(0))
     output = run_ranks(2, "train", "demo", *command, "--out", tmp_path / "together", expected=1)
-    assert len(re.findall(re.escape(f"cxr-dist: {alone_refused.value}"), output)) == 2
+    assert len(re.findall(re.escape(f"cxr-dist: {alone_refused.value}"), output)) == 1  # once per node
     assert output.count("step 2: loss or gradient not finite, update left out") == 1

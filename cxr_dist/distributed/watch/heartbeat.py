@@ -226,7 +226,8 @@ def take(member: Member, message: Message) -> None:
 def verdict_from(plain: Message) -> Verdict:
     """Return the verdict that `to_message` converted to JSON."""
     silent = tuple(Process(**process) for process in plain["silent"])
-    return Verdict(**plain | {"culprits": tuple(plain["culprits"]), "silent": silent})
+    ranks = {name: tuple(plain[name]) for name in ("culprits", "quiet")}
+    return Verdict(**plain | ranks | {"silent": silent})
 
 
 def to_message(thing: Beat | Verdict) -> Message:

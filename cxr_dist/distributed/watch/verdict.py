@@ -6,7 +6,7 @@ blame are then those for which the others wait: they are outside a collective, b
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from cxr_dist.distributed.watch.process import Process
@@ -46,12 +46,12 @@ class Member:
     since_seconds: float = 0.0
     """Seconds since the last message, or since the watchdog started."""
     note: str = ""
-    """Type of the exception with which the rank failed."""
+    """Type of the exception with which the rank failed, or a digest of the message with which it was refused."""
 
     @property
     def is_settled(self) -> bool:
-        """Whether no further message is expected from the rank."""
-        if self.state == "failed":
+        """Whether no further message is expected from the rank, and it needs no verdict."""
+        if self.state in ("failed", "refused"):
             return self.since_seconds > 2 * _SETTLE_SECONDS
         return self.state not in ("absent", "alive")
 
@@ -90,6 +90,8 @@ class Verdict:
     """Exit status of all ranks."""
     silent: tuple[Process, ...] = ()
     """Processes that have to be killed, because they do not respond."""
+    quiet: tuple[int, ...] = ()
+    """Ranks to blame that need not print their error, because a lower rank on the same host prints the same words."""
 
 
 def judge(members: Sequence[Member], limits: Limits) -> Verdict | None:
@@ -122,11 +124,21 @@ def _broken(members: Sequence[Member]) -> Verdict | None:
     # All ranks exit with the status of the UserError, so that nothing restarts the job.
     if refused := [m for m in broken if m.state == "refused"]:
         words = "with an error, which it prints itself"
-        return _verdict(refused, lambda m: f"{m.name} ended at {m.place} {words}", status=EXIT_REFUSED)
+        verdict = _verdict(refused, lambda m: f"{m.name} ended at {m.place} {words}", status=EXIT_REFUSED)
+        return replace(verdict, quiet=_repeating(refused))
     furthest = max(m.beat.entered for m in broken if m.beat) if any(m.beat for m in broken) else 0
     if left := [m for m in members if m.state == "left" and m.beat and m.beat.entered < furthest]:
         return _verdict(left, _left_early)
     return _verdict(broken, lambda m: f"{m.name} failed at {m.place} ({m.note})")
+
+
+def _repeating(refused: Sequence[Member]) -> tuple[int, ...]:
+    """Return the ranks whose message is that of a lower rank on the same host."""
+    first: dict[tuple[str, str], int] = {}
+    for m in sorted(refused, key=lambda m: m.rank):
+        if m.beat and m.note:
+            first.setdefault((m.beat.process.host, m.note), m.rank)
+    return tuple(m.rank for m in refused if m.beat and m.note and first[m.beat.process.host, m.note] < m.rank)
 
 
 def _stuck(members: Sequence[Member], limits: Limits) -> Verdict | None:

@@ -5,6 +5,7 @@ within the timeout. It asks a rank whose launcher has ended to save and exit. Th
 (progress.py). Time is counted in the thread's own ticks, so that a rank that was stopped and continues blames nobody.
 """
 
+import hashlib
 import threading
 import time
 import traceback
@@ -19,7 +20,7 @@ from cxr_dist.distributed.watch.meeting import Meeting, PortTaken
 from cxr_dist.distributed.watch.verdict import Limits, Member, State, Verdict, judge, lost
 from cxr_dist.distributed.watch.vital_signs import VitalSigns
 from cxr_dist.distributed.world import World
-from cxr_dist.errors import UserError, refusal
+from cxr_dist.errors import EXIT_REFUSED, UserError, refusal
 
 _SILENCE_SECONDS = 60.0
 _POLL_SECONDS = 0.25
@@ -45,9 +46,9 @@ def watching(world: World, timeout_minutes: float) -> Iterator[None]:
         yield
     except BaseException as error:
         if refusal(error):
-            watchdog.leave("refused")
+            watchdog.leave("refused", error)
             if isinstance(error, UserError):
-                error.known_to_all = True
+                error.known_to_all, error.said_by_another = True, watchdog.is_quiet
         elif isinstance(error, KeyboardInterrupt):  # or SIGTERM; all ranks get it, or the others fail by themselves
             watchdog.leave("left")
         else:
@@ -65,6 +66,8 @@ class Watchdog:
         self._beat_seconds = min(max(_POLL_SECONDS, world.world_size / 64), limits.silence_seconds / 3)
         self._me = VitalSigns(world.rank, longest_tick_seconds=1.0 + limits.silence_seconds / 10)
         self._launcher, self._failure = LauncherWatch(world.rank), ""
+        self.is_quiet = False
+        """Whether another rank of this host prints the error with which this rank left."""
         self._has_joined = threading.Event()
         meeting = Meeting(world) if world.world_size > 1 else None
         self._thread = threading.Thread(target=self._run, args=(meeting,), daemon=True, name="watchdog")
@@ -74,12 +77,14 @@ class Watchdog:
     def leave(self, state: State, error: BaseException | None = None) -> None:
         """Tell the others how this rank ended, and stop watching.
 
-        On rank 0 this returns when all ranks have ended. On a rank that failed it waits until it is known whether
-        another rank was the cause; in that case the process is ended.
+        On rank 0 this returns when all ranks have ended. On a rank that failed or refused it waits until it is known
+        whether another rank was the cause; in that case the process is ended.
         """
-        if error is not None:
+        if state == "failed" and error is not None:
             self._failure = "".join(traceback.format_exception(error))
             self._me.member.note = type(error).__name__
+        elif error is not None:
+            self._me.member.note = hashlib.sha256(str(refusal(error)).encode()).hexdigest()[:16]
         self._me.member.since_seconds = 0.0
         self._me.member.state = state
         self._thread.join()
@@ -90,7 +95,9 @@ class Watchdog:
             post = self._joined(meeting) if meeting else Post()
             self._has_joined.set()
             self._watch(post)
-            post.close()
+            if self.world.is_main or self._me.member.state != "refused":
+                post.close()
+            self._post = post  # which stays open while this rank prints why: rank 0 waits before it ends
         except PortTaken as taken:
             self._end(Verdict(culprits=(self.world.rank,), text=str(taken)))
         except BaseException:  # without a watchdog the job could hang forever
@@ -150,17 +157,22 @@ class Watchdog:
             return False
         waited_long = self._me.member.since_seconds > _FAREWELL_SECONDS
         if not self.world.is_main:
-            return said != "failed" or waited_long
+            return said == "left" or waited_long or (said == "refused" and not post.is_connected)
         return all(m.is_settled for m in post.members) or (said != "left" and waited_long)
 
     def _carry_out(self, verdict: Verdict, post: Post) -> None:
-        """Tell the others (rank 0) and end the process; return if this rank ends with an error of its own."""
+        """Tell the others (rank 0) and end the process; return if this rank ends with an error of its own.
+
+        A rank that refused says why also if it then finds that rank 0 has died.
+        """
         if self.world.is_main:
             post.send({"verdict": to_message(verdict)})
         me = self._me.member
         if me.state in ("failed", "refused") and me.rank in verdict.culprits:
-            post.see_off()
-        else:
+            self.is_quiet = me.rank in verdict.quiet
+            if self.world.is_main or me.state == "failed":
+                post.see_off()
+        elif self.world.is_main or me.state != "refused" or verdict.status == EXIT_REFUSED:
             self._end(verdict, post.see_off)
 
     def _end(self, verdict: Verdict, farewell: Callable[[], None] = lambda: None) -> NoReturn:

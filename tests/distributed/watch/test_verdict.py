@@ -114,6 +114,15 @@ def test_a_user_error_of_one_rank_is_the_status_of_all():
     assert (verdict.culprits, verdict.status) == ((1,), EXIT_REFUSED)
 
 
+def test_equal_words_of_ranks_on_one_host_are_printed_by_the_lowest_of_them():
+    notes = {0: "a", 1: "a", 2: "b", 3: "a", 8: "a", 9: "a", 10: ""}  # ranks 8 to 15 are on another host
+    job = [member(rank, "refused", since=1, note=note) for rank, note in notes.items()]
+    verdict = judge(job, LIMITS)
+    assert verdict.culprits == tuple(notes)
+    assert verdict.quiet == (1, 3, 9)
+    assert judge([member(0, "failed", since=1, note="a"), member(1, "failed", note="a")], LIMITS).quiet == ()
+
+
 def test_there_is_no_verdict_if_all_ranks_have_left():
     assert judge([member(rank, "left", since=1e9) for rank in range(3)], LIMITS) is None
 
