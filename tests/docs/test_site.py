@@ -79,3 +79,19 @@ def test_every_flag_that_a_page_names_exists(site: Path) -> None:
     assert len(named) > 60
     known = known.union(*OTHER_PROGRAMS.values())
     assert {name: page for name, page in named.items() if name not in known} == {}
+
+
+def test_every_file_that_a_page_includes_is_shown(site: Path) -> None:
+    """A block of Python that includes a file begins with {.python}: ruff would format `--8<--` in a block of python."""
+    assert [page.name for page in site.rglob("*.html") if re.search(r"8\s*&lt;", page.read_text())] == []
+    page = re.sub(r"<[^>]+>", "", (site / "how-to/own-parts.html").read_text(encoding="utf-8"))
+    for name in (
+        "own_encoder/encoder",
+        "own_reader/reader",
+        "own_loss/loss",
+        "own_stage/stages",
+        "own_tracker/tracker",
+    ):
+        text = (ROOT / "examples" / f"{name}.py").read_text(encoding="utf-8")
+        [defined, *_] = re.findall(r"^(?:class|def) (\w+)", text, re.MULTILINE)
+        assert re.search(rf"(class|def) {defined}\b", page), name
