@@ -57,13 +57,15 @@ def runs_help(command: Callable[..., object], runs: Mapping[str, Callable[..., o
     )
 
 
+def entries(described: Mapping[str, str], indent: str = "") -> list[str]:
+    """Return the lines of a list of names, each with its description beside it, wrapped to the terminal."""
+    width = max(map(len, described)) + 2
+    return [line for name, text in described.items() for line in _entry(f"{indent}{name:<{width}}", text)]
+
+
 def _lines(functions: Mapping[str, Callable[..., object]]) -> list[str]:
-    width = max(map(len, functions)) + 2
-    return [
-        line
-        for name, function in functions.items()
-        for line in _entry(f"  {name:<{width}}", (function.__doc__ or "").splitlines()[0])
-    ]
+    described = {name: (function.__doc__ or "").splitlines()[0] for name, function in functions.items()}
+    return entries(described, "  ")
 
 
 def _entry(start: str, text: str) -> list[str]:

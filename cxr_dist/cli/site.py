@@ -8,8 +8,9 @@ import tyro
 from tyro.conf import Positional
 
 from cxr_dist.cli.ending import interruptible
-from cxr_dist.cli.help import FOLDER
+from cxr_dist.cli.help import FOLDER, entries
 from cxr_dist.config import supplied
+from cxr_dist.config.argument_help import help_paragraphs
 
 
 def recipes(name: Positional[Annotated[str, tyro.conf.arg(metavar="[NAME]")]] = "", /) -> None:
@@ -26,10 +27,12 @@ def recipes(name: Positional[Annotated[str, tyro.conf.arg(metavar="[NAME]")]] = 
         print(supplied.recipe_file(name).read_text(encoding="utf-8"), end="")
         return
     described = supplied.described_recipes()
-    width = max(map(len, described)) + 2
-    for each, description in described.items():
-        print(f"{each:<{width}}{description}")
-    print("\nPrint one with `cxr-dist recipes NAME`; shard with `cxr-dist shard NAME --source DIR --out SHARDS`.")
+    print("\n".join(entries(described)), end="\n\n")
+    print(
+        help_paragraphs(
+            "Print one with `cxr-dist recipes NAME`; shard with `cxr-dist shard NAME --source DIR --out SHARDS`."
+        )
+    )
 
 
 def init(folder: Positional[FOLDER], /) -> None:

@@ -27,8 +27,12 @@ _METAVARS: dict[Any, str] = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PAT
 
 def description_of(command: Callable[..., object]) -> str:
     """Return a command's docstring up to its arguments, wrapped to the terminal."""
-    text = inspect.getdoc(command) or ""
-    paragraphs = re.split(r"\n\s*\n", text.split("\nArgs:")[0].strip())
+    return help_paragraphs((inspect.getdoc(command) or "").split("\nArgs:")[0])
+
+
+def help_paragraphs(text: str) -> str:
+    """Return text with its paragraphs wrapped to the terminal."""
+    paragraphs = re.split(r"\n\s*\n", text.strip())
     return "\n\n".join("\n".join(paragraph_lines(paragraph)) for paragraph in paragraphs)
 
 

@@ -4,10 +4,8 @@
     cxr-dist submit enhanced --sweep optim.lr=1e-4,2e-4 --sweep seed=1,2,3 --data.shards SHARDS --out OUT
     cxr-dist submit status OUT
 
-`python launch/submit.py` is the same command in a checkout.
-
-Flags other than those listed below belong to the run. They are checked here, so that a typing error fails before the
-job is queued. A job unpickles only the run's name and flags; the run folder is the state.
+`python launch/submit.py` is the same command in a checkout. A job unpickles only the run's name and flags; the run
+folder is the state.
 """
 
 import contextlib
@@ -24,8 +22,10 @@ import submitit
 import tyro
 from rich.console import Console
 
-from cxr_dist.config.command_line import flags_of, parse
+from cxr_dist.config.argument_help import help_paragraphs
+from cxr_dist.config.command_line import flags_of, parse, parse_call
 from cxr_dist.config.flags import config_of
+from cxr_dist.config.named import RUNS
 from cxr_dist.config.range import Range, check_ranges
 from cxr_dist.config.run import Config
 from cxr_dist.config.slurm import SlurmResources
@@ -33,7 +33,7 @@ from cxr_dist.config.supplied import supplied
 from cxr_dist.data.place import open_manifest
 from cxr_dist.distributed.watch.progress import start_clock
 from cxr_dist.distributed.world import World
-from cxr_dist.errors import EXIT_REFUSED, EXIT_STOPPED, UserError
+from cxr_dist.errors import EXIT_REFUSED, EXIT_STOPPED, CommandLineError, UserError
 from cxr_dist.launch.job_states import queue_states, wait
 from cxr_dist.launch.sweep import Sweep, SweepRun, sweep_runs, table
 from cxr_dist.model.offline import stay_offline
@@ -41,6 +41,15 @@ from cxr_dist.run.preempt import StopRequest
 from cxr_dist.run.requeue import forbid_requeue
 
 _PATIENCE_SECONDS = 600.0  # how long SLURM may fail to answer while we wait
+_HELP = """Submit a training run as a SLURM job with submitit, or on this machine with --cluster local.
+
+With --sweep it is a job array of runs, which `cxr-dist submit status OUT` shows.
+
+Flags that are not listed below belong to the run: `cxr-dist train RUN --help` lists them. They are checked before the
+job is queued.
+
+For example: cxr-dist submit enhanced --nodes 2 --tasks-per-node 4 --data.shards data/shards --out runs/enhanced
+"""
 _SIGNAL_SECONDS = 120  # the run is signalled this long before the time limit, saves, requeues itself and resumes
 
 
@@ -180,10 +189,15 @@ def executor_for(site: Site, run: str, run_dirs: Sequence[Path]) -> submitit.Aut
 def submit(run: str, arguments: Sequence[str], prog: str = "cxr-dist submit") -> bool:
     """Check and submit the run, and wait if requested; False if the job failed meanwhile."""
     parsed: Any = parse(
-        Site, arguments, f"{prog} {run}", flags=flags_of(Site), description=__doc__ or "", return_unknown_args=True
+        Site,
+        arguments,
+        f"{prog} {run}",
+        flags=flags_of(Site),
+        description=help_paragraphs(_HELP),
+        return_unknown_args=True,
     )
     site, flags = parsed
-    config = config_of(run, flags, f"cxr-dist train {run}", others=flags_of(Site))
+    config = config_of(run, flags, f"{prog} {run}", others=flags_of(Site))
     if site.sweep:
         return submit_sweep(run, site, flags, config.run_dir)
     check(config, site)
@@ -231,7 +245,17 @@ def submit_array(run: str, site: Site, runs: Sequence[SweepRun]) -> list[submiti
 
 def status(arguments: Sequence[str], prog: str = "cxr-dist submit") -> None:
     """Show the runs of a sweep."""
-    folder = tyro.cli(Path, args=arguments, prog=f"{prog} status", description="Show the runs of a sweep.")
+    parse_call(_show, arguments, f"{prog} status")()
+
+
+def _show(folder: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="OUT")]], /) -> None:
+    """Show the job, state, last step and best validation of each run of a sweep.
+
+    For example: cxr-dist submit status runs/sweep
+
+    Args:
+        folder: The --out of the sweep.
+    """
     if not (folder / "sweep.json").is_file():
         raise UserError(f"no sweep.json in {folder}: expected the --out of a sweep")
     try:
@@ -252,8 +276,10 @@ def run_command(arguments: Sequence[str], prog: str) -> int:
     if run == "status":
         status(rest, prog)
         return 0
-    if run.startswith("-"):
-        run, rest = "RUN", ["--help"]
+    if {"-h", "--help"} & set(arguments):
+        run, rest = (run if not run.startswith("-") else "RUN"), ["--help"]
+    elif run.startswith("-"):
+        raise CommandLineError(f"submit expects a run before {run!r}: one of {', '.join(RUNS)}")
     return 0 if submit(run, rest, prog) else 1
 
 

@@ -55,7 +55,13 @@ def line(cxr_dist, tmp_path, monkeypatch):
         ("--verison", "unknown command '--verison' (did you mean '--version'?)"),
         ("predict run --no-report yes", "--no-report takes no value: give it alone, or leave it out"),
         ("evaluate run --audit=yes", "--audit takes no value: give it alone, or leave it out"),
-        ("submit demo --node 2", "unknown flag '--node' (did you mean '--nodes'?)"),
+        (
+            "submit demo --node 2",
+            "unknown flag '--node' (did you mean '--nodes'?); `cxr-dist submit demo --help` lists",
+        ),
+        ("submit demo --slurm.nods 2", "unknown flag '--slurm.nods' (did you mean '--nodes'?)"),
+        ("submit --nodes 2 demo", "submit expects a run before '--nodes': one of baseline, enhanced"),
+        ("submit status", "submit status needs OUT, for example: cxr-dist submit status runs/sweep"),
         ("train --config nope.yaml", "no file nope.yaml: expected YAML with settings"),
     ],
 )
@@ -154,8 +160,10 @@ def test_help_is_also_a_command(cxr_dist):
 
 def test_help_fits_narrow_terminals_and_has_no_python_in_it(cxr_dist, monkeypatch):
     commands = ("shard", "verify", "fetch", "evaluate", "compare", "predict", "export", "train demo", "plan demo")
+    commands += ("recipes", "init", "submit", "submit status")
     for columns in (60, 80):
         monkeypatch.setenv("COLUMNS", str(columns))
+        assert max(map(len, cxr_dist("recipes")[1].splitlines())) <= columns
         for command in ("", "train", "plan", "doctor", *commands):
             status, out, _ = cxr_dist(*command.split(), "--help")
             assert status == 0
