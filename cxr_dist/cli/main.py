@@ -3,7 +3,6 @@
 Torch and most rooms are imported inside the commands, so that `cxr-dist --help` answers at once.
 """
 
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import FlagConversionOff, Positional, UseAppendAction
+from tyro.conf import FlagConversionOff, Positional
 
 from cxr_dist import __version__
 from cxr_dist.cli.ending import interruptible, status_after, what_is_new
@@ -22,25 +21,24 @@ from cxr_dist.cli.help import (
     RUN_DIRS,
     SHARDS,
     SHARDS_FOLDER,
-    DropoutScope,
     commands_help,
     runs_help,
 )
 from cxr_dist.cli.paths import (
     check_evaluated,
     check_file,
-    check_model_folder,
     check_output_folder,
     check_run_folder,
     check_shards,
 )
+from cxr_dist.cli.predict import predict
 from cxr_dist.cli.shard import shard
 from cxr_dist.cli.site import init, recipes, submit
 from cxr_dist.cli.train import doctor, plan, train
 from cxr_dist.config.argument_help import Switch, description_of, example_of
 from cxr_dist.config.command_line import parse_call
 from cxr_dist.config.range import Range
-from cxr_dist.errors import EXIT_REFUSED, CommandLineError, UserError, printable, unknown
+from cxr_dist.errors import EXIT_REFUSED, CommandLineError, printable, unknown
 from cxr_dist.model.offline import stay_offline
 
 
@@ -133,73 +131,6 @@ def compare(
         comparison = compare_runs(runs, split, out, with_examples, shards, overwrite, with_controls=controls)
     print_comparison(comparison, Console())
     print(f"page: {(out / 'report.html').resolve()}" + (" (holds patient data)" if with_examples else ""))
-
-
-def predict(
-    run_dir: Positional[RUN_DIR],
-    *,
-    image: UseAppendAction[tuple[Path, ...]] = (),
-    report: str = "",
-    section: str | None = None,
-    no_report: Switch = False,
-    input: Path | None = None,
-    batch: Annotated[int | None, Range(min=1)] = None,
-    mc_samples: Annotated[int, Range(min=0, max=10_000)] = 30,
-    mc_scope: DropoutScope = "head",
-    out: Path | None = None,
-) -> None:
-    """Predict class probabilities with uncertainty for an image, a folder or a table, and plot what the model used.
-
-    For example: cxr-dist predict runs/enhanced --image chest.png --report "FINDINGS: The heart is enlarged."
-
-    Args:
-        run_dir: A folder that `cxr-dist train` or `cxr-dist export` wrote.
-        image: One image, PNG, JPEG or DICOM; a text-only run needs none. For a run on studies, give --image once per
-            image.
-        report: Text of the report with its headings. It is cut into sections, and the model reads those that it was
-            trained on.
-        section: The section that a report without headings is, such as findings. A run that reads only one section
-            needs no --section.
-        no_report: Predict from the image alone where a model that reads both is given no report.
-        input: Instead of --image: a folder of images, with the report of NAME.png in NAME.txt, or a .csv with the
-            columns image (relative to the table), report (or columns named after sections) and optionally id.
-        batch: With --input: number of images per forward pass. No figures are drawn, for thousands of images.
-        mc_samples: Number of Monte-Carlo dropout passes; 0: none.
-        mc_scope: Where these passes apply dropout, as in `cxr-dist evaluate`.
-        out: The figure (default prediction.png), with its JSON beside it. With --input, the folder (default
-            predictions) for predictions.csv, which names images as the input does, and for a figure and a JSON file
-            per case. These files contain private data and are readable only by you.
-    """
-    if (input is None) == (not image and not report):
-        raise UserError("say what to predict: --image FILE and --report TEXT, or --input FOLDER or TABLE.csv")
-    if batch is not None and input is None:
-        raise UserError("--batch is the number of images per forward pass, 1 or more, and requires --input")
-    check_model_folder(run_dir)
-    for path in image:
-        check_file(path, "--image", "a PNG, JPEG or DICOM image")
-    if input is not None:
-        check_file(input, "--input", "a folder of images, or a .csv with the columns image and report")
-    from cxr_dist.inference.given_case import Case, ReportOptions
-    from cxr_dist.model.monte_carlo import McDropout
-
-    options, mc = ReportOptions(section=section, no_report=no_report), McDropout(passes=mc_samples, scope=mc_scope)
-    if input is None:
-        from cxr_dist.inference.case import predict_one
-
-        picture = out or Path("prediction.png")
-        with interruptible(what_is_new(picture, picture.with_suffix(".json"))):
-            facts = predict_one(run_dir, Case.of(image, report, options), mc, picture)
-        print(json.dumps(facts, indent=1))
-        return
-    from cxr_dist.inference.prediction_table import predict_many
-
-    folder = out or Path("predictions")
-    with interruptible(
-        lambda: f"no table is in {folder}, which may hold files of single cases: remove it to start again"
-    ):
-        counts = predict_many(run_dir, input, mc, folder, batch, options)
-    print(counts)
-    sys.exit(1 if counts.failed else 0)
 
 
 def export(

@@ -13,7 +13,6 @@ import numpy as np
 
 from cxr_dist.data.batch import Batch
 from cxr_dist.distributed.world import World
-from cxr_dist.errors import UserError
 from cxr_dist.evaluate.answer import Answers
 from cxr_dist.evaluate.explain import grad_cam
 from cxr_dist.evaluate.passes import inputs_of
@@ -88,8 +87,6 @@ class Predictor:
 
 def predict_one(folder: Path, case: Case, mc: McDropout, out: Path) -> dict[str, Any]:
     """Write the picture to `out` (.png) and the JSON beside it; returns the JSON without words and heat map."""
-    if out.suffix.lower() != ".png":
-        raise UserError(f"--out ends in {out.suffix or 'no suffix'}: the name of the picture must end in .png")
     predictor = Predictor.open(folder, mc)
     batch = predictor.trained.batch([case])
     facts, view = predictor.explain(case, batch, predictor.answer(batch))

@@ -22,11 +22,11 @@ def predict_frame(
     """Predict a case for each row; `LoadedModel.predict_many` documents columns and errors."""
     import pandas as pd  # slow to import, and the other predictions do without
 
-    trained.check_options(options)
+    trained.reading.check_options(options)
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}; expected 1 or more images per forward pass")
     header = [str(name) for name in frame.columns]
-    rules, model = trained.section_rules, trained.config.model
+    rules, model = trained.reading.rules, trained.config.model
     sections = section_columns(header, model, rules, "the frame", no_report=options.no_report)
 
     def cases() -> Iterator[NamedCase]:

@@ -68,8 +68,8 @@ def predict_many(
         raise UserError("--out is not empty: choose a new or empty folder")
     predictor = Predictor.open(folder, mc)
     trained = predictor.trained
-    trained.check_options(options)
-    source_cases = read_input(source, trained.config.model, trained.section_rules, no_report=options.no_report)
+    trained.reading.check_options(options)
+    source_cases = read_input(source, trained.config.model, trained.reading.rules, no_report=options.no_report)
     out.mkdir(mode=0o700, parents=True, exist_ok=True)
     table, failed = out / "predictions.csv", 0
     without_report: list[int] = []
@@ -96,7 +96,7 @@ def predict_many(
 def _lacks_report(trained: TrainedModel, loaded: Loaded | UserError) -> bool:
     if isinstance(loaded, UserError):
         return isinstance(loaded, NoReport)
-    return trained.config.model.uses_text and not trained.report_of(loaded.case).sections
+    return trained.config.model.uses_text and not trained.reading.report_of(loaded.case).sections
 
 
 def _predicted(predictor: Predictor, group: CaseGroup, pictures: Path | None) -> Iterator[Row]:

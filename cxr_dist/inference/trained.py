@@ -14,7 +14,6 @@ from cxr_dist.data.batch import Batch
 from cxr_dist.data.loader import collate
 from cxr_dist.data.read import SampleDict, decode_sample
 from cxr_dist.data.text import ReportTokenizer, report_text
-from cxr_dist.errors import UserError
 from cxr_dist.evaluate.answer import Answers, answers
 from cxr_dist.evaluate.arrays import Floats
 from cxr_dist.evaluate.passes import embeddings, predict_passes
@@ -23,8 +22,9 @@ from cxr_dist.format.image import encode_jpeg
 from cxr_dist.format.manifest import index_dtype
 from cxr_dist.format.stored_sample import image_name
 from cxr_dist.inference.description import Description
-from cxr_dist.inference.given_case import Case, GivenReport, NoReport, ReportOptions, SectionRules
+from cxr_dist.inference.given_case import Case, GivenReport, SectionRules
 from cxr_dist.inference.given_image import GivenImage, grey_pixels
+from cxr_dist.inference.reading import Reading
 from cxr_dist.model.classifier import Classifier
 from cxr_dist.model.inputs import Inputs
 from cxr_dist.model.monte_carlo import McDropout
@@ -43,10 +43,11 @@ class TrainedModel(Description):
     """What a run folder says about its training shards; None for an exported folder."""
 
     @property
-    def section_rules(self) -> SectionRules:
-        """How a report is cut into the sections that the model reads."""
-        read, stored = self.config.data.text_sections, self.stored_sections
-        return SectionRules(read=read, stored=stored, reader=self.reader, redact=self.redact)
+    def reading(self) -> Reading:
+        """What the model reads of a case."""
+        model, read, stored = self.config.model, self.config.data.text_sections, self.stored_sections
+        rules = SectionRules(read=read, stored=stored, reader=self.reader, redact=self.redact)
+        return Reading(uses_image=model.uses_image, uses_text=model.uses_text, views=self.views, rules=rules)
 
     def answers(self, batch: Batch, mc: McDropout) -> Answers:
         """The model's predictions for every case of a batch."""
@@ -79,15 +80,8 @@ class TrainedModel(Description):
 
         This is the slow part of `batch`; it is safe to call from several threads.
         """
-        model = self.config.model
-        if model.uses_image and case.image is None:
-            raise UserError("this run's model reads an image, but the case has none: give a PNG, JPEG or DICOM image")
-        if case.more_images and len(case.more_images) >= self.views:
-            most = "one image" if self.views == 1 else f"at most {self.views} images of a study"
-            raise UserError(
-                f"this run's model was trained on {most}, but {1 + len(case.more_images)} were given: leave some out"
-            )
-        sections = dict(self.report_of(case).sections)
+        self.reading.check(case)
+        sections = dict(self.reading.report_of(case).sections)
         sample: SampleDict = {
             "__key__": f"case {number}",
             "__url__": "--image",
@@ -95,42 +89,16 @@ class TrainedModel(Description):
             "record": np.zeros((), index_dtype(1 if self.task == "multiclass" else len(self.classes))),
             "json": json.dumps({"text": sections}),
         }
-        if model.uses_image and case.image is not None:
+        if self.config.model.uses_image and case.image is not None:
             for view, path in enumerate((case.image, *case.more_images)):
                 sample[image_name(view)] = self._stored_form(path)
         return sample
-
-    def check_options(self, options: ReportOptions) -> None:
-        """Raise UserError for a section that the model does not read, and for what a model of its inputs cannot do."""
-        model = self.config.model
-        if not model.uses_text and options.section is not None:
-            raise UserError("this run's model reads no report: leave the section out")
-        if not model.uses_image and options.no_report:
-            raise UserError("this run's model reads nothing but the report: no prediction is possible without one")
-        if options.section is not None:
-            self.section_rules.check(options.section)
-
-    def report_of(self, case: Case) -> GivenReport:
-        """The sections of the case's report that the model reads; raises UserError if there should be others."""
-        self.check_options(case.options)
-        if not self.config.model.uses_text:
-            if case.report:
-                raise UserError("this run's model reads no report: leave the report out")
-            return GivenReport()
-        given = self.section_rules.of(case.report, case.options.section)
-        if not given.sections and not case.options.no_report:
-            anyway = ", or --no-report (in Python no_report=True) to predict from the image alone"
-            raise NoReport(
-                f"this run's model reads a report ({', '.join(self.section_rules.read)}), but the case has none: give "
-                f"one{anyway if self.config.model.uses_image else ''}"
-            )
-        return given
 
     def report_facts(self, case: Case) -> tuple[dict[str, Any] | None, list[str]]:
         """What was read of the case's report, and warnings about it; (None, []) for a model that reads none."""
         if self.tokenizer is None:
             return None, []
-        given = self.report_of(case)
+        given = self.reading.report_of(case)
         share = self.tokenizer.unknown_share(self.text_of(given))
         return given.facts(share), given.warnings(share)
 
@@ -138,7 +106,9 @@ class TrainedModel(Description):
         """The words of the case's report with their scores for a class; None for a model that gives none."""
         if self.tokenizer is None:
             return None
-        return word_scores(self.classifier, self.tokenizer, self.text_of(self.report_of(case)), inputs, class_index)
+        return word_scores(
+            self.classifier, self.tokenizer, self.text_of(self.reading.report_of(case)), inputs, class_index
+        )
 
     def text_of(self, report: GivenReport) -> str:
         """The text that the model reads, joined as in training."""
