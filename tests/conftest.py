@@ -1,4 +1,4 @@
-"""Shared fixtures: where the real data are, and one thread per process so that numbers repeat."""
+"""Shared fixtures: where the real data are, one thread per process so that numbers repeat, and SIGINT's default."""
 
 import dataclasses
 import json
@@ -19,6 +19,10 @@ from cxr_dist.config.run import Config
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts the jobs of a script's background (`make test &`) with SIGINT ignored, which every process that a
+    # test starts would inherit. A handler that does nothing ignores it in this process only.
+    signal.signal(signal.SIGINT, lambda number, frame: None)
 
 
 @pytest.fixture(scope="session")

@@ -38,6 +38,7 @@ class Cluster:
         self.folder = folder
         self.environment = os.environ | {"SLURM_CONF": str(folder / "slurm.conf"), "OMP_NUM_THREADS": "1"}
         self._nodes: dict[str, subprocess.Popen[bytes]] = {}
+        self._commands: list[subprocess.Popen[str]] = []
 
     def run(self, *command: str | Path, cwd: Path | None = None) -> str:
         """Run a command and return its standard output; if it fails, the exception contains its error output."""
@@ -51,6 +52,30 @@ class Cluster:
         )
         assert done.returncode == 0, f"{command[0]} exited {done.returncode}: {done.stdout}{done.stderr}"
         return done.stdout
+
+    def start(self, *command: str | Path, cwd: Path, output: Path) -> "subprocess.Popen[str]":
+        """Start a command in the background, whose output is appended to a file; `end_what_is_left` kills it."""
+        with output.open("a") as printed:
+            options = {
+                "cwd": cwd,
+                "env": self.environment,
+                "stdout": printed,
+                "stderr": subprocess.STDOUT,
+                "text": True,
+            }
+            self._commands.append(subprocess.Popen([str(part) for part in command], **options))
+        return self._commands[-1]
+
+    def end_what_is_left(self) -> None:
+        """Kill the commands that `start` started, which may submit jobs, and cancel all jobs."""
+        for command in self._commands:
+            command.kill()
+            command.wait()
+        self._commands.clear()
+        if self.run("squeue", "-h").strip():
+            # A job's processes outlive slurmd, and those that a test has suspended end at SIGKILL only.
+            self.run("scancel", "--user=root")
+            _until(lambda: not self.run("squeue", "-h").strip(), "all jobs gone")
 
     def sbatch(self, *arguments: str | Path, cwd: Path | None = None) -> str:
         """Submit a batch job and return its id."""
@@ -114,7 +139,7 @@ def running_cluster() -> Iterator[Cluster]:
         for node in NODES:
             cluster.start_node(node)
         _until(lambda: cluster.run("sinfo", "-h", "-o", "%T/%D").strip() == f"idle/{len(NODES)}", "nodes idle")
-        stack.callback(_end_jobs, cluster)
+        stack.callback(cluster.end_what_is_left)
         yield cluster
 
 
@@ -194,12 +219,6 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-
-
-def _end_jobs(cluster: Cluster) -> None:
-    """Cancel all jobs and wait until they are gone, because a job's processes outlive slurmd."""
-    cluster.run("scancel", "--user=root")
-    _until(lambda: not cluster.run("squeue", "-h").strip(), "all jobs gone")
 
 
 def _until(condition: object, what: str, seconds: float = 40) -> None:

@@ -20,6 +20,15 @@ def cluster() -> Iterator[Cluster]:
         yield running
 
 
+@pytest.fixture(autouse=True)
+def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After a test that uses the cluster, no command or job of it is left for the next, also if it failed."""
+    shared = request.getfixturevalue("cluster") if "cluster" in request.fixturenames else None
+    yield
+    if shared is not None:
+        shared.end_what_is_left()
+
+
 @pytest.fixture(scope="session")
 def alone(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of an uninterrupted run in a single process."""

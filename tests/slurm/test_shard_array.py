@@ -67,10 +67,7 @@ def start(cluster: Cluster, folder: Path, recipe: Path, *more: str) -> subproces
     """Start the command in the background with three tasks of one core; its output goes to FOLDER/printed."""
     command = [sys.executable, "-m", "cxr_dist", "shard", recipe, "--out", "shards", "--slurm", "3", *more]
     command += ["--slurm-cpus-per-task", "1", "--slurm-partition", "main", "--slurm-logs", "logs"]
-    with (folder / "printed").open("a") as printed:
-        return subprocess.Popen(
-            command, cwd=folder, env=cluster.environment, stdout=printed, stderr=subprocess.STDOUT, text=True
-        )
+    return cluster.start(*command, cwd=folder, output=folder / "printed")
 
 
 def end(command: subprocess.Popen[str], folder: Path, expected: int = 0) -> str:
