@@ -1,11 +1,14 @@
 """The affine map is a centre crop without augmentation, stays in its ranges with it, and depends on the key alone."""
 
+import dataclasses
+
 import cv2
 import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cxr_dist.config.named import named_run
 from cxr_dist.data.augment import Augmentation, jitter, warp
 
 
@@ -95,3 +98,9 @@ def test_all_changes_reach_nearly_to_the_ends_of_their_ranges_and_are_independen
         assert values.min() < -0.9, name
         assert values.max() > 0.9, name
     assert np.abs(np.corrcoef(list(drawn.values())) - np.eye(7)).max() < 0.3  # they are independent
+
+
+def test_the_training_augmentation_has_each_range_of_the_configuration():
+    ranges = {"rotation_degrees": 3.0, "shift": 0.04, "zoom": 0.05, "flip_probability": 0.06}
+    config = dataclasses.replace(named_run("demo").data, **ranges)
+    assert dataclasses.asdict(Augmentation.of(config)) == ranges

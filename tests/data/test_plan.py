@@ -221,3 +221,12 @@ def test_replacements_are_all_other_samples_with_the_same_group_first(length, da
 def test_the_replacement_differs_from_draw_to_draw():
     groups = np.zeros(50, np.int16)
     assert len({int(replacement_order(0, 0, draw, 7, groups)[0]) for draw in range(200)}) > 30
+
+
+def test_replacements_of_either_kind_keep_their_random_order():
+    """The order is that of the same draw if all samples are of one group, with the own group moved to the front."""
+    groups = np.arange(300, dtype=np.int16) % 3
+    shuffled = replacement_order(1, 2, 3, 7, np.zeros(300, np.int16))
+    order = replacement_order(1, 2, 3, 7, groups)
+    own = groups[shuffled] == groups[7]
+    assert order.tolist() == [*shuffled[own], *shuffled[~own]]

@@ -61,3 +61,9 @@ def test_the_percentile_interval_leaves_out_undefined_resamples_and_counts_them(
     values = np.random.default_rng(0).permutation(np.r_[np.arange(1001.0), [np.nan] * 3])
     assert interval(values) == {"low": pytest.approx(25), "high": pytest.approx(975), "skipped": 3}
     assert interval(np.full(2, np.nan)) == {"low": None, "high": None, "skipped": 2}
+
+
+def test_another_seed_draws_other_resamples() -> None:
+    patients = make_predictions(n=60, passes=0).patients
+    [first], [second] = patient_weights(patients, 20, seed=1), patient_weights(patients, 20, seed=2)
+    assert not (first == second).all(axis=1).any()

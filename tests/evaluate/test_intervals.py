@@ -11,6 +11,7 @@ from cxr_dist.evaluate.bootstrap import patient_weights
 from cxr_dist.evaluate.intervals import intervals, nested, resampled
 from cxr_dist.evaluate.metrics import compute_metrics
 from cxr_dist.evaluate.predictions import Predictions
+from cxr_dist.evaluate.wilson import METHOD
 
 
 def repeated(predictions: Predictions, weights: np.ndarray) -> Predictions:
@@ -59,6 +60,13 @@ def test_the_seed_determines_the_intervals() -> None:
     predictions = make_predictions(passes=0)
     assert intervals(predictions, seed=1) == intervals(predictions, seed=1)
     assert intervals(predictions, seed=1)["macro"] != intervals(predictions, seed=2)["macro"]
+
+
+def test_the_intervals_begin_with_how_they_were_computed() -> None:
+    found = intervals(make_predictions(n=60, passes=0), n_bootstrap=7, seed=3)
+    assert list(found)[:4] == ["level", "method", "n_bootstrap", "seed"]
+    assert (found["level"], found["n_bootstrap"], found["seed"]) == (0.95, 7, 3)
+    assert found["method"] == METHOD
 
 
 def test_resamples_without_a_rare_class_are_skipped_and_counted() -> None:

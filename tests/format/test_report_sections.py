@@ -129,3 +129,10 @@ def test_any_text_gives_all_sections_and_no_text_is_added(text):
     sections = cut_sections(text)
     assert tuple(sections) == MIMIC_SECTIONS
     assert Counter("".join("".join(sections.values()).split())) <= Counter("".join(text.split()))
+
+
+@pytest.mark.parametrize("heading", ["FINDINGS", "IMPRESSION"])
+def test_a_report_with_findings_or_an_impression_alone_keeps_its_paragraphs_together(heading):
+    sections = cut_sections(f"COMPARISON: None.\n\n{heading}: Clear.\n\nNo effusion.\n")
+    assert sections[heading.lower()] == "Clear. No effusion."
+    assert sections["last_paragraph"] == ""

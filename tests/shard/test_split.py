@@ -11,7 +11,7 @@ from sklearn.model_selection import train_test_split
 from cxr_dist.errors import UserError
 from cxr_dist.format.manifest import SPLITS
 from cxr_dist.shard.recipe import Split
-from cxr_dist.shard.split import assign_splits, checked_official, shuffled
+from cxr_dist.shard.split import assign_folds, assign_splits, checked_official, shuffled
 
 groups_and_strata = st.lists(st.tuples(st.integers(0, 60).map(str), st.integers(0, 3)), min_size=1, max_size=300)
 seeds = st.integers(0, 1000)
@@ -87,3 +87,11 @@ def test_an_official_split_is_unchanged_and_refused_if_it_divides_a_group():
     message = r"the official split divides 1 of 2 units \(split by study\): check that the split file"
     with pytest.raises(UserError, match=message):
         checked_official(["a", "b", "a"], ["val", "test", "train"], split)
+
+
+def test_a_split_into_folds_divides_the_samples_as_assign_folds_does():
+    groups, strata = [f"p{i // 2}" for i in range(60)], [i // 2 % 3 for i in range(60)]
+    names = assign_splits(groups, strata, Split(by="patient", folds=4, seed=5))
+    assert names == assign_folds(groups, strata, 4, 5)
+    assert names != assign_folds(groups, strata, 4, 6)
+    assert len(set(names)) == 4

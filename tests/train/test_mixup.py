@@ -78,3 +78,22 @@ def test_mixup_begins_in_its_first_epoch_counted_from_one(mixing_step):
     step, images, targets, known = mixing_step(mixup_alpha=1.0, mixup_from_epoch=3)
     mixed = [not torch.equal(step.mix(0, epoch, 0, images, None, targets, known)[0], images) for epoch in range(4)]
     assert mixed == [False, False, True, True]
+
+
+def test_a_micro_batch_of_studies_is_mixed_study_by_study(study_config):
+    config = dataclasses.replace(study_config, train=dataclasses.replace(study_config.train, mixup_alpha=1.0))
+    manifest = load_manifest(Path(config.data.shards))
+    prepare_run_folder(config, manifest, World())
+    parts = parts_of(config, manifest, World())
+    step, several = parts.step, (batch for batch in parts.open_stream(0) if len(batch.images) > len(batch.labels))
+    batch = next(several)
+    late = config.train.mixup_from_epoch
+    mixed = step.prepared(0, late, 0, batch)
+    step.config = dataclasses.replace(config, train=dataclasses.replace(config.train, mixup_alpha=0.0))
+    plain = step.prepared(0, late, 0, batch)
+    step.config = config
+    table = batch.view_rows.numpy()
+    expected = step.mix(0, late, 0, plain.inputs.images, table, plain.targets, plain.known)
+    torch.testing.assert_close(mixed.inputs.images, expected[0], rtol=0, atol=0)
+    torch.testing.assert_close(mixed.targets, expected[1], rtol=0, atol=0)
+    assert not torch.equal(mixed.inputs.images, plain.inputs.images)

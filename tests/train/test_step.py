@@ -251,3 +251,16 @@ def test_the_loss_is_divided_by_the_weights_however_small_their_sum(plain_config
         parts.step.loss = dataclasses.replace(parts.step.loss, class_weights=torch.full((5,), scale))
         losses.append(float(parts.step(0, 0, batches_of(parts, parts.open_stream(0)), False).loss))
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
+def test_gradients_are_exchanged_after_the_last_lane_of_a_step(plain_config, monkeypatch):
+    parts, asked = parts_for(plain_config), []
+    accumulate = parts.backend.accumulate
+
+    def noted(*, is_last):
+        asked.append(is_last)
+        return accumulate(is_last=is_last)
+
+    monkeypatch.setattr(parts.backend, "accumulate", noted)
+    parts.step(0, 0, batches_of(parts, parts.open_stream(0)), stop=False)
+    assert asked == [False, False, False, True]
