@@ -6,9 +6,11 @@ mutmut makes the changes, in the copy `mutants/`, and runs the tests of each cha
 one that has imported torch. pyproject.toml names the modules and their tests ([tool.mutmut]), and the sample of
 changes and the minutes to spend ([tool.mutation-sample]). A change that no test notices and that alters no result is
 listed with its reason in equivalent.toml and does not count. Prints a score for each module and all other changes
-that survived, writes benchmarks/results/mutation.json, and ends with status 1 if the score is below the goal.
+that survived, and ends with status 1 if the score is below the goal. benchmarks/results/mutation.json gets a section
+for the seed; those of other seeds stay.
 """
 
+import datetime
 import hashlib
 import json
 import shutil
@@ -17,8 +19,9 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from benchmarks.harness import ROOT, arguments, write_result
+from benchmarks.harness import ROOT, arguments, result_path, write_result
 from benchmarks.mutation.lists import Change, Sample, equivalents, modules, own_tests, sample_settings
 
 MUTANTS = ROOT / "mutants"
@@ -112,6 +115,13 @@ def by_module(possible: Iterable[str], tried: Statuses, equivalent: set[str]) ->
     return table
 
 
+def seeds_with(seed: int, found: dict[str, Any]) -> dict[str, Any]:
+    """What the result file has of each seed, with `found` for this one."""
+    path = result_path("mutation")
+    before = json.loads(path.read_text(encoding="utf-8")).get("seeds", {}) if path.is_file() else {}
+    return dict(sorted((before | {str(seed): found}).items(), key=lambda item: int(item[0])))
+
+
 def main() -> None:
     report = (False, "try nothing, and report what the last run found, for example after a change of equivalent.toml")
     options = vars(arguments(__doc__, **vars(sample_settings()), report=report))
@@ -132,15 +142,19 @@ def main() -> None:
     for name, change in survivors.items():
         print(f"\n{name}\n- {change.before}\n+ {change.after}")
     print(f"\n{len(possible)} mutants, {len(names)} drawn, {total}")
+    found = {
+        "sample": vars(sample),
+        "date": datetime.date.today().isoformat(),
+        "total": {"possible": len(possible), "drawn": len(names)} | total,
+        "modules": table,
+        "survivors": {name: [change.before, change.after] for name, change in survivors.items()},
+        "equivalent": dict(sorted(reasons.items())),
+    }
     write_result(
         "mutation",
         "share of changes to the code that its own tests notice, by module",
-        sample=vars(sample),
         mutmut=mutmut("--version", quiet=True).split()[-1],
-        total={"possible": len(possible), "drawn": len(names)} | total,
-        modules=table,
-        survivors={name: [change.before, change.after] for name, change in survivors.items()},
-        equivalent=dict(sorted(reasons.items())),
+        seeds=seeds_with(sample.seed, found),
     )
     sys.exit(total["score"] < sample.goal)
 
