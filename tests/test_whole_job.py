@@ -58,7 +58,8 @@ def test_real_images_and_notes_from_the_published_table_to_the_page(real_data, t
         assert 0 <= auc["low"] <= auc["value"] <= auc["high"] <= 1
 
 
-SECRETS = {"patient": "PAT-ZYX-777", "file": "smith-john-1955", "word": "Featherstonehaugh"}
+# `word` is in all reports, and `once` in one of them.
+SECRETS = {"patient": "PAT-ZYX-777", "file": "smith-john-1955", "word": "Featherstonehaugh", "once": "Cholmondeley"}
 
 RECIPE = """
 reader: table
@@ -82,7 +83,7 @@ def secret_shards(tmp_path):
     for i in range(60):
         name = f"{SECRETS['file']}-{i}.png"
         cv2.imwrite(str(films / name), rng.integers(0, 256, (64, 64), np.uint8))
-        notes = f"{SECRETS['word']}{i} reports a cough, lungs clear"
+        notes = f"{SECRETS['word']}{i} reports a cough, lungs clear" + (f", Dr {SECRETS['once']}" if i == 7 else "")
         rows.append([name, f"{SECRETS['patient']}-{i}", "sick" if i % 2 else "well", notes])
     with (tmp_path / "source" / "films.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["file", "patient", "finding", "notes"], *rows])
@@ -97,9 +98,16 @@ def leaks(data: bytes) -> list[str]:
 
 
 def test_no_report_text_patient_id_or_file_name_appears_in_outputs(secret_shards, tmp_path):
-    said, _ = whole_job(secret_shards, tmp_path / "out")
+    """Takes about 45 s, because each of six commands is a process, so that all that workers print is searched too."""
+    pytest.importorskip("onnx")
+    out = tmp_path / "out"
+    said, _ = whole_job(secret_shards, out)
+    said += cxr_dist("export", out / "fused", "--out", out / "exported")
     assert not leaks(said.encode())
-    written = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    written = [path for path in out.rglob("*") if path.is_file()]
+    names = {path.name for path in written}
+    assert {"model.onnx", "report.html", "metrics.jsonl", "predictions.csv", "comparison.json"} <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
     assert len(written) > 20
     assert not [path.name for path in written if leaks(path.read_bytes()) or leaks(str(path.name).encode())]
 
