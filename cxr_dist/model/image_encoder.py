@@ -47,9 +47,18 @@ _ARCHITECTURES: dict[str, dict[str, Any]] = {
 
 
 def grey_weights(rgb: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of a torchvision DenseNet for `ImageEncoder`, without the classifier and with summed RGB kernels."""
+    """Weights of a torchvision DenseNet for `ImageEncoder`, without the classifier and with summed RGB kernels.
+
+    A tensor that is missing stays missing, and weights of an `ImageEncoder` are not changed.
+    """
     weights = {name: tensor for name, tensor in rgb.items() if name.startswith("features.")}
-    weights["features.conv0.weight"] = rgb["features.conv0.weight"].sum(dim=1, keepdim=True)
+    if (stem := weights.get("features.conv0.weight")) is not None and stem.dim() == 4:
+        weights["features.conv0.weight"] = stem.sum(dim=1, keepdim=True)
+    return weights
+
+
+def unchanged(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights themselves: the translation of an encoder whose published weights have its own names."""
     return weights
 
 
@@ -105,11 +114,13 @@ class ImageEncoderKind:
     """The folder of its published weights in the weights bundle, or None if it has none there."""
     recomputes: bool = True
     """Whether it can recompute activations in the backward pass."""
+    translate: Callable[[dict[str, Tensor]], dict[str, Tensor]] = unchanged
+    """Published weights to those of the encoder: without a classifier, and for a grey image. It checks nothing."""
 
     def load(self, encoder: nn.Module, bundle: Path) -> None:
         """Load the published weights, if there are any; raises UserError if they are missing or damaged."""
         if self.component is not None:
-            encoder.load_state_dict(grey_weights(component_weights(bundle, self.component)))
+            encoder.load_state_dict(self.translate(component_weights(bundle, self.component)))
 
 
 def _densenet(config: ModelConfig) -> ImageEncoder:
@@ -119,8 +130,8 @@ def _densenet(config: ModelConfig) -> ImageEncoder:
 
 
 IMAGE_ENCODERS = {
-    "densenet121": ImageEncoderKind(build=_densenet, component=IMAGE_COMPONENT),
-    "densenet-narrow": ImageEncoderKind(build=_densenet),
+    "densenet121": ImageEncoderKind(build=_densenet, component=IMAGE_COMPONENT, translate=grey_weights),
+    "densenet-narrow": ImageEncoderKind(build=_densenet, translate=grey_weights),
 }
 
 

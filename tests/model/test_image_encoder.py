@@ -24,6 +24,14 @@ def test_grey_stem_equals_rgb_stem_on_a_repeated_image() -> None:
     torch.testing.assert_close(pooled, expected.mean((2, 3)))
 
 
+def test_translating_weights_a_second_time_changes_nothing() -> None:
+    once = grey_weights(densenet121(weights=None).state_dict())
+    twice = grey_weights(once)
+    assert once.keys() == twice.keys() == ImageEncoder("densenet121").state_dict().keys()
+    assert all(torch.equal(twice[name], tensor) for name, tensor in once.items())
+    assert grey_weights({"features.norm5.bias": once["features.norm5.bias"]}).keys() == {"features.norm5.bias"}
+
+
 @pytest.mark.parametrize(("name", "width"), [("densenet121", 1024), ("densenet-narrow", 108)])
 def test_tokens_cover_the_image_in_steps_of_32_pixels(name: str, width: int) -> None:
     encoder = ImageEncoder(name).eval()
