@@ -20,6 +20,14 @@ from cxr_dist.errors import UserError, unknown
 from cxr_dist.files import sha256_of
 
 FORMS = "MODULE:NAME or FILE.py:NAME"
+LIBRARIES = {"timm": "timm:NAME", "hf": "hf:DIR", "torchxrayvision": "torchxrayvision:WEIGHTS"}
+"""The libraries whose image encoders a name can choose, and the form of the name."""
+
+
+def library_of(name: str) -> str:
+    """The key of LIBRARIES that an image encoder's name begins with; empty for other names."""
+    library, colon, _ = name.partition(":")
+    return library if colon and library in LIBRARIES else ""
 
 
 def look_up(what: str, name: str, table: Mapping[str, Any]) -> Any:
@@ -50,7 +58,9 @@ def code_sha256(name: str) -> str | None:
 
 
 def recorded_name(name: str) -> str:
-    """Return the name as it is written to files: FILE.py:NAME without the folder of FILE.py, other names unchanged."""
+    """Return the name as it is written to files: without the folder of FILE.py:NAME or hf:DIR, or else unchanged."""
+    if library_of(name) == "hf":
+        return f"hf:{Path(name.removeprefix('hf:')).name}"
     module, colon, attribute = name.rpartition(":")
     return f"{Path(module).name}:{attribute}" if colon and module.endswith(".py") else name
 

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
+from cxr_dist.config.lookup import library_of
 from cxr_dist.config.range import Range, check_ranges
 from cxr_dist.errors import require, unknown
 
@@ -19,8 +20,10 @@ class ModelConfig:
     mode: Literal["image", "text", "fused"] = "fused"
     """Input of the model: the image, the report, or both."""
     image_encoder: str = "densenet121"
-    """`densenet121`, `densenet-narrow` (the same torchvision class with few narrow layers, for the demo and tests), or
-    your own as MODULE:NAME or FILE.py:NAME, described in model/image_encoder.py and examples/own_encoder."""
+    """`densenet121`, `densenet-narrow` (the same torchvision class with few narrow layers, for the demo and tests),
+    `timm:NAME` (a network of timm), `hf:DIR` (a vision backbone of Transformers or open_clip in a folder),
+    `torchxrayvision:WEIGHTS`, or your own as MODULE:NAME or FILE.py:NAME, described in model/image_encoder.py and
+    examples/own_encoder."""
     text_encoder: str = "emilyalsentzer/Bio_ClinicalBERT"
     """A BERT-like model: a name in the weights bundle, a local folder, or `tiny` (random initial weights); or your own
     as MODULE:NAME or FILE.py:NAME, described in model/own_parts.py, with a tokenizer built from training reports."""
@@ -86,9 +89,9 @@ class ModelConfig:
 
     @property
     def named_parts(self) -> dict[str, tuple[str, ...]]:
-        """Field -> the encoder that it names, for the encoders that the model uses and `look_up` resolves."""
+        """Field -> the encoder that it names, for those that the model uses and `look_up` resolves."""
         parts: dict[str, tuple[str, ...]] = {}
-        if self.uses_image:
+        if self.uses_image and not library_of(self.image_encoder):
             parts["model.image_encoder"] = (self.image_encoder,)
         if self.uses_text and self.has_own_text_encoder:
             parts["model.text_encoder"] = (self.text_encoder,)

@@ -32,6 +32,8 @@ class SyncBatchNorm(_BatchNorm):
         self.weight, self.bias, self.world_size = layer.weight, layer.bias, world_size
         for name, buffer in layer.named_buffers():
             setattr(self, name, buffer)
+        for name, part in layer.named_children():
+            self.add_module(name, part)
         self.train(layer.training)
 
     def _check_input_dim(self, input: torch.Tensor) -> None:
@@ -39,11 +41,18 @@ class SyncBatchNorm(_BatchNorm):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Normalise with the statistics of all ranks in training mode (all ranks), with the buffers in eval mode."""
-        if not self.training:
-            return super().forward(input)
         outputs: torch.Tensor
+        if not self.training:
+            outputs = super().forward(input)
+            return self._after(outputs)
         outputs, mean, variance = _Normalise.apply(input, self.weight, self.bias, self.eps, self.world_size)
         self._move_buffers(mean, variance, self.world_size * input.numel() // input.shape[1])
+        return self._after(outputs)
+
+    def _after(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Apply the layers that the replaced layer had inside: timm's BatchNorm ends in dropout and activation."""
+        for part in self.children():
+            outputs = part(outputs)
         return outputs
 
     @torch.no_grad()

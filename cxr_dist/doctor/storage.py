@@ -16,8 +16,8 @@ from cxr_dist.errors import UserError
 from cxr_dist.files import holds_something
 from cxr_dist.format.manifest import Manifest
 from cxr_dist.format.shard_list import column
-from cxr_dist.model.image_encoder import image_encoder_kind
-from cxr_dist.model.weights import bundle_folder, component_weights, text_source, verify_component
+from cxr_dist.model.image_encoder import image_kind
+from cxr_dist.model.weights import bundle_folder, text_source, verify_component
 from cxr_dist.run.folder import check_same_run, with_recorded_class_weights
 from cxr_dist.train.assembly import check_against
 
@@ -78,10 +78,9 @@ def bundle(setting: Setting) -> Finding:
     """Check that the pretrained weights of the run are present and have the sha256 with which they were fetched."""
     model, folder = setting.config.model, bundle_folder(setting.config.model.weights)
     facts = []
-    image = image_encoder_kind(model.image_encoder).component if model.uses_image else None
-    if model.pretrained and image is not None:
-        component_weights(folder, image)
-        facts.append(_component(folder / image))
+    image = image_kind(setting.config) if model.pretrained else None
+    if image is not None and image.weights(folder) is not None:
+        facts.append("the image encoder's folder" if image.component is None else _component(folder / image.component))
     text = text_source(model) if model.uses_text else None
     if text is not None:
         verify_component(text)

@@ -24,18 +24,26 @@ def grad_cam(model: Classifier, inputs: Inputs, class_index: int) -> NDArray[np.
     """
     assert inputs.images is not None, "Grad-CAM needs an image"
     assert model.image is not None
-    tokens: list[Tensor] = []  # one tensor, [images, n, image width]
-    hook = model.image.register_forward_hook(lambda _module, _inputs, output: tokens.append(output[0]))
+    given: list[Tensor] = []  # one tensor, [images, n, image width]
+    inner: list[Tensor] = []  # the same of a layer that the encoder names, with tokens before it that have no place
+    inside = getattr(model.image, "explained", None)
+    hooks = [model.image.register_forward_hook(lambda _module, _inputs, output: given.append(output[0]))]
+    if inside is not None:
+        hooks.append(inside.register_forward_hook(lambda _module, _inputs, output: inner.append(output)))
     try:
         with torch.enable_grad():
             logit = model(*inputs)[0, class_index]
     finally:
-        hook.remove()
-    (gradient,) = torch.autograd.grad(logit, tokens, allow_unused=True)
-    grid = _grid(tokens[0].shape[1], *inputs.images.shape[2:])
+        for hook in hooks:
+            hook.remove()
+    number = given[0].shape[1]
+    explained = inner[0] if inner else given[0]
+    (gradient,) = torch.autograd.grad(logit, explained, allow_unused=True)
+    grid = _grid(number, *inputs.images.shape[2:])
     if gradient is None or grid is None:
         return None
-    heat = (gradient.mean(dim=(0, 1)) * tokens[0].detach()).sum(-1).clamp_min(0).double()
+    gradient, tokens = gradient[:, -number:], explained.detach()[:, -number:]
+    heat = (gradient.mean(dim=(0, 1)) * tokens).sum(-1).clamp_min(0).double()
     heat = heat.view(-1, *grid).movedim(0, 1).reshape(grid[0], -1)
     return (heat / heat.max().clamp_min(1e-12)).cpu().numpy()
 

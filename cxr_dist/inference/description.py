@@ -18,6 +18,7 @@ from cxr_dist.errors import require
 from cxr_dist.evaluate.calibration import Calibrator
 from cxr_dist.evaluate.set_rule import SetThresholds, outcomes_of
 from cxr_dist.format.manifest import MOST_VIEWS, Task
+from cxr_dist.model.encoder_kind import GreyLevels
 from cxr_dist.model.image_encoder import image_encoder_kind
 from cxr_dist.model.weights import encoder_name
 from cxr_dist.run.parts import PartsRecord
@@ -65,6 +66,11 @@ class Description:
         """The largest number of images per sample in training; 1 if every image was a sample."""
         return self.image.get("views", 1)
 
+    @property
+    def levels(self) -> GreyLevels:
+        """How the images of the image encoder are normalised."""
+        return image_encoder_kind(self.config.model.image_encoder).levels
+
     def to_json(self) -> str:
         """The text of config.json; equal descriptions give equal bytes."""
         model = dataclasses.asdict(self.config.model)
@@ -95,7 +101,7 @@ class Description:
         return json.dumps(plain, indent=1, ensure_ascii=False) + "\n"
 
     def _input_image(self) -> dict[str, int | float]:
-        mean, deviation = image_encoder_kind(self.config.model.image_encoder).levels
+        mean, deviation = self.levels
         return {"size": self.config.data.image_size, "channels": 1, "mean": mean, "deviation": deviation}
 
     def _text(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from cxr_dist.config.lookup import library_of
 from cxr_dist.errors import UserError
 from cxr_dist.evaluate.ensemble import member_of
 from cxr_dist.evaluate.run_result import RunResult, read_run, unfinished
@@ -14,6 +15,7 @@ from cxr_dist.inference.export_sums import CARD, write_sums
 from cxr_dist.inference.onnx import check_onnx, write_onnx
 from cxr_dist.inference.opened import open_trained
 from cxr_dist.inference.trained import TrainedModel
+from cxr_dist.model.image_encoder import IMAGE_FOLDER
 from cxr_dist.report.model_card import CardFacts, model_card
 from cxr_dist.run.trained_on import training_manifest
 
@@ -55,7 +57,9 @@ def export(
         say(f"writing the weights of step {trained.step}")
         exported.write_weights(folder, trained, trained.classifier.state_dict())
         if trained.config.model.uses_text:
-            exported.write_text_encoder(folder, run_dir / exported.TEXT_ENCODER)
+            exported.write_encoder(folder, run_dir / exported.TEXT_ENCODER)
+        if trained.config.model.uses_image and (run_dir / IMAGE_FOLDER).is_dir():
+            exported.write_encoder(folder, run_dir / IMAGE_FOLDER)
         if with_onnx:
             say(f"writing {exported.GRAPH}, and comparing it with the network")
             _write_graph(trained, folder / exported.GRAPH)
@@ -78,11 +82,13 @@ def _write_graph(trained: TrainedModel, path: Path) -> None:
     try:
         write_onnx(trained.classifier, trained.task, path, image_size=data.image_size, max_tokens=data.max_tokens)
     except Exception as error:
-        if isinstance(error, UserError) or not trained.config.model.has_own_encoder:
+        model = trained.config.model
+        library = library_of(model.image_encoder) if model.uses_image else ""
+        if isinstance(error, UserError) or not (library or model.has_own_encoder):
             raise
         raise UserError(
-            f"torch cannot make an ONNX graph of the user-defined encoder ({type(error).__name__}): export with "
-            "--onnx false"
+            f"torch cannot make an ONNX graph of the {f'{library}:' if library else 'user-defined'} encoder "
+            f"({type(error).__name__}): export with --onnx false"
         ) from None
 
 

@@ -1,6 +1,6 @@
 """The format of an exported model: a folder that can be used without shards, run folder or internet access.
 
-    EXPORT/config.json  model.safetensors  text_encoder/  model.onnx  README.md  SHA256SUMS
+    EXPORT/config.json  model.safetensors  text_encoder/  image_encoder/  model.onnx  README.md  SHA256SUMS
 
 `read` needs every file of SHA256SUMS and compares the sha256 of those that it reads; `sha256sum --check SHA256SUMS`
 does this for all files. model.onnx is for other runtimes, and not every export has one. README.md, the model card, has
@@ -37,9 +37,9 @@ def write_weights(folder: Path, description: Description, tensors: dict[str, Ten
     shutil.copymode(folder / CONFIG, folder / WEIGHTS)  # safetensors makes the file readable by its owner only
 
 
-def write_text_encoder(folder: Path, source: Path) -> None:
-    """Copy the run's text encoder, without the local paths that other tools write into its JSON files."""
-    (folder / TEXT_ENCODER).mkdir()
+def write_encoder(folder: Path, source: Path) -> None:
+    """Copy a folder of the run's encoder, without the local paths that other tools write into its JSON files."""
+    (folder / source.name).mkdir()
     for path in sorted(source.iterdir()):
         content = read_regular(path)
         if path.suffix == ".json":
@@ -47,7 +47,7 @@ def write_text_encoder(folder: Path, source: Path) -> None:
             if any(key in plain for key in _MACHINE_KEYS):
                 kept = {key: value for key, value in plain.items() if key not in _MACHINE_KEYS}
                 content = (json.dumps(kept, indent=1, ensure_ascii=False) + "\n").encode("utf-8")
-        (folder / TEXT_ENCODER / path.name).write_bytes(content)
+        (folder / source.name / path.name).write_bytes(content)
 
 
 def read(folder: Path) -> tuple[Description, dict[str, Tensor]]:

@@ -17,6 +17,7 @@ from cxr_dist.inference.export_sums import check_no_other_files
 from cxr_dist.inference.loaded import LoadedModel
 from cxr_dist.inference.recorded import recorded_by_evaluation
 from cxr_dist.model.classifier import build_classifier
+from cxr_dist.model.image_encoder import image_encoder_kind
 from cxr_dist.run import checkpoint
 from cxr_dist.run.meaning import check_meaning
 from cxr_dist.run.parts import changed_parts, read_parts, record_of
@@ -95,7 +96,12 @@ def _assembled(description: Description, tensors: dict[str, Tensor], folder: Pat
     text = folder / exported.TEXT_ENCODER if config.model.uses_text else None
     _check_parts(description, folder)
     untrained = dataclasses.replace(config.model, pretrained=False)  # the weights are loaded below
-    classifier = build_classifier(untrained, len(description.classes), text)
+    image = (
+        image_encoder_kind(config.model.image_encoder, image_size=config.data.image_size, folder=folder)
+        if config.model.uses_image
+        else None
+    )
+    classifier = build_classifier(untrained, len(description.classes), text, image)
     classifier.to(device, torch.float64 if config.precision == "fp64" else torch.float32)
     try:
         classifier.load_state_dict(tensors)

@@ -26,6 +26,7 @@ from cxr_dist.inference.given_case import Case, GivenReport, SectionRules
 from cxr_dist.inference.given_image import GivenImage, grey_pixels
 from cxr_dist.inference.reading import Reading
 from cxr_dist.model.classifier import Classifier
+from cxr_dist.model.encoder_kind import GreyLevels
 from cxr_dist.model.inputs import Inputs
 from cxr_dist.model.monte_carlo import McDropout
 from cxr_dist.run.trained_on import TrainedOn
@@ -41,6 +42,11 @@ class TrainedModel(Description):
     device: torch.device
     trained_on: TrainedOn | None = None
     """What a run folder says about its training shards; None for an exported folder."""
+
+    @property
+    def levels(self) -> GreyLevels:
+        """How the images of the image encoder are normalised."""
+        return self.classifier.levels
 
     @property
     def reading(self) -> Reading:

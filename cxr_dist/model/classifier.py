@@ -14,6 +14,7 @@ from torch.nn import functional
 from cxr_dist.config.lookup import guarded, look_up
 from cxr_dist.config.model import ModelConfig
 from cxr_dist.errors import UserError
+from cxr_dist.model.encoder_kind import IMAGENET, GreyLevels, ImageEncoderKind
 from cxr_dist.model.fusion import (
     Features,
     Fusion,
@@ -23,7 +24,7 @@ from cxr_dist.model.fusion import (
     TextSummary,
     TokenFusion,
 )
-from cxr_dist.model.image_encoder import IMAGENET, GreyLevels, image_encoder_kind
+from cxr_dist.model.image_encoder import image_encoder_kind
 from cxr_dist.model.inputs import Inputs
 from cxr_dist.model.view_pooling import of_samples
 from cxr_dist.model.weights import bundle_folder, verify_component
@@ -120,15 +121,18 @@ class Classifier(nn.Module):
         return [encoder for encoder in (self.image, self.text) if encoder is not None]
 
 
-def build_classifier(config: ModelConfig, num_classes: int, text_folder: Path | None) -> Classifier:
+def build_classifier(
+    config: ModelConfig, num_classes: int, text_folder: Path | None, image_kind: ImageEncoderKind | None = None
+) -> Classifier:
     """The network with random weights, which depend on `torch.manual_seed`.
 
-    `text_folder` contains the text encoder's config.json. It may be None in image mode.
+    `text_folder` contains the text encoder's config.json. It may be None in image mode. `image_kind` is the image
+    encoder's kind for the size of the run's images (None: for the size that it has by itself).
     """
     image = text = None
     levels = IMAGENET
     if config.uses_image:
-        kind = image_encoder_kind(config.image_encoder)
+        kind = image_kind or image_encoder_kind(config.image_encoder)
         image, levels = kind.build(config), kind.levels
     if config.uses_text:
         assert text_folder is not None, "a model that reads reports needs the text encoder's folder"
@@ -165,14 +169,16 @@ def _build_summary(config: ModelConfig, image: Any, text: Any) -> Summary:
     )
 
 
-def load_pretrained(model: Classifier, config: ModelConfig, text_source: Path | None) -> None:
+def load_pretrained(
+    model: Classifier, config: ModelConfig, text_source: Path | None, image_kind: ImageEncoderKind | None = None
+) -> None:
     """Load pretrained weights: for the image encoder from the bundle, for the text encoder from `text_source`.
 
     An image encoder without published weights is not changed, nor is the text encoder if `text_source` is None. Raises
     UserError if weights are missing or damaged, or do not fit.
     """
     if model.image is not None:
-        image_encoder_kind(config.image_encoder).load(model.image, bundle_folder(config.weights))
+        (image_kind or image_encoder_kind(config.image_encoder)).load(model.image, bundle_folder(config.weights))
     if model.text is not None and text_source is not None:
         load_text_encoder(model.text, text_source)
 

@@ -1,20 +1,22 @@
-"""Image encoders by name: torchvision's DenseNet with a stem for one grey channel, or an encoder that the user writes.
+"""Image encoders by name: torchvision's DenseNet with a stem for one grey channel, one of a library, or the user's own.
 
 If a grey image is repeated three times, all RGB kernels get the same input, so one kernel that is their sum computes
 the same function with a third of the operations (Huang et al. 2017, "Densely Connected Convolutional Networks").
+
+`timm:NAME` is in timm_encoder.py, `hf:DIR` in hub_encoder.py, and `torchxrayvision:WEIGHTS` is the DenseNet-121 with
+the grey levels of that library.
 
 A user's encoder is named MODULE:NAME or FILE.py:NAME. NAME(config: ModelConfig) returns an nn.Module with an attribute
 `width: int`. Its forward takes normalised images, float [b, 1, H, W], and returns (tokens [b, n, width], pooled [b,
 width]). NAME may have the attributes `mean` and `deviation`, which normalise grey levels in 0 to 1 (default: those of
 ImageNet), and `gradient_checkpointing = True` if the encoder recomputes activations when `config.checkpoints_image` is
-true. It should load weights if `config.pretrained` is true; this is false when a trained model is opened. For an
+true. An encoder without dropout may say so by an attribute `dropout = 0.0`, which saves Monte-Carlo passes. It should
+load weights if `config.pretrained` is true; this is false when a trained model is opened. For an
 example see examples/own_encoder/encoder.py.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -22,24 +24,20 @@ from torch.nn import functional
 from torchvision.models import DenseNet
 from torchvision.models.densenet import _DenseLayer
 
-from cxr_dist.config.lookup import guarded, look_up
+from cxr_dist.config.lookup import FORMS, LIBRARIES, guarded, library_of, look_up
 from cxr_dist.config.model import ModelConfig
-from cxr_dist.model.weights import IMAGE_COMPONENT, component_weights
+from cxr_dist.config.run import Config
+from cxr_dist.errors import unknown
+from cxr_dist.model.encoder_kind import IMAGENET, GreyLevels, ImageEncoderKind
+from cxr_dist.model.weights import IMAGE_COMPONENT
 
-
-class GreyLevels(NamedTuple):
-    """Mean and standard deviation of the grey levels that an image encoder expects. 0 is black and 1 is white."""
-
-    mean: float
-    deviation: float
-
-    def normalise(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Convert images uint8 [b, 1, H, W] to floats: (level / 255 - mean) / deviation."""
-        return images.to(dtype).div_(255).sub_(self.mean).div_(self.deviation)
-
-
-# The averages of ImageNet's channel means (0.485, 0.456, 0.406) and deviations (0.229, 0.224, 0.225).
-IMAGENET = GreyLevels(0.449, 0.226)
+# torchxrayvision maps the grey levels 0 to 1 to -1024 to 1024.
+_TORCHXRAYVISION = GreyLevels(0.5, 1 / 2048)
+_TORCHXRAYVISION_WEIGHTS = tuple(
+    f"densenet121-res224-{data}" for data in ("all", "rsna", "nih", "pc", "chex", "mimic_nb", "mimic_ch")
+)
+IMAGE_FOLDER = "image_encoder"
+"""The folder in a run folder and in an export that holds the settings of an encoder from a folder."""
 _ARCHITECTURES: dict[str, dict[str, Any]] = {
     "densenet121": {"growth_rate": 32, "block_config": (6, 12, 24, 16), "num_init_features": 64},
     "densenet-narrow": {"growth_rate": 16, "block_config": (1, 2, 4, 4), "num_init_features": 16},
@@ -54,11 +52,6 @@ def grey_weights(rgb: dict[str, Tensor]) -> dict[str, Tensor]:
     weights = {name: tensor for name, tensor in rgb.items() if name.startswith("features.")}
     if (stem := weights.get("features.conv0.weight")) is not None and stem.dim() == 4:
         weights["features.conv0.weight"] = stem.sum(dim=1, keepdim=True)
-    return weights
-
-
-def unchanged(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights themselves: the translation of an encoder whose published weights have its own names."""
     return weights
 
 
@@ -102,31 +95,9 @@ class ImageEncoder(nn.Module):
         return tokens, tokens.mean(dim=1)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ImageEncoderKind:
-    """An image encoder that a configuration can name, and its properties."""
-
-    build: Callable[[ModelConfig], nn.Module]
-    """Makes the encoder. The package's own encoders have random weights at first."""
-    levels: GreyLevels = IMAGENET
-    """How its images are normalised."""
-    component: str | None = None
-    """The folder of its published weights in the weights bundle, or None if it has none there."""
-    recomputes: bool = True
-    """Whether it can recompute activations in the backward pass."""
-    translate: Callable[[dict[str, Tensor]], dict[str, Tensor]] = unchanged
-    """Published weights to those of the encoder: without a classifier, and for a grey image. It checks nothing."""
-
-    def load(self, encoder: nn.Module, bundle: Path) -> None:
-        """Load the published weights, if there are any; raises UserError if they are missing or damaged."""
-        if self.component is not None:
-            encoder.load_state_dict(self.translate(component_weights(bundle, self.component)))
-
-
 def _densenet(config: ModelConfig) -> ImageEncoder:
-    return ImageEncoder(
-        config.image_encoder, dropout=config.image_dropout, gradient_checkpointing=config.checkpoints_image
-    )
+    name = config.image_encoder if config.image_encoder in _ARCHITECTURES else "densenet121"
+    return ImageEncoder(name, dropout=config.image_dropout, gradient_checkpointing=config.checkpoints_image)
 
 
 IMAGE_ENCODERS = {
@@ -135,8 +106,22 @@ IMAGE_ENCODERS = {
 }
 
 
-def image_encoder_kind(name: str) -> ImageEncoderKind:
-    """The image encoder named in IMAGE_ENCODERS, or by MODULE:NAME or FILE.py:NAME; raises UserError otherwise."""
+def image_encoder_kind(name: str, *, image_size: int | None = None, folder: Path | None = None) -> ImageEncoderKind:
+    """The image encoder named in IMAGE_ENCODERS, of a library, or by MODULE:NAME or FILE.py:NAME.
+
+    Args:
+        name: As in `ModelConfig.image_encoder`.
+        image_size: Side of the images in pixels, to which the position embeddings of an encoder are made and resized.
+            None is the size of its published weights.
+        folder: A run folder or an export. If it holds the settings of an `hf:` encoder, its DIR is not needed.
+
+    Raises UserError for an unknown name, and if a library that it needs is missing.
+    """
+    library = library_of(name)
+    if library:
+        return _of_library(library, name.removeprefix(f"{library}:"), image_size, folder)
+    if ":" not in name and name not in IMAGE_ENCODERS:
+        raise unknown("image encoder", name, [*IMAGE_ENCODERS, *LIBRARIES.values(), FORMS])
     kind = look_up("image encoder", name, IMAGE_ENCODERS)
     if isinstance(kind, ImageEncoderKind):
         return kind
@@ -149,3 +134,29 @@ def image_encoder_kind(name: str) -> ImageEncoderKind:
     levels = GreyLevels(getattr(kind, "mean", IMAGENET.mean), getattr(kind, "deviation", IMAGENET.deviation))
     recomputes = bool(getattr(kind, "gradient_checkpointing", False))
     return ImageEncoderKind(build=build, levels=levels, recomputes=recomputes)
+
+
+def _of_library(library: str, name: str, image_size: int | None, folder: Path | None) -> ImageEncoderKind:
+    if library == "torchxrayvision":
+        if name not in _TORCHXRAYVISION_WEIGHTS:
+            raise unknown("weights of torchxrayvision", name, _TORCHXRAYVISION_WEIGHTS)
+        return ImageEncoderKind(build=_densenet, levels=_TORCHXRAYVISION, translate=grey_weights, needs_file=True)
+    if library == "timm":
+        from cxr_dist.model.timm_encoder import timm_kind  # timm is slow to import
+
+        return timm_kind(name, image_size)
+    from cxr_dist.model.hub_encoder import hub_kind  # as is transformers
+
+    kept = None if folder is None else folder / IMAGE_FOLDER
+    given = Path(name).expanduser()
+    return hub_kind(kept if kept is not None and kept.is_dir() else given, image_size, given)
+
+
+def kind_of(config: Config) -> ImageEncoderKind:
+    """The image encoder of a run, from its folder as far as that holds its settings; raises UserError."""
+    return image_encoder_kind(config.model.image_encoder, image_size=config.data.image_size, folder=config.run_dir)
+
+
+def image_kind(config: Config) -> ImageEncoderKind | None:
+    """`kind_of` a run; None if its model reads no image."""
+    return kind_of(config) if config.model.uses_image else None

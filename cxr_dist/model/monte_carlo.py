@@ -18,7 +18,6 @@ from cxr_dist.errors import UserError
 from cxr_dist.model.classifier import Classifier
 from cxr_dist.model.dropout import DropoutKeys, KeyedDropout
 from cxr_dist.model.fusion import Features
-from cxr_dist.model.image_encoder import ImageEncoder
 from cxr_dist.model.inputs import Inputs
 from cxr_dist.model.view_pooling import of_samples
 
@@ -87,8 +86,8 @@ def _summaries(
 ) -> Tensor:
     """The summary [P · b, width] of each row, which is one pass of a sample, before the summary's own dropout."""
     image = model.image if scope == "all" else None
-    if isinstance(image, ImageEncoder) and image.dropout == 0:
-        image = None  # a user's encoder may have dropout anywhere, so it always runs
+    if getattr(image, "dropout", None) == 0:
+        image = None  # another encoder of the user may have dropout anywhere, so it always runs
     text = model.text if scope != "head" else None
     if image is None and text is None:
         once: Tensor = model.summary(features)[sample_of]

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from cxr_dist.config.lookup import guarded, look_up
+from cxr_dist.config.lookup import guarded, library_of, look_up, recorded_name
 from cxr_dist.config.model import ModelConfig
 from cxr_dist.config.run import Config
 from cxr_dist.data.packing import packed_positions
@@ -25,7 +25,7 @@ from cxr_dist.data.text import PAD_MULTIPLE, prepare_text_folder
 from cxr_dist.errors import UserError, require
 from cxr_dist.format.manifest import Task
 from cxr_dist.model.classifier import build_text_encoder
-from cxr_dist.model.image_encoder import image_encoder_kind
+from cxr_dist.model.image_encoder import image_encoder_kind, kind_of
 from cxr_dist.model.losses import LOSSES, ClassificationLoss
 
 _SAMPLES = 2
@@ -38,32 +38,36 @@ def check_parts(config: Config, task: Task) -> None:
     Raises UserError for a name that does not exist, and for a part that breaks its protocol.
     """
     model = config.model
-    able = recomputable(model)
+    able = recomputable(config)
     for kind, required, name in (
         ("image", model.checkpoints_image, model.image_encoder),
         ("text", model.checkpoints_text, model.text_encoder),
     ):
         require(
             not required or kind in able,
-            f"{kind} encoder {name!r} has no attribute gradient_checkpointing, so it cannot recompute activations: set "
-            "--model.gradient-checkpointing to auto or off",
+            f"{kind} encoder {recorded_name(name) if library_of(name) else name!r} "
+            + ("" if library_of(name) else "has no attribute gradient_checkpointing, so it ")
+            + "cannot recompute activations: set --model.gradient-checkpointing to auto or off",
         )
     with torch.random.fork_rng(devices=[]):
-        if model.uses_image and ":" in model.image_encoder:
+        if model.uses_image and library_of(model.image_encoder):
+            with torch.device("meta"):  # refuses a size of images that it cannot take
+                kind_of(config).build(dataclasses.replace(model, pretrained=False))
+        elif model.uses_image and ":" in model.image_encoder:
             _try_image_encoder(model, config.data.image_size)
         if model.uses_text and model.has_own_text_encoder:
             _try_text_encoder(model, config.data.max_tokens)
         _try_loss(config, task)
 
 
-def recomputable(config: ModelConfig) -> list[str]:
-    """The encoders of the model, "text" and "image", that can recompute activations in the backward pass."""
-    able = []
-    if config.uses_text:
-        own = look_up("text encoder", config.text_encoder, {}) if config.has_own_text_encoder else None
+def recomputable(config: Config) -> list[str]:
+    """The encoders of a run, "text" and "image", that can recompute activations in the backward pass."""
+    able, model = [], config.model
+    if model.uses_text:
+        own = look_up("text encoder", model.text_encoder, {}) if model.has_own_text_encoder else None
         if own is None or getattr(own, "gradient_checkpointing", False):
             able.append("text")
-    if config.uses_image and image_encoder_kind(config.image_encoder).recomputes:
+    if model.uses_image and kind_of(config).recomputes:
         able.append("image")
     return able
 

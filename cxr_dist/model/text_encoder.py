@@ -81,8 +81,7 @@ class TextEncoder(nn.Module):
 
     def load(self, folder: Path) -> None:
         """Load FOLDER/model.safetensors; raises UserError unless every tensor is present and fits."""
-        with _quiet():
-            loaded, report = _read_weights(folder)
+        loaded, report = read_weights(folder, "text encoder")
         wrong = [*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])]
         wrong = sorted(name for name in wrong if not name.startswith("pooler."))
         if wrong:
@@ -108,21 +107,25 @@ def _read_config(folder: Path) -> Any:
     return config
 
 
-def _read_weights(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
-    """The model, and transformers' report on missing and mismatched tensors. transformers maps old tensor names."""
+def read_weights(folder: Path, what: str) -> tuple[nn.Module, dict[str, Any]]:
+    """The model of a folder, and transformers' report on missing and mismatched tensors; raises UserError.
+
+    transformers maps old tensor names. `what` is "text encoder" or "image encoder".
+    """
     try:
-        loaded, report = AutoModel.from_pretrained(
-            folder,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            dtype=torch.float32,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
+        with _quiet():
+            loaded, report = AutoModel.from_pretrained(
+                folder,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
     except Exception as error:  # safetensors raises exceptions of its own for a damaged file
         raise UserError(
-            f"the text encoder's model.safetensors cannot be read ({type(error).__name__}): download it again, "
+            f"the {what}'s model.safetensors cannot be read ({type(error).__name__}): download it again, "
             "or use --model.pretrained false"
         ) from error
     return loaded, report

@@ -8,9 +8,10 @@ import dataclasses
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,18 @@ def open_run_folder(folder: Path, config: Config) -> None:
     if not path.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty and holds no run: choose another --out")
     write_whole(path, to_yaml(with_absolute_paths(config)))
+
+
+def keep_files(folder: Path, files: Sequence[Path]) -> None:
+    """Copy files into a folder of the run, which gets its name when it is complete (rank 0); once per run."""
+    if not files or folder.is_dir():
+        return
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    for file in files:
+        shutil.copyfile(file, partial / file.name)
+    partial.rename(folder)
 
 
 def with_absolute_paths(config: Config) -> Config:

@@ -1,4 +1,4 @@
-"""What a model's numbers depend on besides its weights: trained_on.json, text_encoder/, report sections, input sizes.
+"""What a model's numbers depend on besides its weights: trained_on.json, encoders' folders, report sections, sizes.
 
 Each checkpoint records them. Without this record, a run folder that was copied without its tokenizer would be opened,
 and would give wrong probabilities without an error.
@@ -14,7 +14,7 @@ from cxr_dist.errors import require
 from cxr_dist.files import sha256_of
 from cxr_dist.run.parts import PARTS, read_parts
 
-_TEXT_ENCODER = "text_encoder"
+_TEXT_ENCODER, _IMAGE_ENCODER = "text_encoder", "image_encoder"
 
 
 def meaning_of(run_dir: Path, config: Config) -> dict[str, Any]:
@@ -22,8 +22,9 @@ def meaning_of(run_dir: Path, config: Config) -> dict[str, Any]:
 
     Hidden files are left out, because nothing reads them.
     """
-    folder = run_dir / _TEXT_ENCODER
-    files = [run_dir / TRAINED_ON, *(sorted(folder.iterdir()) if config.model.uses_text and folder.is_dir() else [])]
+    model = config.model
+    folders = [run_dir / _TEXT_ENCODER] * model.uses_text + [run_dir / _IMAGE_ENCODER] * model.uses_image
+    files = [run_dir / TRAINED_ON, *(path for f in folders if f.is_dir() for path in sorted(f.iterdir()))]
     named = config.model.named_parts
     return {
         "data.fold": config.data.fold,

@@ -29,12 +29,13 @@ from cxr_dist.distributed.world import World, lanes_of
 from cxr_dist.errors import UserError
 from cxr_dist.format.manifest import Manifest, Task
 from cxr_dist.model.classifier import Classifier, build_classifier, load_pretrained
-from cxr_dist.model.image_encoder import image_encoder_kind
+from cxr_dist.model.image_encoder import IMAGE_FOLDER, image_kind, kind_of
 from cxr_dist.model.losses import ClassificationLoss
 from cxr_dist.model.own_parts import check_parts
-from cxr_dist.model.weights import bundle_folder, component_weights, text_source
+from cxr_dist.model.weights import bundle_folder, text_source
 from cxr_dist.run import checkpoint
 from cxr_dist.run.folder import (
+    keep_files,
     manifest_sha256,
     mark_finished,
     open_run_folder,
@@ -151,6 +152,8 @@ def prepare_run_folder(config: Config, manifest: Manifest, world: World) -> None
     keep_trained_on(run_dir, config, manifest, sha256)
     write_environment(run_dir, world, sha256)
     prepare_text(config, manifest, run_dir)
+    if config.model.uses_image:
+        keep_files(run_dir / IMAGE_FOLDER, kind_of(config).files)
 
 
 def parts_of(config: Config, manifest: Manifest, world: World) -> Parts:
@@ -212,9 +215,8 @@ def check_weights(config: Config) -> None:
     model = config.model
     if model.uses_text:
         text_source(model)
-    image = image_encoder_kind(model.image_encoder).component if model.uses_image else None
-    if model.pretrained and image is not None:
-        component_weights(bundle_folder(model.weights), image)
+    if model.pretrained and model.uses_image:
+        kind_of(config).weights(bundle_folder(model.weights))
 
 
 def prepare_text(config: Config, manifest: Manifest, run_dir: Path) -> None:
@@ -243,10 +245,11 @@ def new_model(config: Config, manifest: Manifest, run_dir: Path, device: torch.d
     """The network with its initial weights: random from the seed, or pretrained encoders (all ranks)."""
     torch.manual_seed(config.seed)
     text = run_dir / "text_encoder" if config.model.uses_text else None
-    model = build_classifier(config.model, len(manifest.classes), text)
+    image = image_kind(config)
+    model = build_classifier(config.model, len(manifest.classes), text, image)
     if config.model.pretrained:
         enter("loading the weights")
-        load_pretrained(model, config.model, None if text is None else text_source(config.model))
+        load_pretrained(model, config.model, None if text is None else text_source(config.model), image)
         enter("building the model")
     return model.to(device, torch.float64 if config.precision == "fp64" else torch.float32)
 

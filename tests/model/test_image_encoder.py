@@ -6,7 +6,8 @@ import pytest
 import torch
 from torchvision.models import densenet121
 
-from cxr_dist.model.image_encoder import IMAGENET, ImageEncoder, grey_weights
+from cxr_dist.config.model import ModelConfig
+from cxr_dist.model.image_encoder import IMAGENET, ImageEncoder, grey_weights, image_encoder_kind
 
 
 def test_grey_stem_equals_rgb_stem_on_a_repeated_image() -> None:
@@ -81,3 +82,23 @@ def test_channels_last_computes_the_same_as_the_usual_layout(dtype: torch.dtype,
     assert (gradient - expected).norm() <= tolerance * expected.norm()
     with torch.no_grad():  # in eval mode, with the running statistics of that pass
         torch.testing.assert_close(ours.eval()(images)[0], usual.eval()(images)[0], rtol=tolerance, atol=tolerance)
+
+
+@torch.no_grad()
+def test_a_densenet_of_torchxrayvision_gives_the_features_of_its_own_class() -> None:
+    """With its own scale: `normalize` maps the bytes 0 to 255 to -1024 to 1024."""
+    xrv = pytest.importorskip("torchxrayvision", reason="needs torchxrayvision")
+    reference = xrv.models.DenseNet(weights=None)
+    for module in reference.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.running_mean, -0.1, 0.1)
+            torch.nn.init.uniform_(module.running_var, 0.8, 1.2)
+    name = "torchxrayvision:densenet121-res224-all"
+    kind = image_encoder_kind(name)
+    encoder = kind.build(ModelConfig(mode="image", image_encoder=name)).double().eval()
+    encoder.load_state_dict(kind.translate(reference.state_dict()))
+    images = torch.randint(256, (2, 1, 64, 64), dtype=torch.uint8)
+    scaled = torch.from_numpy(xrv.datasets.normalize(images.numpy(), maxval=255))
+    ours = kind.levels.normalise(images, torch.float64)
+    torch.testing.assert_close(ours, scaled.double(), rtol=1e-6, atol=1e-4)  # theirs is float32
+    torch.testing.assert_close(encoder(ours)[1], reference.double().eval().features2(ours))

@@ -29,6 +29,7 @@ from torch.utils._pytree import tree_iter
 from cxr_dist.config.run import Config
 from cxr_dist.data.batch import Batch
 from cxr_dist.model.classifier import Classifier, build_classifier
+from cxr_dist.model.image_encoder import image_kind
 from cxr_dist.model.inputs import Inputs
 from cxr_dist.model.losses import ClassificationLoss
 from cxr_dist.train.memory.micro_batch import largest_batch
@@ -63,7 +64,7 @@ def footprint(
     """
     batch = largest_batch(config, config.data.global_batch // config.data.num_lanes, 1, views)
     with torch.device("meta"):
-        model = build_classifier(config.model, num_classes, text_folder).train()
+        model = build_classifier(config.model, num_classes, text_folder, image_kind(config)).train()
     loss = ClassificationLoss(name=config.loss.name, gamma=config.loss.gamma, class_weights=None, task="multilabel")
     with ExitStack() as modes:
         modes.enter_context(FakeTensorMode(allow_non_fake_inputs=True))

@@ -69,7 +69,7 @@ def with_checkpointing(config: Config, setting: Checkpointing) -> Config:
 
 def all_checkpointing(config: Config) -> Checkpointing:
     """The setting that recomputes every encoder of the run that supports it."""
-    encoders = recomputable(config.model)
+    encoders = recomputable(config)
     return "all" if len(encoders) == 2 else "text" if "text" in encoders else "image" if encoders else "off"
 
 
