@@ -44,6 +44,11 @@ class ModelConfig:
     weights itself."""
     weights: str = ""
     """The bundle that `cxr-dist fetch` wrote; if empty, $CXR_DIST_WEIGHTS, else ~/.cache/cxr_dist/weights."""
+    image_weights: str = ""
+    """Start the image encoder from the weights in this file, .safetensors or .pth, in place of those of the bundle.
+    The file is read when a run begins, and not when it resumes."""
+    allow_partial: bool = False
+    """Also take `image_weights` of which some tensors are missing, of another shape or unknown to the encoder."""
     gradient_checkpointing: Checkpointing = "off"
     """Recompute activations in the backward pass to save memory at the cost of time: of each layer of the `text`
     encoder, of each dense layer of the `image` encoder up to its 3×3 convolution, or of `all`. `auto` chooses at each
@@ -57,6 +62,10 @@ class ModelConfig:
         require(
             self.fusion_dim % self.fusion_heads == 0,
             f"model.fusion_dim {self.fusion_dim} is not a multiple of model.fusion_heads {self.fusion_heads}",
+        )
+        require(
+            not self.image_weights or self.uses_image,
+            f"model.mode {self.mode} has no image encoder to start from model.image_weights: leave it out",
         )
         valid = get_args(Checkpointing)
         if self.gradient_checkpointing not in valid:

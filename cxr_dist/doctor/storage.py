@@ -19,6 +19,7 @@ from cxr_dist.format.shard_list import column
 from cxr_dist.model.image_encoder import image_kind
 from cxr_dist.model.weights import bundle_folder, text_source, verify_component
 from cxr_dist.run.folder import check_same_run, with_recorded_class_weights
+from cxr_dist.run.image_weights import check_image_weights
 from cxr_dist.train.assembly import check_against
 
 _SHM = Path("/dev/shm")
@@ -78,8 +79,11 @@ def bundle(setting: Setting) -> Finding:
     """Check that the pretrained weights of the run are present and have the sha256 with which they were fetched."""
     model, folder = setting.config.model, bundle_folder(setting.config.model.weights)
     facts = []
-    image = image_kind(setting.config) if model.pretrained else None
-    if image is not None and image.weights(folder) is not None:
+    started_from = check_image_weights(setting.config)
+    image = image_kind(setting.config) if model.pretrained and not model.image_weights else None
+    if started_from:
+        facts.append(started_from.in_words())
+    elif image is not None and image.weights(folder) is not None:
         facts.append("the image encoder's folder" if image.component is None else _component(folder / image.component))
     text = text_source(model) if model.uses_text else None
     if text is not None:

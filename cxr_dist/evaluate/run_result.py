@@ -20,6 +20,7 @@ from cxr_dist.evaluate.predictions import Predictions
 from cxr_dist.files import json_lines
 from cxr_dist.format.manifest import SPLITS, Manifest
 from cxr_dist.run.folder import is_finished
+from cxr_dist.run.image_weights import StartedFrom, read_image_weights
 from cxr_dist.run.trained_on import training_manifest
 
 FIELDS = (
@@ -73,6 +74,8 @@ class RunResult:
     """The run folder; those of all folds for pooled runs."""
     folds: tuple["RunResult", ...] = ()
     """The runs of a cross-validation, by fold, whose out-of-fold predictions these are; see out_of_fold.py."""
+    image_weights: StartedFrom | None = None
+    """The file from which the image encoder started; None without one."""
 
     @property
     def fold(self) -> int | None:
@@ -154,6 +157,7 @@ def read_run(folder: Path, name: str, split: str, shards: str | None = None) -> 
         manifest=manifest,
         unfinished=unfinished(folder, config, manifest),
         folders=(folder,),
+        image_weights=read_image_weights(folder),
     )
 
 

@@ -29,7 +29,8 @@ READABLE = (1, 2)
 """Format versions that this release reads."""
 CONFIG = "config.json"
 
-_OF_TRAINING_ONLY = ("weights", "gradient_checkpointing")  # fields of ModelConfig that change no prediction
+# Fields of ModelConfig that change no prediction of a trained model.
+_OF_TRAINING_ONLY = ("weights", "image_weights", "allow_partial", "gradient_checkpointing")
 _LATER = ("sync_batchnorm",)  # fields with a default that the exports of the first releases do not have
 
 

@@ -17,6 +17,7 @@ from cxr_dist.inference.opened import open_trained
 from cxr_dist.inference.trained import TrainedModel
 from cxr_dist.model.image_encoder import IMAGE_FOLDER
 from cxr_dist.report.model_card import CardFacts, model_card
+from cxr_dist.run.image_weights import read_image_weights
 from cxr_dist.run.trained_on import training_manifest
 
 
@@ -72,6 +73,7 @@ def export(
             result=result,
             unfinished=unfinished(run_dir, trained.config, manifest),
             with_graph=with_onnx,
+            image_weights=read_image_weights(run_dir),
         )
         (folder / CARD).write_text(model_card(facts), encoding="utf-8")
         write_sums(folder)

@@ -174,10 +174,10 @@ def load_pretrained(
 ) -> None:
     """Load pretrained weights: for the image encoder from the bundle, for the text encoder from `text_source`.
 
-    An image encoder without published weights is not changed, nor is the text encoder if `text_source` is None. Raises
-    UserError if weights are missing or damaged, or do not fit.
+    An image encoder without published weights, or with a file of its own (run/image_weights.py), is not changed, nor is
+    the text encoder if `text_source` is None. Raises UserError if weights are missing or damaged, or do not fit.
     """
-    if model.image is not None:
+    if model.image is not None and not config.image_weights:
         (image_kind or image_encoder_kind(config.image_encoder)).load(model.image, bundle_folder(config.weights))
     if model.text is not None and text_source is not None:
         load_text_encoder(model.text, text_source)

@@ -23,6 +23,7 @@ from cxr_dist.errors import UserError
 from cxr_dist.files import locked, sha256_of, sync_path, write_whole
 from cxr_dist.model.download import download, with_retries
 from cxr_dist.model.weights import IMAGE_COMPONENT, TEXT_COMPONENT, verify_component
+from cxr_dist.model.weights_file import present_name
 
 _DENSENET_URL: str = DenseNet121_Weights.IMAGENET1K_V1.url
 _TEXT_FILES = {
@@ -142,7 +143,7 @@ def _convert(source: Path, target: Path) -> None:
             f"{source.name} does not contain tensors only ({type(error).__name__}), so it was not loaded: it could "
             "contain a program. The bundle is unchanged"
         ) from None
-    renamed = {re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.", r"\1\2.", k): v for k, v in state.items()}
+    renamed = {present_name(name): tensor for name, tensor in state.items()}
     # safetensors refuses tensors that share memory, such as tied decoder weights.
     save_file({k: v.clone().contiguous() for k, v in renamed.items()}, target, metadata={"format": "pt"})
 

@@ -115,6 +115,8 @@ def _one_model(run: RunResult) -> str:
     if model.uses_image:
         size, encoder = data.image_size, encoder_name(model.image_encoder)
         sentences.append(f"Images of {size} × {size} pixels are encoded by the image encoder {encoder}.")
+    if run.image_weights:
+        sentences.append(f"The image encoder starts from the weights in {run.image_weights.in_words()}.")
     if model.uses_text:
         sections, encoder = ", ".join(data.text_sections), encoder_name(model.text_encoder)
         sentences.append(

@@ -22,6 +22,7 @@ from cxr_dist.format.escape import markdown
 from cxr_dist.format.manifest import Manifest
 from cxr_dist.model.weights import encoder_name
 from cxr_dist.report.figures import METRIC_NAMES
+from cxr_dist.run.image_weights import StartedFrom
 
 # Our names of metrics -> those of the Hub.
 _HUB_METRICS = {"macro_roc_auc": "roc_auc", "balanced_accuracy": "balanced_accuracy", "accuracy": "accuracy"}
@@ -49,6 +50,8 @@ class CardFacts:
     """`unfinished` of the run: empty if training had finished."""
     with_graph: bool
     """Whether the export contains model.onnx."""
+    image_weights: StartedFrom | None = None
+    """The file from which the image encoder started; None without one."""
 
     @property
     def encoders(self) -> list[str]:

@@ -102,6 +102,7 @@ def run_facts(run: RunResult) -> dict[str, str]:
         | {
             "Named run": str(run.evaluation["run"]),
             "Encoders": " + ".join(encoders) + (", pretrained" if model.pretrained else ", randomly initialized"),
+            **({"Image weights": run.image_weights.in_words()} if run.image_weights else {}),
             "Report sections read": ", ".join(run.evaluation["text_sections"]) or "none",
             "Fusion": model.fusion if model.mode == "fused" else "none",
             "Loss": f"{recorded_name(config.loss.name)}, class weights {config.loss.class_weights}, "

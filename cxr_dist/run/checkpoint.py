@@ -195,6 +195,11 @@ def _plain_state(folder: Path, checked: Sequence[str]) -> dict[str, Any]:
         ) from None
 
 
+def has_checkpoint(run_dir: Path) -> bool:
+    """Whether the run has written a checkpoint, damaged or not, so that it does not begin anew."""
+    return bool(_newest_first(run_dir))
+
+
 def newest_meaning(run_dir: Path) -> dict[str, Any]:
     """`TrainingState.meaning` of the newest checkpoint whose state is undamaged; empty if there is none."""
     for folder in _newest_first(run_dir):

@@ -25,8 +25,9 @@ from cxr_dist.distributed.world import World
 from cxr_dist.errors import UserError
 from cxr_dist.files import append_to, full_disk_says, json_lines, sha256_of, write_whole
 
-# Fields that may differ when a run resumes, because they change results by rounding at most: paths (the data is
-# verified by the manifest's sha256), the engine, gradient checkpointing, and how the work is distributed and monitored.
+# Fields that may differ when a run resumes, because they change results by rounding at most: paths (data and image
+# weights are verified by their sha256), the engine, gradient checkpointing, and how the work is distributed and
+# monitored.
 _FREE_FIELDS = {
     "data.shards",
     "data.stage_dir",
@@ -34,6 +35,7 @@ _FREE_FIELDS = {
     "data.workers",
     "data.max_bad_samples",
     "model.weights",
+    "model.image_weights",
     "model.gradient_checkpointing",
     "parallel",
     "deepspeed",
@@ -92,6 +94,8 @@ def with_absolute_paths(config: Config) -> Config:
         data = dataclasses.replace(data, shards=str(Path(data.shards).absolute()))
     if model.weights:
         model = dataclasses.replace(model, weights=str(Path(model.weights).expanduser().absolute()))
+    if model.image_weights:
+        model = dataclasses.replace(model, image_weights=str(Path(model.image_weights).expanduser().absolute()))
     return dataclasses.replace(config, data=data, model=model)
 
 

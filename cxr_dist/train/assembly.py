@@ -42,6 +42,7 @@ from cxr_dist.run.folder import (
     with_recorded_class_weights,
     write_environment,
 )
+from cxr_dist.run.image_weights import StartedFrom, check_image_weights, keep_image_weights, load_image_weights
 from cxr_dist.run.meaning import check_meaning, meaning_of
 from cxr_dist.run.parts import keep_parts
 from cxr_dist.run.preempt import StopRequest, requeue_if_due
@@ -144,9 +145,10 @@ def trial_step(config: Config, lanes: range, *, manifest: Manifest, world: World
 def prepare_run_folder(config: Config, manifest: Manifest, world: World) -> None:
     """Create or reopen the run folder, and write what does not change during training (rank 0)."""
     run_dir = config.run_dir
-    check_weights(config)
+    started_from = check_weights(config)
     open_run_folder(run_dir, config)
     check_meaning(checkpoint.newest_meaning(run_dir), run_dir, config)
+    keep_image_weights(run_dir, started_from)
     keep_parts(run_dir, config.named_parts)
     sha256 = manifest_sha256(shards_folder(config.data))
     keep_trained_on(run_dir, config, manifest, sha256)
@@ -163,6 +165,7 @@ def parts_of(config: Config, manifest: Manifest, world: World) -> Parts:
     plan = training_plan(config.data, manifest, config.seed)
     tokenizer = tokenizer_of(config, run_dir)
     model = new_model(config, manifest, run_dir, world.device)
+    load_image_weights(config, model.image)
     backend = new_backend(config, world, model, new_optimizer(config))
     sha256 = manifest_sha256(shards_folder(config.data))
     loss = new_loss(config, manifest.task, read_trained_on(run_dir, config, sha256).class_weights)
@@ -210,13 +213,17 @@ def check_against(config: Config, manifest: Manifest) -> None:
     check_parts(config, manifest.task)
 
 
-def check_weights(config: Config) -> None:
-    """Raise UserError if pretrained weights are missing, before the run folder is created."""
+def check_weights(config: Config) -> StartedFrom | None:
+    """Raise UserError if weights are missing or do not fit, before the run folder is created.
+
+    Returns how the file of image weights matched, as `check_image_weights` does.
+    """
     model = config.model
     if model.uses_text:
         text_source(model)
-    if model.pretrained and model.uses_image:
+    if model.pretrained and model.uses_image and not model.image_weights:
         kind_of(config).weights(bundle_folder(model.weights))
+    return check_image_weights(config)
 
 
 def prepare_text(config: Config, manifest: Manifest, run_dir: Path) -> None:
