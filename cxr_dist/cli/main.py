@@ -15,6 +15,7 @@ from tyro.conf import FlagConversionOff, Positional
 from cxr_dist import __version__
 from cxr_dist.cli.ending import interruptible, status_after, what_is_new
 from cxr_dist.cli.evaluate import evaluate
+from cxr_dist.cli.fetch import fetch
 from cxr_dist.cli.help import (
     FOLDER,
     RUN_DIR,
@@ -71,23 +72,6 @@ def verify(
     else:
         print(printable("\n".join(faults)))
     sys.exit(1 if faults else 0)
-
-
-def fetch(*, out: FOLDER | None = None) -> None:
-    """Download DenseNet-121 and Bio_ClinicalBERT into an offline bundle, on a machine with network.
-
-    For example: cxr-dist fetch --out /project/weights
-
-    Args:
-        out: Folder of the bundle; by default $CXR_DIST_WEIGHTS, else ~/.cache/cxr_dist/weights.
-    """
-    from cxr_dist.model.fetch import fetch as download
-    from cxr_dist.model.weights import bundle_folder
-
-    folder = out or bundle_folder("")
-    with interruptible(lambda: "what is complete is kept, and the same command continues"):
-        download(folder)
-    print(f"weights are in {folder}")
 
 
 def compare(

@@ -4,6 +4,7 @@ A component is downloaded to `NAME.partial` and converted to safetensors, its ha
 the folder is renamed last. One process on a node downloads at a time, and the others wait until it has finished.
 """
 
+import dataclasses
 import json
 import re
 import shutil
@@ -17,16 +18,17 @@ from huggingface_hub.utils import build_hf_headers
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from torchvision.models import DenseNet121_Weights
 
-from cxr_dist.errors import UserError
+from cxr_dist.config.decode import parse_record
+from cxr_dist.errors import UserError, require
 from cxr_dist.files import locked, sha256_of, sync_path, write_whole
+from cxr_dist.model.catalogue import Layout, Published, published
 from cxr_dist.model.download import download, with_retries
 from cxr_dist.model.weights import IMAGE_COMPONENT, TEXT_COMPONENT, verify_component
 from cxr_dist.model.weights_file import present_name
+from cxr_dist.model.whole_model import whole_model_tensors
 
-_DENSENET_URL: str = DenseNet121_Weights.IMAGENET1K_V1.url
-_TEXT_FILES = {
+_FILES = {
     "config.json",
     "vocab.txt",
     "vocab.json",
@@ -34,7 +36,15 @@ _TEXT_FILES = {
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
+    "preprocessor_config.json",
+    "open_clip_config.json",
 }
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+_WEIGHTS_OF: dict[Layout, tuple[str, ...]] = {
+    "open_clip": ("open_clip_model.safetensors", "open_clip_pytorch_model.bin"),
+    "whole_model": ("model.pt",),
+}
+"""The files of weights of a repository, the preferred one first; of other layouts, `_WEIGHTS`."""
 _DOWNLOADS = "download"
 
 
@@ -43,15 +53,33 @@ def fetch(
     *,
     text_encoder: str = TEXT_COMPONENT,
     endpoint: str | None = None,
-    densenet_url: str = _DENSENET_URL,
+    densenet_url: str = "",
 ) -> None:
     """Download DenseNet-121 and a text encoder into the bundle `out`, unless they are there and intact.
 
-    `endpoint` is the model hub (None: $HF_ENDPOINT, or the public hub). Raises UserError if the network fails or the
-    downloaded bytes are wrong. The bundle then holds only complete components, and another run continues.
+    `endpoint` is the model hub (None: $HF_ENDPOINT, or the public hub), and `densenet_url` a mirror of torchvision's
+    file. Raises UserError as `fetch_published` does.
     """
-    _fetch_component(out, IMAGE_COMPONENT, lambda folder: _download_densenet(densenet_url, folder))
-    _fetch_component(out, text_encoder, lambda folder: _download_text(text_encoder, endpoint, folder))
+    image, text = published(IMAGE_COMPONENT), published(TEXT_COMPONENT)
+    fetch_published(out, dataclasses.replace(image, source=densenet_url or image.source, sha256=None), endpoint)
+    fetch_published(out, dataclasses.replace(text, name=text_encoder, source=text_encoder), endpoint)
+
+
+def fetch_published(out: Path, entry: Published, endpoint: str | None = None) -> dict[str, str]:
+    """Download an entry of the catalogue into the bundle `out`, unless it is there and intact.
+
+    Returns the sha256 of each of its files, which bundle.json keeps. Raises UserError if the network fails, if the
+    downloaded bytes are not the published ones, or if these are not those of the catalogue. The bundle then holds only
+    complete components, and another run continues.
+    """
+
+    def fill(folder: Path) -> dict[str, str]:
+        if entry.layout == "torchvision":
+            return _download_densenet(entry.source, folder)
+        return _download_repository(entry, endpoint, folder)
+
+    _fetch_component(out, entry.name, fill)
+    return dict(parse_record(out / entry.name / "bundle.json", "bundle.json")["sha256"])
 
 
 def _fetch_component(out: Path, name: str, fill: Callable[[Path], dict[str, str]]) -> None:
@@ -106,30 +134,53 @@ def _download_densenet(url: str, folder: Path) -> dict[str, str]:
     return {"url": url}
 
 
-def _download_text(name: str, endpoint: str | None, folder: Path) -> dict[str, str]:
-    """Download a model's configuration, tokenizer and weights at the newest revision."""
-    revision, published = _published_files(name, endpoint)
-    weights = next((w for w in ("model.safetensors", "pytorch_model.bin") if w in published), None)
-    if weights is None or "config.json" not in published:
-        raise UserError(f"{name} on the hub has no config.json with model.safetensors or pytorch_model.bin")
-    for file in [*sorted(_TEXT_FILES & set(published)), weights]:
-        sha, size = published[file]
+def _download_repository(entry: Published, endpoint: str | None, folder: Path) -> dict[str, str]:
+    """Download a model's configuration, tokenizer and weights, at the catalogue's revision or at the newest."""
+    name = entry.source
+    revision, files = _published_files(name, entry.revision, endpoint)
+    expected = _WEIGHTS_OF.get(entry.layout, _WEIGHTS)
+    weights = next((file for file in expected if file in files), None)
+    if weights is None or (entry.layout in ("transformers", "cxr_bert") and "config.json" not in files):
+        raise UserError(f"{name} on the hub has no config.json with {' or '.join(expected)}")
+    require(
+        entry.sha256 in (None, files[weights][0]),
+        f"{weights} of {name} on the hub is not the file of the catalogue: its sha256 is {files[weights][0][:16]}…, "
+        f"and {(entry.sha256 or '')[:16]}… is expected",
+    )
+    for file in [*sorted(_FILES & set(files)), weights]:
+        sha, size = files[file]
         path = folder / _DOWNLOADS / sha[:16] / file
         path.parent.mkdir(exist_ok=True)
         url = huggingface_hub.hf_hub_url(name, file, revision=revision, endpoint=endpoint)
         download(url, path, sha, size=size, headers=build_hf_headers())
-        if file == "pytorch_model.bin":
-            _convert(path, folder / "model.safetensors")
-        else:
+        if file != weights or file.endswith(".safetensors"):
             shutil.copyfile(path, folder / file)
-    _check_readable(folder / "model.safetensors")
+        elif entry.layout == "whole_model":
+            save_file(whole_model_tensors(path), folder / _WEIGHTS[0], metadata={"format": "pt"})
+        else:
+            _convert(path, folder / expected[0])
+    _check_readable(folder / (expected[0] if entry.layout != "whole_model" else _WEIGHTS[0]))
+    if entry.layout == "cxr_bert":
+        _call_it_bert(folder)
     return {"repository": name, "revision": revision}
 
 
-def _published_files(name: str, endpoint: str | None) -> tuple[str, dict[str, tuple[str, int | None]]]:
-    """The newest revision, and for each file the sha256 (large files) or git blob id (small files) and the size."""
+def _call_it_bert(folder: Path) -> None:
+    """Make a BERT with a class of its own one that transformers opens without running the repository's code."""
+    for file, names in {"config.json": {"model_type": "bert"}, "tokenizer_config.json": {}}.items():
+        if (folder / file).is_file():
+            plain = parse_record(folder / file, file)
+            kept = {key: value for key, value in plain.items() if key not in ("auto_map", "tokenizer_class")}
+            kept |= names or {"tokenizer_class": "BertTokenizer"}
+            (folder / file).write_text(json.dumps(kept, indent=1) + "\n")
+
+
+def _published_files(
+    name: str, revision: str | None, endpoint: str | None
+) -> tuple[str, dict[str, tuple[str, int | None]]]:
+    """The revision (None: the newest), and each file's sha256 (large files) or git blob id (small ones) and size."""
     hub = huggingface_hub.HfApi(endpoint=endpoint)
-    info: Any = with_retries(lambda: hub.model_info(name, files_metadata=True))
+    info: Any = with_retries(lambda: hub.model_info(name, revision=revision, files_metadata=True))
     files = {s.rfilename: (s.lfs.sha256 if s.lfs else s.blob_id, s.size) for s in info.siblings}
     return info.sha, files
 
