@@ -183,7 +183,7 @@ def _examined(plain: str) -> Any:
             network = _created(plain, 1, None)
         HubEncoder(network, 1)
         fits = network.main_input_name == "pixel_values" and isinstance(getattr(network.config, "image_size", 224), int)
-    except _UNFIT:
+    except Exception:  # transformers raises many types of errors for a field of another type
         fits = False
     require(
         fits,
