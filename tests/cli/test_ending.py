@@ -6,6 +6,7 @@ Each case is a real process, which imports torch, so that most of the time of th
 import contextlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -114,6 +115,17 @@ def test_ctrl_c_during_an_evaluation_says_what_was_written(run_dir):
     assert (status, out) == (130, "")
     assert err.splitlines()[-1] == f"cxr-dist: interrupted: {results}/val/metrics.json written, and nothing else"
     assert [folder.name for folder in results.iterdir()] == ["val"]
+
+
+def test_ctrl_c_during_a_comparison(run_dir, tmp_path):
+    run, out = shutil.copytree(run_dir, tmp_path / "run", symlinks=True), tmp_path / "comparison"
+    process = start("evaluate", run, "--mc-samples", "0")
+    process.communicate()
+    assert process.returncode == 0
+    process = start("compare", run, "--out", out)
+    status, printed, err = interrupted(process, lambda: has_loaded(process, "libtorch_cpu"))
+    assert (status, printed, err) == (130, "", "cxr-dist: interrupted: nothing written\n")
+    assert not out.exists()
 
 
 def test_ctrl_c_while_sharding_keeps_finished_shards(tmp_path):
