@@ -17,8 +17,9 @@ RENAMED_CHECKPOINTING = {"true": "text", "false": "off"}
 class ModelConfig:
     """The network."""
 
-    mode: Literal["image", "text", "fused"] = "fused"
-    """Input of the model: the image, the report, or both."""
+    mode: Literal["image", "text", "fused", "contrastive"] = "fused"
+    """Input of the model: the image, the report, or both. `contrastive`: no classifier but encoders of both that learn
+    which report belongs to which image, as in the run `pretrain` (docs/explanation/pretraining.md)."""
     image_encoder: str = "densenet121"
     """`densenet121`, `densenet-narrow` (the same torchvision class with few narrow layers, for the demo and tests),
     `timm:NAME` (a network of timm), `hf:DIR` (a vision backbone of Transformers or open_clip in a folder),
@@ -30,7 +31,8 @@ class ModelConfig:
     fusion: Literal["tokens", "pooled"] = "tokens"
     """`tokens`: report tokens attend to image tokens. `pooled`: a single query attends to a single key."""
     fusion_dim: Annotated[int, Range(min=1)] = 512
-    """Width of the joint space of text and image features, a multiple of `fusion_heads`."""
+    """Width of the joint space of text and image features, a multiple of `fusion_heads`. In mode contrastive: length
+    of an embedding."""
     fusion_heads: Annotated[int, Range(min=1)] = 8
     """Number of attention heads of the fusion, at least 1."""
     fusion_dropout: Annotated[float, Range(min=0, below=1)] = 0.1
@@ -74,12 +76,17 @@ class ModelConfig:
     @property
     def uses_image(self) -> bool:
         """Whether the image is an input of the model."""
-        return self.mode in ("image", "fused")
+        return self.mode != "text"
 
     @property
     def uses_text(self) -> bool:
         """Whether the report is an input of the model."""
-        return self.mode in ("text", "fused")
+        return self.mode != "image"
+
+    @property
+    def is_contrastive(self) -> bool:
+        """Whether the network is `Contrastive`, which compares images with reports, and no classifier."""
+        return self.mode == "contrastive"
 
     @property
     def checkpoints_image(self) -> bool:

@@ -13,6 +13,7 @@ from cxr_dist.config.ddp import DdpConfig
 from cxr_dist.config.exact import check_exact_sums
 from cxr_dist.config.model import ModelConfig
 from cxr_dist.config.optim import LossConfig, OptimConfig
+from cxr_dist.config.pretrain import PretrainConfig, check_contrastive
 from cxr_dist.config.range import Range, check_ranges
 from cxr_dist.config.train import TrainConfig
 from cxr_dist.errors import require
@@ -34,6 +35,7 @@ class Config:
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     precision: Precision = "fp32"
     """Floating-point precision. `bf16` is autocast with fp32 master weights; `fp64` is meant for tests of exactness."""
     compile: bool = False
@@ -92,6 +94,8 @@ class Config:
         self.ddp.check(self.parallel, self.precision)
         if self.exact_sums:
             check_exact_sums(self.data, self.model, self.ddp, self.parallel, compiled=self.compile)
+        if self.model.is_contrastive:
+            check_contrastive(self.data, self.train, compiled=self.compile)
         if self.model.uses_text:
             require(
                 len(self.data.text_sections) > 0,

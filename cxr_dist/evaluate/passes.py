@@ -6,7 +6,7 @@ from cxr_dist.config.run import Config
 from cxr_dist.data.batch import Batch
 from cxr_dist.evaluate.arrays import Floats
 from cxr_dist.format.manifest import Task
-from cxr_dist.model.classifier import Classifier
+from cxr_dist.model.classifier import Classifier, Encoders
 from cxr_dist.model.inputs import Inputs
 from cxr_dist.model.monte_carlo import McDropout, mc_logits
 
@@ -37,7 +37,7 @@ def embeddings(model: Classifier, batch: Batch, config: Config, device: torch.de
     return result
 
 
-def inputs_of(model: Classifier, batch: Batch) -> Inputs:
+def inputs_of(model: Encoders, batch: Batch) -> Inputs:
     """The model's inputs for a batch on its device, with images normalised and in the model's precision."""
     dtype = next(model.parameters()).dtype
     return Inputs.of(batch, None if batch.images is None else model.levels.normalise(batch.images, dtype))

@@ -50,27 +50,15 @@ class Head(nn.Module):
         return logits
 
 
-class Classifier(nn.Module):
-    """Image, text or fused classifier. The parallel engine wraps `forward`."""
+class Encoders(nn.Module):
+    """The encoders of a model, of which one may be None. The parallel engine wraps the `forward` of a subclass."""
 
-    def __init__(
-        self,
-        *,
-        image: nn.Module | None,
-        text: nn.Module | None,
-        summary: Summary,
-        head: Head,
-        levels: GreyLevels = IMAGENET,
-    ) -> None:
+    def __init__(self, *, image: nn.Module | None, text: nn.Module | None, levels: GreyLevels = IMAGENET) -> None:
         """`levels` says how the images for the image encoder are normalised."""
         super().__init__()
         self.levels = levels
-        self.image, self.text, self.summary, self.head = image, text, summary, head
+        self.image, self.text = image, text
         self._encoders_frozen = False
-
-    def forward(self, *inputs: Tensor | None) -> Tensor:
-        """Map the fields of `Inputs`, in their order, to logits [b, C]."""
-        return self.classify(self.encode(Inputs(*inputs)))
 
     def encode(self, inputs: Inputs) -> Features:
         """Run the encoders, without gradients if they are frozen."""
@@ -89,15 +77,6 @@ class Classifier(nn.Module):
             text_tokens=text_tokens,
             attention_mask=inputs.attention_mask if self.text is not None else None,
         )
-
-    def classify(self, features: Features) -> Tensor:
-        """Map the features of b samples to logits [b, C]."""
-        logits: Tensor = self.head(self.summary.drop(self.summary(features)))
-        return logits
-
-    def attention_weights(self, features: Features) -> Tensor | None:
-        """[b, T, n]: the attention of each report token to each image token; None if there is no attention."""
-        return self.summary.attention_weights(features)
 
     def set_encoders_frozen(self, frozen: bool) -> None:
         """Freeze or unfreeze the encoders. The parallel wrapper must be rebuilt afterwards.
@@ -121,6 +100,36 @@ class Classifier(nn.Module):
         return [encoder for encoder in (self.image, self.text) if encoder is not None]
 
 
+class Classifier(Encoders):
+    """Image, text or fused classifier."""
+
+    def __init__(
+        self,
+        *,
+        image: nn.Module | None,
+        text: nn.Module | None,
+        summary: Summary,
+        head: nn.Module,
+        levels: GreyLevels = IMAGENET,
+    ) -> None:
+        """`head` maps summaries [n, summary.width] to logits [n, C], as `Head` does."""
+        super().__init__(image=image, text=text, levels=levels)
+        self.summary, self.head = summary, head
+
+    def forward(self, *inputs: Tensor | None) -> Tensor:
+        """Map the fields of `Inputs`, in their order, to logits [b, C]."""
+        return self.classify(self.encode(Inputs(*inputs)))
+
+    def classify(self, features: Features) -> Tensor:
+        """Map the features of b samples to logits [b, C]."""
+        logits: Tensor = self.head(self.summary.drop(self.summary(features)))
+        return logits
+
+    def attention_weights(self, features: Features) -> Tensor | None:
+        """[b, T, n]: the attention of each report token to each image token; None if there is no attention."""
+        return self.summary.attention_weights(features)
+
+
 def build_classifier(
     config: ModelConfig, num_classes: int, text_folder: Path | None, image_kind: ImageEncoderKind | None = None
 ) -> Classifier:
@@ -129,6 +138,16 @@ def build_classifier(
     `text_folder` contains the text encoder's config.json. It may be None in image mode. `image_kind` is the image
     encoder's kind for the size of the run's images (None: for the size that it has by itself).
     """
+    image, text, levels = build_encoders(config, text_folder, image_kind)
+    summary = _build_summary(config, image, text)
+    head = Head(summary.width, num_classes, config.head_dropout)
+    return Classifier(image=image, text=text, summary=summary, head=head, levels=levels)
+
+
+def build_encoders(
+    config: ModelConfig, text_folder: Path | None, image_kind: ImageEncoderKind | None = None
+) -> tuple[Any, Any, GreyLevels]:
+    """The image and the text encoder with random weights, None for an input that is not read, and the grey levels."""
     image = text = None
     levels = IMAGENET
     if config.uses_image:
@@ -137,9 +156,7 @@ def build_classifier(
     if config.uses_text:
         assert text_folder is not None, "a model that reads reports needs the text encoder's folder"
         text = build_text_encoder(config, text_folder)
-    summary = _build_summary(config, image, text)
-    head = Head(summary.width, num_classes, config.head_dropout)
-    return Classifier(image=image, text=text, summary=summary, head=head, levels=levels)
+    return image, text, levels
 
 
 def build_text_encoder(config: ModelConfig, folder: Path) -> nn.Module:
@@ -170,7 +187,7 @@ def _build_summary(config: ModelConfig, image: Any, text: Any) -> Summary:
 
 
 def load_pretrained(
-    model: Classifier, config: ModelConfig, text_source: Path | None, image_kind: ImageEncoderKind | None = None
+    model: Encoders, config: ModelConfig, text_source: Path | None, image_kind: ImageEncoderKind | None = None
 ) -> None:
     """Load pretrained weights: for the image encoder from the bundle, for the text encoder from `text_source`.
 

@@ -19,7 +19,7 @@ _NETWORKS = ("torch.nn.modules.", "torchvision.models.", "torchxrayvision.models
 def whole_model_tensors(path: Path) -> dict[str, Tensor]:
     """The parameters and buffers of a pickled nn.Module by their names, as its `state_dict` would give them.
 
-    Raises UserError for a file that is damaged or no network, that holds anything else, or that a torch before 1.6 wrote.
+    Raises UserError for a file that is damaged or no network, that holds anything else, or that torch before 1.6 wrote.
     """
     try:
         names = get_unsafe_globals_in_checkpoint(path)

@@ -16,7 +16,7 @@ from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 from cxr_dist.data.batch import Batch
-from cxr_dist.model.classifier import Classifier
+from cxr_dist.model.classifier import Encoders
 
 BACKWARD = 2
 """Operations of a backward pass relative to its forward pass: two products, for the inputs and for the weights."""
@@ -57,7 +57,7 @@ class ModelFlops:
         return sum(parts.values()) + BACKWARD * trained
 
 
-def count_flops(model: Classifier, image_size: int) -> ModelFlops | None:
+def count_flops(model: Encoders, image_size: int) -> ModelFlops | None:
     """Count the operations of forward passes on tensors without values; the model is not changed.
 
     Returns None if an encoder cannot run without values, for example because its control flow depends on them.
@@ -80,7 +80,7 @@ def count_flops(model: Classifier, image_size: int) -> ModelFlops | None:
 
 
 @torch.no_grad()
-def _forward(model: Classifier, image_size: int, length: int) -> tuple[float, float, float]:
+def _forward(model: Encoders, image_size: int, length: int) -> tuple[float, float, float]:
     """Operations of one sample: in the image encoder, in the text encoder, and in the rest of the model."""
     tensors = [*model.named_parameters(), *model.named_buffers()]
     shapes = {name: tensor.to("meta") for name, tensor in tensors}
@@ -89,7 +89,7 @@ def _forward(model: Classifier, image_size: int, length: int) -> tuple[float, fl
     with FlopCounterMode(display=False) as counter:
         functional_call(model, shapes, (images, tokens, tokens))
     counts = counter.get_flop_counts()
-    image, text = (sum(counts.get(f"Classifier.{part}", {}).values()) for part in ("image", "text"))
+    image, text = (sum(counts.get(f"{type(model).__name__}.{part}", {}).values()) for part in ("image", "text"))
     return image, text, counter.get_total_flops() - image - text
 
 

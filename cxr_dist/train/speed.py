@@ -10,7 +10,7 @@ from cxr_dist.config.run import Config
 from cxr_dist.data.batch import Batch
 from cxr_dist.distributed.reduce import sum_over_ranks
 from cxr_dist.distributed.world import World
-from cxr_dist.model.classifier import Classifier
+from cxr_dist.model.classifier import Encoders
 from cxr_dist.train.flops import count_flops, device_peak
 
 
@@ -52,7 +52,7 @@ class Speed:
     devices. It is logged if the peak rate is known.
     """
 
-    def __init__(self, config: Config, model: Classifier, world: World, clock: Clock) -> None:
+    def __init__(self, config: Config, model: Encoders, world: World, clock: Clock) -> None:
         self.config, self.world, self.clock = config, world, clock
         self._flops = count_flops(model, config.data.image_size)
         self._peak = device_peak(world.device, config.precision)

@@ -90,7 +90,7 @@ def test_any_content_of_a_file_is_parsed_or_refused(tmp_path_factory, content):
 FAULTS = [
     (
         "model: {mode: imag}",
-        r"model\.mode is 'imag'; expected one of: image, text, fused \(did you mean 'image'\?\)",
+        r"model\.mode is 'imag'; expected one of: image, text, fused, contrastive \(did you mean 'image'\?\)",
     ),
     ("train: {epochs: 2.5}", r"train\.epochs is 2\.5; expected a whole number"),
     ("train: {epochs: true}", r"train\.epochs is True; expected a whole number"),

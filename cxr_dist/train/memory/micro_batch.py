@@ -17,7 +17,7 @@ from cxr_dist.data.batch import Batch
 from cxr_dist.data.text import PAD_MULTIPLE
 from cxr_dist.distributed.world import World, lanes_of, legal_world_sizes, micro_batches_for
 from cxr_dist.errors import UserError
-from cxr_dist.model.classifier import Classifier
+from cxr_dist.model.classifier import Encoders
 from cxr_dist.train.memory.limits import is_out_of_memory, limited
 from cxr_dist.train.step import TrainStep
 
@@ -85,6 +85,7 @@ def largest_batch(config: Config, size: int, num_labels: int, views: int = 1) ->
     """A batch of `size` samples of the maximal size: all images, and reports with the maximal number of tokens."""
     data, model = config.data, config.model
     images = tokens = rows = None
+    views = 1 if model.is_contrastive else views  # a draw has one image
     if model.uses_image:
         images = torch.zeros(size * views, 1, data.image_size, data.image_size, dtype=torch.uint8)
         rows = None if views == 1 else torch.arange(size * views).view(size, views)
@@ -121,7 +122,7 @@ def _steps(config: Config, lanes: range, new_batch: Callable[[int], Batch], new_
     epoch = config.train.epochs - 1
     step = new_step(config, lanes)
     model, device = step.backend.module, step.backend.device
-    assert isinstance(model, Classifier)
+    assert isinstance(model, Encoders)
     model.train()
     model.set_encoders_frozen(epoch < config.train.freeze_epochs)
     step.backend.prepare()
