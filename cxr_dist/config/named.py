@@ -45,6 +45,22 @@ def enhanced() -> Config:
     )
 
 
+def pretrain() -> Config:
+    """Pretraining without labels: DenseNet-121 and Bio_ClinicalBERT learn which report belongs to which image.
+
+    cxr-dist train pretrain --data.shards SHARDS
+    """
+    return Config(
+        run="pretrain",
+        data=DataConfig(global_batch=256, micro_batch=16, text_sections=("findings", "impression")),
+        model=ModelConfig(mode="contrastive", gradient_checkpointing="auto"),
+        loss=LossConfig(class_weights="none"),
+        optim=OptimConfig(name="adamw", lr=1e-4, weight_decay=0.01, schedule="cosine", warmup_steps=100),
+        train=TrainConfig(epochs=20, early_stopping_patience=0),
+        precision="bf16",
+    )
+
+
 def demo() -> Config:
     """The enhanced recipe at the size of the demo data; `--model.mode text` or `image` for one input alone.
 
@@ -59,6 +75,15 @@ def demo_baseline() -> Config:
     cxr-dist train demo-baseline --data.shards SHARDS
     """
     return replace(_at_demo_size(baseline()), run="demo-baseline")
+
+
+def demo_pretrain() -> Config:
+    """The pretraining recipe at the size of the synthetic demo data.
+
+    cxr-dist train demo-pretrain --data.shards SHARDS
+    """
+    small = replace(_at_demo_size(pretrain()), run="demo-pretrain")
+    return replace(small, data=replace(small.data, global_batch=64))
 
 
 def _at_demo_size(config: Config) -> Config:
@@ -96,8 +121,10 @@ def _at_demo_size(config: Config) -> Config:
 RUNS: dict[str, Callable[[], Config]] = {
     "baseline": baseline,
     "enhanced": enhanced,
+    "pretrain": pretrain,
     "demo": demo,
     "demo-baseline": demo_baseline,
+    "demo-pretrain": demo_pretrain,
 }
 
 

@@ -34,8 +34,16 @@ class Runs:
         """The baseline recipe at the size of the synthetic demo data."""
         return _changed("demo-baseline", shards, out, settings)
 
+    def pretrain(self, *, shards: str | Path = "", out: str | Path = "", **settings: Any) -> Config:
+        """Contrastive pretraining on images and reports without labels: DenseNet-121 and Bio_ClinicalBERT."""
+        return _changed("pretrain", shards, out, settings)
+
+    def demo_pretrain(self, *, shards: str | Path = "", out: str | Path = "", **settings: Any) -> Config:
+        """The pretraining recipe at the size of the synthetic demo data."""
+        return _changed("demo-pretrain", shards, out, settings)
+
     def __repr__(self) -> str:
-        return "the named runs: baseline, enhanced, demo and demo_baseline"
+        return "the named runs: baseline, enhanced, pretrain, demo, demo_baseline and demo_pretrain"
 
 
 def _changed(name: str, shards: str | Path, out: str | Path, settings: dict[str, Any]) -> Config:

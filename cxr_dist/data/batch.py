@@ -43,6 +43,9 @@ class Batch:
     """int64 [b], the sampling group of each sample."""
     sample_ids: torch.Tensor
     """int64 [b]: number of the draw in the epoch (training) or of the sample in the split (evaluation)."""
+    report_ids: torch.Tensor | None = None
+    """int64 [b, 2], hashes of each sample's whole report and of the sentences drawn from it (report_pairs.py), 0 for
+    none. None unless pairs are drawn."""
     texts: tuple[str, ...] = ()
     """[b], the report sections of each sample as one text, where the loader was asked for texts. Private."""
     keys: tuple[str, ...] = ()

@@ -3,6 +3,7 @@
     source    reads (epoch, lane, step), or the range of an evaluation batch, into a list of decoded sample dicts
               (read.py): "jpg" is grey uint8 [h, w], "json" is a dict
     own       --data.stages: applies the user's functions to each training sample (own_stages.py)
+    pairs     contrastive pretraining: draws an image and sentences of each sample (report_pairs.py)
     collate   warps each image into uint8 [n, 1, H, W] and tokenizes the reports, which gives a Batch
 
 A stage is a function from an iterator to an iterator. Worker j of M makes the rank's micro-batches j, j + M, ..., and
@@ -28,6 +29,7 @@ from cxr_dist.data.packing import packed_positions
 from cxr_dist.data.place import open_store
 from cxr_dist.data.plan import Plan, augmentation_key, evaluation_batches, group_weights
 from cxr_dist.data.read import Read, Replacing, SampleDict, reader
+from cxr_dist.data.report_pairs import drawn_pairs
 from cxr_dist.data.store import ShardError, ShardStore
 from cxr_dist.data.swap import Swap
 from cxr_dist.data.text import ReportTokenizer, report_text
@@ -175,6 +177,7 @@ def collate(
                 sample_ids=torch.tensor([s["sample_id"] for s in samples]),
                 texts=tuple(texts) if with_texts else (),
                 keys=tuple(s["__key__"] for s in samples) if with_texts else (),
+                report_ids=torch.tensor([s["report_ids"] for s in samples]) if "report_ids" in samples[0] else None,
                 replaced=tuple(s["replaced"] for s in samples if "replaced" in s),
             )
 
@@ -241,15 +244,21 @@ def training_batches(
     tokenizer: ReportTokenizer | None,
     with_images: bool,
     with_texts: bool = False,
+    pairs_of: int | None = None,
 ) -> Iterator[Batch]:
-    """An endless stream of the rank's micro-batches from a global step on: for each step one per lane, in order."""
+    """An endless stream of the rank's micro-batches from a global step on: for each step one per lane, in order.
+
+    `pairs_of`: each sample has one of its images and this number of sentences of its report (report_pairs.py).
+    """
     size = config.image_size if with_images else None
     store = open_store(config, manifest, "train")
     read = reader(store, manifest.image["short_side"], size)
     replacing = Replacing(store, read, plan.seed, replace=config.max_bad_samples > 0)
     source = TrainingSource(replacing, plan, lanes, first_step)
-    to_batch = collate(size, Augmentation.of(config), tokenizer, config.text_sections, manifest.views, with_texts)
-    return _loader(source, [*own_stages(config.stages), to_batch], config.workers)
+    views = manifest.views if pairs_of is None else 1
+    drawn = [] if pairs_of is None else [drawn_pairs(config.text_sections, pairs_of)]
+    to_batch = collate(size, Augmentation.of(config), tokenizer, config.text_sections, views, with_texts)
+    return _loader(source, [*own_stages(config.stages), *drawn, to_batch], config.workers)
 
 
 def evaluation_loader(

@@ -18,8 +18,7 @@ from cxr_dist.evaluate.leakage import labels_in_text
 from cxr_dist.format.manifest import Manifest
 from cxr_dist.format.shard_list import column
 from cxr_dist.model.class_balance import class_balance
-from cxr_dist.model.classifier import build_classifier
-from cxr_dist.model.image_encoder import image_kind
+from cxr_dist.model.contrastive import build_network
 from cxr_dist.model.weights import text_source
 from cxr_dist.run.folder import with_recorded_class_weights
 from cxr_dist.train.assembly import check_against, check_weights
@@ -95,7 +94,7 @@ def num_parameters(config: Config, num_classes: int) -> int | None:
     if config.model.uses_text and _text_folder(config) is None:
         return None
     with torch.device("meta"):
-        model = build_classifier(config.model, num_classes, _text_folder(config), image_kind(config))
+        model = build_network(config, num_classes, _text_folder(config))
     return int(np.sum([p.numel() for p in model.parameters()]))
 
 

@@ -97,14 +97,14 @@ def predict_split(
     with image_progress(title, own, "samples") if title and world.is_main else contextlib.nullcontext() as show:
         predicted = [
             predict_batch(model, batch, config, manifest.task, mc, world.device, calibrator)
-            for batch in _with_progress(batches, show)
+            for batch in with_progress(batches, show)
         ]
-    rows = _gather(predicted, samples, size, world)
+    rows = gather_samples(predicted, samples, size, world)
     model.train(was_training)
     return _table(rows, config, manifest, split, mc.passes, match)
 
 
-def _with_progress(batches: Iterable[Batch], show: Advance | None) -> Iterator[Batch]:
+def with_progress(batches: Iterable[Batch], show: Advance | None = None) -> Iterator[Batch]:
     """The batches; reports progress to the watchdog after each, and shows it."""
     for batch in batches:
         yield batch
@@ -113,7 +113,7 @@ def _with_progress(batches: Iterable[Batch], show: Advance | None) -> Iterator[B
             show(len(batch.sample_ids))
 
 
-def _gather(parts: list[np.ndarray], num_samples: int, batch: int, world: World) -> np.ndarray:
+def gather_samples(parts: list[np.ndarray], num_samples: int, batch: int, world: World) -> np.ndarray:
     """The rows of all ranks in the order of sample ids; raises UserError if an id is missing or duplicated."""
     ranks = range(world.world_size)
     counts = [sum(map(len, evaluation_batches(num_samples, batch, r, world.world_size))) for r in ranks]

@@ -22,13 +22,14 @@ from cxr_dist.data.store import SampleError
 from cxr_dist.data.text import prepare_text_folder, report_text, tokenizer_of
 from cxr_dist.distributed.backend import check_parallel, new_backend, start, stop
 from cxr_dist.distributed.deterministic import nondeterminism_explained
-from cxr_dist.distributed.engine import NewOptimizer
+from cxr_dist.distributed.engine import Backend, NewOptimizer
 from cxr_dist.distributed.watch.progress import advance, enter
 from cxr_dist.distributed.watch.watchdog import watching
 from cxr_dist.distributed.world import World, lanes_of
 from cxr_dist.errors import UserError
 from cxr_dist.format.manifest import Manifest, Task
-from cxr_dist.model.classifier import Classifier, build_classifier, load_pretrained
+from cxr_dist.model.classifier import Encoders, load_pretrained
+from cxr_dist.model.contrastive import build_network
 from cxr_dist.model.image_encoder import IMAGE_FOLDER, image_kind, kind_of
 from cxr_dist.model.losses import ClassificationLoss
 from cxr_dist.model.own_parts import check_parts
@@ -48,6 +49,7 @@ from cxr_dist.run.parts import keep_parts
 from cxr_dist.run.preempt import StopRequest, requeue_if_due
 from cxr_dist.run.trained_on import keep_trained_on, read_trained_on
 from cxr_dist.train.bad_samples import BadSamples
+from cxr_dist.train.contrastive_step import ContrastiveStep
 from cxr_dist.train.log_lines import header, stopped_line
 from cxr_dist.train.loop import Outcome, Parts, TrainingRun
 from cxr_dist.train.memory.limits import out_of_memory_explained
@@ -55,7 +57,7 @@ from cxr_dist.train.memory.micro_batch import check_world_size, largest_that_fit
 from cxr_dist.train.memory.settle import settled, with_recorded_micro_batch
 from cxr_dist.train.step import TrainStep
 from cxr_dist.train.trackers import Trackers, check_trackers
-from cxr_dist.train.validation import Validation
+from cxr_dist.train.validation import RetrievalValidation, Validation
 
 _VOCABULARY_REPORTS = 50_000  # the most reports from which a new vocabulary is learned
 
@@ -139,7 +141,7 @@ def trial_step(config: Config, lanes: range, *, manifest: Manifest, world: World
         prepare_text(config, manifest, Path(folder))
         model = new_model(config, manifest, Path(folder), world.device)
     backend = new_backend(config, world, model, new_optimizer(config))
-    return TrainStep(config, backend, new_loss(config, manifest.task, None), len(manifest.classes), lanes)
+    return new_step(config, backend, new_loss(config, manifest.task, None), len(manifest.classes), lanes)
 
 
 def prepare_run_folder(config: Config, manifest: Manifest, world: World) -> None:
@@ -170,6 +172,8 @@ def parts_of(config: Config, manifest: Manifest, world: World) -> Parts:
     sha256 = manifest_sha256(shards_folder(config.data))
     loss = new_loss(config, manifest.task, read_trained_on(run_dir, config, sha256).class_weights)
 
+    validation = RetrievalValidation if config.model.is_contrastive else Validation
+
     def stream(first_step: int) -> Iterator[Batch]:
         return training_batches(
             config.data,
@@ -179,6 +183,7 @@ def parts_of(config: Config, manifest: Manifest, world: World) -> Parts:
             first_step=first_step,
             tokenizer=tokenizer,
             with_images=config.model.uses_image,
+            pairs_of=config.pretrain.sentences if config.model.is_contrastive else None,
         )
 
     return Parts(
@@ -189,10 +194,10 @@ def parts_of(config: Config, manifest: Manifest, world: World) -> Parts:
         meaning=meaning_of(run_dir, config),
         model=model,
         backend=backend,
-        step=TrainStep(config, backend, loss, len(manifest.classes), lanes),
+        step=new_step(config, backend, loss, len(manifest.classes), lanes),
         plan=plan,
         open_stream=stream,
-        validate=Validation(config=config, manifest=manifest, world=world, tokenizer=tokenizer),
+        validate=validation(config=config, manifest=manifest, world=world, tokenizer=tokenizer),
         trackers=trackers,
         group_names=(*manifest.classes, "none of them"),
         bad_samples=BadSamples(run_dir, manifest.split("train").shards, config.data.max_bad_samples, world),
@@ -248,17 +253,22 @@ def _reports(config: Config, manifest: Manifest) -> Iterator[str]:
     store.close()
 
 
-def new_model(config: Config, manifest: Manifest, run_dir: Path, device: torch.device) -> Classifier:
+def new_model(config: Config, manifest: Manifest, run_dir: Path, device: torch.device) -> Encoders:
     """The network with its initial weights: random from the seed, or pretrained encoders (all ranks)."""
     torch.manual_seed(config.seed)
     text = run_dir / "text_encoder" if config.model.uses_text else None
-    image = image_kind(config)
-    model = build_classifier(config.model, len(manifest.classes), text, image)
+    model = build_network(config, len(manifest.classes), text)
     if config.model.pretrained:
         enter("loading the weights")
-        load_pretrained(model, config.model, None if text is None else text_source(config.model), image)
+        load_pretrained(model, config.model, None if text is None else text_source(config.model), image_kind(config))
         enter("building the model")
     return model.to(device, torch.float64 if config.precision == "fp64" else torch.float32)
+
+
+def new_step(config: Config, backend: Backend, loss: ClassificationLoss, num_classes: int, lanes: range) -> TrainStep:
+    """The step of the run's network; `loss` is that of a classifier."""
+    kind = ContrastiveStep if config.model.is_contrastive else TrainStep
+    return kind(config, backend, loss, num_classes, lanes)
 
 
 def new_optimizer(config: Config) -> NewOptimizer:

@@ -10,7 +10,7 @@ from cxr_dist.distributed.world import World
 from cxr_dist.format.manifest import Manifest
 from cxr_dist.run.checkpoint import Progress
 
-_INPUTS = {"image": "images", "text": "reports", "fused": "images and reports"}
+_INPUTS = {"image": "images", "text": "reports", "fused": "images and reports", "contrastive": "image-report pairs"}
 
 
 def header(config: Config, manifest: Manifest, plan: Plan, world: World, total_steps: int) -> list[str]:
@@ -27,15 +27,27 @@ def header(config: Config, manifest: Manifest, plan: Plan, world: World, total_s
     return [f"{name:<9}{value}" for name, value in facts.items()]
 
 
-def closing(run_dir: Path, progress: Progress, *, step: int, steps_taken: int, total: int, seconds: float) -> list[str]:
-    """How a finished run went, and the next command. `steps_taken` are the steps of this start, in these seconds."""
+def closing(
+    run_dir: Path,
+    progress: Progress,
+    *,
+    step: int,
+    steps_taken: int,
+    total: int,
+    seconds: float,
+    score: str = "AUC",
+) -> list[str]:
+    """How a finished run went, and the next command. `steps_taken` are the steps of this start, in these seconds.
+
+    `score` is the name of the metric whose mean chooses the best checkpoint.
+    """
     lines = []
     if step < total:
-        lines.append(f"ended early after step {step} of {total}: {progress.stale} validations without a better AUC")
+        lines.append(f"ended early after step {step} of {total}: {progress.stale} validations without a better {score}")
     if progress.best_score is None:
-        lines.append("no validation had a defined mean AUC")
+        lines.append(f"no validation had a defined mean {score}")
     else:
-        lines.append(f"best validation: mean AUC {progress.best_score:.3f} after step {progress.best_step}")
+        lines.append(f"best validation: mean {score} {progress.best_score:.3f} after step {progress.best_step}")
     lines.append(f"time: {steps_taken} step{'s' if steps_taken != 1 else ''} in {duration(seconds)}")
     return [*lines, f"next: cxr-dist evaluate {run_dir}"]
 

@@ -24,7 +24,7 @@ from cxr_dist.distributed.reduce import from_main, sum_over_ranks, wait_for_all
 from cxr_dist.distributed.watch.progress import enter, first_step_done
 from cxr_dist.distributed.world import World
 from cxr_dist.errors import UserError
-from cxr_dist.model.classifier import Classifier
+from cxr_dist.model.classifier import Encoders
 from cxr_dist.run import checkpoint, restarts
 from cxr_dist.run.checkpoint import Progress, TrainingState
 from cxr_dist.run.claim import Claim
@@ -60,13 +60,13 @@ class Parts:
     manifest_sha256: str
     meaning: dict[str, Any]
     """The record that each checkpoint keeps, from run/meaning.py."""
-    model: Classifier
+    model: Encoders
     backend: Backend
     step: TrainStep
     plan: Plan
     open_stream: Callable[[int], Iterator[Batch]]
     """This rank's micro-batches from a step on: for each step one per lane, in order."""
-    validate: Callable[[Classifier], Validated]
+    validate: Callable[[Encoders], Validated]
     trackers: Trackers
     group_names: Sequence[str]
     """Names of the sampling groups, in their order: the classes, then samples without any of them."""
@@ -188,6 +188,7 @@ class TrainingRun:
             steps_taken=self.state.step - first,
             total=self.total,
             seconds=time.monotonic() - started,
+            score="recall" if self.parts.config.model.is_contrastive else "AUC",
         )
 
     def one_step(self, stream: Iterator[Batch]) -> StepResult:
@@ -222,6 +223,7 @@ class TrainingRun:
             "loss": float(sum_over_ranks(result.loss.clone(), as_tree=self.parts.config.exact_sums)),
             "learning_rate": self.parts.backend.learning_rate,
             "gradient_norm": result.gradient_norm,
+            **{name: float(value) for name, value in result.values.items()},
         } | self._speed.lap(self.state.step)
         if self.parts.world.is_main:
             self._claim.check()

@@ -8,7 +8,8 @@ reduced before the first forward pass. On CUDA it is therefore at most one step 
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -26,12 +27,12 @@ from cxr_dist.distributed.engine import Backend
 from cxr_dist.distributed.lane_sum import sum_of_lanes
 from cxr_dist.distributed.reduce import sum_over_ranks
 from cxr_dist.distributed.watch.progress import enter
-from cxr_dist.model.classifier import Classifier
+from cxr_dist.model.classifier import Encoders
 from cxr_dist.model.inputs import Inputs
 from cxr_dist.model.losses import ClassificationLoss
 from cxr_dist.train.batchnorm import LaneStatistics
 
-_MIXUP, _MIXUP_PARTNER, _DROPOUT = 11, 12, 13  # first words of the hash keys
+_MIXUP, _MIXUP_PARTNER, DROPOUT = 11, 12, 13  # first words of the hash keys
 _DTYPES = {"fp32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}
 
 
@@ -56,6 +57,8 @@ class StepResult:
     """Whether any rank was asked to stop; the same on all ranks."""
     num_replaced: int
     """Number of damaged samples that were replaced in this step, summed over ranks."""
+    values: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """Further scalars for the log by name, the same on all ranks. Reading them waits for the step."""
 
     @property
     def gradient_norm(self) -> float:
@@ -80,7 +83,7 @@ class TrainStep:
         self.config, self.backend, self.num_classes, self.lanes = config, backend, num_classes, lanes
         weights = None if loss.class_weights is None else loss.class_weights.to(backend.device)
         self.loss = dataclasses.replace(loss, class_weights=weights)
-        assert isinstance(backend.module, Classifier)
+        assert isinstance(backend.module, Encoders)
         self.levels = backend.module.levels
         self.dtype = _DTYPES[config.precision]
         self.statistics = LaneStatistics(backend.module, config.data.num_lanes, as_tree=config.exact_sums)
@@ -121,7 +124,7 @@ class TrainStep:
         A loss that is not finite makes its whole gradient NaN. The norm of the summed gradient thus shows on all ranks,
         before the update, whether any loss or gradient was not finite.
         """
-        torch.manual_seed(int(hash64(_DROPOUT, self.config.seed, step, lane)) >> 1)
+        torch.manual_seed(int(hash64(DROPOUT, self.config.seed, step, lane)) >> 1)
         with self.backend.accumulate(is_last=lane == self.lanes[-1]):
             logits = self.backend.forward(*batch.inputs)
             loss = self.loss.sums(logits, batch.targets, batch.known) / denominator

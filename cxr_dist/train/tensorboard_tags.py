@@ -58,7 +58,12 @@ def shown(values: Mapping[str, float], *, everything: bool) -> Iterator[tuple[st
 def _is_main(name: str) -> bool:
     room, _, metric = name.partition("/")
     return room == "train" or (
-        room == "validation" and (metric in _MAIN or (metric.startswith("per_class/") and metric.endswith("/roc_auc")))
+        room == "validation"
+        and (
+            metric in _MAIN
+            or metric.startswith("retrieval/")
+            or (metric.startswith("per_class/") and metric.endswith("/roc_auc"))
+        )
     )
 
 

@@ -30,10 +30,12 @@ class Terminal:
             self._bar.start()
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        """Show a logged step, or mean AUC and accuracy of a validation."""
+        """Show a logged step, or of a validation mean AUC and accuracy, or the mean recall of retrieval."""
         if "train/loss" in values:
             self._step(values, step)
-        if any(name.startswith("validation/") for name in values):
+        if (recall := values.get("validation/retrieval/mean_recall")) is not None:
+            self._print(f"step {step}  validation: mean recall {recall:.3f}")
+        elif any(name.startswith("validation/") for name in values):
             scores = (values.get(f"validation/{name}") for name in ("macro/roc_auc", "accuracy"))
             auc, accuracy = ("undefined" if score is None else f"{score:.3f}" for score in scores)
             self._print(f"step {step}  validation: mean AUC {auc}  accuracy {accuracy}")
@@ -53,7 +55,7 @@ class Terminal:
             self._bar.update(self._task, completed=step, note=f"{epoch} {loss} {rate_note}{speed_note(values)}")
             return
         place = f"step {step} of {self._total}  epoch {values['epoch']:.2f} of {self._epochs}"
-        self._print(f"{place}  {loss}  {rate_note}{speed_in_words(values)}{self._left(step)}")
+        self._print(f"{place}  {loss}  {rate_note}{_about_pairs(values)}{speed_in_words(values)}{self._left(step)}")
 
     def _left(self, step: int) -> str:
         """The time left, from the second line on."""
@@ -67,6 +69,13 @@ class Terminal:
 
     def _print(self, line: str) -> None:
         print_line(self._console, line)
+
+
+def _about_pairs(values: Mapping[str, float]) -> str:
+    """Temperature and masked pairs of contrastive pretraining; empty for other runs."""
+    if "train/temperature" not in values:
+        return ""
+    return f"temperature {values['train/temperature']:.3f}  masked pairs {values['train/masked_pairs']:.0f}  "
 
 
 def print_line(console: Console, line: str) -> None:

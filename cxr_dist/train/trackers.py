@@ -148,8 +148,9 @@ class JsonLines:
         if train := _under("train/", values):
             self._log.write(place | train)
         if validation := _under("validation/", values):
-            chosen = {field: validation.get(name) for field, name in _FIELDS.items()}
-            self._log.write(place | {"validation": chosen})
+            recalls = _under("retrieval/", validation)  # of contrastive pretraining
+            chosen: Mapping[str, float | None] = {f: validation.get(name) for f, name in _FIELDS.items()}
+            self._log.write(place | {"validation": recalls or chosen})
 
     def figure(self, name: str, figure: "Figure", step: int) -> None:
         """Figures are not recorded."""

@@ -12,8 +12,10 @@ from cxr_dist.distributed.reduce import from_main
 from cxr_dist.distributed.world import World
 from cxr_dist.evaluate.predict import predict_split
 from cxr_dist.evaluate.predictions import Predictions
+from cxr_dist.evaluate.retrieval import embed_split, retrieve
 from cxr_dist.format.manifest import Manifest
-from cxr_dist.model.classifier import Classifier
+from cxr_dist.model.classifier import Classifier, Encoders
+from cxr_dist.model.contrastive import Contrastive
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,7 +31,8 @@ class Validated:
     """The results of one validation."""
 
     score: float | None
-    """Mean ROC AUC over the classes, by which checkpoints are compared; None if undefined. The same on all ranks."""
+    """Mean ROC AUC over the classes, or mean recall of retrieval, by which checkpoints are compared; None if undefined.
+    The same on all ranks."""
     values: dict[str, float] = field(default_factory=dict)
     """validation/NAME -> value of every defined metric that `described` logs (rank 0; empty on other ranks)."""
     draw: Draw = dict
@@ -45,14 +48,35 @@ class Validation:
     world: World
     tokenizer: ReportTokenizer | None
 
-    def __call__(self, model: Classifier) -> Validated:
+    def __call__(self, model: Encoders) -> Validated:
         """Predict the split on all ranks, compute metrics on rank 0, and broadcast the score."""
+        assert isinstance(model, Classifier)
         config, manifest, world = self.config, self.manifest, self.world
         predictions = predict_split(model, config, manifest, "val", tokenizer=self.tokenizer, world=world)
         values, draw = described(predictions) if world.is_main else ({}, dict)
         score = values.get("validation/macro/roc_auc", torch.nan)
         score = float(from_main(torch.tensor(score, dtype=torch.float64, device=world.device)))
         return Validated(score=None if score != score else score, values=values, draw=draw)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalValidation:
+    """Callable that evaluates a contrastive model by retrieval on the validation split (all ranks)."""
+
+    config: Config
+    manifest: Manifest
+    world: World
+    tokenizer: ReportTokenizer | None
+
+    def __call__(self, model: Encoders) -> Validated:
+        """Embed the split on all ranks. The score is the mean recall; None without a sample that has a report."""
+        assert isinstance(model, Contrastive)
+        embedded = embed_split(model, self.config, self.manifest, "val", tokenizer=self.tokenizer, world=self.world)
+        values = retrieve(embedded).values if self.world.is_main else {}
+        score = torch.tensor(values.get("mean_recall", torch.nan), dtype=torch.float64, device=self.world.device)
+        mean = float(from_main(score))
+        logged = {f"validation/retrieval/{name}": value for name, value in values.items()}
+        return Validated(score=None if mean != mean else mean, values=logged)
 
 
 def described(predictions: Predictions) -> tuple[dict[str, float], Draw]:

@@ -28,8 +28,8 @@ from torch.utils._pytree import tree_iter
 
 from cxr_dist.config.run import Config
 from cxr_dist.data.batch import Batch
-from cxr_dist.model.classifier import Classifier, build_classifier
-from cxr_dist.model.image_encoder import image_kind
+from cxr_dist.model.classifier import Encoders
+from cxr_dist.model.contrastive import Pairs, build_network, pair_loss
 from cxr_dist.model.inputs import Inputs
 from cxr_dist.model.losses import ClassificationLoss
 from cxr_dist.train.memory.micro_batch import largest_batch
@@ -64,7 +64,7 @@ def footprint(
     """
     batch = largest_batch(config, config.data.global_batch // config.data.num_lanes, 1, views)
     with torch.device("meta"):
-        model = build_classifier(config.model, num_classes, text_folder, image_kind(config)).train()
+        model = build_network(config, num_classes, text_folder).train()
     loss = ClassificationLoss(name=config.loss.name, gamma=config.loss.gamma, class_weights=None, task="multilabel")
     with ExitStack() as modes:
         modes.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
@@ -85,7 +85,7 @@ def footprint(
 
 
 def _forward_and_backward(
-    config: Config, model: Classifier, loss: ClassificationLoss, batch: Batch, num_classes: int
+    config: Config, model: Encoders, loss: ClassificationLoss, batch: Batch, num_classes: int
 ) -> None:
     """The same computation as in `TrainStep.lane`, for images that are on the device and normalised."""
     images = None if batch.images is None else torch.empty(batch.images.shape)
@@ -93,12 +93,26 @@ def _forward_and_backward(
         part if part is None or part is images else torch.zeros(part.shape, dtype=part.dtype)
         for part in Inputs.of(batch, images)
     ]
-    targets = torch.zeros(len(batch.labels), num_classes)
-    with config.autocast(_HOST.type):
-        logits: Tensor = model(*inputs)
-    summed = loss.sums(logits.float(), targets, torch.ones_like(targets)) / torch.ones(())
+    if config.model.is_contrastive:
+        summed = _contrastive(config, model, inputs)
+    else:
+        targets = torch.zeros(len(batch.labels), num_classes)
+        with config.autocast(_HOST.type):
+            logits: Tensor = model(*inputs)
+        summed = loss.sums(logits.float(), targets, torch.ones_like(targets)) / torch.ones(())
     # `summed.backward()` would disable the function mode, and gradient checkpointing would recompute other kernels.
     _engine_run_backward((summed,), (torch.ones(()),), False, False, (), allow_unreachable=True, accumulate_grad=True)
+
+
+def _contrastive(config: Config, model: Encoders, inputs: Sequence[Tensor | None]) -> Tensor:
+    """The same computation as in `ContrastiveStep`: embeddings of the global batch, their loss, and a micro-batch."""
+    with torch.no_grad(), config.autocast(_HOST.type):
+        rows: Tensor = model(*inputs)
+    everything = rows.float().repeat(config.data.num_lanes, 1)
+    gradient = pair_loss(everything, Pairs(reports=torch.ones(len(everything), 2, dtype=torch.int64))).gradient
+    with config.autocast(_HOST.type):
+        rows = model(*inputs)
+    return (rows.float() * gradient[: len(rows)]).sum()
 
 
 class _Memory(TorchDispatchMode):  # type: ignore[no-untyped-call]
