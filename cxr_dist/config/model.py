@@ -44,6 +44,9 @@ class ModelConfig:
     pretrained: bool = True
     """Start the encoders from the weights in the bundle; `false`: from random weights. Your own encoder loads its
     weights itself."""
+    init_from: str = ""
+    """A run folder, such as that of the run `pretrain`, whose encoders this run starts from in place of pretrained or
+    random weights. Read until this run has a checkpoint."""
     weights: str = ""
     """The bundle that `cxr-dist fetch` wrote; if empty, $CXR_DIST_WEIGHTS, else ~/.cache/cxr_dist/weights."""
     image_weights: str = ""
@@ -68,6 +71,10 @@ class ModelConfig:
         require(
             not self.image_weights or self.uses_image,
             f"model.mode {self.mode} has no image encoder to start from model.image_weights: leave it out",
+        )
+        require(
+            not (self.init_from and self.image_weights),
+            "model.init_from and model.image_weights both start the image encoder: leave one of them out",
         )
         valid = get_args(Checkpointing)
         if self.gradient_checkpointing not in valid:

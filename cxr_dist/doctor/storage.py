@@ -21,6 +21,7 @@ from cxr_dist.model.weights import bundle_folder, text_source, verify_component
 from cxr_dist.run.folder import check_same_run, with_recorded_class_weights
 from cxr_dist.run.image_weights import check_image_weights
 from cxr_dist.train.assembly import check_against
+from cxr_dist.train.started_from import source_of
 
 _SHM = Path("/dev/shm")
 _BATCHES_AHEAD = 5  # per loader worker: 4 that are queued and one that is being filled
@@ -78,6 +79,9 @@ def one_sample(setting: Setting) -> Finding:
 def bundle(setting: Setting) -> Finding:
     """Check that the pretrained weights of the run are present and have the sha256 with which they were fetched."""
     model, folder = setting.config.model, bundle_folder(setting.config.model.weights)
+    if model.init_from:
+        source_of(setting.config)
+        return ok("none needed: the encoders start from those of --model.init-from")
     facts = []
     started_from = check_image_weights(setting.config)
     image = image_kind(setting.config) if model.pretrained and not model.image_weights else None

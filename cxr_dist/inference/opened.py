@@ -53,7 +53,7 @@ def open_run(run_dir: Path, device: torch.device, shards: str | None = None) -> 
 
 def open_trained(run_dir: Path, device: torch.device, shards: str | None = None) -> LoadedModel:
     """The best checkpoint of a run; if an earlier version trained it, its shards are read, at `shards` if moved."""
-    config, best = load_config(run_dir / "config.yaml"), _best_checkpoint(run_dir)
+    config, best = load_config(run_dir / "config.yaml"), checkpoint.best(run_dir)
     config = dataclasses.replace(config, data=own_place(config.data, shards, best.state.manifest_sha256))
     check_meaning(best.state.meaning, run_dir, config)
     trained_on = read_trained_on(run_dir, config, best.state.manifest_sha256)
@@ -129,20 +129,3 @@ def _check_parts(description: Description, folder: Path) -> None:
             f"{field}: {name} is defined by another file than the one that the model in {folder} was trained with "
             "(its sha256 differs): put that file back"
         )
-
-
-def _best_checkpoint(run_dir: Path) -> checkpoint.Checkpoint:
-    """The checkpoint that validation chose; the newest one if there was no validation."""
-    best = run_dir / "best"
-    if best.exists():
-        try:
-            return checkpoint.load(best.resolve(), model_only=True)
-        except UserError as error:
-            raise UserError(
-                f"the best checkpoint of {run_dir} cannot be used: {error}. Restore it from a copy, or delete "
-                f"{best.name} there to use the newest checkpoint that is undamaged"
-            ) from None
-    newest, _ = checkpoint.newest_valid(run_dir, model_only=True)
-    if newest is None:
-        raise UserError(f"{run_dir} has no checkpoint yet: run `cxr-dist train` first")
-    return newest

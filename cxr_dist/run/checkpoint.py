@@ -228,6 +228,23 @@ def newest_valid(run_dir: Path, *, model_only: bool = False) -> tuple[Checkpoint
     return None, []
 
 
+def best(run_dir: Path) -> Checkpoint:
+    """The checkpoint that validation chose, without its optimizer; the newest one if there was no validation."""
+    chosen = run_dir / "best"
+    if chosen.exists():
+        try:
+            return load(chosen.resolve(), model_only=True)
+        except UserError as error:
+            raise UserError(
+                f"the best checkpoint of {run_dir} cannot be used: {error}. Restore it from a copy, or delete "
+                f"{chosen.name} there to use the newest checkpoint that is undamaged"
+            ) from None
+    newest, _ = newest_valid(run_dir, model_only=True)
+    if newest is None:
+        raise UserError(f"{run_dir} has no checkpoint yet: run `cxr-dist train` first")
+    return newest
+
+
 def _newest_first(run_dir: Path) -> list[Path]:
     folder = run_dir / "checkpoints"
     named = [p for p in folder.iterdir() if _NAME.fullmatch(p.name)] if folder.is_dir() else []

@@ -34,6 +34,7 @@ _FREE_FIELDS = {
     "data.stage_gib",
     "data.workers",
     "data.max_bad_samples",
+    "model.init_from",  # verified by started_from.json
     "model.weights",
     "model.image_weights",
     "model.gradient_checkpointing",
@@ -92,6 +93,8 @@ def with_absolute_paths(config: Config) -> Config:
     data, model = config.data, config.model
     if data.shards and not is_remote(data.shards):
         data = dataclasses.replace(data, shards=str(Path(data.shards).absolute()))
+    if model.init_from:
+        model = dataclasses.replace(model, init_from=str(Path(model.init_from).expanduser().absolute()))
     if model.weights:
         model = dataclasses.replace(model, weights=str(Path(model.weights).expanduser().absolute()))
     if model.image_weights:

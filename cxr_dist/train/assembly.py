@@ -55,6 +55,7 @@ from cxr_dist.train.loop import Outcome, Parts, TrainingRun
 from cxr_dist.train.memory.limits import out_of_memory_explained
 from cxr_dist.train.memory.micro_batch import check_world_size, largest_that_fits
 from cxr_dist.train.memory.settle import settled, with_recorded_micro_batch
+from cxr_dist.train.started_from import keep_started_from, load_started_from, source_of, started_from_lines
 from cxr_dist.train.step import TrainStep
 from cxr_dist.train.trackers import Trackers, check_trackers
 from cxr_dist.train.validation import RetrievalValidation, Validation
@@ -98,7 +99,8 @@ def _train_together(
     with out_of_memory_explained(config, world, lambda: "while building the model"):
         parts = parts_of(config, manifest, world)
     with contextlib.closing(parts.trackers), contextlib.closing(parts.bad_samples):
-        for line in header(config, manifest, parts.plan, world, parts.total_steps):
+        lines = header(config, manifest, parts.plan, world, parts.total_steps)
+        for line in [*lines, *started_from_lines(parts.run_dir)]:
             parts.trackers.say(line)
         run = TrainingRun(parts, asked_to_stop)
         with (
@@ -148,6 +150,7 @@ def prepare_run_folder(config: Config, manifest: Manifest, world: World) -> None
     """Create or reopen the run folder, and write what does not change during training (rank 0)."""
     run_dir = config.run_dir
     started_from = check_weights(config)
+    source_of(config)
     open_run_folder(run_dir, config)
     check_meaning(checkpoint.newest_meaning(run_dir), run_dir, config)
     keep_image_weights(run_dir, started_from)
@@ -155,6 +158,7 @@ def prepare_run_folder(config: Config, manifest: Manifest, world: World) -> None
     sha256 = manifest_sha256(shards_folder(config.data))
     keep_trained_on(run_dir, config, manifest, sha256)
     write_environment(run_dir, world, sha256)
+    keep_started_from(config, manifest)
     prepare_text(config, manifest, run_dir)
     if config.model.uses_image:
         keep_files(run_dir / IMAGE_FOLDER, kind_of(config).files)
@@ -224,6 +228,8 @@ def check_weights(config: Config) -> StartedFrom | None:
     Returns how the file of image weights matched, as `check_image_weights` does.
     """
     model = config.model
+    if model.init_from:
+        return None
     if model.uses_text:
         text_source(model)
     if model.pretrained and model.uses_image and not model.image_weights:
@@ -234,7 +240,8 @@ def check_weights(config: Config) -> StartedFrom | None:
 def prepare_text(config: Config, manifest: Manifest, run_dir: Path) -> None:
     """Write the text encoder's configuration and tokenizer to the run folder (rank 0)."""
     if config.model.uses_text:
-        source = text_source(config.model)
+        source = source_of(config)
+        source = text_source(config.model) if source is None else source / "text_encoder"
         prepare_text_folder(run_dir / "text_encoder", source, _reports(config, manifest))
 
 
@@ -258,7 +265,7 @@ def new_model(config: Config, manifest: Manifest, run_dir: Path, device: torch.d
     torch.manual_seed(config.seed)
     text = run_dir / "text_encoder" if config.model.uses_text else None
     model = build_network(config, len(manifest.classes), text)
-    if config.model.pretrained:
+    if not load_started_from(model, config) and config.model.pretrained and not config.model.init_from:
         enter("loading the weights")
         load_pretrained(model, config.model, None if text is None else text_source(config.model), image_kind(config))
         enter("building the model")

@@ -40,7 +40,7 @@ LAYOUT = {
         "Samples per second": ["Multiline", ["^train/samples_per_second$"]],
     },
 }
-_PATHS = {"out", "deepspeed", "trackers", "data.shards", "data.stage_dir", "model.weights"}
+_PATHS = {"out", "deepspeed", "trackers", "data.shards", "data.stage_dir", "model.weights", "model.init_from"}
 
 
 def shown(values: Mapping[str, float], *, everything: bool) -> Iterator[tuple[str, float]]:
