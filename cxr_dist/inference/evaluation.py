@@ -50,6 +50,7 @@ from cxr_dist.inference.other_shards import (
     patients_seen_in_training,
     shards_to_evaluate,
 )
+from cxr_dist.inference.retrieval_block import pretraining_blocks
 from cxr_dist.model.monte_carlo import McDropout
 from cxr_dist.report.comparison_file import refuse_other_comparison, write_comparison
 from cxr_dist.report.examples import examples_of
@@ -178,6 +179,7 @@ class _Evaluation:
         predictions = self.predict(split, mc, calibrator)
         swapped = self.swapped(split, predictions, calibrator) if with_audit else {}
         explained = {"explanations": explain(self.shards, split, self.world)} if with_boxes else {}
+        explained |= pretraining_blocks(self.shards, split, self.world)
         if not self.world.is_main:
             return predictions, None
         described = dataclasses.replace(predictions, attributes=self.shards.attributes(split)).calibrated(calibrator)

@@ -47,6 +47,11 @@ def export(
             "this model was trained on studies of several images, which the ONNX graph cannot take: export with "
             "--onnx false"
         )
+    if trained.pretrained is not None:
+        raise UserError(
+            f"{run_dir} is a run of contrastive pretraining, which has no classification head to export: train a "
+            f"classifier with --model.init-from {run_dir}, and export that"
+        )
     manifest = training_manifest(run_dir, trained.config, trained.manifest_sha256)
     if manifest is None or (shards is not None and trained.config.data.shards != shards):
         raise UserError(

@@ -16,8 +16,8 @@ from cxr_dist.inference.description import Description
 from cxr_dist.inference.export_sums import check_no_other_files
 from cxr_dist.inference.loaded import LoadedModel
 from cxr_dist.inference.recorded import recorded_by_evaluation
-from cxr_dist.model.classifier import build_classifier
-from cxr_dist.model.image_encoder import image_encoder_kind
+from cxr_dist.model.classifier import Classifier
+from cxr_dist.model.contrastive import Contrastive, build_network
 from cxr_dist.run import checkpoint
 from cxr_dist.run.meaning import check_meaning
 from cxr_dist.run.parts import changed_parts, read_parts, record_of
@@ -96,25 +96,32 @@ def _assembled(description: Description, tensors: dict[str, Tensor], folder: Pat
     text = folder / exported.TEXT_ENCODER if config.model.uses_text else None
     _check_parts(description, folder)
     untrained = dataclasses.replace(config.model, pretrained=False)  # the weights are loaded below
-    image = (
-        image_encoder_kind(config.model.image_encoder, image_size=config.data.image_size, folder=folder)
-        if config.model.uses_image
-        else None
-    )
-    classifier = build_classifier(untrained, len(description.classes), text, image)
-    classifier.to(device, torch.float64 if config.precision == "fp64" else torch.float32)
+    in_folder = dataclasses.replace(config, model=untrained, out=str(folder))  # which has the image encoder's settings
+    network = build_network(in_folder, len(description.classes), text)
+    network.to(device, torch.float64 if config.precision == "fp64" else torch.float32)
     try:
-        classifier.load_state_dict(tensors)
+        network.load_state_dict(tensors)
     except RuntimeError:  # torch's message lists every tensor
         raise UserError(
             f"the weights in {folder} do not fit the network that this release of cxr_dist builds from their "
             "settings: use the release that wrote them, or train again"
         ) from None
+    pretrained = None
+    if isinstance(network, Classifier):
+        classifier = network
+    else:
+        # Imported here, because an exported model is never one of these.
+        from cxr_dist.inference.pretrained import as_image_model, zero_shot
+
+        assert isinstance(network, Contrastive)
+        classifier, pretrained = zero_shot(network, description, folder, device)
+        description = as_image_model(description)
     return LoadedModel(
         **{field.name: getattr(description, field.name) for field in dataclasses.fields(description)},
         classifier=classifier.eval(),
-        tokenizer=tokenizer_of(config, folder),
+        tokenizer=tokenizer_of(description.config, folder),
         device=device,
+        pretrained=pretrained,
     )
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -31,6 +31,9 @@ from cxr_dist.model.inputs import Inputs
 from cxr_dist.model.monte_carlo import McDropout
 from cxr_dist.run.trained_on import TrainedOn
 
+if TYPE_CHECKING:
+    from cxr_dist.inference.pretrained import Pretrained
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedModel(Description):
@@ -42,6 +45,8 @@ class TrainedModel(Description):
     device: torch.device
     trained_on: TrainedOn | None = None
     """What a run folder says about its training shards; None for an exported folder."""
+    pretrained: "Pretrained | None" = None
+    """Of a run of contrastive pretraining: what the classifier was made of; else None."""
 
     @property
     def levels(self) -> GreyLevels:

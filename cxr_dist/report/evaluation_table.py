@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cxr_dist.evaluate.compare import HEADLINE, LOWER_IS_BETTER
+from cxr_dist.evaluate.retrieval import CUTS, DIRECTIONS
 from cxr_dist.evaluate.run_result import Estimate, estimate_in
 from cxr_dist.format.escape import terminal_text
 from cxr_dist.report.figures import METRIC_NAMES
@@ -39,6 +40,8 @@ def _remarks(evaluation: Mapping[str, Any]) -> Iterator[str]:
     yield f"Calibration: {_calibration(evaluation)}"
     if evaluation.get("conformal"):
         yield set_statement(evaluation)
+    if "mean_recall" in evaluation.get("retrieval", {}):
+        yield _retrieval(evaluation["retrieval"])
     if "audit" in evaluation:
         yield f"Audit: {evaluation['audit']['statement']}"
     if "explanations" in evaluation:
@@ -50,6 +53,15 @@ def _remarks(evaluation: Mapping[str, Any]) -> Iterator[str]:
         yield f"Note: {note}"
     if evaluation["made_data"]:
         yield "The images and reports are synthetic: these results have no clinical meaning."
+
+
+def _retrieval(block: Mapping[str, Any]) -> str:
+    values = {d: " / ".join(f"{block[d][f'recall_at_{k}']['value']:.3f}" for k in CUTS) for d in DIRECTIONS}
+    cuts = ", ".join(map(str, CUTS))
+    return (
+        f"Retrieval: recall at {cuts} of {block['n']} images for their reports {values['image_to_report']}, and of "
+        f"reports for their images {values['report_to_image']}"
+    )
 
 
 def _calibration(evaluation: Mapping[str, Any]) -> str:

@@ -144,9 +144,11 @@ def _histogram(run: RunResult) -> Figure:
 
 def _training(run: RunResult) -> Figure:
     loss = [(line["step"], line["loss"]) for line in run.history if "loss" in line]
-    checks = [(line["step"], line["validation"]["mean_auc"]) for line in run.history if "validation" in line]
-    known = [(step, auc) for step, auc in checks if auc is not None]
-    return plots.training_curves(_columns(loss), _columns(known), run.evaluation["checkpoint_step"])
+    score = "mean_recall" if run.config.model.is_contrastive else "mean_auc"
+    checks = [(line["step"], line["validation"].get(score)) for line in run.history if "validation" in line]
+    known = [(step, value) for step, value in checks if value is not None]
+    name = "mean recall" if run.config.model.is_contrastive else "ROC AUC, macro"
+    return plots.training_curves(_columns(loss), _columns(known), run.evaluation["checkpoint_step"], name)
 
 
 def _columns(pairs: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:

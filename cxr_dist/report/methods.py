@@ -15,7 +15,9 @@ from cxr_dist.evaluate.wilson import METHOD
 from cxr_dist.model.weights import encoder_name
 from cxr_dist.report.audits import audited_runs, explained_runs
 
-_INPUTS = {"image": "the image alone", "text": "the report alone", "fused": "the image and the report"}
+_INPUTS = {"image": "the image alone", "text": "the report alone", "fused": "the image and the report"} | {
+    "contrastive": "the image alone when it is used, and reports in training,"
+}
 _SCOPES = {
     "head": "the fusion and the head",
     "text": "the text encoder, the fusion and the head",
@@ -125,6 +127,9 @@ def _one_model(run: RunResult) -> str:
         )
     if model.mode == "fused":
         sentences.append(f"Both are combined by cross-attention ({model.fusion}, {model.fusion_heads} heads).")
+    if model.is_contrastive:
+        sentences.append("Both are projected to one space, in which an image is compared with prompts (zero-shot).")
+        return " ".join(sentences)
     dropout = " and ".join(f"{rate:g}" for rate in model.head_dropout)
     return " ".join([*sentences, f"The classification head uses dropout rates of {dropout}."])
 
@@ -134,9 +139,12 @@ def _training(run: RunResult) -> str:
     data, optim, train = config.data, config.optim, config.train
     warmup = f" after {optim.warmup_steps} warm-up steps" if optim.warmup_steps else ""
     limit = f" or {train.max_steps} steps" if train.max_steps else ""
-    weights = _CLASS_WEIGHTS[config.loss.class_weights]
+    loss = f"{_LOSSES.get(config.loss.name, recorded_name(config.loss.name))} with "
+    loss += _CLASS_WEIGHTS[config.loss.class_weights]
+    if config.model.is_contrastive:
+        loss = "symmetric InfoNCE over all image-report pairs of a batch, without labels"
     sentences = [
-        f"The loss is {_LOSSES.get(config.loss.name, recorded_name(config.loss.name))} with {weights}.",
+        f"The loss is {loss}.",
         f"The optimizer is {_OPTIMIZERS[optim.name]} with a learning rate of {optim.lr:g} "
         f"({optim.schedule} schedule{warmup}) and a weight decay of {optim.weight_decay:g}.",
         f"Training used batches of {data.global_batch}, {data.sampling} sampling, at most {train.epochs} epochs"

@@ -19,6 +19,7 @@ from cxr_dist.evaluate.compare import HEADLINE, LOWER_IS_BETTER, MODE_NAMES, P_V
 from cxr_dist.evaluate.generalisation import population_shift, populations
 from cxr_dist.evaluate.paired import p_text
 from cxr_dist.evaluate.repeats import ComparisonRow
+from cxr_dist.evaluate.retrieval import CUTS
 from cxr_dist.evaluate.subgroups import FEW
 from cxr_dist.files import whole_file
 from cxr_dist.report import figures
@@ -92,6 +93,8 @@ def render_page(comparison: Comparison, examples: Sequence[RunExamples] = ()) ->
         shift=population_shift(columns),
         audited=audited_runs(comparison.runs),
         explained=explained_runs(comparison.runs),
+        retrieving=[model for run in comparison.runs for model in run.models if "retrieval" in model.evaluation],
+        cuts=CUTS,
         map_titles=MAP_TITLES,
         audits=conclusions(comparison.runs),
         with_sets=[run for run in comparison.runs if run.evaluation.get("conformal")],

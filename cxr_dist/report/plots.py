@@ -223,15 +223,16 @@ def uncertainty_histogram(uncertainty: Floats, correct: Bools, threshold: float 
 @styled
 def training_curves(
     loss: tuple[Sequence[float], Sequence[float]],
-    validation_auc: tuple[Sequence[float], Sequence[float]],
+    validation: tuple[Sequence[float], Sequence[float]],
     chosen_step: int | None = None,
+    score: str = "ROC AUC, macro",
 ) -> Figure:
-    """Draw (steps, training loss) above (steps, validation macro AUC) and mark the step of the evaluated checkpoint."""
+    """Draw (steps, training loss) above (steps, validation score) and mark the step of the evaluated checkpoint."""
     figure, (upper, lower) = new_figure(4.0, 3.9, 2, 1, sharex=True)
     upper.plot(*loss, color=BLUE)
     upper.set_title("Training loss")
-    lower.plot(*validation_auc, color=GREEN, marker="o", markersize=3)
-    lower.set_title("Validation ROC AUC, macro")
+    lower.plot(*validation, color=GREEN, marker="o", markersize=3)
+    lower.set_title(f"Validation {score}")
     lower.set_xlabel("Optimizer step")
     for axes in (upper, lower):
         axes.grid(True)

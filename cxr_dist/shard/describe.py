@@ -60,6 +60,8 @@ def plain_recipe(recipe: Recipe) -> dict[str, Any]:
         del plain["views"]
     if recipe.samples == "image":
         del plain["samples"], plain["max_views"]
+    if not recipe.prompts:
+        del plain["prompts"]
     if recipe.boxes is None:
         del plain["boxes"]
     if recipe.image_ending == ".jpg":

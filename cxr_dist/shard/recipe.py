@@ -14,6 +14,7 @@ from cxr_dist.config.supplied import recipe_files
 from cxr_dist.errors import UserError, require
 from cxr_dist.format.folds import fold_name
 from cxr_dist.format.manifest import MOST_VIEWS, SPLITS
+from cxr_dist.format.prompts import ClassPrompts, check_prompts
 from cxr_dist.format.redact import Redaction
 from cxr_dist.shard.columns import Columns
 from cxr_dist.shard.dicom_tags import DicomTags, Join
@@ -211,6 +212,9 @@ class Recipe:
     boxes: Boxes | None = None
     """Boxes around findings. They are stored with the samples, and `cxr-dist evaluate --boxes` compares heat maps with
     them."""
+    prompts: ClassPrompts = field(default_factory=dict)
+    """Class -> sentences that say that it is `present` or `absent`, for the zero-shot classification of contrastive
+    pretraining. For every class or for none, in which case they are made of the names of the classes."""
     redact: Values = ()
     """Terms that name the classes. They are replaced in all text sections, so that reports do not reveal the label."""
     split: Split = field(default_factory=Split)
@@ -228,6 +232,8 @@ class Recipe:
     def __post_init__(self) -> None:
         check_ranges(self)
         Redaction(terms=self.redact)  # checks the terms
+        if self.labels.classes:
+            check_prompts(self.prompts, tuple(self.labels.classes), self.labels.task)
         require(
             self.samples == "image" or self.split.by != "image",
             "samples: study keeps the images of a study together: use split.by study or patient",

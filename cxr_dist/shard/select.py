@@ -18,6 +18,7 @@ from cxr_dist.format.left_out import (
     OTHER_VIEW,
     UNKNOWN_VIEW,
 )
+from cxr_dist.format.prompts import check_prompts
 from cxr_dist.format.redact import Redaction
 from cxr_dist.format.stored_boxes import Corners, StoredBox
 from cxr_dist.shard.box_classes import BoxClasses, class_boxes
@@ -116,6 +117,7 @@ def select(recipe: Recipe, source: Source) -> Selection:
             kept.append((record, label))
     by_study = recipe.samples == "study"
     units = units_of_studies(kept, recipe.max_views, left_out) if by_study else units_of_images(kept)
+    check_prompts(recipe.prompts, labelled.classes, recipe.labels.task)
     boxes = class_boxes(recipe.boxes, labelled.classes, source)
     samples = _samples(recipe, units, len(labelled.classes), boxes)
     return Selection(classes=labelled.classes, samples=samples, left_out=+left_out, boxes=boxes)

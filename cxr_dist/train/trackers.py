@@ -150,7 +150,7 @@ class JsonLines:
         if validation := _under("validation/", values):
             recalls = _under("retrieval/", validation)  # of contrastive pretraining
             chosen: Mapping[str, float | None] = {f: validation.get(name) for f, name in _FIELDS.items()}
-            self._log.write(place | {"validation": recalls or chosen})
+            self._log.write(place | {"validation": {**chosen, **recalls}})
 
     def figure(self, name: str, figure: "Figure", step: int) -> None:
         """Figures are not recorded."""
