@@ -5,6 +5,7 @@ multilabel label has 1, 0 or -1 (unknown) for each class, in the order of the cl
 """
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from cxr_dist.errors import UserError
 from cxr_dist.format.left_out import DROPPED_LABEL, NO_CLASS, NO_LABEL, TOO_RARE
 from cxr_dist.format.manifest import UNKNOWN
 from cxr_dist.shard.recipe import Labels
+
+_INVISIBLE = ("Cc", "Cf")  # control characters, and marks of format such as a zero-width blank
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,14 +36,14 @@ def assign_labels(
     the source, selected or not. Raises UserError for a value in the recipe that matches none of them.
     """
     if columns:
-        _check_several(columns)
+        _check_classes(columns)
         return Labelled(classes=tuple(columns), labels=_assessed(rule, columns, values))
     known = Counter(value for value in occurring if value)
     _check_occurring(rule, known)
     kept = _kept(rule, values)
     class_values = rule.classes or {value: (value,) for value in sorted(kept)}
     classes = tuple(class_values)
-    _check_several(classes)
+    _check_classes(classes)
     index_of = {value: class_of(value, class_values) for value in known}
     if rule.task == "multilabel":
         return Labelled(classes=classes, labels=[_several(rule, row, index_of, len(classes)) for row in values])
@@ -58,13 +61,31 @@ def sampling_groups(labels: Sequence[tuple[int, ...]], num_classes: int) -> list
     ]
 
 
-def _check_several(classes: Sequence[str]) -> None:
-    """Raise UserError for a single class, which any network predicts without looking."""
+def _check_classes(classes: Sequence[str]) -> None:
+    """Raise UserError for a single class, which any network predicts without looking, and for names that look alike."""
     if len(classes) == 1:
         raise UserError(
             f"the only class is {classes[0]!r}; at least two are needed: check the recipe's where, labels.drop and "
             "labels.min_count, and the column of labels"
         )
+    seen: dict[str, str] = {}
+    for name in classes:
+        looks = _as_seen(name)
+        if not looks:
+            raise UserError(f"a class has the name {name!r}, of which nothing can be seen: give it a name")
+        if looks in seen:
+            raise UserError(
+                f"the classes {seen[looks]!r} and {name!r} differ only in case, blanks or characters that cannot be "
+                "seen: rename one, or list the values of both under one class in the recipe's labels.classes"
+            )
+        seen[looks] = name
+
+
+def _as_seen(name: str) -> str:
+    """A name in lower case, with single blanks, in one spelling of its characters and without invisible ones."""
+    composed = unicodedata.normalize("NFKC", name).casefold()
+    visible = (" " if c.isspace() else c for c in composed if c.isspace() or unicodedata.category(c) not in _INVISIBLE)
+    return " ".join("".join(visible).split())
 
 
 def _single(rule: Labels, value: str, kept: set[str], index_of: dict[str, int | None]) -> tuple[int, ...] | str:
@@ -120,7 +141,8 @@ def _check_occurring(rule: Labels, known: Counter[str]) -> None:
 
 def _listed(known: Counter[str]) -> str:
     """The values that occur, unless they look like sentences or ids, which an error must not show."""
-    if len(known) > 200 or any(len(value) > 60 for value in known):
+    as_ids = len(known) > 10 and known.total() < 5 * len(known)
+    if as_ids or len(known) > 200 or any(len(value) > 60 for value in known):
         return f"the label column has {len(known)} different values: is it the right column?"
     shown = [f"{value!r}" for value, _ in known.most_common(40)]
     return f"the values are: {', '.join(shown)}" + (", …" if len(known) > 40 else "")

@@ -168,6 +168,16 @@ def _named_columns(recipe: Recipe, columns: Columns) -> list[tuple[str, str]]:
     return named + ([("image.monochrome1", rule.column)] if isinstance(rule, InvertedRows) else [])
 
 
+def _instead(names: Sequence[str], wanted: Sequence[str]) -> str:
+    """What a table has in place of a column. If there is no header, its first row is a patient's and is not shown."""
+    if set(names).isdisjoint(wanted):
+        return (
+            f"has {len(names)} columns and none that the recipe names: expected the names of the columns in its first "
+            "line, separated by commas (.csv) or tabs (.tsv)"
+        )
+    return f"has: {', '.join(' '.join(name.split()) for name in names[:60])}"
+
+
 def read_table(path: Path, named: Sequence[tuple[str, str]]) -> list[_Row]:
     """The rows of a table, with the columns that are `named` as (setting of the recipe, column).
 
@@ -183,6 +193,6 @@ def read_table(path: Path, named: Sequence[tuple[str, str]]) -> list[_Row]:
         names, columns = read_csv(path, wanted, "\t" if kind.startswith(".tsv") else ",")
     for setting, column in named:
         if column not in names:
-            raise UserError(f"recipe: {setting} names the column {column!r}; {path.name} has: {', '.join(names[:60])}")
+            raise UserError(f"recipe: {setting} names the column {column!r}; {path.name} {_instead(names, wanted)}")
     cells = zip(*(columns[name] for name in wanted), strict=True)
     return [dict(zip(wanted, map(str.strip, row), strict=True)) for row in cells]
