@@ -1,4 +1,4 @@
-"""What `cxr-dist evaluate` prints: the headline metrics with intervals, and what was not evaluated or not chosen."""
+"""What `cxr-dist evaluate` prints: the five main metrics with intervals, and what was not evaluated or not chosen."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from cxr_dist.evaluate.compare import HEADLINE, LOWER_IS_BETTER
+from cxr_dist.evaluate.compare import HEADLINE
 from cxr_dist.evaluate.retrieval import CUTS, DIRECTIONS
 from cxr_dist.evaluate.run_result import Estimate, estimate_in
 from cxr_dist.format.escape import terminal_text
@@ -23,7 +23,7 @@ def print_evaluation(evaluation: Mapping[str, Any], console: Console) -> None:
         "with 95% confidence intervals"
     )
     table = Table(title=terminal_text(title), title_justify="left", show_header=False)
-    for name, path in (HEADLINE | LOWER_IS_BETTER).items():
+    for name, path in HEADLINE.items():
         table.add_row(METRIC_NAMES[name], _cell(estimate_in(evaluation, *path)))
     console.print(table)
     for line in _remarks(evaluation):
