@@ -154,8 +154,8 @@ def secrets() -> dict[str, str]:
 
 @pytest.fixture
 def a_run(source) -> Callable[..., Path]:
-    """`a_run(folder, mode, task)` makes a run folder without an evaluation."""
-    return lambda folder, mode, task: make_run_folder(source, folder, mode, task)
+    """`a_run(folder, mode, task)` makes a run folder without an evaluation; a fourth argument is the image encoder."""
+    return lambda folder, mode, task, *encoder: make_run_folder(source, folder, mode, task, *encoder)
 
 
 @pytest.fixture

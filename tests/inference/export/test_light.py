@@ -22,7 +22,7 @@ OF_TRAINING = (
     "cxr_dist.cli",
     "torch.utils.tensorboard",
 )
-LIBRARIES = ("deepspeed", "tensorboard", "submitit", "matplotlib")
+LIBRARIES = ("deepspeed", "timm", "tensorboard", "submitit", "matplotlib")
 
 
 def modules_after_use(folder, image, report=""):
