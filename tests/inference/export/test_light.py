@@ -46,7 +46,7 @@ def test_a_model_is_used_without_the_code_that_trained_it(request, cases_of, kin
     rooms = Counter(name.split(".")[1] for name in modules if name.count(".") > 1 and name.startswith("cxr_dist."))
     assert set(rooms) == {"config", "data", "evaluate", "format", "inference", "model", "run"}
     assert rooms["run"] == 4  # the formats of checkpoints and their meaning, of parts.json and trained_on.json
-    assert rooms.total() <= 84  # a few more than there are: small modules of formats, settings and answers
+    assert rooms.total() <= 88  # a few more than there are: small modules of formats, settings and answers
 
 
 def test_the_package_itself_imports_neither_accelerate_nor_large_modules_of_scipy(a_run, cases_of, tmp_path):
