@@ -18,6 +18,7 @@ class Clock:
     """Wall time between two log lines, without validation, saving and writing a profile (`paused`)."""
 
     def __init__(self) -> None:
+        self._is_paused = False
         self.start(0)
 
     def start(self, step: int) -> None:
@@ -33,10 +34,16 @@ class Clock:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Context manager around work that does not count."""
-        before = time.perf_counter()
-        yield
-        self._started += time.perf_counter() - before
+        """Context manager around work that does not count; it may be nested, as a save inside of a validation is."""
+        if self._is_paused:
+            yield
+            return
+        before, self._is_paused = time.perf_counter(), True
+        try:
+            yield
+        finally:
+            self._is_paused = False
+            self._started += time.perf_counter() - before
 
     def lap(self, step: int) -> tuple[int, float, float]:
         """End the lap after `step`: its steps, its seconds, and how many of them were spent waiting for data."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 SMALL = "--data.global-batch 16 --data.micro-batch 8 --data.image-size 32 --data.max-tokens 16 --train.log-every 1"
 
@@ -93,15 +94,18 @@ def test_ctrl_c_again_and_again_ends_a_run_at_once(tiny_shards, tmp_path):
     ("command", "words"),
     [
         ("evaluate RUN", "nothing written"),
-        ("predict RUN --report heart", "nothing written"),
+        ("predict RUN --image IMAGE --report REPORT", "nothing written"),
         ("export RUN --out OUT", "nothing written"),
         ("plan demo --data.shards SHARDS", "nothing written"),
         ("doctor demo --data.shards SHARDS", "nothing written"),
         ("fetch --out OUT", "nothing written"),
     ],
 )
-def test_ctrl_c_while_torch_is_imported(run_dir, tiny_shards, tmp_path, command, words):
-    places = {"RUN": run_dir, "SHARDS": tiny_shards, "OUT": tmp_path / "out"}
+def test_ctrl_c_while_torch_is_imported(run_dir, tiny_shards, tmp_path, tmp_path_factory, command, words):
+    image = tmp_path_factory.mktemp("case") / "image.png"
+    Image.new("L", (64, 64)).save(image)
+    places = {"RUN": run_dir, "SHARDS": tiny_shards, "OUT": tmp_path / "out", "IMAGE": image}
+    places["REPORT"] = "FINDINGS: the heart is large. IMPRESSION: the heart is large."
     process = start(*[places.get(word, word) for word in command.split()])
     status, out, err = interrupted(process, lambda: has_loaded(process, "libtorch_cpu"))
     assert (status, out, err) == (130, "", f"cxr-dist: interrupted: {words}\n")

@@ -1,6 +1,7 @@
 """Speed in the log: the rates agree with each other, and utilisation is logged only if the peak is known."""
 
 import dataclasses
+import time
 
 import pytest
 import torch
@@ -62,6 +63,17 @@ def test_rates_agree_and_each_lap_starts_from_zero(counted):
     assert figures["model_tflops_per_second"] * 1e12 * seconds == pytest.approx(operations, rel=2e-3)
     assert "model_flops_utilisation" not in figures
     assert speed.lap(2)["model_tflops_per_second"] == 0
+
+
+def test_a_pause_inside_of_a_pause_counts_once():
+    clock = Clock()
+    with clock.paused():
+        time.sleep(0.02)
+        with clock.paused():
+            time.sleep(0.05)
+    steps, seconds, waited = clock.lap(1)
+    assert (steps, waited) == (1, 0)
+    assert seconds >= 0  # if both pauses counted, it would be less
 
 
 def test_utilisation_is_relative_to_the_devices_of_all_ranks(counted, monkeypatch):
