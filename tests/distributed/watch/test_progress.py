@@ -97,7 +97,8 @@ def test_a_run_prints_the_times_of_its_start(cxr_dist, tiny_shards, tmp_path):
 
 def test_an_image_only_run_does_not_import_transformers():
     """Importing transformers reads 1,600 files on each rank."""
-    code = "import sys, cxr_dist.train.assembly as session\nfrom cxr_dist.config.run import ModelConfig\n"
-    code += "session.build_classifier(ModelConfig(mode='image', image_encoder='densenet-narrow'), 2, None)\n"
+    code = "import sys, cxr_dist.train.assembly\nfrom cxr_dist.config.run import ModelConfig\n"
+    code += "from cxr_dist.model.classifier import build_classifier\n"
+    code += "build_classifier(ModelConfig(mode='image', image_encoder='densenet-narrow'), 2, None)\n"
     code += "assert 'cxr_dist.train.loop' in sys.modules and 'transformers' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
