@@ -131,9 +131,9 @@ def _of_transformers(folder: Path, image_size: int | None, place: Path) -> Image
             return HubEncoder(_created(text, 1, size), 1).state_dict()
 
     def published() -> Weights:
-        from cxr_dist.model.text_encoder import read_weights
+        from cxr_dist.model.text_encoder import read_transformer
 
-        loaded, report = read_weights(_file(place, _TRANSFORMERS).parent, "image encoder")
+        loaded, report = read_transformer(_file(place, _TRANSFORMERS).parent, "image encoder")
         wrong = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
         wrong = [name for name in wrong if not name.startswith("pooler.")]
         require(

@@ -81,7 +81,7 @@ class TextEncoder(nn.Module):
 
     def load(self, folder: Path) -> None:
         """Load FOLDER/model.safetensors; raises UserError unless every tensor is present and fits."""
-        loaded, report = read_weights(folder, "text encoder")
+        loaded, report = read_transformer(folder, "text encoder")
         wrong = [*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])]
         wrong = sorted(name for name in wrong if not name.startswith("pooler."))
         if wrong:
@@ -107,7 +107,7 @@ def _read_config(folder: Path) -> Any:
     return config
 
 
-def read_weights(folder: Path, what: str) -> tuple[nn.Module, dict[str, Any]]:
+def read_transformer(folder: Path, what: str) -> tuple[nn.Module, dict[str, Any]]:
     """The model of a folder, and transformers' report on missing and mismatched tensors; raises UserError.
 
     transformers maps old tensor names. `what` is "text encoder" or "image encoder".
