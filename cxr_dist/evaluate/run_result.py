@@ -114,6 +114,8 @@ def estimate_in(evaluation: Mapping[str, Any], *path: str) -> Estimate:
         if not isinstance(value, dict) or key not in value:
             raise UserError(f"metrics.json lacks {'/'.join(path)} in its metrics: run `cxr-dist evaluate` again")
         value, interval = value[key], interval.get(key, {})
+        if not isinstance(interval, dict):
+            raise UserError(f"metrics.json lacks {'/'.join(path)} in its intervals: run `cxr-dist evaluate` again")
     return Estimate(value=value, low=interval.get("low"), high=interval.get("high"))
 
 

@@ -113,6 +113,9 @@ def test_refuses_a_run_with_an_incomplete_evaluation(tmp_path: Path) -> None:
     metrics.write_text(json.dumps(whole | {"metrics": whole["metrics"] | {"macro": {}}}))
     with pytest.raises(UserError, match=r"metrics\.json lacks macro/[a-z_]+ in its metrics: run `cxr-dist evaluate"):
         write_page(compare([run], n_bootstrap=50), tmp_path / "page.html")
+    metrics.write_text(json.dumps(whole | {"intervals": whole["intervals"] | {"accuracy": 0.5, "macro": 0.5}}))
+    with pytest.raises(UserError, match=r"metrics\.json lacks [a-z_/]+ in its intervals: run `cxr-dist evaluate"):
+        write_page(compare([run], n_bootstrap=50), tmp_path / "page.html")
     whole["metrics"]["n"] = 31
     metrics.write_text(json.dumps(whole))
     with pytest.raises(UserError, match=r"has 30 rows, but its metrics\.json says 31"):
