@@ -87,7 +87,6 @@ CATALOGUE = (
         megabytes=28.4,
         use="--model.image-encoder torchxrayvision:densenet121-res224-all "
         "--model.image-weights BUNDLE/torchxrayvision/densenet121-res224-all/model.safetensors",
-        revision="588eadcc6a744da71f8dce768bc974ec629443f5",
         sha256="56524913dd16a906422e8d8b66a7a5c46be1d82eb7ac012d8103776f1aa68899",
     ),
     Published(

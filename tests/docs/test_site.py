@@ -21,7 +21,7 @@ OTHER_PROGRAMS = {
     "apptainer": {"--nv", "--bind"},
     "tar": {"--wildcards"},
     "sha256sum": {"--check", "--quiet"},
-    "python -m benchmarks.mutation": {"--mutants-per-module"},
+    "python -m benchmarks": {"--mutants-per-module", "--dicom"},
     "mlflow": {"--backend-store-uri"},
     "torchrun": {"--nproc-per-node"},
     "any setting of cxr-dist": {"--section.field-name"},

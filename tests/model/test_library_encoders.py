@@ -1,7 +1,7 @@
 """One matrix of tests over image encoders of timm: what each of them promises holds for all of them.
 
 Images have 64 pixels. The networks have their full depth, because their depth is not an option of timm; they take
-about a second each. convnext_base, which differs from convnext_tiny in size only, is examined without values.
+about a second each. convnext_base, which differs from convnext_tiny in size only, is in test_encoder_table.py.
 """
 
 import copy
