@@ -63,7 +63,7 @@ mutate: setup
 	OMP_NUM_THREADS=1 nice $(BIN)/python -m benchmarks.mutation
 
 bench: setup
-	for name in loader workers sharding plan step roofline text original bf16_auc memory scaling exact_sums startup \
+	for name in loader workers sharding plan step roofline text original bf16_auc memory scaling exact_sums pretrain startup \
 	    checkpoint mc_dropout faults damaged_images checkpoint_faults resized_run coverage; do \
 	  $(BIN)/python -m benchmarks.$$name || exit 1; done
 	$(BIN)/python -m benchmarks.page
