@@ -9,6 +9,7 @@ from cxr_dist.config.range import Range, check_ranges
 from cxr_dist.errors import require, unknown
 
 Checkpointing = Literal["off", "text", "image", "all", "auto"]
+Adapt = Literal["full", "head", "lora"]
 RENAMED_CHECKPOINTING = {"true": "text", "false": "off"}
 """Values of `gradient_checkpointing` in older run folders and scripts -> their present names."""
 
@@ -54,6 +55,13 @@ class ModelConfig:
     The file is read when a run begins, and not when it resumes."""
     allow_partial: bool = False
     """Also take `image_weights` of which some tensors are missing, of another shape or unknown to the encoder."""
+    adapt: Adapt = "full"
+    """What is trained of the encoders: `full`, all parameters; `head`, none, only fusion and head; `lora`, low-rank
+    adapters in their linear layers, or in the convolutions of an encoder without any (needs the extra `adapters`)."""
+    lora_rank: Annotated[int, Range(min=1, max=1024)] = 8
+    """Rank of the adapters of `adapt` lora, 1 to 1024."""
+    lora_alpha: Annotated[float, Range(above=0)] = 16.0
+    """The adapters' output is multiplied by `lora_alpha` / `lora_rank`; above 0."""
     gradient_checkpointing: Checkpointing = "off"
     """Recompute activations in the backward pass to save memory at the cost of time: of each layer of the `text`
     encoder, of each dense layer of the `image` encoder up to its 3×3 convolution, or of `all`. `auto` chooses at each
@@ -75,6 +83,12 @@ class ModelConfig:
         require(
             not (self.init_from and self.image_weights),
             "model.init_from and model.image_weights both start the image encoder: leave one of them out",
+        )
+        if self.adapt not in get_args(Adapt):
+            raise unknown("model.adapt", self.adapt, get_args(Adapt))
+        require(
+            self.adapt == "full" or not self.is_contrastive,
+            f"model.adapt {self.adapt} is for classifiers, and pretraining trains whole encoders: leave it out",
         )
         valid = get_args(Checkpointing)
         if self.gradient_checkpointing not in valid:

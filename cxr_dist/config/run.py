@@ -62,6 +62,10 @@ class Config:
         """The run folder."""
         return Path(self.out or f"runs/{self.run}")
 
+    def encoders_frozen(self, epoch: int) -> bool:
+        """Whether the encoders get no gradients at all in an epoch, counted from 0."""
+        return self.model.adapt == "head" or epoch < self.train.freeze_epochs
+
     @property
     def named_parts(self) -> dict[str, tuple[str, ...]]:
         """Field -> the names in it, for every field that may name a user's own part (config/lookup.py)."""

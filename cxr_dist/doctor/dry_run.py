@@ -17,6 +17,7 @@ from cxr_dist.distributed.world import legal_world_sizes
 from cxr_dist.evaluate.leakage import labels_in_text
 from cxr_dist.format.manifest import Manifest
 from cxr_dist.format.shard_list import column
+from cxr_dist.model.adapt import with_adapters
 from cxr_dist.model.class_balance import class_balance
 from cxr_dist.model.contrastive import build_network
 from cxr_dist.model.weights import text_source
@@ -94,7 +95,7 @@ def num_parameters(config: Config, num_classes: int) -> int | None:
     if config.model.uses_text and _text_folder(config) is None:
         return None
     with torch.device("meta"):
-        model = build_network(config, num_classes, _text_folder(config))
+        model = with_adapters(build_network(config, num_classes, _text_folder(config)), config.model)
     return int(np.sum([p.numel() for p in model.parameters()]))
 
 

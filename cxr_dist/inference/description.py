@@ -30,7 +30,10 @@ READABLE = (1, 2)
 CONFIG = "config.json"
 
 # Fields of ModelConfig that change no prediction of a trained model.
-_OF_TRAINING_ONLY = ("init_from", "weights", "image_weights", "allow_partial", "gradient_checkpointing")
+_OF_TRAINING_ONLY = (
+    *("init_from", "weights", "image_weights", "allow_partial", "gradient_checkpointing"),
+    *("adapt", "lora_rank", "lora_alpha"),  # adapters are merged
+)
 _LATER = ("sync_batchnorm",)  # fields with a default that the exports of the first releases do not have
 
 

@@ -16,6 +16,7 @@ from cxr_dist.inference.description import Description
 from cxr_dist.inference.export_sums import check_no_other_files
 from cxr_dist.inference.loaded import LoadedModel
 from cxr_dist.inference.recorded import recorded_by_evaluation
+from cxr_dist.model.adapt import merged, with_adapters
 from cxr_dist.model.classifier import Classifier
 from cxr_dist.model.contrastive import Contrastive, build_network
 from cxr_dist.run import checkpoint
@@ -97,7 +98,7 @@ def _assembled(description: Description, tensors: dict[str, Tensor], folder: Pat
     _check_parts(description, folder)
     untrained = dataclasses.replace(config.model, pretrained=False)  # the weights are loaded below
     in_folder = dataclasses.replace(config, model=untrained, out=str(folder))  # which has the image encoder's settings
-    network = build_network(in_folder, len(description.classes), text)
+    network = with_adapters(build_network(in_folder, len(description.classes), text), untrained)
     network.to(device, torch.float64 if config.precision == "fp64" else torch.float32)
     try:
         network.load_state_dict(tensors)
@@ -106,7 +107,7 @@ def _assembled(description: Description, tensors: dict[str, Tensor], folder: Pat
             f"the weights in {folder} do not fit the network that this release of cxr_dist builds from their "
             "settings: use the release that wrote them, or train again"
         ) from None
-    pretrained = None
+    network, pretrained = merged(network), None
     if isinstance(network, Classifier):
         classifier = network
     else:

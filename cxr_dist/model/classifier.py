@@ -59,6 +59,8 @@ class Encoders(nn.Module):
         self.levels = levels
         self.image, self.text = image, text
         self._encoders_frozen = False
+        self.train_only = ""
+        """If not empty, only the encoders' parameters with this in their name are trained (adapt.py)."""
 
     def encode(self, inputs: Inputs) -> Features:
         """Run the encoders, without gradients if they are frozen."""
@@ -82,18 +84,23 @@ class Encoders(nn.Module):
         """Freeze or unfreeze the encoders. The parallel wrapper must be rebuilt afterwards.
 
         Frozen encoders get no gradients and stay in eval mode, also after `train()`, so that their BatchNorm statistics
-        do not change and their dropout is off.
+        do not change and their dropout is off. Of encoders with adapters only these are unfrozen, and BatchNorm stays
+        in eval mode.
         """
         self._encoders_frozen = frozen
         for encoder in self._encoders():
-            encoder.requires_grad_(not frozen)
+            for name, parameter in encoder.named_parameters():
+                parameter.requires_grad_(not frozen and self.train_only in name)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
-        """Set train or eval mode, except for frozen encoders, which stay in eval mode."""
+        """Set train or eval mode, except for frozen encoders and frozen BatchNorm, which stay in eval mode."""
         super().train(mode)
         for encoder in self._encoders():
             encoder.train(mode and not self._encoders_frozen)
+            for layer in encoder.modules():
+                if self.train_only and isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                    layer.eval()
         return self
 
     def _encoders(self) -> list[nn.Module]:

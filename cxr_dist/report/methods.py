@@ -155,11 +155,18 @@ def _training(run: RunResult) -> str:
 
 
 def _optional(config: Config) -> list[str]:
-    train, sentences = config.train, []
+    train, sentences, model = config.train, [], config.model
+    if model.adapt == "head":
+        sentences.append("The encoders were not trained.")
+    elif model.adapt == "lora":
+        sentences.append(
+            f"Of the encoders, low-rank adapters were trained (Hu et al. 2021; rank {model.lora_rank}, "
+            f"α {model.lora_alpha:g})."
+        )
     if config.data.stages:
         names = ", ".join(stage.rpartition(":")[2] for stage in config.data.stages)
         sentences.append(f"Training samples passed through custom stages ({names}).")
-    if train.freeze_epochs and (config.model.uses_image or config.model.uses_text):
+    if train.freeze_epochs and model.adapt != "head" and (config.model.uses_image or config.model.uses_text):
         sentences.append(f"The encoders were frozen for {train.freeze_epochs} epochs.")
     if train.mixup_alpha:
         sentences.append(f"Mixup (α {train.mixup_alpha:g}) was applied from epoch {train.mixup_from_epoch}.")

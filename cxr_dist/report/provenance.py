@@ -10,6 +10,8 @@ from cxr_dist.model.weights import encoder_name
 from cxr_dist.report.methods import member_line
 from cxr_dist.shard.readers import READERS
 
+_ADAPTED = {"head": "nothing", "lora": "low-rank adapters"}
+
 
 def leakage_statements(comparison: Comparison) -> dict[str, list[str]]:
     """Ways in which label information could reach a model: statement -> its value for each run."""
@@ -103,6 +105,7 @@ def run_facts(run: RunResult) -> dict[str, str]:
             "Named run": str(run.evaluation["run"]),
             "Encoders": " + ".join(encoders) + (", pretrained" if model.pretrained else ", randomly initialized"),
             **({"Image weights": run.image_weights.in_words()} if run.image_weights else {}),
+            **({"Trained of the encoders": _ADAPTED[model.adapt]} if model.adapt != "full" else {}),
             "Report sections read": ", ".join(run.evaluation["text_sections"]) or "none",
             "Fusion": model.fusion if model.mode == "fused" else "none",
             "Loss": f"{recorded_name(config.loss.name)}, class weights {config.loss.class_weights}, "

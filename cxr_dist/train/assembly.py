@@ -28,6 +28,7 @@ from cxr_dist.distributed.watch.watchdog import watching
 from cxr_dist.distributed.world import World, lanes_of
 from cxr_dist.errors import UserError
 from cxr_dist.format.manifest import Manifest, Task
+from cxr_dist.model.adapt import check_adapters, with_adapters
 from cxr_dist.model.classifier import Encoders, load_pretrained
 from cxr_dist.model.contrastive import build_network
 from cxr_dist.model.image_encoder import IMAGE_FOLDER, image_kind, kind_of
@@ -171,7 +172,6 @@ def parts_of(config: Config, manifest: Manifest, world: World) -> Parts:
     plan = training_plan(config.data, manifest, config.seed)
     tokenizer = tokenizer_of(config, run_dir)
     model = new_model(config, manifest, run_dir, world.device)
-    load_image_weights(config, model.image)
     backend = new_backend(config, world, model, new_optimizer(config))
     sha256 = manifest_sha256(shards_folder(config.data))
     loss = new_loss(config, manifest.task, read_trained_on(run_dir, config, sha256).class_weights)
@@ -217,6 +217,7 @@ def check_against(config: Config, manifest: Manifest) -> None:
             f"the shards have no text section {absent[0]!r}; set --data.text-sections to some of: "
             f"{', '.join(manifest.text_sections) or '(none: use --model.mode image)'}"
         )
+    check_adapters(config.model)
     check_stages(config.data, manifest, with_images=config.model.uses_image)
     check_trackers(config.trackers)
     check_parts(config, manifest.task)
@@ -269,7 +270,8 @@ def new_model(config: Config, manifest: Manifest, run_dir: Path, device: torch.d
         enter("loading the weights")
         load_pretrained(model, config.model, None if text is None else text_source(config.model), image_kind(config))
         enter("building the model")
-    return model.to(device, torch.float64 if config.precision == "fp64" else torch.float32)
+    load_image_weights(config, model.image)
+    return with_adapters(model, config.model).to(device, torch.float64 if config.precision == "fp64" else torch.float32)
 
 
 def new_step(config: Config, backend: Backend, loss: ClassificationLoss, num_classes: int, lanes: range) -> TrainStep:

@@ -280,7 +280,7 @@ class TrainingRun:
 
     def _wrap(self) -> None:
         """Freeze or unfreeze the encoders for the epoch, and rebuild the wrapper if that changes (all ranks)."""
-        frozen = self.epoch < self.train.freeze_epochs
+        frozen = self.parts.config.encoders_frozen(self.epoch)
         if frozen == self._frozen:
             return
         self._frozen = frozen

@@ -28,6 +28,7 @@ from torch.utils._pytree import tree_iter
 
 from cxr_dist.config.run import Config
 from cxr_dist.data.batch import Batch
+from cxr_dist.model.adapt import with_adapters
 from cxr_dist.model.classifier import Encoders
 from cxr_dist.model.contrastive import Pairs, build_network, pair_loss
 from cxr_dist.model.inputs import Inputs
@@ -56,7 +57,7 @@ class Footprint:
 def footprint(
     config: Config, num_classes: int, text_folder: Path | None, device: Literal["cpu", "cuda"], views: int = 1
 ) -> Footprint | None:
-    """The footprint of a run's largest micro-batch with unfrozen encoders, for the kernels of this kind of device.
+    """The footprint of a run's largest micro-batch in its last epoch, for the kernels of this kind of device.
 
     `text_folder` holds the text encoder's config.json; None in image mode. `views`: the most images per study. Nothing
     of the size of the network is allocated. Returns None if an encoder cannot run without values, for example because
@@ -64,7 +65,8 @@ def footprint(
     """
     batch = largest_batch(config, config.data.global_batch // config.data.num_lanes, 1, views)
     with torch.device("meta"):
-        model = build_network(config, num_classes, text_folder).train()
+        model = with_adapters(build_network(config, num_classes, text_folder), config.model).train()
+    model.set_encoders_frozen(config.encoders_frozen(config.train.epochs - 1))
     loss = ClassificationLoss(name=config.loss.name, gamma=config.loss.gamma, class_weights=None, task="multilabel")
     with ExitStack() as modes:
         modes.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
@@ -125,7 +127,7 @@ class _Memory(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._known: dict[int, Any] = {}
         for tensor in (*model.parameters(), *model.buffers()):
             self._watch(tensor, counted=False)
-        for parameter in model.parameters():
+        for parameter in (p for p in model.parameters() if p.requires_grad):
             parameter.register_post_accumulate_grad_hook(self._completed)  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(

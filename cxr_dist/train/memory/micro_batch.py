@@ -124,7 +124,7 @@ def _steps(config: Config, lanes: range, new_batch: Callable[[int], Batch], new_
     model, device = step.backend.module, step.backend.device
     assert isinstance(model, Encoders)
     model.train()
-    model.set_encoders_frozen(epoch < config.train.freeze_epochs)
+    model.set_encoders_frozen(config.encoders_frozen(epoch))
     step.backend.prepare()
     batch = new_batch(config.data.global_batch // config.data.num_lanes)
     for number in range(_STEPS):
