@@ -6,6 +6,7 @@ the same values as its kernels' sum maps the image itself. Otherwise the image i
 
 import contextlib
 from collections.abc import Callable
+from functools import cache
 from typing import Any, Self
 
 import torch
@@ -115,13 +116,15 @@ def grey_translation(shapes: Callable[[], Weights], convert: Callable[[Weights],
             another network, which are then left as they are.
     """
 
+    known = cache(shapes)  # a file of weights is translated below each of its prefixes
+
     def translate(weights: Weights) -> Weights:
         if weights and all(name.startswith(_PREFIX) for name in weights):
             weights = {name.removeprefix(_PREFIX): tensor for name, tensor in weights.items()}
         # Whoever compares names and shapes says what is wrong with the weights of another network.
         with contextlib.suppress(LookupError, ValueError, RuntimeError, AttributeError, TypeError, AssertionError):
             weights = convert(weights)
-        ours = shapes()
+        ours = known()
         return {_PREFIX + name: _grey(tensor, ours.get(_PREFIX + name)) for name, tensor in weights.items()}
 
     return translate

@@ -175,10 +175,15 @@ def _settings(name: str) -> Any:
     return timm.get_pretrained_cfg(name)
 
 
+@cache
+def _rgb_without_values(name: str, image_size: int, pool: str) -> Any:
+    with torch.device("meta"):
+        return _created(name, 3, image_size, pool)
+
+
 def _converted(name: str, image_size: int, pool: str, weights: Weights) -> Weights:
     """Published weights without the classifier, and with timm's own conversion of old names and of grids' sizes."""
-    with torch.device("meta"):
-        network = _created(name, 3, image_size, pool)
+    network = _rgb_without_values(name, image_size, pool)
     convert = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
     converted: Weights = weights if convert is None else convert(dict(weights), network)
     classifiers = _settings(name).classifier or ()
