@@ -40,7 +40,8 @@ def test_steps_equal_those_of_one_graph_over_the_global_batch(ranks: int, small_
 SETTINGS = (  # noqa: SIM905  (a command line reads better)
     "--data.global-batch 16 --data.micro-batch 4 --data.image-size 64 --data.max-tokens 64 --data.workers 0 "
     "--train.epochs 3 --train.log-every 1 --train.freeze-epochs 1 --train.save-every 2 --seed 3 "
-    "--data.evaluation-batch 5 --precision fp64 --train.keep-checkpoints 20"
+    "--data.evaluation-batch 5 --precision fp64 --train.keep-checkpoints 20 --pretrain.sentences 1 "
+    "--data.text-sections findings impression"
 ).split()
 
 

@@ -25,7 +25,8 @@ def config(tiny_config: Config) -> Config:
         run.train, epochs=2, log_every=1, freeze_epochs=1, max_steps=8, save_every=1, eval_every=2, keep_checkpoints=8
     )
     data = dataclasses.replace(tiny_config.data, text_sections=("findings", "impression"))
-    return dataclasses.replace(run, data=data, train=settings, seed=1, out=tiny_config.out)
+    sampled = dataclasses.replace(run.pretrain, sentences=1)
+    return dataclasses.replace(run, data=data, train=settings, pretrain=sampled, seed=1, out=tiny_config.out)
 
 
 def test_a_killed_run_resumes_bit_for_bit(config: Config, tmp_path: Path) -> None:
