@@ -70,12 +70,12 @@ def seconds(step: Step, device: torch.device) -> float:
     return time.perf_counter() - began
 
 
-def main(out: str, given: str) -> None:
-    """Measure, and write the result of rank 0."""
+def measure(made: Callable[[Namespace, World], dict[str, Step]], out: str, given: str) -> None:
+    """Measure the steps that `made` makes, in turns, and write seconds and bytes of rank 0."""
     options, world = Namespace(**json.loads(given)), World.from_environment()
     start(world, timeout_minutes=10)
     torch.set_num_threads(1)
-    ways, sent = steps(options, world), {}
+    ways, sent = made(options, world), {}
     for name, step in ways.items():
         with CountCollectives() as count:  # in the step that also warms up
             step()
@@ -88,4 +88,4 @@ def main(out: str, given: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    measure(steps, *sys.argv[1:])

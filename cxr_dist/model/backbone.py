@@ -6,7 +6,6 @@ the same values as its kernels' sum maps the image itself. Otherwise the image i
 
 import contextlib
 from collections.abc import Callable
-from functools import cache
 from typing import Any, Self
 
 import torch
@@ -111,12 +110,11 @@ def grey_translation(shapes: Callable[[], Weights], convert: Callable[[Weights],
     """The `translate` of an image encoder's kind (see there) for a `Backbone`.
 
     Args:
-        shapes: Makes the state of the encoder; its tensors may be without values.
+        shapes: The state of the encoder; its tensors may be without values. It is called once for each prefix in a
+            file of weights, so that it should keep what it made.
         convert: From published weights to the network's names and sizes, but for RGB. It may raise for those of
             another network, which are then left as they are.
     """
-
-    known = cache(shapes)  # a file of weights is translated below each of its prefixes
 
     def translate(weights: Weights) -> Weights:
         if weights and all(name.startswith(_PREFIX) for name in weights):
@@ -124,7 +122,7 @@ def grey_translation(shapes: Callable[[], Weights], convert: Callable[[Weights],
         # Whoever compares names and shapes says what is wrong with the weights of another network.
         with contextlib.suppress(LookupError, ValueError, RuntimeError, AttributeError, TypeError, AssertionError):
             weights = convert(weights)
-        ours = known()
+        ours = shapes()
         return {_PREFIX + name: _grey(tensor, ours.get(_PREFIX + name)) for name, tensor in weights.items()}
 
     return translate

@@ -126,6 +126,7 @@ def _of_transformers(folder: Path, image_size: int | None, place: Path) -> Image
         _check_size(text, size)
         return HubEncoder(_created(text, 1, size), 1).finished(config, size)
 
+    @cache
     def shapes() -> Weights:
         with torch.device("meta"):
             return HubEncoder(_created(text, 1, size), 1).state_dict()

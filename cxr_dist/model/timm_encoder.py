@@ -87,6 +87,7 @@ def timm_kind(
             encoder.to(memory_format=torch.channels_last)  # faster convolutions
         return encoder.finished(config, size)
 
+    @cache
     def shapes() -> Weights:
         with torch.device("meta"):
             return TimmEncoder(_created(name, channels, size, pool), channels).state_dict()

@@ -34,7 +34,7 @@ def source_of(config: Config) -> Path | None:
     Raises UserError if the folder holds no run, or a run whose encoders are others than those of this run.
     """
     model = config.model
-    if not model.init_from or any((config.run_dir / "checkpoints").glob("step-*")):
+    if not model.init_from or checkpoint.has_checkpoint(config.run_dir):
         return None
     folder = Path(model.init_from).expanduser()
     require(

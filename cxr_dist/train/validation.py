@@ -54,9 +54,7 @@ class Validation:
         config, manifest, world = self.config, self.manifest, self.world
         predictions = predict_split(model, config, manifest, "val", tokenizer=self.tokenizer, world=world)
         values, draw = described(predictions) if world.is_main else ({}, dict)
-        score = values.get("validation/macro/roc_auc", torch.nan)
-        score = float(from_main(torch.tensor(score, dtype=torch.float64, device=world.device)))
-        return Validated(score=None if score != score else score, values=values, draw=draw)
+        return Validated(score=_from_main(values.get("validation/macro/roc_auc"), world), values=values, draw=draw)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,10 +71,15 @@ class RetrievalValidation:
         assert isinstance(model, Contrastive)
         embedded = embed_split(model, self.config, self.manifest, "val", tokenizer=self.tokenizer, world=self.world)
         values = retrieve(embedded).values if self.world.is_main else {}
-        score = torch.tensor(values.get("mean_recall", torch.nan), dtype=torch.float64, device=self.world.device)
-        mean = float(from_main(score))
         logged = {f"validation/retrieval/{name}": value for name, value in values.items()}
-        return Validated(score=None if mean != mean else mean, values=logged)
+        return Validated(score=_from_main(values.get("mean_recall"), self.world), values=logged)
+
+
+def _from_main(score: float | None, world: World) -> float | None:
+    """Rank 0's score on every rank (all ranks); None if it is undefined."""
+    known = torch.tensor(torch.nan if score is None else score, dtype=torch.float64, device=world.device)
+    value = float(from_main(known))
+    return None if value != value else value
 
 
 def described(predictions: Predictions) -> tuple[dict[str, float], Draw]:
